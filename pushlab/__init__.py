@@ -1,0 +1,1 @@
+"""Pushlab: what serve.py, serve2.py and every other server of the same app share."""

@@ -1,0 +1,119 @@
+"""The Flask app: the page, /data, /healthz, and /update as long poll. WebSocket is the server's."""
+
+import hmac
+import re
+import time
+from pathlib import Path
+
+from flask import Flask, Response, abort, jsonify, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing.exceptions import WebsocketMismatch
+
+from pushlab import handshake
+from pushlab.connection import ConnectionClosed
+from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
+from pushlab.headline import headline
+from pushlab.options import Settings
+from pushlab.sources import parse_object
+from pushlab.transports import longpoll
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: The data is out of date for /healthz after this many of its paces, and never before LEAST_AGE.
+STALE_PACES = 5
+LEAST_AGE = 30.0  #: seconds
+
+
+def create_app(feed: Feed, settings: Settings) -> Flask:
+    """Return the app that shows this feed; a server adds the WebSocket route at /update."""
+    app = Flask("pushlab", static_folder=ROOT / "static", template_folder=ROOT / "templates")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
+    app.add_template_filter(headline)
+
+    @app.get("/")
+    def page() -> Response:
+        """The page, with the newest reading in it: it needs no JavaScript to be read."""
+        page = Response(render_template("page.html", reading=feed.latest, now=time.time()))
+        page.headers["Content-Security-Policy"] = _content_security_policy(request.host)
+        page.headers["Cache-Control"] = "no-store"
+        return page
+
+    @app.get("/data")
+    def data() -> Response:
+        """The newest reading; 304 if the browser has it already."""
+        reading = feed.latest
+        answer = Response(reading.carry, mimetype="application/json")
+        answer.headers["Cache-Control"] = "no-cache"  # keep it, but ask before using it again
+        answer.set_etag(reading.cursor)
+        answer.make_conditional(request)
+        return answer
+
+    @app.post("/data")
+    def publish() -> ResponseReturnValue:
+        """Publish the JSON object in the body."""
+        if settings.source != "http":
+            abort(405, f"the data comes from {settings.source!r}; start with --source http to post")
+        authorization = request.headers.get("Authorization", "")
+        if settings.token and not hmac.compare_digest(
+            authorization.encode(), f"Bearer {settings.token}".encode()
+        ):
+            abort(401, "Authorization: not 'Bearer' and the token of this server")
+        if not handshake.origin_allowed(request.environ, settings.allow_origins):
+            abort(403, "Origin: pages from elsewhere may not publish here")
+        value = parse_object(request.get_data())
+        if value is None:
+            abort(400, "the body is not a JSON object")
+        try:
+            reading = feed.publish(value)
+        except ValueTooLarge as error:
+            abort(413, str(error))
+        return jsonify(cursor=reading.cursor), 201
+
+    @app.get("/update")
+    def update() -> Response:
+        """The long poll; a WebSocket at the same URL has a route of its own."""
+        return longpoll.update(feed)
+
+    @app.get("/healthz")
+    def health() -> ResponseReturnValue:
+        """200 as long as the data changes as it should."""
+        age = time.time() - feed.latest.changed_at
+        allowed = max(LEAST_AGE, STALE_PACES * (settings.every or 0))
+        if feed.closed or (settings.source in ("load", "clock") and age > allowed):
+            return jsonify(error=f"the data has not changed for {age:.0f} s"), 503
+        return jsonify(status="ok", cursor=feed.latest.cursor)
+
+    app.register_error_handler(HTTPException, _as_json)
+    app.register_error_handler(ConnectionClosed, lambda error: "")  # nobody is left to tell
+    return app
+
+
+def _as_json(error: HTTPException) -> ResponseReturnValue:
+    """Answer every error with `{"error": "..."}`; a WebSocket where there is none is a 404."""
+    code, message = error.code or 500, error.description
+    if "wsgi.websocket" in request.environ and request.url_rule is None:
+        code, message = 404, f"there is no WebSocket at {request.path}"
+    elif isinstance(error, WebsocketMismatch):
+        message = f"{request.path} is a WebSocket"
+    answer = jsonify(error=message)
+    answer.status_code = code
+    # What HTTP demands beside the status: Allow with 405, Location with a redirect...
+    for name, value in error.get_headers(request.environ):
+        if name not in ("Content-Type", "Content-Length"):
+            answer.headers[name] = value
+    if code == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def _content_security_policy(host: str) -> str:
+    """Allow what this server serves, nothing else, not even inline.
+
+    The WebSocket is named because Safari does not count it as 'self'.
+    """
+    own = f" ws://{host} wss://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
+    return (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        f"connect-src 'self'{own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,107 @@
+"""Frames: RFC 6455's wire format, both ways, without any input or output of its own.
+
+wsproto does the framing. What is added here is what a server owes its other clients: a limit on
+messages that holds from the declared length on, and a decoder that can be thrown away between
+two messages, so that an idle browser costs nothing.
+"""
+
+from collections.abc import Iterator
+
+from wsproto.connection import Connection as Framing
+from wsproto.connection import ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import (
+    CloseReason,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    RsvBits,
+)
+
+__all__ = ["MAX_MESSAGE", "BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Message",
+           "Ping", "Pong", "TextMessage", "encode"]  # fmt: skip
+
+#: The largest message that a client may send, in bytes, whole or in fragments.
+MAX_MESSAGE = 64 * 1024
+
+_NO_RESERVED_BITS = RsvBits(False, False, False)
+
+
+def encode(event: Event) -> bytes:
+    """Encode one server-to-client frame (RFC 6455 section 5.2: not masked)."""
+    return bytes(Framing(ConnectionType.SERVER).send(event))
+
+
+class _FrameGauge(Extension):
+    """Sees every frame header as wsproto's extensions do; refuses what is too big, counts bytes."""
+
+    name = "frame-gauge"
+
+    def __init__(self, max_message: int) -> None:
+        self.max_message = max_message
+        self.message_size = 0  # bytes of the message so far, over all its fragments
+        self.in_message = False
+        self.refused = False  # a message was too big
+        self.consumed = 0  # bytes of complete frames, headers included
+        self._is_control = False
+        self._length = 0
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        # May be called twice for one frame, when its masking key is yet to come.
+        self._is_control, self._length = opcode.iscontrol(), payload_length
+        if not self._is_control and self.message_size + payload_length > self.max_message:
+            self.refused = True
+            return CloseReason.MESSAGE_TOO_BIG
+        return _NO_RESERVED_BITS
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
+        length = self._length
+        self.consumed += 6 + (0 if length < 126 else 2 if length < 65536 else 8) + length
+        if not self._is_control:
+            self.in_message = not fin
+            self.message_size = 0 if fin else self.message_size + length
+
+
+class Decoder:
+    """What one client's bytes mean.
+
+    Refused as RFC 6455 section 7.4.1 says: protocol errors, unmasked frames among them, with
+    1002, text that is not UTF-8 with 1007 as soon as it shows, more than `max_message` bytes
+    with 1009 before they arrive.
+    """
+
+    def __init__(self, *, max_message: int = MAX_MESSAGE) -> None:
+        self._gauge = _FrameGauge(max_message)
+        self._framing = Framing(ConnectionType.SERVER, extensions=[self._gauge])
+        self._received = 0
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """Yield what the bytes complete, in order: pieces of messages, pings, pongs, a close.
+
+        A CloseConnection is the last event, whether the client closes or has broken a rule;
+        either way it is answered with a close frame of the same code.
+        """
+        self._received += len(data)
+        self._framing.receive_data(data)
+        for event in self._framing.events():
+            if isinstance(event, CloseConnection):
+                if self._gauge.refused:
+                    limit = self._gauge.max_message
+                    event = CloseConnection(event.code, f"a message may have {limit} bytes at most")
+                yield event
+                return
+            yield event
+
+    @property
+    def idle(self) -> bool:
+        """True between two messages, when nothing is remembered: a new decoder does as well."""
+        return self._received == self._gauge.consumed and not self._gauge.in_message

@@ -1,0 +1,324 @@
+"""gevent's WSGI server with WebSockets that are safe to serve, and a farewell when it stops.
+
+gevent-websocket's handler decides what an upgrade is and answers it. Its connection object is
+replaced by ours: the stock one has no size limit, no Origin check, a broken close handshake, and
+mixes the frames of two senders.
+"""
+
+import errno
+import logging
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import gevent
+import gevent.socket
+from gevent import monkey
+from gevent.event import Event
+from gevent.pywsgi import WSGIServer
+from geventwebsocket.handler import WebSocketHandler
+
+from pushlab import handshake
+from pushlab.connection import Connection, ConnectionClosed
+from pushlab.frames import CloseReason
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a stopping server gives requests and sockets to come to their end.
+FAREWELL_TIMEOUT = 3.5
+
+_READ, _WRITE = 1, 2  # libev's and libuv's event masks
+#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
+_SEND_BUFFER = 32 * 1024
+
+# The standard library's socket, not gevent's: its send and recv never switch greenlets.
+_PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. Exits with one line if it cannot.
+
+    gevent writes an answer's headers and its body one after the other. Without TCP_NODELAY the
+    second waits for the browser's delayed acknowledgement of the first, 40 ms per request;
+    accepted sockets inherit the option.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            sys.exit(f"Port {port} is in use. Choose another with --port; 0 takes any free one.")
+        sys.exit(f"Cannot listen on {host} port {port}: {error.strerror}")
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def hang_up(sock: Any) -> None:
+    """End whatever greenlet waits for bytes from this socket, TLS or not."""
+    with suppress(OSError):  # the peer may be faster
+        gevent.socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class GeventChannel:
+    """A socket that gevent's loop watches, with no greenlet waiting for it."""
+
+    __slots__ = ("_guards", "_socket", "_watcher", "receive", "send")
+
+    def __init__(self, sock: Any, guards: Any = None) -> None:
+        self._socket = sock
+        self._guards = guards
+        self._watcher: Any = None
+        self.send: Callable[[bytes | memoryview], int] = sock.send
+        self.receive: Callable[[int], bytes] = sock.recv
+
+    def watch(self, callback: Callable[[Any], None], argument: Any, *, writing: bool) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+        events = _WRITE if writing else _READ
+        self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
+        self._watcher.start(callback, argument)
+
+    def finish(self) -> None:
+        with suppress(OSError):  # the peer may be faster; reading will tell
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
+        self._socket.close()
+        if self._guards is not None:
+            self._guards.close()
+
+
+class TLSChannel(GeventChannel):
+    """The same over TLS, where the bytes on the wire are not ours to write."""
+
+    __slots__ = ()
+
+    def __init__(self, sock: Any, guards: Any) -> None:
+        super().__init__(sock, guards)
+        self.send = partial(self._send, sock)
+        self.receive = partial(self._receive, sock)
+
+    @staticmethod
+    def _send(sock: Any, data: bytes | memoryview) -> int:
+        # gevent's non-blocking send returns 0 where TLS must wait; the same bytes must come
+        # again, and they do: the hub keeps what was not sent as its outbox.
+        sent: int = sock.send(data)
+        return sent
+
+    @staticmethod
+    def _receive(sock: Any, size: int) -> bytes:
+        # Bytes that TLS has decrypted and not handed out do not make the socket readable.
+        data: bytes = b""
+        try:
+            data = sock.recv(size)
+            while data and (left := sock.pending()):
+                data += sock.recv(left)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+            if not data:
+                raise BlockingIOError from error
+        return data
+
+
+class GeventConnection(Connection):
+    """A connection whose handshake gevent-websocket answers and whose socket can be let go."""
+
+    def __init__(self, handler: "Handler") -> None:
+        super().__init__()
+        self._handler: Any = handler
+
+    def _open(self) -> tuple[Any, bytes]:
+        self._handler.switch_protocols()
+        sock = self._handler.socket
+        # A client may send frames right behind its request; the reader has them already. With
+        # the socket set not to wait, a peek is a look at the buffer.
+        sock.settimeout(0)
+        try:
+            return sock, self._handler.rfile.peek()
+        except ssl.SSLWantReadError:
+            return sock, b""
+
+    def _release(self) -> GeventChannel:
+        handler, self._handler = self._handler, None
+        sock, self._socket = self._socket, None
+        handler.socket = None  # the handler shall not close it
+        if hasattr(sock, "pending"):
+            # The server closes a TLS socket when its greenlet ends; that only takes effect
+            # when the last file made from it is closed, too.
+            return TLSChannel(sock, handler.rfile)
+        plain = _PlainSocket(fileno=sock.detach())
+        plain.setblocking(False)
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        return GeventChannel(plain)
+
+
+class Handler(WebSocketHandler):  # type: ignore[misc]
+    """Serves one HTTP connection; an upgrade gives the app `environ["wsgi.websocket"]`."""
+
+    server: "Server"
+    websocket: Any  # gevent-websocket's connection: made by it, never used
+    logger = logging.getLogger("pushlab.requests")
+
+    connection: GeventConnection | None = None
+    #: Between two requests: nobody minds if the socket is closed.
+    idle = False
+    ignored_socket_errors = (
+        *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
+    )  # fmt: skip
+
+    def handle(self) -> None:
+        self.server.handlers.add(self)
+        try:
+            super().handle()
+        finally:
+            self.server.handlers.discard(self)
+
+    def read_requestline(self) -> str:
+        if self.server.closed:
+            return ""  # which ends the connection
+        self.idle = True
+        try:
+            line: str = super().read_requestline()
+        finally:
+            self.idle = False
+        return line
+
+    def run_application(self) -> None:
+        if not handshake.is_asked_for(self.environ):
+            super(WebSocketHandler, self).run_application()
+            return
+        refusal = handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
+        if refusal is not None:
+            self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
+            return
+        self.connection = self.environ["wsgi.websocket"] = GeventConnection(self)
+        try:
+            self._converse(self.connection)
+        finally:
+            self.connection = None
+
+    def _converse(self, connection: GeventConnection) -> None:
+        """Let the app use the socket; what it answers counts only if it left the socket alone."""
+        status, headers = "200 OK", []
+
+        def start_response(its_status: str, its_headers: Any, exc_info: Any = None) -> Any:
+            nonlocal status, headers
+            status, headers = its_status, its_headers
+            return lambda data: None
+
+        body: Iterable[bytes] = ()
+        try:
+            body = self.application(self.environ, start_response)
+        except ConnectionClosed:
+            pass  # it found out by sending
+        except Exception:
+            if not connection.accepted:
+                self.environ.pop("wsgi.websocket")  # its presence would spoil the error page
+                raise
+            status = "500"
+            self.handle_error(*sys.exc_info())
+        try:
+            code = int(status.split()[0])
+            if not connection.accepted and code >= 300:
+                self._answer_in_http(status, headers, body)
+            elif not connection.detached:
+                connection.accept()
+                connection.finish(
+                    CloseReason.INTERNAL_ERROR if code >= 500 else CloseReason.NORMAL_CLOSURE
+                )
+        finally:
+            getattr(body, "close", lambda: None)()
+
+    def _answer_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
+        """Answer an upgrade with plain HTTP, after which the connection ends."""
+        self.environ.pop("wsgi.websocket", None)
+        self.start_response(status, [*headers, ("Connection", "close")])
+        self.result = body
+        self.process_result()
+
+    def switch_protocols(self) -> None:
+        """Let gevent-websocket send its 101, and take its connection out of service."""
+        self.upgrade_connection()
+        self.websocket.closed = True  # or it would write a close frame when it is collected
+        self.websocket = None
+        self.write(b"")
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        if self.connection is not None and self.connection.accepted:
+            logger.error("a WebSocket route failed", exc_info=(t, v, tb))
+        else:
+            super().handle_error(t, v, tb)
+
+    def log_request(self) -> None:
+        self.logger.info(self.format_request())
+
+
+class Server(WSGIServer):  # type: ignore[misc]
+    """A WSGIServer that says goodbye.
+
+    On Ctrl-C or SIGTERM it stops accepting, calls everything in `farewell` (close the feed, so
+    that waiting polls are answered; close the hub), closes conversations with 1001, and returns
+    from `serve_forever` when all is done, at once if nobody is connected.
+    """
+
+    handler_class = Handler
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        application: Any,
+        *,
+        farewell: Collection[Callable[[], None]] = (),
+        allow_origins: Collection[str] = (),
+        **options: Any,
+    ) -> None:
+        options.setdefault("log", None)
+        options.setdefault("error_log", logging.getLogger("pushlab.requests"))
+        super().__init__(listener, application, **options)
+        self.farewell = farewell
+        self.allow_origins = allow_origins
+        self.handlers: set[Handler] = set()
+        self._asked_to_stop = Event()
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Serve until SIGTERM, Ctrl-C or `stop`."""
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+            if hasattr(signal, name):  # they differ between systems
+                gevent.signal_handler(getattr(signal, name), self._asked_to_stop.set)
+        self.start()
+        self._asked_to_stop.wait()
+        self.stop(stop_timeout)
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop accepting, say goodbye to everyone, and wait at most `timeout` seconds for them."""
+        deadline = time.monotonic() + (FAREWELL_TIMEOUT if timeout is None else timeout)
+        self.close()
+        self._asked_to_stop.set()
+        goodbyes = [gevent.spawn(goodbye) for goodbye in self.farewell]
+        for handler in tuple(self.handlers):
+            if handler.idle:
+                hang_up(handler.socket)
+            elif handler.connection is not None and handler.connection.accepted:
+                goodbyes.append(gevent.spawn(handler.connection.close, CloseReason.GOING_AWAY))
+        gevent.joinall(goodbyes, timeout=deadline - time.monotonic())
+        while self.handlers and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        try:
+            return super().wrap_socket_and_handle(client_socket, address)
+        except (ssl.SSLError, ConnectionError) as error:
+            logger.info("%s: no TLS connection: %s", address[0], error)
+            return None

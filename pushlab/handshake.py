@@ -1,0 +1,79 @@
+"""The WebSocket handshake: which requests ask for one, and which of those are refused.
+
+Read from the WSGI environ, so that it holds on every server (RFC 6455 section 4.2).
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+Environ = dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """An HTTP answer in place of the 101."""
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def is_asked_for(environ: Environ) -> bool:
+    """Tell whether the request asks for an upgrade to WebSocket; any other is plain HTTP."""
+    return environ.get("REQUEST_METHOD") == "GET" and "websocket" in _tokens(environ, "UPGRADE")
+
+
+def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal | None:
+    """Return why the request cannot have its 101, or None if it can."""
+    if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        return _refuse("400 Bad Request", "a WebSocket needs HTTP/1.1")
+    if "upgrade" not in _tokens(environ, "CONNECTION"):
+        return _refuse("400 Bad Request", "the Connection header does not say Upgrade")
+    if not environ.get("HTTP_HOST"):
+        return _refuse("400 Bad Request", "the Host header is missing")
+    if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != "13":
+        return _refuse(
+            "426 Upgrade Required",
+            "only version 13 is spoken here",
+            ("Sec-WebSocket-Version", "13"),
+        )
+    if not _is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
+        return _refuse("400 Bad Request", "Sec-WebSocket-Key is not 16 bytes of base64")
+    if not origin_allowed(environ, allow_origins):
+        return _refuse("403 Forbidden", f"origin {environ['HTTP_ORIGIN']!r} is not allowed here")
+    return None
+
+
+def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
+    """Tell whether the page that sends the request is one of ours.
+
+    Browsers let any page open a WebSocket to any host, with the user's cookies; only the server
+    can refuse (RFC 6455 section 10.2). No Origin means that it is not a browser.
+    """
+    origin: str | None = environ.get("HTTP_ORIGIN")
+    if origin is None or origin.lower() in allow_origins:
+        return True
+    host: str = environ.get("HTTP_HOST", "")
+    return origin.lower().partition("://")[2] == host.lower() != ""
+
+
+def _tokens(environ: Environ, header: str) -> list[str]:
+    return [token.strip().lower() for token in environ.get(f"HTTP_{header}", "").split(",")]
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _refuse(status: str, message: str, *headers: tuple[str, str]) -> Refusal:
+    body = json.dumps({"error": message}).encode()
+    return Refusal(
+        status,
+        [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers],
+        body,
+    )

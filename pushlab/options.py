@@ -1,0 +1,118 @@
+"""The command line that serve.py, serve2.py and the other servers share."""
+
+import argparse
+import ipaddress
+import math
+import os
+import re
+import ssl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pushlab.sources import SOURCES
+
+#: The shortest pace, in seconds; below it a feed does nothing but change.
+SHORTEST_PACE = 0.001
+LONGEST_PACE = 86400.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a server was asked to be; the defaults are those of the command line."""
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    source: str = "load"
+    every: float | None = None
+    allow_origins: tuple[str, ...] = ()
+    certfile: str | None = None
+    keyfile: str | None = None
+    token: str | None = None
+    log_level: str = "warning"
+
+    def url(self, port: int) -> str:
+        """Return where a browser on this machine finds the server, listening on this port."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        scheme = "https" if self.certfile else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def tls(self) -> dict[str, Any]:
+        """Return gevent's keyword arguments for https and wss; exits if they cannot be read."""
+        if self.certfile is None:
+            return {}
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        except (OSError, ssl.SSLError) as error:
+            files = " and ".join(filter(None, (self.certfile, self.keyfile)))
+            sys.exit(f"Cannot use {files}: {error.strerror or error}. Both must be PEM files.")
+        return {"ssl_context": context}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Return the settings that the arguments ask for; exits with status 2 and one line if bad."""
+    parser = _Parser(allow_abbrev=False, description="Push changing data to browsers.")
+    add = parser.add_argument
+    add("--host", default=Settings.host, help="the address to listen on (%(default)s)")
+    add("--port", default=Settings.port, type=_port, help="the port; 0: any free one (%(default)s)")
+    add("--source", default=Settings.source, choices=SOURCES, help="what changes the data")
+    add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
+    add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
+        help="let pages of this origin connect, too (repeatable)")  # fmt: skip
+    add("--certfile", metavar="FILE", help="serve https and wss with this certificate (PEM)")
+    add("--keyfile", metavar="FILE", help="its private key, if the certificate's file lacks it")
+    add("--token", default=os.environ.get("PUSHLAB_TOKEN") or None, metavar="SECRET",
+        help="what POST /data must bring; better set in PUSHLAB_TOKEN")  # fmt: skip
+    add("--log-level", default=Settings.log_level,
+        choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
+    options = vars(parser.parse_args(arguments))
+    settings = Settings(allow_origins=tuple(options.pop("allow_origin")), **options)
+    if settings.every is not None and settings.source not in ("load", "clock"):
+        parser.error(f"--every paces load and clock; {settings.source} has its own pace")
+    if settings.keyfile and not settings.certfile:
+        parser.error("--keyfile needs --certfile")
+    if settings.source == "http" and not settings.token and not _is_loopback(settings.host):
+        parser.error(
+            f"{settings.host} can be reached from elsewhere, so --source http needs a secret: "
+            "set PUSHLAB_TOKEN"
+        )
+    return settings
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to 65535")
+    return int(text)
+
+
+def _pace(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not SHORTEST_PACE <= seconds <= LONGEST_PACE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds from {SHORTEST_PACE:g} to {LONGEST_PACE:g}"
+        )
+    return seconds
+
+
+def _origin(text: str) -> str:
+    origin = text.lower().rstrip("/")
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an origin like https://example.org:8443")
+    return origin
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

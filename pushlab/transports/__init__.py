@@ -1,0 +1,1 @@
+"""The server half of each transport, a file each; static/transports/ has the browser half."""

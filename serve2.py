@@ -1,0 +1,66 @@
+"""WebSocket push in Flask: read it from top to bottom, then run it.
+
+The data changes in the background. Each change is signalled to every browser over a WebSocket
+at /update ("data ready"), and the browser fetches /data. The same change answers every long
+poll that waits at /update. `diff serve.py serve2.py` shows the same with Flask-Sockets.
+"""
+
+import pushlab.installed  # first, so that a missing package is one clear line
+
+# From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
+# come before the modules that it changes are used.
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import sys
+
+import gevent
+from pushlab import options
+from pushlab.app import create_app
+from pushlab.connection import Connection
+from pushlab.feed import Feed
+from pushlab.gevent_server import Handler, Server, listen
+from pushlab.hub import Hub
+from pushlab.sockets import Sockets
+from pushlab.sources import SOURCES
+from pushlab.transports import websocket
+
+# When another server imports this file, the command line is that server's, not ours.
+settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
+
+feed = Feed()  # the newest reading, and everyone who waits for a newer one
+hub = Hub(feed)  # every open WebSocket, told by the feed of each new reading
+app = create_app(feed, settings)  # plain Flask: the page, /data, and the long poll at /update
+
+
+sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Flask
+
+
+@sockets.route("/update")
+def update(socket: Connection) -> None:
+    """Give the browser's socket to the hub. The request ends here; the connection stays open."""
+    websocket.update(hub, socket)
+
+
+def change_the_data() -> None:
+    """Run in the background: wait for the source's next value, publish it, and so on."""
+    for value in SOURCES[settings.source](settings.every):
+        feed.publish(value)  # wakes the long polls, and through the hub every WebSocket
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=settings.log_level.upper())
+    listener = listen(settings.host, settings.port)
+    server = Server(  # gevent's WSGIServer, with a farewell to all who are connected
+        listener,
+        app,
+        handler_class=Handler,  # gevent-websocket's, with connections that are safe to serve
+        allow_origins=settings.allow_origins,
+        farewell=[feed.close, hub.close],
+        **settings.tls(),
+    )
+    gevent.spawn(change_the_data)
+    print(f"Pushlab is at {settings.url(listener.getsockname()[1])} (Ctrl-C stops it)", flush=True)
+    server.serve_forever()
