@@ -92,7 +92,7 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
 def _as_json(error: HTTPException) -> ResponseReturnValue:
     """Answer every error with `{"error": "..."}`; a WebSocket where there is none is a 404."""
     code, message = error.code or 500, error.description
-    if "wsgi.websocket" in request.environ and request.url_rule is None:
+    if "wsgi.websocket" in request.environ and error is request.routing_exception:
         code, message = 404, f"there is no WebSocket at {request.path}"
     elif isinstance(error, WebsocketMismatch):
         message = f"{request.path} is a WebSocket"

@@ -1,0 +1,151 @@
+"""Real servers for the tests: started as a user starts them, stopped as a user stops them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.clients import Http
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ("serve.py", "serve2.py")
+
+#: Seconds that anything may take here before it counts as hanging.
+PATIENCE = 15.0
+
+
+def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
+    """Return what the condition returns once it is true; fail if that does not happen."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return result
+
+
+class Program:
+    """A server program in a process of its own, its output read as it comes."""
+
+    def __init__(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._readers = [
+            threading.Thread(target=lambda s=stream, t=taken: t.extend(s), daemon=True)
+            for stream, taken in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def log(self) -> str:
+        """Everything on stderr so far."""
+        return "".join(self.err)
+
+    @property
+    def memory(self) -> int:
+        """Resident bytes."""
+        return psutil.Process(self.process.pid).memory_info().rss  # type: ignore[no-any-return]
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """Return the exit status, with all output read."""
+        status = self.process.wait(timeout)
+        for reader in self._readers:
+            reader.join(timeout)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
+        return status
+
+    def stop(self) -> int:
+        """Ask it to end, as `kill` and a service manager do."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+
+class Server(Program):
+    """A running Pushlab server, ready for requests."""
+
+    def __init__(
+        self, program: str, *options: str, port: int = 0, stdin: int | None = subprocess.DEVNULL
+    ) -> None:
+        super().__init__(program, "--port", str(port), *options, stdin=stdin)
+        self.url = self._url()
+        self.port = int(self.url.rpartition(":")[2])
+        self.http = Http("127.0.0.1", self.port)
+
+    def _url(self) -> str:
+        ready = eventually(lambda: self.out or self.process.poll() is not None)
+        assert ready is not True, self.log
+        found = re.search(r"https?://\S+:\d+", self.out[0])
+        assert found, self.out
+        return found[0]
+
+    @property
+    def ws(self) -> str:
+        """The URL for WebSockets, without a path."""
+        return self.url.replace("http", "ws", 1)
+
+    def publish(self, value: dict[str, Any]) -> str:
+        """POST a value; return its cursor."""
+        answer = self.http.post("/data", value)
+        assert answer.status == 201, answer
+        return str(answer.json["cursor"])
+
+
+Start = Callable[..., Server]
+
+
+@contextmanager
+def starting() -> Iterator[Start]:
+    """Start servers; each must in the end stop by itself, cleanly, and without a traceback."""
+    servers: list[Server] = []
+
+    def start(program: str = "serve.py", *options: str, **more: Any) -> Server:
+        servers.append(Server(program, *options, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            assert server.stop() == 0, server.log
+        server.wait()
+        assert "Traceback" not in server.log, server.log
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start servers for one test."""
+    with starting() as start:
+        yield start
+
+
+@pytest.fixture(scope="session", params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> str:
+    """Each of the programs that serve."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(program: str) -> Iterator[Server]:
+    """A server of each program, for all tests, whose data they change with `publish`."""
+    with starting() as start:
+        yield start(program, "--source", "http")

@@ -1,0 +1,137 @@
+"""Sources: what they yield, when, and what they do about bad input."""
+
+import itertools
+import json
+import logging
+import subprocess
+from datetime import datetime, timezone
+
+import psutil
+import pytest
+
+from pushlab import sources
+from pushlab.feed import MAX_VALUE
+from tests.conftest import Start, eventually
+
+
+def lines(*pieces: bytes) -> list[sources.Value]:
+    left = iter(pieces)
+    return list(sources.lines(lambda: next(left, b"")))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "values"),
+    [
+        ([], []),
+        ([b"one\ntwo\n"], [{"line": "one"}, {"line": "two"}]),
+        ([b"one\ntwo"], [{"line": "one"}, {"line": "two"}]),
+        ([b"o", b"ne\n", b"tw", b"o\nthr", b"ee"], [{"line": x} for x in ("one", "two", "three")]),
+        ([b"dos\r\n\r\n\n"], [{"line": "dos"}, {"line": ""}, {"line": ""}]),
+        (["zwölf €\n".encode()], [{"line": "zwölf €"}]),
+        ([b"\xe2\x82", b"\xac\n"], [{"line": "€"}]),
+        ([b'{"a": 1}\n{}\n'], [{"a": 1}, {}]),
+        ([b'[1]\n1\nnull\n"x"\n'], [{"line": x} for x in ("[1]", "1", "null", '"x"')]),
+        ([b'{"a": NaN}\n{"a": 1e999}\n'], [{"line": '{"a": NaN}'}, {"line": '{"a": 1e999}'}]),
+        ([b"[" * 16000 + b"\n"], [{"line": "[" * 16000}]),  # deeper than any parser goes
+        ([b"x" * 16000 + b"\n"], [{"line": "x" * 16000}]),
+    ],
+)
+def test_lines(pieces: list[bytes], values: list[sources.Value]) -> None:
+    assert lines(*pieces) == values
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (b"x" * 1_000_000, "more than 16384 bytes"),
+        (b"x" * MAX_VALUE, "more than 16384 bytes as JSON"),
+        (b"\x00" * 4000, "more than 16384 bytes as JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"caf\xe9", "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_logged_and_the_next_one_works(
+    bad: bytes, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = b"before\n" + bad + b"\nafter\n"
+    pieces = [whole[i : i + 65536] for i in range(0, len(whole), 65536)]
+    assert lines(*pieces) == [{"line": "before"}, {"line": "after"}]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert says in caplog.text
+
+
+def test_load_tells_the_truth() -> None:
+    value = next(sources.load(60.0))
+    assert 0 <= value["cpu_percent"] <= 100
+    assert value["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
+    assert value["load_average"] == pytest.approx(psutil.getloadavg(), abs=1)
+
+
+def test_clock_tells_the_time() -> None:
+    moment = datetime.fromisoformat(next(sources.clock())["time"])
+    assert abs((datetime.now(timezone.utc) - moment).total_seconds()) < 5
+
+
+def pauses(every: float | None, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return how long the clock sleeps between 2,000 readings, without the sleeping."""
+    slept: list[float] = []
+    monkeypatch.setattr("pushlab.sources.time.sleep", slept.append)
+    list(itertools.islice(sources.clock(every), 2001))
+    return slept
+
+
+def test_a_fixed_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(pauses(0.25, monkeypatch)) == {0.25}
+
+
+def test_the_irregular_pace_is_two_seconds_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = pauses(None, monkeypatch)
+    assert sum(slept) / len(slept) == pytest.approx(2.0, abs=0.15)
+    assert min(slept) < 1 < 3 < max(slept)
+
+
+def test_http_yields_nothing() -> None:
+    assert list(sources.http()) == []
+
+
+def test_standard_input_reaches_the_feed_line_by_line(start: Start, program: str) -> None:
+    server = start(program, "--source", "stdin", stdin=subprocess.PIPE)
+    pipe = server.process.stdin
+    assert pipe is not None
+
+    def shows(value: object) -> None:
+        eventually(lambda: server.http.get("/data").json["value"] == value)
+
+    for line, value in [
+        ("one", {"line": "one"}),
+        (json.dumps({"answer": 42}), {"answer": 42}),
+        ("x" * 1_000_000 + "\nafter a long line", {"line": "after a long line"}),
+        ("last", {"line": "last"}),
+    ]:
+        pipe.write(line + "\n")
+        pipe.flush()
+        shows(value)
+    assert "more than 16384 bytes" in server.log
+    pipe.close()  # the end of the input keeps the last reading
+    assert server.http.get("/data").json["value"] == {"line": "last"}
+    assert server.http.get("/healthz").status == 200
+
+
+def test_printf_into_the_server(start: Start, program: str) -> None:
+    with subprocess.Popen(["printf", r"one\ntwo\n"], stdout=subprocess.PIPE) as printf:
+        assert printf.stdout is not None
+        server = start(program, "--source", "stdin", stdin=printf.stdout.fileno())
+    eventually(lambda: server.http.get("/data").json["value"] == {"line": "two"})
+    assert server.http.get("/data").json["cursor"].endswith("-2")
+
+
+@pytest.mark.parametrize("source", ["load", "clock"])
+def test_a_source_with_its_own_pace_keeps_changing(start: Start, source: str) -> None:
+    server = start("serve.py", "--source", source, "--every", "0.05")
+    cursors: set[str] = set()
+
+    def another() -> int:
+        cursors.add(server.http.get("/data").json["cursor"])
+        return len(cursors)
+
+    eventually(lambda: another() >= 4)
