@@ -11,9 +11,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from pushlab import handshake
-from pushlab.connection import ConnectionClosed
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
-from pushlab.headline import headline
+from pushlab.headline import details, headline, moment
 from pushlab.options import Settings
 from pushlab.sources import parse_object
 from pushlab.transports import longpoll
@@ -29,7 +28,8 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
     """Return the app that shows this feed; a server adds the WebSocket route at /update."""
     app = Flask("pushlab", static_folder=ROOT / "static", template_folder=ROOT / "templates")
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
-    app.add_template_filter(headline)
+    for text in (headline, details, moment):
+        app.add_template_filter(text)
 
     @app.get("/")
     def page() -> Response:
@@ -53,7 +53,8 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
     def publish() -> ResponseReturnValue:
         """Publish the JSON object in the body."""
         if settings.source != "http":
-            abort(405, f"the data comes from {settings.source!r}; start with --source http to post")
+            message = f"the data comes from {settings.source!r}; start with --source http to post"
+            abort(405, valid_methods=["GET", "HEAD", "OPTIONS"], description=message)
         authorization = request.headers.get("Authorization", "")
         if settings.token and not hmac.compare_digest(
             authorization.encode(), f"Bearer {settings.token}".encode()
@@ -85,7 +86,6 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
     app.register_error_handler(HTTPException, _as_json)
-    app.register_error_handler(ConnectionClosed, lambda error: "")  # nobody is left to tell
     return app
 
 

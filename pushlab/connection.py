@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from werkzeug.exceptions import ClientDisconnected
+
 from pushlab import frames
 from pushlab.frames import BytesMessage, CloseConnection, CloseReason, Ping, Pong, TextMessage
 
@@ -27,8 +29,11 @@ SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
 
 
-class ConnectionClosed(OSError):
-    """Nothing can be sent any more: the connection is closed, or closing."""
+class ConnectionClosed(ClientDisconnected):
+    """Nothing can be sent any more: the connection is closed, or closing.
+
+    Browsers leave all the time. Werkzeug's exception for that is one that Flask does not log.
+    """
 
 
 class Channel(Protocol):
@@ -211,12 +216,13 @@ class Connection:
         try:
             with self._sending:  # two senders at once would mix their frames
                 if self._close_sent:
+                    if give_up:
+                        return
                     raise ConnectionClosed("the connection is closing")
                 self._close_sent = last
                 self._socket.settimeout(SEND_TIMEOUT)
                 self._socket.sendall(data)
         except OSError as error:
-            if not isinstance(error, ConnectionClosed):
-                self._over = True  # part of a frame may be out: nothing can follow it
+            self._over = True  # part of a frame may be out: nothing can follow it
             if not give_up:
                 raise ConnectionClosed(str(error)) from error

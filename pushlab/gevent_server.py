@@ -12,9 +12,10 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import gevent
@@ -135,8 +136,8 @@ class TLSChannel(GeventChannel):
 class GeventConnection(Connection):
     """A connection whose handshake gevent-websocket answers and whose socket can be let go."""
 
-    def __init__(self, handler: "Handler") -> None:
-        super().__init__()
+    def __init__(self, handler: "Handler", **options: Any) -> None:
+        super().__init__(**options)
         self._handler: Any = handler
 
     def _open(self) -> tuple[Any, bytes]:
@@ -203,7 +204,9 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if refusal is not None:
             self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
             return
-        self.connection = self.environ["wsgi.websocket"] = GeventConnection(self)
+        self.connection = self.environ["wsgi.websocket"] = GeventConnection(
+            self, **self.server.connection_options
+        )
         try:
             self._converse(self.connection)
         finally:
@@ -282,6 +285,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         *,
         farewell: Collection[Callable[[], None]] = (),
         allow_origins: Collection[str] = (),
+        connection_options: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         options.setdefault("log", None)
@@ -289,6 +293,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         super().__init__(listener, application, **options)
         self.farewell = farewell
         self.allow_origins = allow_origins
+        self.connection_options = connection_options
         self.handlers: set[Handler] = set()
         self._asked_to_stop = Event()
 

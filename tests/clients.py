@@ -5,8 +5,10 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.client import HTTPConnection
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -77,11 +79,13 @@ def frame(
     return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
-def handshake(path: str, host: str, **changes: str | None) -> bytes:
-    """An upgrade request; keyword arguments replace headers, or with None leave them out."""
-    headers: dict[str, str | None] = {"Host": host, **UPGRADE}
-    method, version = changes.pop("method", "GET"), changes.pop("version", "HTTP/1.1")
-    headers |= {name.replace("_", "-"): value for name, value in changes.items()}
+def handshake(path: str, host: str, changes: Mapping[str, str | None]) -> bytes:
+    """An upgrade request; `changes` replaces headers, or with None leaves them out.
+
+    The names `method` and `version` change the request line.
+    """
+    headers: dict[str, str | None] = {"Host": host, **UPGRADE, **changes}
+    method, version = headers.pop("method", "GET"), headers.pop("version", "HTTP/1.1")
     lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
     return "\r\n".join([f"{method} {path} {version}", *lines, "", ""]).encode()
 
@@ -91,14 +95,16 @@ class RawSocket:
 
     def __init__(
         self, port: int, path: str = "/update", *, early: bytes = b"", receive_buffer: int = 0,
-        **changes: str | None,
+        changes: Mapping[str, str | None] = MappingProxyType({}),
+        wrap: Callable[[socket.socket], socket.socket] = lambda plain: plain,
     ) -> None:  # fmt: skip
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(15)
         self.socket.connect(("127.0.0.1", port))
-        self.socket.sendall(handshake(path, f"127.0.0.1:{port}", **changes) + early)
+        self.socket = wrap(self.socket)
+        self.socket.sendall(handshake(path, f"127.0.0.1:{port}", changes) + early)
         self._reader = self.socket.makefile("rb")
         self.status = int(self._reader.readline().split()[1])
         self.headers: dict[str, str] = {}
@@ -139,10 +145,12 @@ class RawSocket:
         raise AssertionError("the stream ended")
 
     def close_code(self) -> int | None:
-        """Read on to the close frame, then to the end; None for a close frame without a code."""
+        """Read on to the close frame, answer it, read to the end; None if it has no code."""
         while (got := self.frame()) is not None and got[0] != CLOSE:
             pass
         assert got is not None, "the stream ended without a close frame"
+        with suppress(OSError):  # the server may have left
+            self.send(frame(CLOSE, got[1]))
         assert self._reader.read() == b"", "nothing may follow a close frame"
         return struct.unpack("!H", got[1][:2])[0] if got[1] else None
 

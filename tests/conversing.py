@@ -1,0 +1,131 @@
+"""A server whose routes converse over the blocking socket, beside one that gives it to the hub.
+
+Pings are frequent here, so that tests of silence are short.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+import sys
+
+from flask import Flask, abort, redirect, request
+from flask.typing import ResponseReturnValue
+
+from pushlab.feed import Feed
+from pushlab.gevent_server import Server, listen
+from pushlab.hub import Hub
+from pushlab.sockets import Sockets
+
+app = Flask(__name__)
+sockets = Sockets(app)
+feed = Feed()
+hub = Hub(feed, ping_interval=1.0, max_members=4)
+
+
+@app.route("/echo", websocket=True)
+def echo() -> str:
+    socket = request.environ["wsgi.websocket"]
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    return ""
+
+
+@sockets.route("/echo/<int:times>")
+def echo_times(socket, times):  # type: ignore[no-untyped-def]
+    while not socket.closed:
+        message = socket.receive()
+        for _ in range(times):
+            if message is not None:
+                socket.send(message)
+
+
+@app.route("/push", websocket=True)
+def push() -> str:
+    hub.add(request.environ["wsgi.websocket"], carry=True)
+    return ""
+
+
+@app.post("/push")
+def publish() -> str:
+    return feed.publish({"text": request.get_data(as_text=True)}).cursor
+
+
+@app.get("/members")
+def members() -> str:
+    return str(len(hub))
+
+
+@app.route("/fail/<when>", websocket=True)
+def fail(when: str) -> str:
+    if when == "later":
+        request.environ["wsgi.websocket"].receive()
+    raise RuntimeError("on purpose")
+
+
+@sockets.route("/fail2/<when>")
+def fail2(socket, when):  # type: ignore[no-untyped-def]
+    if when == "later":
+        socket.receive()
+    raise KeyError("on purpose")
+
+
+@app.route("/refuse", websocket=True)
+def refuse() -> str:
+    abort(403, "not you")
+
+
+@app.route("/elsewhere", websocket=True)
+def elsewhere() -> ResponseReturnValue:
+    return redirect("/echo")
+
+
+@app.route("/untouched", websocket=True)
+def untouched() -> str:
+    return "nobody reads this"
+
+
+@app.route("/goodbye/<int:code>", websocket=True)
+def goodbye(code: int) -> str:
+    socket = request.environ["wsgi.websocket"]
+    socket.close(code, "server says so")
+    assert socket.closed
+    assert socket.receive() is None
+    return ""
+
+
+@app.route("/after-close", websocket=True)
+def after_close() -> str:
+    socket = request.environ["wsgi.websocket"]
+    socket.close()
+    socket.send("too late")
+    return ""
+
+
+@app.route("/many-senders", websocket=True)
+def many_senders() -> str:
+    """Ten greenlets send at once, each ten large messages of one letter."""
+    import gevent
+
+    socket = request.environ["wsgi.websocket"]
+    gevent.joinall(
+        [
+            gevent.spawn(lambda letter=letter: [socket.send(letter * 100_000) for _ in range(10)])
+            for letter in "abcdefghij"
+        ],
+        raise_error=True,
+    )
+    return ""
+
+
+if __name__ == "__main__":
+    logging.basicConfig()
+    listener = listen("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))
+    print(f"at http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    Server(
+        listener,
+        app,
+        farewell=[feed.close, hub.close],
+        connection_options={"ping_interval": 0.5, "ping_timeout": 0.5},
+    ).serve_forever()

@@ -1,0 +1,346 @@
+"""The plain HTTP side: the page, /data, publishing, health; over TLS, too."""
+
+import json
+import re
+import socket
+import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from http.client import HTTPConnection, HTTPSConnection
+from pathlib import Path
+
+import pytest
+import trustme
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+from tests.clients import PING, PONG, RawSocket, frame
+from tests.conftest import Server, Start, eventually
+
+JSON = "application/json"
+
+
+def test_data_is_the_newest_reading(server: Server) -> None:
+    before = time.time()
+    cursor = server.publish({"n": 1, "text": "€"})
+    answer = server.http.get("/data")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == JSON
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert answer.headers["ETag"] == f'"{cursor}"'
+    assert answer.json["cursor"] == cursor
+    assert answer.json["value"] == {"n": 1, "text": "€"}
+    assert before - 0.1 <= answer.json["changed_at"] <= time.time() + 0.1
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [('"{}"', 304), ('W/"{}"', 304), ('"x", "{}"', 304), ("*", 304), ('"{}0"', 200), ("{}", 304)],
+)
+def test_data_that_is_known_is_not_sent_again(server: Server, condition: str, status: int) -> None:
+    cursor = server.publish({"n": 1})
+    answer = server.http.get("/data", headers={"If-None-Match": condition.format(cursor)})
+    assert answer.status == status
+    assert answer.headers["ETag"] == f'"{cursor}"'
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert (answer.body == b"") == (status == 304)
+
+
+def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
+    """Without TCP_NODELAY each takes 40 ms: the delayed acknowledgement of its headers."""
+    connection = HTTPConnection("127.0.0.1", server.port)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        connection.request("GET", "/data")
+        connection.getresponse().read()
+        times.append(time.perf_counter() - start)
+    connection.close()
+    assert sorted(times)[15] < 0.03
+
+
+def test_the_listener_has_tcp_nodelay() -> None:
+    from pushlab.gevent_server import listen
+
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+# The page, before any JavaScript.
+
+
+class Page(HTMLParser):
+    """What stands in the page: tags with their attributes, and the text by data-field."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_shows_the_newest_reading_by_itself(server: Server) -> None:
+    server.publish({"line": "<script>alert('no')</script>"})
+    answer = server.http.get("/")
+    html = answer.body.decode()
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert html.count("&lt;script&gt;alert(&#39;no&#39;)&lt;/script&gt;") >= 3
+    assert "<script>alert" not in html
+    noscript = re.search(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
+    assert noscript
+    assert 'http-equiv="refresh"' in noscript[1]
+
+
+def test_the_page_keeps_to_a_strict_policy(server: Server) -> None:
+    answer = server.http.get("/")
+    policy = dict(
+        directive.strip().split(" ", 1)
+        for directive in answer.headers["Content-Security-Policy"].split(";")
+    )
+    host = f"127.0.0.1:{server.port}"
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert policy["connect-src"] == f"'self' ws://{host} wss://{host}"
+    html = answer.body.decode()
+    for tag, attributes in Page(html).tags:
+        assert tag != "style", "no inline style"
+        assert "style" not in attributes, "no inline style"
+        assert not [name for name in attributes if name.startswith("on")], "no inline handlers"
+        if tag == "script":
+            assert attributes.get("src"), "no inline script"
+        for name in ("src", "href"):
+            assert not re.match(r"\w+:|//", attributes.get(name) or ""), "nothing from elsewhere"
+
+
+def test_a_strange_host_does_not_get_into_the_policy(server: Server) -> None:
+    answer = server.http.get("/", headers={"Host": "x; script-src *"})
+    assert "*" not in answer.headers.get("Content-Security-Policy", "")
+
+
+def test_everything_that_the_page_names_is_there(server: Server) -> None:
+    html = server.http.get("/").body.decode()
+    named = {
+        attributes.get("src") or attributes.get("href")
+        for tag, attributes in Page(html).tags
+        if tag in ("script", "link", "img")
+    }
+    assert named
+    for path in named:
+        answer = server.http.get(str(path))
+        assert (answer.status, bool(answer.body)) == (200, True), path
+
+
+# Publishing.
+
+
+def test_publishing_makes_a_reading(server: Server) -> None:
+    answer = server.http.post("/data", {"n": 1})
+    assert (answer.status, answer.headers["Content-Type"]) == (201, JSON)
+    assert answer.json == {"cursor": server.http.get("/data").json["cursor"]}
+
+
+LARGEST = b'{"text":"' + b"x" * (16 * 1024 - 11) + b'"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{}", 201),
+        (LARGEST, 201),
+        (b" " * 16000 + b"{}", 201),
+        (b'{"half a pair": "\\ud83d"}', 201),
+        (LARGEST.replace(b"x", b"xx", 1), 413),
+        (b"x" * 1_000_000, 413),
+        (json.dumps({"e": [1e22] * 3200}).replace(" ", "").replace("+", "").encode(), 413),
+        (b"", 400),
+        (b"x", 400),
+        (b"[]", 400),
+        (b"1", 400),
+        (b"null", 400),
+        (b'"text"', 400),
+        (b'{"a": NaN}', 400),
+        (b'{"a": 1e999}', 400),
+        (b'{"a": ' + b"9" * 10_000 + b"}", 400),
+        (b"\xff\xfe{}", 400),
+        (b"\xff{}", 400),
+        (b'{"a":' * 3000, 400),
+    ],
+)
+def test_what_may_be_published(server: Server, body: bytes, status: int) -> None:
+    before = server.http.get("/data").json["cursor"]
+    answer = server.http.post("/data", body)
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == JSON
+    if status != 201:
+        assert answer.json["error"]
+        assert server.http.get("/data").json["cursor"] == before
+
+
+def test_a_page_from_elsewhere_may_not_publish(server: Server) -> None:
+    for origin, status in [("http://evil.example", 403), ("null", 403), (server.url, 201)]:
+        assert server.http.post("/data", {}, headers={"Origin": origin}).status == status
+
+
+def test_publishing_with_a_token(start: Start, program: str) -> None:
+    server = start(program, "--source", "http", "--token", "s3cret")
+    for authorization, status in [
+        (None, 401), ("", 401), ("Bearer", 401), ("Bearer wrong", 401), ("Basic s3cret", 401),
+        ("Bearer s3cret\xe9", 401), ("Bearer s3cret", 201),
+    ]:  # fmt: skip
+        headers = {} if authorization is None else {"Authorization": authorization}
+        answer = server.http.post("/data", {"n": 1}, headers=headers)
+        assert answer.status == status, authorization
+        if status == 401:
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_nothing_can_be_published_to_another_source(start: Start) -> None:
+    answer = start("serve.py", "--source", "clock").http.post("/data", {})
+    assert answer.status == 405
+    assert "--source http" in answer.json["error"]
+
+
+# Health and errors.
+
+
+def test_health(server: Server) -> None:
+    cursor = server.publish({"n": 1})
+    answer = server.http.get("/healthz")
+    assert (answer.status, answer.json) == (200, {"status": "ok", "cursor": cursor})
+
+
+def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pushlab.app import create_app
+    from pushlab.feed import Feed
+    from pushlab.options import Settings
+
+    feed = Feed()
+    client = create_app(feed, Settings(source="load", every=10)).test_client()
+    changed = feed.latest.changed_at
+    for age, status in [(0, 200), (49, 200), (51, 503)]:
+        monkeypatch.setattr("pushlab.app.time.time", lambda now=changed + age: now)
+        assert client.get("/healthz").status_code == status
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("PUT", "/data", 405), ("POST", "/update", 405),
+     ("GET", "/static/../serve.py", 404), ("GET", "/%00", 404)],
+)  # fmt: skip
+def test_errors_are_json(server: Server, method: str, path: str, status: int) -> None:
+    answer = server.http.request(method, path)
+    assert (answer.status, answer.headers["Content-Type"]) == (status, JSON)
+    assert answer.json["error"]
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [b"\r\n", b"nonsense\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\xff\x00\r\n\r\n",
+     b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"GET / HTTP/1.1\r\nbad\r\n\r\n",
+     b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n", b"POST /data HTTP/1.1\r\nContent-Le"],
+)  # fmt: skip
+def test_broken_requests_break_nothing(server: Server, request_text: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), 5) as broken:
+        broken.sendall(request_text)
+        broken.shutdown(socket.SHUT_WR)
+        answer = broken.recv(65536)
+    assert not answer.startswith(b"HTTP/1.1 5")
+    assert server.http.get("/data").status == 200
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(tmp_path / "cert.pem", append=True)
+    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+
+
+def test_tls(
+    start: Start, program: str, authority: trustme.CA, certificate: tuple[str, str]
+) -> None:
+    server = start(program, "--source", "http", "--certfile", certificate[0],
+                   "--keyfile", certificate[1])  # fmt: skip
+    assert server.url.startswith("https://")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def request(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        connection = HTTPSConnection("127.0.0.1", server.port, context=context, timeout=10)
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        try:
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    assert request("GET", "/data")[0] == 200
+    with ThreadPoolExecutor() as pool, connect(
+        f"{server.ws}/update?carry=1", ssl=context, origin=Origin(server.url)
+    ) as socket_:  # fmt: skip
+        first = json.loads(socket_.recv(5))
+        poll = pool.submit(request, "GET", f"/update?after={first['cursor']}")
+        for number in range(30):  # more than the buffers hold, so that TLS has to wait
+            text = f"{number}" + "x" * 15_000
+            assert request("POST", "/data", json.dumps({"text": text}).encode())[0] == 201
+            assert json.loads(socket_.recv(5))["value"]["text"] == text
+        assert poll.result(5)[0] == 200
+        assert socket_.ping().wait(5)
+        socket_.send("a message that TLS may hold back" * 1000)
+        assert socket_.ping().wait(5)
+
+        with socket.create_connection(("127.0.0.1", server.port), 5) as plain:
+            plain.sendall(b"GET /data HTTP/1.1\r\n\r\n")  # somebody forgot the s
+            plain.recv(100)
+        stopping = pool.submit(server.stop)
+        with pytest.raises(Exception, match="1001"):
+            socket_.recv(5)
+        assert stopping.result(5) == 0
+    assert server.log == ""
+
+
+def test_over_tls_one_who_never_reads_delays_nobody(
+    start: Start, authority: trustme.CA, certificate: tuple[str, str]
+) -> None:
+    server = start("serve.py", "--source", "http", "--certfile", certificate[0],
+                   "--keyfile", certificate[1])  # fmt: skip
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def publish(text: str) -> None:
+        connection = HTTPSConnection("127.0.0.1", server.port, context=context, timeout=10)
+        connection.request("POST", "/data", json.dumps({"text": text}))
+        assert connection.getresponse().status == 201
+        connection.close()
+
+    def tls(sock: socket.socket) -> socket.socket:
+        return context.wrap_socket(sock, server_hostname="127.0.0.1")
+
+    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096, wrap=tls) as late, \
+            RawSocket(server.port, "/update?carry=1", wrap=tls) as other:  # fmt: skip
+        other.json()
+        for number in range(200):
+            text = f"{number:5}{'x' * 15_000}"
+            publish(text)
+            assert other.json()["value"]["text"] == text
+        late.json()
+        numbers: list[int] = []
+        while not numbers or numbers[-1] < 199:
+            numbers.append(int(late.json()["value"]["text"][:5]))
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) < 100
+        late.send(frame(PING, b"still whole"))
+        eventually(lambda: late.frame() == (PONG, b"still whole"))

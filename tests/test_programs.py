@@ -1,0 +1,239 @@
+"""The programs as a user meets them: options, mistakes, starting, stopping."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.clients import RawSocket
+from tests.conftest import PATIENCE, ROOT, Program, Server, Start, eventually
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Run to the end; return the exit status and what was on stderr."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
+        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def is_one_clear_line(text: str) -> bool:
+    return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--nonsense", "--nonsense"),
+        ("--hos 127.0.0.1", "--hos"),
+        ("extra", "extra"),
+        ("--port x", "not a port"),
+        ("--port -1", "--port"),
+        ("--port 65536", "not a port"),
+        ("--source nowhere", "'nowhere'"),
+        ("--every 0", "'0' is not a number of seconds"),
+        ("--every -1", "--every"),
+        ("--every nan", "'nan'"),
+        ("--every inf", "'inf'"),
+        ("--every x", "'x'"),
+        ("--every", "--every"),
+        ("--source stdin --every 1", "--every"),
+        ("--source http --every 1", "--every"),
+        ("--allow-origin example.org", "'example.org'"),
+        ("--allow-origin https://example.org/path", "origin"),
+        ("--keyfile key.pem", "--certfile"),
+        ("--source http --host 0.0.0.0", "PUSHLAB_TOKEN"),
+        ("--source http --host ::", "PUSHLAB_TOKEN"),
+        ("--log-level loud", "'loud'"),
+    ],
+)
+def test_a_bad_option_is_one_line_and_status_2(program: str, options: str, says: str) -> None:
+    status, error = run(program, *options.split())
+    assert status == 2
+    assert is_one_clear_line(error), error
+    assert says in error
+    assert "--help" in error
+
+
+def test_help_names_every_option(program: str) -> None:
+    done = subprocess.run([sys.executable, program, "--help"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=PATIENCE, check=True)  # fmt: skip
+    for option in ("host", "port", "source", "every", "allow-origin", "certfile", "keyfile",
+                   "token", "log-level"):  # fmt: skip
+        assert f"--{option}" in done.stdout
+    readme = (ROOT / "README.rst").read_text()
+    for option in re.findall(r"--[a-z-]+", done.stdout):
+        assert option in readme or option == "--help", f"the README does not tell of {option}"
+
+
+def test_a_taken_port_is_one_line(program: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, error = run(program, "--port", str(taken.getsockname()[1]))
+    assert status == 1
+    assert is_one_clear_line(error), error
+    assert "in use" in error
+    assert "--port" in error
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "300.1.1.1"])
+def test_an_address_that_is_not_ours_is_one_line(program: str, host: str) -> None:
+    status, error = run(program, "--host", host, "--port", "0")
+    assert status == 1
+    assert is_one_clear_line(error), error
+    assert host in error
+
+
+def test_an_unreadable_certificate_is_one_line(program: str, tmp_path: Path) -> None:
+    certificate, nonsense = tmp_path / "cert.pem", tmp_path / "nonsense.pem"
+    trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(certificate)
+    nonsense.write_text("nonsense")
+    for options in (
+        ["--certfile", str(tmp_path / "missing.pem")],
+        ["--certfile", str(nonsense)],
+        ["--certfile", str(certificate)],  # without its key
+        ["--certfile", str(certificate), "--keyfile", str(tmp_path / "missing.pem")],
+        ["--certfile", str(tmp_path)],
+    ):
+        status, error = run(program, "--port", "0", *options)
+        assert status == 1
+        assert is_one_clear_line(error), error
+        assert options[-1] in error
+
+
+@pytest.mark.parametrize(
+    "module", ["flask", "gevent", "geventwebsocket", "flask_sockets", "wsproto", "psutil"]
+)
+def test_a_missing_package_is_one_line(program: str, module: str, tmp_path: Path) -> None:
+    """An interpreter that cannot find the module, as if it had never been installed."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {module!r}:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "from importlib import util\n"
+        "found = util.find_spec\n"
+        f"util.find_spec = lambda name, *more: None if name == {module!r} else found(name, *more)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    status, error = run(program, "--port", "0", PYTHONPATH=str(tmp_path))
+    assert status == 1
+    assert is_one_clear_line(error), error
+    assert module.replace("_", "-").replace("geventw", "gevent-w") in error
+    assert "pip install -r requirements.txt" in error
+
+
+def test_every_requirement_is_checked_at_the_start() -> None:
+    from pushlab.installed import NEEDED
+
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert sorted(pinned) == sorted(NEEDED.values())
+
+
+def test_the_ready_line_comes_when_connections_are_accepted(program: str) -> None:
+    server = Server(program)
+    assert server.http.get("/data").status == 200
+    assert len(server.out) == 1
+    assert server.stop() == 0
+    assert server.log == ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])
+def test_hosts(start: Start, host: str) -> None:
+    if host == "::1" and not socket.has_ipv6:
+        pytest.fail("this machine has no IPv6")
+    server = start("serve.py", "--host", host)
+    netloc = server.url.removeprefix("http://").rpartition(":")[0].strip("[]")
+    with socket.create_connection((netloc, server.port), 5) as connection:
+        connection.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_with_nobody_connected_it_stops_at_once(program: str, name: str) -> None:
+    server = Server(program)
+    server.http.get("/data")
+    begun = time.monotonic()
+    server.process.send_signal(getattr(signal, name))
+    assert server.wait() == 0
+    assert time.monotonic() - begun < 1.5
+    assert server.log == ""
+
+
+def test_ctrl_c_while_standard_input_is_silent(program: str) -> None:
+    server = Server(program, "--source", "stdin", stdin=subprocess.PIPE)
+    server.http.get("/data")
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait() == 0
+    assert time.monotonic() - begun < 1.5
+    assert server.log == ""
+
+
+def test_idle_and_unfinished_requests_do_not_hold_it_up(program: str) -> None:
+    server = Server(program)
+    idle, unfinished = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
+    idle.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert idle.recv(10)
+    unfinished.sendall(b"GET /data HTTP/1.1\r\nHos")
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 5
+    assert server.log == ""
+    idle.close()
+    unfinished.close()
+
+
+def test_killed_and_started_again_on_the_same_port(program: str) -> None:
+    server = Server(program)
+    with RawSocket(server.port) as socket_:
+        socket_.json()
+        server.process.kill()
+        assert server.wait() == -signal.SIGKILL
+        again = Server(program, port=server.port)
+        assert again.http.get("/data").status == 200
+    assert again.stop() == 0
+
+
+def test_log_level_info_logs_requests(start: Start) -> None:
+    server = start("serve.py", "--log-level", "info")
+    server.http.get("/healthz")
+    eventually(lambda: "GET /healthz" in server.log)
+
+
+def test_the_programs_can_be_imported_by_another_server(program: str) -> None:
+    """As gunicorn does, with its own command line."""
+    code = f"import {program[:-3]} as program; print(type(program.app).__name__)"
+    importer = Program("-c", code, "--workers", "1")
+    assert importer.wait() == 0, importer.log
+    assert importer.out == ["Flask\n"]
+
+
+def test_the_programs_differ_only_in_how_the_route_is_declared() -> None:
+    import difflib
+
+    one, two = ((ROOT / name).read_text().splitlines() for name in ("serve.py", "serve2.py"))
+    changed = [line for line in difflib.ndiff(one, two) if line[0] in "+-" and line[2:].strip()]
+    assert len(changed) <= 15
+    for line in changed:
+        assert re.search(r"import|route|update|[sS]ocket", line), line
+    assert len(one) <= 85
+    assert len(two) <= 85
+
+
+def test_everything_imports_downward() -> None:
+    """No module is imported before it is there; no circles."""
+    for module in sorted((ROOT / "pushlab").rglob("*.py")):
+        name = ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if "measure" in name:
+            continue
+        status, error = run("-c", f"import {name}")
+        assert (status, error) == (0, ""), name
