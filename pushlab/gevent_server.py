@@ -18,6 +18,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+try:
+    import resource
+except ImportError:
+    resource = None  # type: ignore[assignment]
+
 import gevent
 import gevent.socket
 from gevent import monkey
@@ -60,6 +65,15 @@ def listen(host: str, port: int) -> socket.socket:
         sys.exit(f"Cannot listen on {host} port {port}: {error.strerror}")
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open sockets as the system lets it, often more than at first."""
+    if resource is None:
+        return  # Windows has no such limit
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems promise more than they give
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
 
 
 def hang_up(sock: Any) -> None:
@@ -155,13 +169,13 @@ class GeventConnection(Connection):
         handler, self._handler = self._handler, None
         sock, self._socket = self._socket, None
         handler.socket = None  # the handler shall not close it
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if hasattr(sock, "pending"):
             # The server closes a TLS socket when its greenlet ends; that only takes effect
             # when the last file made from it is closed, too.
             return TLSChannel(sock, handler.rfile)
         plain = _PlainSocket(fileno=sock.detach())
         plain.setblocking(False)
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         return GeventChannel(plain)
 
 
@@ -302,6 +316,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
                 gevent.signal_handler(getattr(signal, name), self._asked_to_stop.set)
+        raise_descriptor_limit()
         self.start()
         self._asked_to_stop.wait()
         self.stop(stop_timeout)

@@ -6,8 +6,8 @@ export function headline(value) {
   if (typeof value.line === "string") return wellFormed(value.line);
   if (typeof value.time === "string") return localMoment(value.time) ?? wellFormed(value.time);
   if (Object.keys(value).length === 0) return "nothing yet";
-  const string_or_separator = /"[^"\\]*(?:\\.[^"\\]*)*"|[,:]/g;
-  return JSON.stringify(value).replace(string_or_separator, (token) =>
+  const stringOrSeparator = /"[^"\\]*(?:\\.[^"\\]*)*"|[,:]/g;
+  return JSON.stringify(value).replace(stringOrSeparator, (token) =>
     token.length === 1 ? `${token} ` : token,
   );
 }
@@ -38,14 +38,12 @@ export function isNews(cursor, than) {
   return epoch(cursor) !== epoch(than) || sequence(cursor) > sequence(than);
 }
 
-/** An age in words: 1.2 s, 1 min 5 s, 2 h 3 min, 4 d 5 h. It never runs ahead of the clock. */
+/** An age in words: 1.2 s, 1 min 5 s, 2 h 3 min, 4 d 5 h. */
 export function age(milliseconds, { tenths = true } = {}) {
-  const seconds = Math.floor(Math.max(0, milliseconds) / 1000);
-  if (seconds < 60) {
-    const digits = tenths ? 1 : 0;
-    const shown = Math.floor((Math.max(0, milliseconds) / 1000) * 10 ** digits) / 10 ** digits;
-    return `${shown.toFixed(digits)} s`;
-  }
+  // Rounded down, so that 59.96 s are not "60.0 s", and never negative.
+  const tenth = Math.floor(Math.max(0, milliseconds) / 100);
+  const seconds = Math.floor(tenth / 10);
+  if (seconds < 60) return tenths ? `${seconds}.${tenth % 10} s` : `${seconds} s`;
   const minutes = Math.floor(seconds / 60);
   if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
   const hours = Math.floor(minutes / 60);

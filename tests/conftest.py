@@ -36,9 +36,11 @@ def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> An
 class Program:
     """A server program in a process of its own, its output read as it comes."""
 
-    def __init__(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> None:
+    def __init__(
+        self, *arguments: str, stdin: int | None = subprocess.DEVNULL, before: str = ":"
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *arguments],
+            ["sh", "-c", f'{before}; exec "$@"', "sh", sys.executable, *arguments],
             cwd=ROOT,
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -84,10 +86,8 @@ class Program:
 class Server(Program):
     """A running Pushlab server, ready for requests."""
 
-    def __init__(
-        self, program: str, *options: str, port: int = 0, stdin: int | None = subprocess.DEVNULL
-    ) -> None:
-        super().__init__(program, "--port", str(port), *options, stdin=stdin)
+    def __init__(self, program: str, *options: str, port: int = 0, **more: Any) -> None:
+        super().__init__(program, "--port", str(port), *options, **more)
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
         self.http = Http("127.0.0.1", self.port)

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 from websockets.sync.client import connect
@@ -273,7 +274,7 @@ def test_an_error_of_ours_is_1011(conversing: Server, path: str) -> None:
 def test_a_reset_goes_unnoticed(quiet: Server, path: str) -> None:
     for early in (b"", frame(TEXT, b"half a frame")[:5]):
         socket = RawSocket(quiet.port, path, early=early)
-        socket.socket.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER 0: close with RST
+        socket.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))  # reset
         socket.close()
     eventually(lambda: quiet.http.get("/members").body == b"0")
 

@@ -1,0 +1,50 @@
+# make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
+# make test   lint, types and all tests
+# Both set up all they need, in .venv and, for the browser of the tests, with apt.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+APT := apt-get -qq -o DPkg::Lock::Timeout=120
+INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: run test check browser clean
+
+run: $(VENV)/run
+	@exec $(VENV)/bin/python serve.py $(ARGS)
+
+test: check browser
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(VENV)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/run: requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/test: requirements.txt tests/requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r tests/requirements.txt
+	@touch $@
+
+# Debian keeps the part of Python that makes virtual environments in a package of its own.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Pushlab needs Python 3.10 or newer: make PYTHON=python3.12 run" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		[ "$$(id -u)" = 0 ] && $(APT) update && $(APT) install -y python3-venv; } || \
+		{ echo "Install Python's venv first: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+browser:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(APT) update && \
+		DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends \
+			chromium chromium-driver fonts-dejavu-core >/dev/null; } || \
+		{ echo "Install the tests' browser first: sudo apt install chromium chromium-driver" >&2; \
+		  exit 1; }
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
