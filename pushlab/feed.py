@@ -89,7 +89,7 @@ class Feed:
             value=value,
             signal=encode({"cursor": cursor}),
             carry=b'{"cursor":"%s","changed_at":%s,"value":%s}'
-            % (cursor.encode(), repr(changed_at).encode(), encoded),
+            % (cursor.encode(), f"{changed_at:.6f}".encode(), encoded),
         )
 
     def publish(self, value: Mapping[str, Any]) -> Reading:

@@ -60,7 +60,7 @@ export class Subscription {
 
   /** The server is there. */
   live() {
-    this.#connection.liveSince ??= performance.now();
+    this.#connection.liveSince = Math.min(this.#connection.liveSince, performance.now());
     this.#enter("live");
   }
 
@@ -131,7 +131,7 @@ export class Subscription {
     this.#connection = {
       signal: AbortSignal.any([signal, line.signal]),
       abort: (reason) => line.abort(reason),
-      liveSince: null,
+      liveSince: Infinity,
       heard: this.after, // the latest cursor that it brought
       wanted: null, // the cursor that the latest signal named, if it is still to be fetched
       fetching: null,

@@ -18,6 +18,7 @@ export class WebSocketSubscription extends Subscription {
       let timer = setTimeout(() => reject(new Error("no answer")), CONNECT_TIMEOUT);
       const listenOn = () => {
         clearTimeout(timer);
+        if (signal.aborted) return; // during a check
         timer = setTimeout(() => this.check().then(listenOn), SILENCE);
       };
       const on = (event, listener) => socket.addEventListener(event, listener, { signal });

@@ -1,0 +1,247 @@
+"""Count what one update costs on the wire, per transport: `python -m pushlab.measure.wire`.
+
+Starts serve.py, speaks to it as Chromium does (the same requests, header by header, on kept-alive
+connections) and counts every byte of HTTP and WebSocket that passes the socket, both ways. TCP
+and IP add 40 bytes or more per packet, which are not counted.
+"""
+
+import argparse
+import base64
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import Request, urlopen
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+#: As sent by Chromium 156 on Linux; a test compares them with the browser's own. {cache} is what
+#: fetch() adds for its `cache` option, {etag} what it adds if it has an answer to ask about.
+FETCH = """\
+GET {path} HTTP/1.1\r
+Host: {host}\r
+Connection: keep-alive\r
+{cache}sec-ch-ua-platform: "Linux"\r
+User-Agent: {agent}\r
+sec-ch-ua: "Not:A-Brand";v="8", "Chromium";v="156"\r
+sec-ch-ua-mobile: ?0\r
+Accept: */*\r
+Sec-Fetch-Site: same-origin\r
+Sec-Fetch-Mode: cors\r
+Sec-Fetch-Dest: empty\r
+Referer: http://{host}/\r
+Accept-Encoding: gzip, deflate, br, zstd\r
+Accept-Language: en-US,en;q=0.9\r
+{etag}\r
+"""
+HANDSHAKE = """\
+GET {path} HTTP/1.1\r
+Host: {host}\r
+Connection: Upgrade\r
+Pragma: no-cache\r
+Cache-Control: no-cache\r
+User-Agent: {agent}\r
+Upgrade: websocket\r
+Origin: http://{host}\r
+Sec-WebSocket-Version: 13\r
+Accept-Encoding: gzip, deflate, br, zstd\r
+Accept-Language: en-US,en;q=0.9\r
+Sec-WebSocket-Key: {key}\r
+Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r
+\r
+"""
+AGENT = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
+    "Chrome/156.0.0.0 Safari/537.36"
+)
+NO_STORE = "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
+NO_CACHE = "Cache-Control: max-age=0\r\n"
+
+
+class Cost(NamedTuple):
+    """Bytes up (browser to server) and down, and how many requests went up."""
+
+    requests: int
+    up: int
+    down: int
+
+    @property
+    def total(self) -> int:
+        return self.up + self.down
+
+
+class Wire:
+    """A connection to the server that counts its bytes."""
+
+    def __init__(self, port: int) -> None:
+        self.host = f"127.0.0.1:{port}"
+        self.requests = self.up = self.down = 0
+        self._socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._bytes = b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def cost(self) -> Cost:
+        """Return what passed since the last call."""
+        cost = Cost(self.requests, self.up, self.down)
+        self.requests = self.up = self.down = 0
+        return cost
+
+    def send(self, template: str, path: str, *, cache: str = "", etag: str = "") -> None:
+        """Send a request."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        request = template.format(
+            path=path, host=self.host, agent=AGENT, cache=cache, etag=etag, key=key
+        )
+        self._socket.sendall(request.encode())
+        self.requests += 1
+        self.up += len(request)
+
+    def fetch_data(self, known: str) -> str:
+        """GET /data as the page does, which has the reading `known`; return the new cursor."""
+        etag = f'If-None-Match: "{known}"\r\n'
+        self.send(FETCH, "/data", cache=NO_CACHE, etag=etag)
+        return str(self.answer()["cursor"])
+
+    def _take(self, size: int) -> bytes:
+        while len(self._bytes) < size:
+            piece = self._socket.recv(65536)
+            if not piece:
+                raise ConnectionError("the server hung up")
+            self._bytes += piece
+        taken, self._bytes = self._bytes[:size], self._bytes[size:]
+        self.down += size
+        return taken
+
+    def head(self) -> bytes:
+        """Read an answer up to the empty line."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self._take(1)
+        return head
+
+    def answer(self) -> dict[str, object]:
+        """Read an answer and return its JSON."""
+        head = self.head()
+        length = re.search(rb"Content-Length: (\d+)", head)
+        body = self._take(int(length[1])) if length else b""
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise ConnectionError(f"unexpected answer: {head.splitlines()[0].decode()}")
+        return dict(json.loads(body))
+
+    def frame(self) -> dict[str, object]:
+        """Read a text frame and return its JSON."""
+        opcode, size = self._take(2)
+        if opcode != 0x81:
+            raise ConnectionError(f"unexpected frame: {opcode:#x}")
+        if size == 126:
+            size = int.from_bytes(self._take(2), "big")
+        return dict(json.loads(self._take(size)))
+
+
+def long_poll(port: int, publish: Callable[[], str], updates: int, *, carry: bool) -> list[Cost]:
+    """Return the cost of each update."""
+    costs = []
+    with closing(Wire(port)) as wire:
+        known = publish()
+        for _ in range(updates):
+            wire.send(FETCH, f"/update?after={known}" + "&carry=1" * carry, cache=NO_STORE)
+            publish()
+            told = str(wire.answer()["cursor"])
+            known = told if carry else wire.fetch_data(known)
+            costs.append(wire.cost())
+    return costs
+
+
+def web_socket(port: int, publish: Callable[[], str], updates: int, *, carry: bool) -> list[Cost]:
+    """Return the cost of opening the socket, then of each update."""
+    with closing(Wire(port)) as wire, closing(Wire(port)) as fetches:
+        known = publish()
+        wire.send(HANDSHAKE, f"/update?after={known}" + "&carry=1" * carry)
+        wire.head()
+        costs = [wire.cost()]
+        for _ in range(updates):
+            publish()
+            wire.frame()
+            if not carry:
+                known = fetches.fetch_data(known)
+            there, back = wire.cost(), fetches.cost()
+            costs.append(Cost(*(a + b for a, b in zip(there, back, strict=True))))
+    return costs
+
+
+@contextmanager
+def server() -> Iterator[int]:
+    """Run serve.py for as long as needed; yields its port."""
+    command = [sys.executable, "serve.py", "--port", "0", "--source", "http"]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            ready = process.stdout.readline() if process.stdout else ""
+            found = re.search(r":(\d+) ", ready)
+            if not found:
+                raise SystemExit("serve.py did not start")
+            yield int(found[1])
+        finally:
+            process.terminate()
+
+
+def post(port: int, value: dict[str, object]) -> str:
+    """Publish a value; return its cursor."""
+    request = Request(f"http://127.0.0.1:{port}/data", json.dumps(value).encode())
+    with urlopen(request, timeout=10) as answer:  # noqa: S310 - our own server
+        return str(json.load(answer)["cursor"])
+
+
+def measure(updates: int = 20) -> dict[str, Cost]:
+    """Return the cost of one update by way of hearing of it, and of the handshake.
+
+    Every update costs the same; if one does not, that is an error.
+    """
+    value: dict[str, object] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
+    with server() as port:
+
+        def publish() -> str:
+            return post(port, value)
+
+        for _ in range(100):  # so that every sequence has three digits
+            publish()
+        found = {
+            "long poll, signal then fetch": long_poll(port, publish, updates, carry=False),
+            "long poll, carry": long_poll(port, publish, updates, carry=True),
+        }
+        handshake, *found["WebSocket, signal then fetch"] = web_socket(
+            port, publish, updates, carry=False
+        )
+        _, *found["WebSocket, carry"] = web_socket(port, publish, updates, carry=True)
+    for way, costs in found.items():
+        if len(set(costs)) != 1:
+            raise AssertionError(f"{way}: updates differ: {sorted(set(costs))}")
+    return {way: costs[0] for way, costs in found.items()} | {"WebSocket, opening": handshake}
+
+
+def table(costs: dict[str, Cost]) -> str:
+    """Return a reStructuredText table."""
+    rows: list[tuple[str, ...]] = [("bytes for one update", "requests", "up", "down", "both")]
+    rows += [(way, *map(str, cost), str(cost.total)) for way, cost in costs.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
+                  for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]  # fmt: skip
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description="Count what one update costs on the wire.").parse_args()
+    print(table(measure()))
