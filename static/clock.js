@@ -1,19 +1,20 @@
 /** The server's clock, as well as a browser can know it: ages must not depend on two clocks. */
 
-/**
- * Milliseconds that the server's clock is ahead of this one. The server looked at its clock between
- * the page's request and its answer; in the middle, as far as one can tell from here.
- */
-export const offset = Number(document.body.dataset.now) * 1000 - momentOfTheRequest();
+// The server looked at its clock between the page's request and its answer. When exactly cannot be
+// seen from here: in the middle, give or take half of that time.
+const [page] = performance.getEntriesByType("navigation");
+const loadedAt = Date.now() - performance.now();
+const askedAt = loadedAt + page.requestStart;
+const answeredAt = loadedAt + page.responseStart;
+
+/** Milliseconds that the server's clock is ahead of this one. */
+export const offset = Number(document.body.dataset.now) * 1000 - (askedAt + answeredAt) / 2;
+
+/** How wrong the offset may be, in milliseconds either way. */
+export const uncertainty = (answeredAt - askedAt) / 2;
 
 /** The server's time now, in milliseconds since the epoch. */
 export function serverNow() {
   // Not performance.now(), which stands still while some systems sleep.
   return Date.now() + offset;
-}
-
-function momentOfTheRequest() {
-  const [page] = performance.getEntriesByType("navigation");
-  const middle = page ? (page.requestStart + page.responseStart) / 2 : performance.now();
-  return Date.now() - performance.now() + middle;
 }

@@ -1,6 +1,6 @@
 /** The page: makes the lanes, lets time pass, and lets go of every connection when nobody looks. */
 
-import { offset } from "./clock.js";
+import { offset, uncertainty } from "./clock.js";
 import { Lane, reducedMotion } from "./lane.js";
 import { LongPollSubscription } from "./transports/longpoll.js";
 import { WebSocketSubscription } from "./transports/websocket.js";
@@ -22,7 +22,7 @@ for (const element of document.querySelectorAll("[data-transport]")) {
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 document.querySelector("[data-field=times]").textContent =
   `Times are in your time zone, ${zone}; ages are corrected by the offset of the server's clock ` +
-  `from yours, ${offset < 0 ? "−" : "+"}${Math.abs(offset).toFixed(1)} ms.`;
+  `from yours: ${String(Math.round(offset)).replace("-", "−")} ms, ± ${Math.ceil(uncertainty)} ms.`;
 
 let ticking;
 

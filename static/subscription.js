@@ -148,13 +148,10 @@ export class Subscription {
     while (connection.wanted && isNews(connection.wanted, this.after)) {
       connection.wanted = null;
       const slow = setTimeout(() => this.#enter("stale"), STALE_AFTER);
-      const stopWaiting = () => clearTimeout(slow);
-      connection.signal.addEventListener("abort", stopWaiting);
       try {
         this.#take(await this.#fetchReading());
       } finally {
-        stopWaiting();
-        connection.signal.removeEventListener("abort", stopWaiting);
+        clearTimeout(slow);
       }
       if (this.#state === "stale") this.#enter("live");
     }
