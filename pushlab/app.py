@@ -14,6 +14,7 @@ from pushlab import handshake
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
 from pushlab.headline import details, headline, moment
 from pushlab.options import Settings
+from pushlab.shortcut import Shortcut
 from pushlab.sources import parse_object
 from pushlab.transports import longpoll
 
@@ -86,6 +87,8 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
     app.register_error_handler(HTTPException, _as_json)
+    if settings.shortcut:
+        app.wsgi_app = Shortcut(app.wsgi_app, feed)  # type: ignore[method-assign]
     return app
 
 

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from werkzeug.exceptions import ClientDisconnected
@@ -72,7 +73,8 @@ class Connection:
         self.accepted = False  #: the 101 is out
         self.detached = False  #: the hub has the socket
         self._socket: Any = None
-        self._decoder = frames.Decoder(max_message=max_message)
+        self._decoder: frames.Decoder | None = None
+        self._max_message = max_message
         self._early = b""
         self._messages: list[str | bytes] = []
         self._parts: list[Any] = []
@@ -102,10 +104,17 @@ class Connection:
         return self._over or self._close_sent or self.detached
 
     def accept(self) -> None:
-        """Answer the handshake with 101, if that has not happened yet."""
+        """Answer the handshake with 101, if that has not happened yet.
+
+        Raises ConnectionClosed if the browser has left already.
+        """
         if not self.accepted:
             self.accepted = True
-            self._socket, self._early = self._open()
+            try:
+                self._socket, self._early = self._open()
+            except OSError as error:
+                self._over = True
+                raise ConnectionClosed(str(error)) from error
             self._ping_due = time.monotonic() + self._ping_interval
 
     def detach(self) -> tuple[Channel, bytes]:
@@ -128,7 +137,8 @@ class Connection:
 
     def receive(self) -> str | bytes | None:
         """Wait for the next message: text, bytes, or None once the connection is closed."""
-        self.accept()
+        with suppress(ConnectionClosed):
+            self.accept()
         while not self._messages:
             if self.closed or not self._read():
                 return None
@@ -136,7 +146,8 @@ class Connection:
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
         """Send a close frame; the rest of the handshake is up to `receive`, or to `finish`."""
-        self.accept()
+        with suppress(ConnectionClosed):
+            self.accept()
         if not self.closed:
             self._send_close(CloseConnection(code, reason))
 
@@ -148,6 +159,8 @@ class Connection:
         Whoever closes a TCP connection while the other's bytes are still arriving resets it,
         and the peer may never see the close frame. So: stop sending, read on for a moment.
         """
+        if self._socket is None:
+            return  # the browser left before it had its 101
         self.close(code)
         self._ping_due = self._pong_due = float("inf")
         deadline = time.monotonic() + CLOSE_TIMEOUT
@@ -186,6 +199,8 @@ class Connection:
         if not data:
             self._over = True
             return False
+        if self._decoder is None:
+            self._decoder = frames.Decoder(max_message=self._max_message)
         for event in self._decoder.feed(data):
             self._take(event)
         return not self._over

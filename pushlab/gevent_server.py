@@ -29,10 +29,12 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
+from wsproto.utilities import generate_accept_token
 
 from pushlab import handshake
 from pushlab.connection import Connection, ConnectionClosed
 from pushlab.frames import CloseReason
+from pushlab.heads import Head
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ FAREWELL_TIMEOUT = 3.5
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 #: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
 _SEND_BUFFER = 32 * 1024
+#: Up to this many bytes of body are copied behind the head, which is cheaper than a second write.
+_ONE_WRITE = 64 * 1024
 
 # The standard library's socket, not gevent's: its send and recv never switch greenlets.
 _PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -169,7 +173,8 @@ class GeventConnection(Connection):
         handler, self._handler = self._handler, None
         sock, self._socket = self._socket, None
         handler.socket = None  # the handler shall not close it
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        with suppress(OSError):  # macOS refuses if the browser has just left
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if hasattr(sock, "pending"):
             # The server closes a TLS socket when its greenlet ends; that only takes effect
             # when the last file made from it is closed, too.
@@ -183,7 +188,6 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     """Serves one HTTP connection; an upgrade gives the app `environ["wsgi.websocket"]`."""
 
     server: "Server"
-    websocket: Any  # gevent-websocket's connection: made by it, never used
     logger = logging.getLogger("pushlab.requests")
 
     connection: GeventConnection | None = None
@@ -237,9 +241,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
         body: Iterable[bytes] = ()
         try:
-            body = self.application(self.environ, start_response)
-        except ConnectionClosed:
-            pass  # it found out by sending
+            with suppress(ConnectionClosed):  # that is how a route learns that the browser left
+                body = self.application(self.environ, start_response)
         except Exception:
             if not connection.accepted:
                 self.environ.pop("wsgi.websocket")  # its presence would spoil the error page
@@ -251,7 +254,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             if not connection.accepted and code >= 300:
                 self._answer_in_http(status, headers, body)
             elif not connection.detached:
-                connection.accept()
+                with suppress(ConnectionClosed):
+                    connection.accept()
                 connection.finish(
                     CloseReason.INTERNAL_ERROR if code >= 500 else CloseReason.NORMAL_CLOSURE
                 )
@@ -266,10 +270,14 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.process_result()
 
     def switch_protocols(self) -> None:
-        """Let gevent-websocket send its 101, and take its connection out of service."""
-        self.upgrade_connection()
-        self.websocket.closed = True  # or it would write a close frame when it is collected
-        self.websocket = None
+        """Send the 101, prepared by gevent-websocket, without making its connection object."""
+        key = self.environ["HTTP_SEC_WEBSOCKET_KEY"].strip().encode()
+        headers = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
+        ]
+        self.start_response("101 Switching Protocols", headers)
         self.write(b"")
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
@@ -279,7 +287,24 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             super().handle_error(t, v, tb)
 
     def log_request(self) -> None:
-        self.logger.info(self.format_request())
+        if self.logger.isEnabledFor(logging.INFO):
+            self.logger.info(self.format_request())
+
+    def MessageClass(self, rfile: Any, seekable: int) -> Head:
+        return Head(rfile)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        """Write head and body in one go, as one packet, unless the body is long."""
+        self.headers_sent = True
+        self.finalize_headers()
+        lines = [b"HTTP/1.1 " + self.status]
+        lines += [name + b": " + value for name, value in self.response_headers]
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        if self.response_use_chunked or len(data) > _ONE_WRITE:
+            self._sendall(head)
+            self._write(data)
+        else:
+            self._sendall(head + data)
 
 
 class Server(WSGIServer):  # type: ignore[misc]

@@ -31,6 +31,7 @@ class Settings:
     keyfile: str | None = None
     token: str | None = None
     log_level: str = "warning"
+    shortcut: bool = True
 
     def url(self, port: int) -> str:
         """Return where a browser on this machine finds the server, listening on this port."""
@@ -70,6 +71,8 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--keyfile", metavar="FILE", help="its private key, if the certificate's file lacks it")
     add("--token", default=os.environ.get("PUSHLAB_TOKEN") or None, metavar="SECRET",
         help="what POST /data must bring; better set in PUSHLAB_TOKEN")  # fmt: skip
+    add("--no-shortcut", action="store_false", dest="shortcut",
+        help="answer GET /data and the long poll by Flask, too")  # fmt: skip
     add("--log-level", default=Settings.log_level,
         choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
     options = vars(parser.parse_args(arguments))

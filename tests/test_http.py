@@ -7,15 +7,22 @@ import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
 import pytest
 import trustme
+from flask.testing import FlaskClient
 from websockets.sync.client import connect
 from websockets.typing import Origin
+from werkzeug.test import TestResponse
 
+from pushlab.app import create_app
+from pushlab.feed import Feed
+from pushlab.gevent_server import listen
+from pushlab.options import Settings
 from tests.clients import PING, PONG, RawSocket, frame
 from tests.conftest import Server, Start, eventually
 
@@ -62,8 +69,6 @@ def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
 
 
 def test_the_listener_has_tcp_nodelay() -> None:
-    from pushlab.gevent_server import listen
-
     with listen("127.0.0.1", 0) as listener:
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -214,10 +219,6 @@ def test_health(server: Server) -> None:
 
 
 def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pushlab.app import create_app
-    from pushlab.feed import Feed
-    from pushlab.options import Settings
-
     feed = Feed()
     client = create_app(feed, Settings(source="load", every=10)).test_client()
     changed = feed.latest.changed_at
@@ -346,3 +347,83 @@ def test_over_tls_one_who_never_reads_delays_nobody(
         assert len(numbers) < 100
         late.send(frame(PING, b"still whole"))
         eventually(lambda: late.frame() == (PONG, b"still whole"))
+
+
+# The shortcut in front of Flask: the same answers, byte for byte.
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[FlaskClient, FlaskClient, Feed]:
+    """One feed behind two apps, with and without the shortcut."""
+    feed = Feed()
+    feed.publish({"n": 1})
+    settings = Settings(source="http")
+    quick, plain = (
+        create_app(feed, replace(settings, shortcut=shortcut)).test_client()
+        for shortcut in (True, False)
+    )
+    return quick, plain, feed
+
+
+def whole(answer: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
+    """All of it but the date, which the server adds if Flask does not."""
+    headers = [(name, value) for name, value in answer.headers if name != "Date"]
+    return answer.status, headers, answer.data
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data", "/data?", "/data?x=1", "/data/", "/data%00", "//data",
+        "/update?timeout=0", "/update", "/update?after={0}&timeout=0", "/update?carry=1",
+        "/update?timeout=0&after={0}&carry=1", "/update?after={0}1&carry=0&timeout=9",
+        "/update?timeout=0.01&after={0}", "/update?after={0}&timeout=0&other=1",
+        "/update?after={0}&after=x-1&timeout=0", "/update?timeout=0&timeout=1&after={0}",
+        "/update?&after={0}&&timeout=0&", "/update?after={0}&timeout=00",
+        "/update?after=&timeout=0",
+        "/update?after=x&timeout=0", "/update?timeout=60.1", "/update?timeout=", "/update?carry=",
+        "/update?carry=2", "/update?%61fter={0}&timeout=0", "/update?after={0}%20&timeout=0",
+        "/update?after={0}&timeout=0#x", "/update?AFTER={0}&timeout=0", "/update?timeout=0.",
+        "/update?timeout=.5", "/update?timeout=0x", "/update?carry=1&carry=0",
+    ],
+)  # fmt: skip
+def test_the_shortcut_answers_as_flask_does(
+    both: tuple[FlaskClient, FlaskClient, Feed], method: str, path: str
+) -> None:
+    quick, plain, feed = both
+    path = path.format(feed.latest.cursor)
+    one, two = (client.open(path, method=method) for client in (quick, plain))
+    assert whole(one) == whole(two)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"If-None-Match": '"{0}"'}, {"If-None-Match": '"x"'}, {"If-None-Match": '""'},
+        {"If-None-Match": "{0}"}, {"If-None-Match": 'W/"{0}"'}, {"If-None-Match": "*"},
+        {"If-None-Match": '"x", "{0}"'}, {"If-None-Match": ""}, {"Range": "bytes=0-3"},
+        {"If-Range": '"{0}"', "Range": "bytes=0-3"}, {"If-Match": '"x"'},
+        {"If-Modified-Since": "Fri, 20 Nov 2099 00:00:00 GMT"},
+        {"If-None-Match": '"{0}"', "If-Modified-Since": "Fri, 20 Nov 2009 00:00:00 GMT"},
+        {"Accept": "text/html"}, {"Accept-Encoding": "gzip"}, {"Origin": "http://evil.example"},
+    ],
+)  # fmt: skip
+def test_the_shortcut_minds_conditions_as_flask_does(
+    both: tuple[FlaskClient, FlaskClient, Feed], headers: dict[str, str]
+) -> None:
+    quick, plain, feed = both
+    filled = {name: value.format(feed.latest.cursor) for name, value in headers.items()}
+    for path in ("/data", "/update?timeout=0"):
+        one, two = (client.get(path, headers=filled) for client in (quick, plain))
+        assert whole(one) == whole(two)
+
+
+def test_the_shortcut_can_be_turned_off(start: Start, server: Server) -> None:
+    plain = start("serve.py", "--source", "http", "--no-shortcut")
+    answers = []
+    for each in (plain, server):
+        each.publish({"n": 1})
+        answer = each.http.get("/data")
+        answers.append(list(answer.headers))
+    assert answers[0] == answers[1]

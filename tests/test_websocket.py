@@ -5,12 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from socket import SO_LINGER, SOL_SOCKET
+from socket import SO_LINGER, SOL_SOCKET, create_connection
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame
+from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame, handshake
 from tests.conftest import Server, Start, eventually, starting
 
 CONTINUATION = 0
@@ -276,6 +276,16 @@ def test_a_reset_goes_unnoticed(quiet: Server, path: str) -> None:
         socket = RawSocket(quiet.port, path, early=early)
         socket.socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))  # reset
         socket.close()
+    eventually(lambda: quiet.http.get("/members").body == b"0")
+
+
+@pytest.mark.parametrize("path", [*BOTH, "/untouched", "/goodbye/4000", "/echo/3"])
+def test_leaving_before_the_101_goes_unnoticed(quiet: Server, path: str) -> None:
+    for early in (b"", frame(TEXT, b"half a frame")[:5]) * 10:
+        hasty = create_connection(("127.0.0.1", quiet.port))
+        hasty.sendall(handshake(path, "127.0.0.1", {}) + early)
+        hasty.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        hasty.close()
     eventually(lambda: quiet.http.get("/members").body == b"0")
 
 

@@ -16,6 +16,7 @@ def update(feed: Feed) -> Response:
     reading = feed.wait(after, timeout=timeout)
     if reading is None:
         answer = Response(status=204)
+        del answer.headers["Content-Type"]  # of nothing
     else:
         body = reading.carry if carry else reading.signal
         answer = Response(body, mimetype="application/json")
