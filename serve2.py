@@ -57,9 +57,8 @@ if __name__ == "__main__":
         listener,
         app,
         handler_class=Handler,  # gevent-websocket's, with connections that are safe to serve
-        allow_origins=settings.allow_origins,
         farewell=[feed.close, hub.close],
-        **settings.tls(),
+        **settings.server(),
     )
     gevent.spawn(change_the_data)
     print(f"Pushlab is at {settings.url(listener.getsockname()[1])} (Ctrl-C stops it)", flush=True)

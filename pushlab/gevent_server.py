@@ -6,14 +6,16 @@ mixes the frames of two senders.
 """
 
 import errno
+import json
 import logging
+import math
 import signal
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +36,8 @@ from wsproto.utilities import generate_accept_token
 from pushlab import handshake
 from pushlab.connection import Connection, ConnectionClosed
 from pushlab.frames import CloseReason
-from pushlab.heads import Head
+from pushlab.heads import Head, HeadTooLarge
+from pushlab.options import HEAD_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,15 @@ _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 _SEND_BUFFER = 32 * 1024
 #: Up to this many bytes of body are copied behind the head, which is cheaper than a second write.
 _ONE_WRITE = 64 * 1024
+
+#: Descriptors that are kept for files, pipes, and for turning clients away.
+_SPARE_DESCRIPTORS = 200
+#: What counts as no limit.
+_MANY = 100_000
+
+#: Seconds that a kept-alive connection may be idle, and that a request with a body may take in all.
+IDLE_TIMEOUT = 75.0
+BODY_TIMEOUT = 60.0
 
 # The standard library's socket, not gevent's: its send and recv never switch greenlets.
 _PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -71,13 +83,18 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def raise_descriptor_limit() -> None:
-    """Allow this process as many open sockets as the system lets it, often more than at first."""
+def most_clients() -> int:
+    """Let this process open what it may, often more than at first; return for how many it does."""
     if resource is None:
-        return  # Windows has no such limit
+        return _MANY  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = max(soft, _MANY)
     with suppress(ValueError, OSError):  # some systems promise more than they give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS)
 
 
 def hang_up(sock: Any) -> None:
@@ -86,14 +103,24 @@ def hang_up(sock: Any) -> None:
         gevent.socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+def _plain_answer(status: str, message: str) -> bytes:
+    """Return a whole answer, for when nothing is there yet to make one."""
+    body = json.dumps({"error": message}).encode()
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+_FULL = _plain_answer("503 Service Unavailable", "this server is full; try again later")
+
+
 class GeventChannel:
     """A socket that gevent's loop watches, with no greenlet waiting for it."""
 
-    __slots__ = ("_guards", "_socket", "_watcher", "receive", "send")
+    __slots__ = ("_release", "_socket", "_watcher", "receive", "send")
 
-    def __init__(self, sock: Any, guards: Any = None) -> None:
+    def __init__(self, sock: Any, release: Callable[[], None]) -> None:
         self._socket = sock
-        self._guards = guards
+        self._release = release
         self._watcher: Any = None
         self.send: Callable[[bytes | memoryview], int] = sock.send
         self.receive: Callable[[int], bytes] = sock.recv
@@ -115,9 +142,8 @@ class GeventChannel:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
-        self._socket.close()
-        if self._guards is not None:
-            self._guards.close()
+            self._socket.close()
+            self._release()
 
 
 class TLSChannel(GeventChannel):
@@ -125,8 +151,8 @@ class TLSChannel(GeventChannel):
 
     __slots__ = ()
 
-    def __init__(self, sock: Any, guards: Any) -> None:
-        super().__init__(sock, guards)
+    def __init__(self, sock: Any, release: Callable[[], None]) -> None:
+        super().__init__(sock, release)
         self.send = partial(self._send, sock)
         self.receive = partial(self._receive, sock)
 
@@ -173,15 +199,22 @@ class GeventConnection(Connection):
         handler, self._handler = self._handler, None
         sock, self._socket = self._socket, None
         handler.socket = None  # the handler shall not close it
+        leave = handler.server.leave
         with suppress(OSError):  # macOS refuses if the browser has just left
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if hasattr(sock, "pending"):
             # The server closes a TLS socket when its greenlet ends; that only takes effect
             # when the last file made from it is closed, too.
-            return TLSChannel(sock, handler.rfile)
+            rfile = handler.rfile
+
+            def leave_tls() -> None:
+                leave()
+                rfile.close()
+
+            return TLSChannel(sock, leave_tls)
         plain = _PlainSocket(fileno=sock.detach())
         plain.setblocking(False)
-        return GeventChannel(plain)
+        return GeventChannel(plain, leave)
 
 
 class Handler(WebSocketHandler):  # type: ignore[misc]
@@ -193,16 +226,37 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     connection: GeventConnection | None = None
     #: Between two requests: nobody minds if the socket is closed.
     idle = False
+    #: Until when what comes next must have come, by the monotonic clock.
+    due = math.inf
     ignored_socket_errors = (
         *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
     )  # fmt: skip
 
     def handle(self) -> None:
+        if not self.server.enter():
+            self._turn_away()
+            return
         self.server.handlers.add(self)
+        self.due = time.monotonic() + self.server.head_timeout
         try:
             super().handle()
         finally:
             self.server.handlers.discard(self)
+            if self.connection is None or not self.connection.detached:
+                self.server.leave()
+
+    def _turn_away(self) -> None:
+        """Answer 503, whatever is asked, and do not wait long for it to be read."""
+        try:
+            self.socket.settimeout(1.0)
+            self.socket.recv(16 * 1024)
+            self.socket.sendall(_FULL)
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.recv(16 * 1024)
+        except OSError:
+            pass  # as quick as we want to be rid of it
+        finally:
+            self.rfile.close()
 
     def read_requestline(self) -> str:
         if self.server.closed:
@@ -214,21 +268,38 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self.idle = False
         return line
 
+    def read_request(self, raw_requestline: str) -> bool:
+        # The first request has been timed since the connection was made.
+        self.due = min(self.due, time.monotonic() + self.server.head_timeout)
+        return bool(super().read_request(raw_requestline))
+
+    def handle_one_response(self) -> None:
+        has_body = self.content_length or self.headers.get("transfer-encoding")
+        self.due = time.monotonic() + BODY_TIMEOUT if has_body else math.inf
+        super().handle_one_response()
+        self.due = time.monotonic() + IDLE_TIMEOUT
+
     def run_application(self) -> None:
-        if not handshake.is_asked_for(self.environ):
-            super(WebSocketHandler, self).run_application()
-            return
-        refusal = handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
+        refusal = self._refusal()
         if refusal is not None:
             self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
+            return
+        if not handshake.is_asked_for(self.environ):
+            super(WebSocketHandler, self).run_application()
             return
         self.connection = self.environ["wsgi.websocket"] = GeventConnection(
             self, **self.server.connection_options
         )
-        try:
-            self._converse(self.connection)
-        finally:
-            self.connection = None
+        self._converse(self.connection)
+
+    def _refusal(self) -> handshake.Refusal | None:
+        """Return why the app is not even asked, if it is not."""
+        host = self.environ.get("HTTP_HOST")
+        if host is not None and not self.server.is_ours(host):
+            return handshake.misdirected(host)
+        if handshake.is_asked_for(self.environ):
+            return handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
+        return None
 
     def _converse(self, connection: GeventConnection) -> None:
         """Let the app use the socket; what it answers counts only if it left the socket alone."""
@@ -290,6 +361,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if self.logger.isEnabledFor(logging.INFO):
             self.logger.info(self.format_request())
 
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
+        """Answer what is no request; that is the client's mistake, and not worth an alarm."""
+        self.logger.info("%s: no request: %s", self.client_address, ex)
+        status = "431 Request Header Fields Too Large" if isinstance(ex, HeadTooLarge) else None
+        return status or "400 Bad Request", _plain_answer(status or "400 Bad Request", str(ex))
+
     def MessageClass(self, rfile: Any, seekable: int) -> Head:
         return Head(rfile)
 
@@ -324,6 +401,9 @@ class Server(WSGIServer):  # type: ignore[misc]
         *,
         farewell: Collection[Callable[[], None]] = (),
         allow_origins: Collection[str] = (),
+        allow_hosts: Collection[str] | None = None,
+        max_clients: int | None = None,
+        head_timeout: float = HEAD_TIMEOUT,
         connection_options: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
@@ -334,6 +414,11 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.allow_origins = allow_origins
         self.connection_options = connection_options
         self.handlers: set[Handler] = set()
+        self.head_timeout = head_timeout
+        self.max_clients = max_clients or most_clients()
+        self._clients = 0
+        self._allow_hosts = allow_hosts
+        self._our_hosts: set[str] = set()
         self._asked_to_stop = Event()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
@@ -341,10 +426,33 @@ class Server(WSGIServer):  # type: ignore[misc]
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
                 gevent.signal_handler(getattr(signal, name), self._asked_to_stop.set)
-        raise_descriptor_limit()
         self.start()
-        self._asked_to_stop.wait()
+        while not self._asked_to_stop.wait(min(1.0, self.head_timeout / 4)):
+            now = time.monotonic()
+            for handler in [each for each in self.handlers if each.due < now]:
+                hang_up(handler.socket)
         self.stop(stop_timeout)
+
+    def enter(self) -> bool:
+        """Count one more connection, if there is room for it."""
+        if self._clients >= self.max_clients:
+            return False
+        self._clients += 1
+        return True
+
+    def leave(self) -> None:
+        """Count one connection less."""
+        self._clients -= 1
+
+    def is_ours(self, host: str) -> bool:
+        """Tell whether this server answers to the name in a Host header."""
+        if self._allow_hosts is None or host in self._our_hosts:
+            return True
+        if not handshake.host_allowed(host, self._allow_hosts):
+            return False
+        if len(self._our_hosts) < 100:
+            self._our_hosts.add(host)
+        return True
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, say goodbye to everyone, and wait at most `timeout` seconds for them."""
@@ -361,9 +469,13 @@ class Server(WSGIServer):  # type: ignore[misc]
         while self.handlers and time.monotonic() < deadline:
             gevent.sleep(0.01)
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        client_socket.settimeout(self.head_timeout)
         try:
-            return super().wrap_socket_and_handle(client_socket, address)
-        except (ssl.SSLError, ConnectionError) as error:
+            tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as error:  # of which SSLError is one
             logger.info("%s: no TLS connection: %s", address[0], error)
-            return None
+            return
+        with closing(tls_socket):
+            tls_socket.settimeout(None)
+            self.handle(tls_socket, address)

@@ -5,7 +5,9 @@ Read from the WSGI environ, so that it holds on every server (RFC 6455 section 4
 
 import base64
 import binascii
+import ipaddress
 import json
+import re
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -22,11 +24,13 @@ class Refusal(NamedTuple):
 
 def is_asked_for(environ: Environ) -> bool:
     """Tell whether the request asks for an upgrade to WebSocket; any other is plain HTTP."""
-    return environ.get("REQUEST_METHOD") == "GET" and "websocket" in _tokens(environ, "UPGRADE")
+    return "websocket" in _tokens(environ, "UPGRADE")
 
 
 def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal | None:
     """Return why the request cannot have its 101, or None if it can."""
+    if environ.get("REQUEST_METHOD") != "GET":
+        return _refuse("400 Bad Request", "a WebSocket is asked for with GET")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return _refuse("400 Bad Request", "a WebSocket needs HTTP/1.1")
     if "upgrade" not in _tokens(environ, "CONNECTION"):
@@ -57,6 +61,26 @@ def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
         return True
     host: str = environ.get("HTTP_HOST", "")
     return origin.lower().partition("://")[2] == host.lower() != ""
+
+
+def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
+    """Tell whether a Host header names this machine's loopback, or one of `allow_hosts`.
+
+    A page from elsewhere can make its own name resolve to 127.0.0.1 and then counts as the same
+    origin (DNS rebinding). Only the name gives it away.
+    """
+    name = re.sub(r":[0-9]*$", "", host.strip().lower()).rstrip(".")
+    if name in allow_hosts or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def misdirected(host: str) -> Refusal:
+    """Return the answer to a request for a host that this server is not (RFC 9110 15.5.20)."""
+    return _refuse("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
 
 
 def _tokens(environ: Environ, header: str) -> list[str]:

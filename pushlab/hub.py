@@ -10,6 +10,7 @@ writes it. It keeps no thread, no greenlet and no request per browser, only a Me
 """
 
 import logging
+import math
 import random
 import threading
 import time
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 #: How many sockets are told in one go before others get their turn.
 CHUNK = 256
-#: The most sockets of one hub; the next one is closed with 1013, "try again later".
-MAX_MEMBERS = 18_000
 
 _PING = encode(Ping(b""))
 
@@ -69,7 +68,11 @@ class Hub:
     """All open push sockets of one feed."""
 
     def __init__(
-        self, feed: Feed, *, ping_interval: float = PING_INTERVAL, max_members: int = MAX_MEMBERS
+        self,
+        feed: Feed,
+        *,
+        ping_interval: float = PING_INTERVAL,
+        max_members: float = math.inf,
     ) -> None:
         self._lock = threading.RLock()
         self._news = _News(feed.latest)

@@ -13,7 +13,9 @@ from typing import Any, NoReturn
 
 from pushlab.sources import SOURCES
 
-#: The shortest pace, in seconds; below it a feed does nothing but change.
+#: Seconds that the head of a request may take.
+HEAD_TIMEOUT = 10.0
+#: The paces, in seconds, that make sense; below the shortest a feed does nothing but change.
 SHORTEST_PACE = 0.001
 LONGEST_PACE = 86400.0
 
@@ -32,6 +34,9 @@ class Settings:
     token: str | None = None
     log_level: str = "warning"
     shortcut: bool = True
+    allow_hosts: tuple[str, ...] = ()
+    max_clients: int | None = None
+    head_timeout: float = HEAD_TIMEOUT
 
     def url(self, port: int) -> str:
         """Return where a browser on this machine finds the server, listening on this port."""
@@ -39,8 +44,17 @@ class Settings:
         scheme = "https" if self.certfile else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
-    def tls(self) -> dict[str, Any]:
-        """Return gevent's keyword arguments for https and wss; exits if they cannot be read."""
+    def server(self) -> dict[str, Any]:
+        """Return what `gevent_server.Server` is to know of this; exits if TLS cannot be had."""
+        return {
+            "allow_origins": self.allow_origins,
+            "allow_hosts": self.allow_hosts if is_loopback(self.host) else None,
+            "max_clients": self.max_clients,
+            "head_timeout": self.head_timeout,
+            **self._tls(),
+        }
+
+    def _tls(self) -> dict[str, Any]:
         if self.certfile is None:
             return {}
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -67,6 +81,12 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let pages of this origin connect, too (repeatable)")  # fmt: skip
+    add("--allow-host", action="append", default=[], type=str.lower, metavar="NAME",
+        help="answer to this name, too, although listening on loopback (repeatable)")  # fmt: skip
+    add("--max-clients", type=_count, metavar="N",
+        help="refuse more connections than that with 503 (default: what the system allows)")  # fmt: skip
+    add("--head-timeout", type=_pace, default=HEAD_TIMEOUT, metavar="SECONDS",
+        help="how long a request's head may take (%(default)g)")  # fmt: skip
     add("--certfile", metavar="FILE", help="serve https and wss with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if the certificate's file lacks it")
     add("--token", default=os.environ.get("PUSHLAB_TOKEN") or None, metavar="SECRET",
@@ -76,12 +96,16 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--log-level", default=Settings.log_level,
         choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
     options = vars(parser.parse_args(arguments))
-    settings = Settings(allow_origins=tuple(options.pop("allow_origin")), **options)
+    settings = Settings(
+        allow_origins=tuple(options.pop("allow_origin")),
+        allow_hosts=tuple(options.pop("allow_host")),
+        **options,
+    )
     if settings.every is not None and settings.source not in ("load", "clock"):
         parser.error(f"--every paces load and clock; {settings.source} has its own pace")
     if settings.keyfile and not settings.certfile:
         parser.error("--keyfile needs --certfile")
-    if settings.source == "http" and not settings.token and not _is_loopback(settings.host):
+    if settings.source == "http" and not settings.token and not is_loopback(settings.host):
         parser.error(
             f"{settings.host} can be reached from elsewhere, so --source http needs a secret: "
             "set PUSHLAB_TOKEN"
@@ -92,6 +116,12 @@ def parse(arguments: Sequence[str]) -> Settings:
 def _port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,7}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
 
 
@@ -114,7 +144,7 @@ def _origin(text: str) -> str:
     return origin
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

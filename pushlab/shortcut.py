@@ -26,9 +26,8 @@ _JSON = ("Content-Type", "application/json")
 _NO_CACHE = ("Cache-Control", "no-cache")
 _NO_STORE = ("Cache-Control", "no-store")
 #: What changes Flask's answer in ways that are not worth repeating here.
-_UNUSUAL = (
-    "HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE", "HTTP_IF_UNMODIFIED_SINCE", "HTTP_RANGE",
-)  # fmt: skip
+_UNUSUAL = ("HTTP_IF_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_RANGE", "HTTP_IF_UNMODIFIED_SINCE",
+            "HTTP_RANGE")  # fmt: skip
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 

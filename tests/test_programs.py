@@ -151,9 +151,9 @@ def test_hosts(start: Start, host: str) -> None:
     if host == "::1" and not socket.has_ipv6:
         pytest.fail("this machine has no IPv6")
     server = start("serve.py", "--host", host)
-    netloc = server.url.removeprefix("http://").rpartition(":")[0].strip("[]")
-    with socket.create_connection((netloc, server.port), 5) as connection:
-        connection.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+    name = server.url.removeprefix("http://").rpartition(":")[0]
+    with socket.create_connection((name.strip("[]"), server.port), 5) as connection:
+        connection.sendall(f"GET /data HTTP/1.1\r\nHost: {name}:{server.port}\r\n\r\n".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
@@ -181,7 +181,7 @@ def test_ctrl_c_while_standard_input_is_silent(program: str) -> None:
 def test_idle_and_unfinished_requests_do_not_hold_it_up(program: str) -> None:
     server = Server(program)
     idle, unfinished = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
-    idle.sendall(b"GET /data HTTP/1.1\r\nHost: x\r\n\r\n")
+    idle.sendall(b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert idle.recv(10)
     unfinished.sendall(b"GET /data HTTP/1.1\r\nHos")
     begun = time.monotonic()
