@@ -37,7 +37,7 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
         """The page, with the newest reading in it: it needs no JavaScript to be read."""
         page = Response(render_template("page.html", reading=feed.latest, now=time.time()))
         page.headers["Content-Security-Policy"] = _content_security_policy(request.host)
-        page.headers["Cache-Control"] = "no-store"
+        page.headers["Cache-Control"] = "no-cache"
         return page
 
     @app.get("/data")

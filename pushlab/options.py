@@ -84,7 +84,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--allow-host", action="append", default=[], type=str.lower, metavar="NAME",
         help="answer to this name, too, although listening on loopback (repeatable)")  # fmt: skip
     add("--max-clients", type=_count, metavar="N",
-        help="refuse more connections than that with 503 (default: what the system allows)")  # fmt: skip
+        help="refuse more connections than that with 503 (default: what it can)")  # fmt: skip
     add("--head-timeout", type=_pace, default=HEAD_TIMEOUT, metavar="SECONDS",
         help="how long a request's head may take (%(default)g)")  # fmt: skip
     add("--certfile", metavar="FILE", help="serve https and wss with this certificate (PEM)")

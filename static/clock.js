@@ -3,6 +3,9 @@
 // The server looked at its clock between the page's request and its answer. When exactly cannot be
 // seen from here: in the middle, give or take half of that time.
 const [page] = performance.getEntriesByType("navigation");
+// The Back button may bring an old copy from the browser's cache, whose time says nothing.
+if (page.type === "back_forward" && page.transferSize === 0) location.reload();
+
 const loadedAt = Date.now() - performance.now();
 const askedAt = loadedAt + page.requestStart;
 const answeredAt = loadedAt + page.responseStart;

@@ -30,7 +30,7 @@ export class Lane {
     this.#show(reading);
     this.#action("stop")?.addEventListener("click", () => this.#toggle());
     this.#action("carry")?.addEventListener("click", ({ currentTarget: button }) => {
-      this.#subscription.carry = !this.#subscription.carry;
+      this.#subscription.setCarry(!this.#subscription.carry);
       button.ariaPressed = this.#subscription.carry;
     });
   }
@@ -65,22 +65,16 @@ export class Lane {
   #show(reading) {
     this.#changedAt = reading.changed_at * 1000;
     const text = headline(reading.value);
-    this.#write("value", text);
+    const value = this.#write("value", text);
+    value.dataset.size = text.length > LONG ? "small" : text.length > SHORT ? "medium" : "large";
+    value.tabIndex = text.length > LONG ? 0 : -1; // what may scroll must be reached by keyboard
+    // Once tall, a lane stays tall, so that the page does not jump with every other line.
+    if (text.length > LONG) this.#element.dataset.tall = "";
     this.#write("details", details(reading.value));
     this.#write("sequence", String(sequence(reading.cursor)));
     const changedAt = new Date(this.#changedAt);
-    this.#field("changed-at").dateTime = changedAt.toISOString();
-    this.#write("changed-at", localTime(changedAt));
+    this.#write("changed-at", localTime(changedAt)).dateTime = changedAt.toISOString();
     this.#element.dataset.cursor = reading.cursor;
-
-    const value = this.#field("value");
-    value.dataset.size = text.length > LONG ? "small" : text.length > SHORT ? "medium" : "large";
-    if (text.length > LONG) {
-      value.tabIndex = 0; // scrolled by keyboard, too
-      this.#element.dataset.tall = ""; // and it stays tall, so that the page does not jump
-    } else {
-      value.removeAttribute("tabindex");
-    }
     this.tick();
   }
 
@@ -103,6 +97,7 @@ export class Lane {
   #write(name, text) {
     const field = this.#field(name);
     if (field.textContent !== text) field.textContent = text;
+    return field;
   }
 
   #field(name) {

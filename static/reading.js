@@ -6,22 +6,18 @@ export function headline(value) {
   if (typeof value.line === "string") return wellFormed(value.line);
   if (typeof value.time === "string") return localMoment(value.time) ?? wellFormed(value.time);
   if (Object.keys(value).length === 0) return "nothing yet";
-  const stringOrSeparator = /"[^"\\]*(?:\\.[^"\\]*)*"|[,:]/g;
-  return JSON.stringify(value).replace(stringOrSeparator, (token) =>
-    token.length === 1 ? `${token} ` : token,
-  );
+  const separatorOrString = /[,:]|"[^"\\]*(?:\\.[^"\\]*)*"/g;
+  return JSON.stringify(value).replace(separatorOrString, (it) => (it.length > 1 ? it : `${it} `));
 }
 
 /** What else a load value says, in one line; nothing for any other value. */
 export function details({ cpu_percent, memory_percent, load_average }) {
+  if (!isNumber(cpu_percent, 100)) return "";
   const parts = [];
-  if (isNumber(cpu_percent, 100)) {
-    if (isNumber(memory_percent, 100)) parts.push(`memory ${memory_percent.toFixed(0)} %`);
-    if (Array.isArray(load_average) && load_average.length > 0) {
-      if (load_average.every((load) => isNumber(load, 1e6))) {
-        parts.push(`load average ${load_average.map((load) => load.toFixed(2)).join(" ")}`);
-      }
-    }
+  if (isNumber(memory_percent, 100)) parts.push(`memory ${memory_percent.toFixed(0)} %`);
+  const loads = Array.isArray(load_average) ? load_average : [];
+  if (loads.length && loads.every((load) => isNumber(load, 1e6))) {
+    parts.push(`load average ${loads.map((load) => load.toFixed(2)).join(" ")}`);
   }
   return parts.join(" · ");
 }
@@ -52,12 +48,8 @@ export function age(milliseconds, { tenths = true } = {}) {
 
 const TIME = { hour: "numeric", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 1 };
 const clockTime = new Intl.DateTimeFormat(undefined, TIME);
-const dayAndTime = new Intl.DateTimeFormat(undefined, {
-  year: "numeric",
-  month: "short",
-  day: "numeric",
-  ...TIME,
-});
+const DAY = { year: "numeric", month: "short", day: "numeric" };
+const dayAndTime = new Intl.DateTimeFormat(undefined, { ...DAY, ...TIME });
 
 /** A moment in the reader's time zone; the day is only worth saying when it is not today. */
 export function localTime(date) {

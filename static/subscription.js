@@ -13,33 +13,21 @@ export class Subscription {
   #run = null; // the AbortController of all that runs between start and stop
   #connection = null; // what belongs to one attempt and must not outlive it
   #state = "stopped";
-  #carry;
 
   /** `name` tells the server whose request it is; `after` is the cursor of what is shown. */
   constructor({ name, after = null, carry = false, onState = () => {}, onReading = () => {} }) {
     this.name = name;
     this.after = after;
-    this.#carry = carry;
+    this.carry = carry;
     this.onState = onState;
     this.onReading = onReading;
   }
 
-  /** Whether news shall carry the reading; changing it connects anew. */
-  get carry() {
-    return this.#carry;
-  }
-
-  set carry(carry) {
-    this.#carry = carry;
-    if (this.#run) {
-      this.#run.abort();
-      this.#begin();
-    }
-  }
-
   /** Connect, and stay connected until `stop`. */
   start() {
-    if (!this.#run) this.#begin();
+    if (this.#run) return;
+    this.#run = new AbortController();
+    this.#stayConnected(this.#run.signal);
   }
 
   /** Let go of everything: no request, no socket and no timer is left. */
@@ -50,13 +38,20 @@ export class Subscription {
     this.#enter("stopped");
   }
 
-  /**
-   * Hear of news until the signal aborts: call `live` once the server is known to be there, and
-   * `news` with every message. Rejects when the connection fails.
-   */
-  async listen(signal) {
-    throw new Error(`${this.constructor.name} does not listen`);
+  /** Have the news carry the reading, or only signal it, from now on: that takes a new connection. */
+  setCarry(carry) {
+    this.carry = carry;
+    if (!this.#run) return;
+    this.#run.abort();
+    this.#run = null;
+    this.start();
   }
+
+  /**
+   * What a transport implements: hear of news until the signal aborts; call `live` once the server
+   * is known to be there, `news` with every message; reject when the connection fails.
+   */
+  async listen(signal) {}
 
   /** The server is there. */
   live() {
@@ -93,18 +88,13 @@ export class Subscription {
       const { cursor } = await this.#fetchReading();
       if (isNews(cursor, connection.heard)) {
         const late = setTimeout(() => {
-          if (isNews(cursor, connection.heard)) connection.abort(new Error("no news of " + cursor));
+          if (isNews(cursor, connection.heard)) connection.abort(new Error(`not told ${cursor}`));
         }, SILENCE);
         connection.signal.addEventListener("abort", () => clearTimeout(late));
       }
     } catch (error) {
       connection.abort(error);
     }
-  }
-
-  #begin() {
-    this.#run = new AbortController();
-    this.#stayConnected(this.#run.signal);
   }
 
   async #stayConnected(signal) {

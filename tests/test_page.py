@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
@@ -330,7 +330,7 @@ def test_without_javascript(server: Server, tmp_path: Path) -> None:
 def reloaded(page: Browser) -> str:
     try:
         return page.truth["value"]
-    except StaleElementReferenceException:  # read in the middle of the reload
+    except (NoSuchElementException, StaleElementReferenceException):  # in mid-reload
         return ""
 
 
