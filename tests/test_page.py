@@ -373,6 +373,8 @@ def test_it_fits(server: Server, visit: Visit, scheme: str, width: int) -> None:
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
         server.publish({"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.4, 0.3, 1]})
         eventually(lambda: all(part.shows(server) for part in page.parts))
+        for part in page.parts:
+            assert part["details"] == "memory 41 % · load average 0.40 0.30 1.00"
         picture(page, f"{scheme}, {width} px")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
