@@ -9,6 +9,7 @@ socket; the rest is the same everywhere.
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,8 @@ PING_TIMEOUT = 20.0
 #: Seconds that a peer may take to accept what is sent, and to answer a close frame.
 SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
+#: Seconds that one conversation may go on before others have their turn.
+TURN = 0.002
 
 
 class ConnectionClosed(ClientDisconnected):
@@ -85,6 +88,7 @@ class Connection:
         self._ping_timeout = ping_timeout
         self._pong_due: float | None = None
         self._ping_due = 0.0
+        self._turn_ends = 0.0
 
     # What each server does in its own way.
 
@@ -115,7 +119,7 @@ class Connection:
             except OSError as error:
                 self._over = True
                 raise ConnectionClosed(str(error)) from error
-            self._ping_due = time.monotonic() + self._ping_interval
+            self._plan_ping()
 
     def detach(self) -> tuple[Channel, bytes]:
         """Give up the socket: return it as a channel, and the bytes that were read too early."""
@@ -139,6 +143,7 @@ class Connection:
         """Wait for the next message: text, bytes, or None once the connection is closed."""
         with suppress(ConnectionClosed):
             self.accept()
+        self._give_way()
         while not self._messages:
             if self.closed or not self._read():
                 return None
@@ -188,7 +193,7 @@ class Connection:
             wake = min(deadline, self._ping_due if self._pong_due is None else self._pong_due)
             try:
                 self._socket.settimeout(max(0.001, wake - now))
-                data = self._socket.recv(16 * 1024)
+                data = self._socket.recv(4 * 1024)
             except TimeoutError:
                 if self._pong_due is not None and time.monotonic() >= self._pong_due:
                     logger.info("no pong within %s s: given up", self._ping_timeout)
@@ -203,6 +208,7 @@ class Connection:
             self._decoder = frames.Decoder(max_message=self._max_message)
         for event in self._decoder.feed(data):
             self._take(event)
+        self._give_way()
         return not self._over
 
     def _take(self, event: Any) -> None:
@@ -217,11 +223,23 @@ class Connection:
         elif isinstance(event, Ping):
             self._write(frames.encode(event.response()), give_up=True)
         elif isinstance(event, Pong):
-            self._pong_due, self._ping_due = None, time.monotonic() + self._ping_interval
+            self._pong_due = None
+            self._plan_ping()
         elif isinstance(event, CloseConnection):
             if not self._close_sent:
                 self._send_close(event.response())
             self._over = True
+
+    def _give_way(self) -> None:
+        # Under gevent neither reading nor writing gives way while it need not wait: whoever sends
+        # thousands of small messages would have the server for himself.
+        if time.monotonic() >= self._turn_ends:
+            time.sleep(0)
+            self._turn_ends = time.monotonic() + TURN
+
+    def _plan_ping(self) -> None:
+        # Some jitter, or all who connected at the same moment would be pinged at the same moment.
+        self._ping_due = time.monotonic() + self._ping_interval * random.uniform(0.75, 1.0)
 
     def _send_close(self, event: CloseConnection) -> None:
         self._write(frames.encode(event), give_up=True, last=True)

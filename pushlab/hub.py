@@ -199,7 +199,7 @@ class Hub:
     def _readable(self, member: Member) -> None:
         with self._lock:
             try:
-                data = member.channel.receive(4096)
+                data = member.channel.receive(2048)
             except BlockingIOError:
                 return
             except OSError:
