@@ -1,4 +1,4 @@
-"""The Flask app: the page, /data, /healthz, and /update as long poll. WebSocket is the server's."""
+"""The Flask app: the page, /data, /healthz, and /update; the WebSocket there is the server's."""
 
 import hmac
 import re
@@ -16,7 +16,7 @@ from pushlab.headline import details, headline, moment
 from pushlab.options import Settings
 from pushlab.shortcut import Shortcut
 from pushlab.sources import parse_object
-from pushlab.transports import longpoll
+from pushlab.transports import longpoll, sse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -74,7 +74,9 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
 
     @app.get("/update")
     def update() -> Response:
-        """The long poll; a WebSocket at the same URL has a route of its own."""
+        """The long poll, or an event stream; a WebSocket at this URL has a route of its own."""
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return sse.update(feed)
         return longpoll.update(feed)
 
     @app.get("/healthz")

@@ -76,6 +76,8 @@ class Shortcut:
         asked = _QUERY.fullmatch(environ["QUERY_STRING"])
         if asked is None or "wsgi.websocket" in environ:
             return None
+        if "text/event-stream" in environ.get("HTTP_ACCEPT", ""):
+            return None
         reading = self.feed.wait(asked["after"], timeout=float(asked["timeout"] or TIMEOUT))
         if reading is None:
             start_response("204 NO CONTENT", [_NO_STORE])

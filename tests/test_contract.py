@@ -1,6 +1,7 @@
 """One contract for every program and every transport: what a browser may rely on."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ import pytest
 import websocket
 from websockets.sync.client import ClientConnection, connect
 
+from pushlab.feed import Feed
+from pushlab.transports import sse
 from tests.clients import UPGRADE
 from tests.conftest import Server, Start, eventually
 
@@ -77,8 +80,68 @@ class WebSocketClient:
         self.socket.close()
 
 
+class EventStream:
+    """Reads a stream as WHATWG HTML section 9.2.6 says, from a bare socket that may time out."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        after: str | None = None,
+        carry: bool = False,
+        last_event_id: str | None = None,
+    ) -> None:
+        query = f"carry={int(carry)}" + ("" if after is None else f"&after={after}")
+        last = "" if last_event_id is None else f"Last-Event-ID: {last_event_id}\r\n"
+        self.socket = socket.create_connection(("127.0.0.1", server.port), 5)
+        self.socket.sendall(
+            f"GET /update?{query} HTTP/1.1\r\nHost: localhost\r\n{last}"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+        self._received = b""
+        self._text = b""
+        head = self._until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in head
+        assert b"Cache-Control: no-store\r\n" in head
+        assert self.event() == [("retry", "1000")]
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._received:
+            data = self.socket.recv(65536)
+            assert data, "the stream ended"
+            self._received += data
+        found, _, self._received = self._received.partition(end)
+        return found + end
+
+    def event(self) -> list[tuple[str, str]]:
+        """Read on to the next empty line; return the fields before it."""
+        while b"\n\n" not in self._text:
+            size = int(self._until(b"\r\n"), 16)
+            if not size:
+                raise EOFError
+            while len(self._received) < size + 2:
+                self._received += self.socket.recv(65536)
+            self._text += self._received[:size]
+            self._received = self._received[size + 2 :]
+        lines, _, self._text = self._text.partition(b"\n\n")
+        fields = [line.decode().partition(": ") for line in lines.split(b"\n")]
+        return [(name, value) for name, _, value in fields]
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        self.socket.settimeout(timeout)
+        (name, cursor), (other, data) = self.event()
+        assert (name, other) == ("id", "data")
+        assert json.loads(data)["cursor"] == cursor
+        return json.loads(data)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
 TRANSPORTS: dict[str, Callable[..., Browser]] = {
     "longpoll": LongPoll,
+    "sse": EventStream,
     "websocket": WebSocket,
     "websocket-client": WebSocketClient,
 }
@@ -234,11 +297,12 @@ def test_contract_many_browsers_are_told_the_same(server: Server, browse: Open) 
         ("carry=0&after=no", "after"),
     ],
 )
-@pytest.mark.parametrize("transport", ["longpoll", "websocket"])
+@pytest.mark.parametrize("transport", ["longpoll", "sse", "websocket"])
 def test_contract_malformed_parameters_are_named(
     server: Server, transport: str, query: str, parameter: str
 ) -> None:
-    headers = UPGRADE if transport == "websocket" else {}
+    event_stream = {"Accept": "text/event-stream"}
+    headers = {"websocket": UPGRADE, "sse": event_stream}.get(transport, {})
     answer = server.http.get(f"/update?{query}", headers=headers)
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/json"
@@ -291,3 +355,45 @@ def test_contract_both_transports_hear_of_the_same_change(server: Server) -> Non
     waiting.join()
     assert told == [{"cursor": newest}]
     socket.close()
+
+
+def test_an_event_stream_goes_on_after_the_last_event(server: Server) -> None:
+    """The header counts, not the URL, which is that of the first time."""
+    old, newest = server.publish({"n": 1}), server.publish({"n": 2})
+
+    def told(after: str, last: str) -> Any:
+        browser = EventStream(server, after=after, last_event_id=last)
+        try:
+            return browser.news(timeout=0.3)
+        except TimeoutError:
+            return None
+        finally:
+            browser.close()
+
+    assert told(old, newest) is None
+    assert told(newest, old) == {"cursor": newest}
+    assert told(newest, "nonsense of another server") == {"cursor": newest}
+
+
+def test_a_silent_event_stream_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "HEARTBEAT", 0.01)
+    feed = Feed()
+    stream = sse.events(feed, feed.latest.cursor, carry=False)
+    assert [next(stream) for _ in range(3)] == [b"retry: 1000\n\n", b":\n\n", b":\n\n"]
+    newest = feed.publish({}).cursor.encode()
+    assert next(stream) == b'id: %s\ndata: {"cursor":"%s"}\n\n' % (newest, newest)
+    feed.close()
+    assert list(stream) == []
+
+
+def test_event_streams_end_when_the_server_stops(start: Start, program: str) -> None:
+    server = start(program, "--source", "http")
+    browser = EventStream(server)
+    browser.news()
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 2
+    with pytest.raises(EOFError):
+        while True:
+            browser.event()
+    browser.close()

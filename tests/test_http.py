@@ -406,7 +406,8 @@ def test_the_shortcut_answers_as_flask_does(
         {"If-Range": '"{0}"', "Range": "bytes=0-3"}, {"If-Match": '"x"'},
         {"If-Modified-Since": "Fri, 20 Nov 2099 00:00:00 GMT"},
         {"If-None-Match": '"{0}"', "If-Modified-Since": "Fri, 20 Nov 2009 00:00:00 GMT"},
-        {"Accept": "text/html"}, {"Accept-Encoding": "gzip"}, {"Origin": "http://evil.example"},
+        {"Accept": "text/html"}, {"Accept": "text/*, */*;q=0.1"},
+        {"Accept-Encoding": "gzip"}, {"Origin": "http://evil.example"},
     ],
 )  # fmt: skip
 def test_the_shortcut_minds_conditions_as_flask_does(
