@@ -1,10 +1,13 @@
-"""The README is true: it parses, its figures are what is measured, its files and commands exist."""
+"""The README and the docs are true: they parse, their figures, files and commands are real."""
 
+import doctest
 import re
 import subprocess
 import textwrap
+from pathlib import Path
 
 import docutils.core
+import pytest
 
 from pushlab.measure import wire
 from tests.conftest import ROOT
@@ -12,8 +15,18 @@ from tests.conftest import ROOT
 README = (ROOT / "README.rst").read_text()
 
 
-def test_it_is_proper_restructuredtext() -> None:
-    docutils.core.publish_string(README, settings_overrides={"halt_level": 2, "report_level": 2})
+PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_it_is_proper_restructuredtext(page: Path) -> None:
+    strict = {"halt_level": 2, "report_level": 2}
+    docutils.core.publish_string(page.read_text(), settings_overrides=strict)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_examples_are_real(page: Path) -> None:
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 def test_its_figures_are_measured() -> None:
