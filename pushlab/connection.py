@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -79,7 +79,7 @@ class Connection:
         self._decoder: frames.Decoder | None = None
         self._max_message = max_message
         self._early = b""
-        self._messages: list[str | bytes] = []
+        self._events: Iterator[Any] = iter(())  # what the bytes so far mean, not yet acted on
         self._parts: list[Any] = []
         self._sending = threading.Lock()
         self._close_sent = False
@@ -144,10 +144,15 @@ class Connection:
         with suppress(ConnectionClosed):
             self.accept()
         self._give_way()
-        while not self._messages:
-            if self.closed or not self._read():
+        while not self.closed:
+            # One event after the other: what comes before a mistake is answered before it.
+            for event in self._events:
+                message = self._take(event)
+                if message is not None:
+                    return message
+            if not self._read():
                 return None
-        return self._messages.pop(0)
+        return None
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
         """Send a close frame; the rest of the handshake is up to `receive`, or to `finish`."""
@@ -171,7 +176,10 @@ class Connection:
         deadline = time.monotonic() + CLOSE_TIMEOUT
         try:
             while not self._over and time.monotonic() < deadline:
-                self._read(deadline)
+                for event in self._events:
+                    self._take(event)
+                if not self._over:
+                    self._read(deadline)
             self._socket.shutdown(1)  # SHUT_WR
             while (left := deadline - time.monotonic()) > 0:
                 self._socket.settimeout(left)
@@ -206,20 +214,20 @@ class Connection:
             return False
         if self._decoder is None:
             self._decoder = frames.Decoder(max_message=self._max_message)
-        for event in self._decoder.feed(data):
-            self._take(event)
-        self._give_way()
-        return not self._over
+        self._events = self._decoder.feed(data)
+        return True
 
-    def _take(self, event: Any) -> None:
+    def _take(self, event: Any) -> str | bytes | None:
+        """Act on what the peer says; return a message if this completes one."""
         if isinstance(event, (TextMessage, BytesMessage)):
             if self._close_sent:
-                return  # the route has stopped listening
+                return None  # the route has stopped listening
             self._parts.append(event.data)
             if event.message_finished:
                 empty: Any = event.data[:0]
-                self._messages.append(empty.join(self._parts))
+                message: str | bytes = empty.join(self._parts)
                 self._parts.clear()
+                return message
         elif isinstance(event, Ping):
             self._write(frames.encode(event.response()), give_up=True)
         elif isinstance(event, Pong):
@@ -229,6 +237,8 @@ class Connection:
             if not self._close_sent:
                 self._send_close(event.response())
             self._over = True
+        self._give_way()
+        return None
 
     def _give_way(self) -> None:
         # Under gevent neither reading nor writing gives way while it need not wait: whoever sends

@@ -221,6 +221,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     """Serves one HTTP connection; an upgrade gives the app `environ["wsgi.websocket"]`."""
 
     server: "Server"
+    path: str
     logger = logging.getLogger("pushlab.requests")
 
     connection: GeventConnection | None = None
@@ -271,7 +272,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def read_request(self, raw_requestline: str) -> bool:
         # The first request has been timed since the connection was made.
         self.due = min(self.due, time.monotonic() + self.server.head_timeout)
-        return bool(super().read_request(raw_requestline))
+        is_request = bool(super().read_request(raw_requestline))
+        if self.path.startswith(("http://", "https://")):
+            # As to a proxy; whom it names counts more than the Host header (RFC 9112 3.2.2).
+            host, slash, path = self.path.partition("://")[2].partition("/")
+            self.headers["Host"], self.path = host, slash + path or "/"
+        return is_request
 
     def handle_one_response(self) -> None:
         has_body = self.content_length or self.headers.get("transfer-encoding")
@@ -295,9 +301,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def _refusal(self) -> handshake.Refusal | None:
         """Return why the app is not even asked, if it is not."""
         host = self.environ.get("HTTP_HOST")
+        if self.request_version == "HTTP/1.1" and not host:
+            return handshake.without_host()
         if host is not None and not self.server.is_ours(host):
             return handshake.misdirected(host)
         if handshake.is_asked_for(self.environ):
+            self.environ["HTTP_UPGRADE"] = "websocket"  # of whatever list it was in
             return handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
         return None
 

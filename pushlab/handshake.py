@@ -36,7 +36,7 @@ def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal
     if "upgrade" not in _tokens(environ, "CONNECTION"):
         return _refuse("400 Bad Request", "the Connection header does not say Upgrade")
     if not environ.get("HTTP_HOST"):
-        return _refuse("400 Bad Request", "the Host header is missing")
+        return without_host()
     if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != "13":
         return _refuse(
             "426 Upgrade Required",
@@ -76,6 +76,11 @@ def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
         return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
+
+
+def without_host() -> Refusal:
+    """Return the answer to a request that does not say for whom it is (RFC 9112 section 3.2)."""
+    return _refuse("400 Bad Request", "the Host header is missing")
 
 
 def misdirected(host: str) -> Refusal:

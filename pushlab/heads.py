@@ -14,6 +14,9 @@ MAX_BYTES = 32 * 1024
 
 _LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*\r?\n")
 
+#: Where two that differ would let a proxy in front of us understand the request in another way.
+_ONCE = ("host", "content-length", "transfer-encoding")
+
 
 class BadHead(ValueError):
     """The lines are no header lines; the message says why."""
@@ -44,7 +47,8 @@ class Head:
                 raise BadHead("not a header line" if line else "the head ends too early")
             name, value = field[1].decode("latin-1"), field[2].decode("latin-1")
             self.headers.append(f"{name}: {value}")
-            self._fields.setdefault(name.lower(), value)
+            if self._fields.setdefault(name.lower(), value) != value and name.lower() in _ONCE:
+                raise BadHead(f"more than one {name}")
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the first field of this name."""
@@ -56,6 +60,12 @@ class Head:
     def typeheader(self) -> str | None:
         """The media type of the body."""
         return self._fields.get("content-type")
+
+    def __setitem__(self, name: str, value: str) -> None:
+        if name.lower() in self._fields:
+            del self[name]
+        self.headers.append(f"{name}: {value}")
+        self._fields[name.lower()] = value
 
     def __delitem__(self, name: str) -> None:
         name = name.lower()

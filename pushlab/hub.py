@@ -221,11 +221,15 @@ class Hub:
             elif isinstance(event, Ping):
                 pongs.append(encode(event.response()))
             elif isinstance(event, CloseConnection):
+                self._answer(member, pongs)
                 member.deaf = True
                 self._start_closing(member, event.response())
                 if not member.outbox and member in member.slot:
                     member.channel.finish()
         member.decoder = None if member.deaf or decoder.idle else decoder
+        self._answer(member, pongs)
+
+    def _answer(self, member: Member, pongs: list[bytes]) -> None:
         if pongs and not member.closing:
             self._write(member, b"".join(pongs))
 

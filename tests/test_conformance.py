@@ -542,7 +542,7 @@ HANDSHAKES: list[tuple[str, Changes, int]] = [
     ("subprotocols are not taken up", {"Sec-WebSocket-Protocol": "chat, superchat"}, 101),
     ("cookies", {"Cookie": "a=b; c=d"}, 101),
     ("a header of 4000 bytes", {"Cookie": "x" * 4000}, 101),
-    ("an unknown header", {"X-Nonsense": "\xe4 \x7f".encode().decode("latin-1")}, 101),
+    ("an unknown header", {"X-Nonsense": "\xe4".encode().decode("latin-1")}, 101),
     ("Connection missing", {"Connection": None}, 400),
     ("Connection: empty", {"Connection": ""}, 400),
     ("Connection: close", {"Connection": "close"}, 400),
