@@ -30,7 +30,7 @@ PING_TIMEOUT = 20.0
 SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
 #: Seconds that one conversation may go on before others have their turn.
-TURN = 0.002
+TURN = 0.0005
 
 
 class ConnectionClosed(ClientDisconnected):
