@@ -150,8 +150,8 @@ class Connection:
                 message = self._take(event)
                 if message is not None:
                     return message
-            if not self._read():
-                return None
+            if not self.closed:
+                self._read()
         return None
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
@@ -190,8 +190,8 @@ class Connection:
 
     # The inside.
 
-    def _read(self, deadline: float = float("inf")) -> bool:
-        """Take in one piece of what the peer sends, or its silence; False at the end."""
+    def _read(self, deadline: float = float("inf")) -> None:
+        """Take in one piece of what the peer sends, or its silence, or its end."""
         data, self._early = self._early, b""
         if not data:
             now = time.monotonic()
@@ -206,16 +206,15 @@ class Connection:
                 if self._pong_due is not None and time.monotonic() >= self._pong_due:
                     logger.info("no pong within %s s: given up", self._ping_timeout)
                     self._over = True
-                return not self._over
+                return
             except OSError:
                 data = b""
         if not data:
             self._over = True
-            return False
+            return
         if self._decoder is None:
             self._decoder = frames.Decoder(max_message=self._max_message)
         self._events = self._decoder.feed(data)
-        return True
 
     def _take(self, event: Any) -> str | bytes | None:
         """Act on what the peer says; return a message if this completes one."""

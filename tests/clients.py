@@ -102,6 +102,7 @@ class RawSocket:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(15)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect(("127.0.0.1", port))
         self.socket = wrap(self.socket)
         self.socket.sendall(handshake(path, f"127.0.0.1:{port}", changes) + early)
