@@ -34,7 +34,7 @@ def test_a_small_run_is_plausible(
     for request in ("GET /data", "long-poll cycle", "handshake"):
         assert 5 < medians[request] < 100_000
     assert 0 < medians["last told"] < 10_000
-    assert 0 <= medians["memory"] < 100_000
+    assert -1000 < medians["memory"] < 100_000
     page = (tmp_path / "fanout.rst").read_text()
     docutils.core.publish_string(page, settings_overrides={"halt_level": 2, "report_level": 2})
     shown = capsys.readouterr().out

@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import selectors
 import socket
 import sys
@@ -29,6 +30,8 @@ PER_ADDRESS = 10_000
 #: Seconds after which a member that has heard nothing counts as not told.
 PATIENCE = 10.0
 
+# Chromium's handshake, but without its offer to compress, so that everyone sends the same bytes.
+_GREETING = re.sub("Sec-WebSocket-Extensions: .*\n", "", HANDSHAKE)
 _KEY = base64.b64encode(bytes(16)).decode()
 _ACCEPT = base64.b64encode(
     hashlib.sha1(f"{_KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()  # noqa: S324
@@ -156,7 +159,9 @@ class Trigger:
         self.socket.sendall(b"%sContent-Length: %d\r\n\r\n%s" % (head.encode(), len(body), body))
 
     def readable(self) -> None:
-        self._rest += self.socket.recv(4096)
+        if not (data := self.socket.recv(4096)):
+            raise WrongAnswer("the server closed the publisher's connection")
+        self._rest += data
         if (answer := parse(self._rest)) is not None:
             status, body, self._rest = answer
             if b" 201 " not in status:
@@ -173,7 +178,8 @@ class SpokenTrigger(Trigger):
         self.socket.sendall(masked(1, b"publish"))
 
     def readable(self) -> None:
-        data = self.socket.recv(4096)
+        if not (data := self.socket.recv(4096)):
+            raise WrongAnswer("the server closed the publisher's connection")
         if data[:1] == b"\x89":
             self.socket.send(masked(10, data[2:]))
         else:
@@ -221,13 +227,6 @@ class Crowd:
         for key in tuple(self._selector.get_map().values()):
             key.data.socket.close()
         self._selector.close()
-
-    def leave(self) -> None:
-        """Let all members go."""
-        for member in self._members:
-            self._selector.unregister(member.socket)
-            member.socket.close()
-        self._members.clear()
 
     def join(self, count: int, after: str = "") -> None:
         """Open so many WebSockets, as browsers that know the reading `after`."""
@@ -333,7 +332,8 @@ class Crowd:
         return sock
 
     def _greet(self, sock: socket.socket, path: str) -> None:
-        sock.sendall(HANDSHAKE.format(path=path, host=self._host, agent=AGENT, key=_KEY).encode())
+        request = _GREETING.format(path=path, host=self._host, agent=AGENT, key=_KEY)
+        sock.sendall(request.encode())
 
     def _welcomed(self, sock: socket.socket) -> bytes:
         """Read the answer to a handshake; return what came right behind it."""
@@ -411,9 +411,6 @@ class DistantCrowd:
 
     def fetch(self, connections: int, requests: int) -> None:
         self._order("fetch", connections, requests)
-
-    def leave(self) -> None:
-        self._order("leave")
 
     def close(self) -> None:
         self._commands.close()

@@ -6,17 +6,19 @@ that is measured in between, because the speed of a core does. Each is a list of
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pushlab.measure.crowd import DistantCrowd, crowd
 from pushlab.measure.processes import Process, cores, running
 
-#: Browsers that come and go before anything is measured.
-WARM = 200
+#: Browsers that are there before anything is measured, for what is needed once, not once each.
+FIRST = 200
 #: How many parts the crowd arrives in: each gives one sample of what a handshake costs.
 PARTS = 10
 #: Notifications in one sample, about: a small crowd is told more often.
 NOTIFICATIONS = 2000
+#: GET requests in one sample.
+FETCHES = 1000
 
 
 @dataclass(frozen=True)
@@ -69,43 +71,41 @@ class Floor:
         self._size = size
 
     def cost(self, times: int) -> float:
-        """Return the microseconds of CPU that this many tellings cost."""
+        """Return the microseconds of CPU that one send costs, where all are told so many times."""
         before = self._process.cpu()
         for _ in range(times):
             self._crowd.tell()
-        return self._process.cpu() - before
+        return (self._process.cpu() - before) / (times * self._size)
 
 
 @contextmanager
 def serving(subject: Subject) -> Iterator[tuple[Process, DistantCrowd]]:
-    """Run the server, have a crowd visit it once, and let that go home."""
+    """Run the server, and have a crowd for it."""
     pair = cores()
     with (
         running(subject.command, environment=subject.environment) as server,
         crowd(server.port, subject.trigger, core=pair[1] if pair else None) as browsers,
     ):
-        _, newest = browsers.tell()
-        browsers.join(WARM, newest)
-        for _ in range(5):
-            browsers.tell()
-        browsers.leave()
         yield server, browsers
 
 
 def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
     """Measure open WebSockets: opening them, having them, telling them."""
     times = max(1, NOTIFICATIONS // clients)
-    handshakes, floors, ours, ratios = [], [], [], []
+    floors, ours, openings, handshakes = [], [], [], []
     seconds: list[float] = []
     floor.grow(clients)
     with serving(subject) as (server, browsers):
-        _, newest = browsers.tell()
-        begin, memory = server.cpu(), server.memory()
-        sizes = [clients * (i + 1) // PARTS - clients * i // PARTS for i in range(PARTS)]
-        for size in sizes:
+        first = min(FIRST, clients // 5)
+        browsers.join(first, browsers.tell()[1])
+        newest = [browsers.tell()[1] for _ in range(5)][-1]
+        memory, others = server.memory(), clients - first
+        for part in range(PARTS):
+            size = others * (part + 1) // PARTS - others * part // PARTS
+            before = server.cpu()
             browsers.join(size, newest)
-            handshakes.append(((end := server.cpu()) - begin) / size)
-            begin = end
+            handshakes.append((server.cpu() - before) / size)
+            openings.append(floor.cost(times))
         for _ in range(3):
             browsers.tell()
         browsers.rest(0.1)  # would hear what is told twice
@@ -114,39 +114,36 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
         def cost() -> float:
             before = server.cpu()
             seconds.extend(browsers.tell()[0] for _ in range(times))
-            return server.cpu() - before
+            return (server.cpu() - before) / (times * clients)
 
         for _ in range(rounds):  # in this order, so that a drift of the machine's speed cancels
-            ours.append(cost())
+            before = cost()
             floors.append(floor.cost(2 * times))
-            ours[-1] += cost()
-            ratios.append(ours[-1] / floors[-1])
-
-    def figure(what: str, unit: str, samples: list[float]) -> Figure:
-        return Figure(subject.name, what, clients, unit, samples)
-
-    told = 2 * times * clients
+            ours.append((before + cost()) / 2)
     return [
-        figure("floor", "µs", [cost / told for cost in floors]),
-        figure("notification", "µs", [cost / told for cost in ours]),
-        figure("notification / floor", "×", ratios),
-        figure("memory", "bytes", [memory / clients]),
-        figure("handshake", "µs", handshakes),
-        figure("last told", "ms", [1e3 * s for s in seconds]),
+        Figure(subject.name, "floor", clients, "µs", floors),
+        *_in_floors(Figure(subject.name, "notification", clients, "µs", ours), floors),
+        *_in_floors(Figure(subject.name, "handshake", clients, "µs", handshakes), openings),
+        Figure(subject.name, "memory", clients, "bytes", [memory / others]),
+        Figure(subject.name, "last told", clients, "ms", [1e3 * s for s in seconds]),
     ]
 
 
 def requests(
-    subject: Subject, waiting: int, *, rounds: int, connections: int = 8, each: int = 125
+    subject: Subject, waiting: int, floor: Floor, *, rounds: int, connections: int = 8
 ) -> list[Figure]:
     """Measure HTTP: GET /data on a few connections, and long polls on many."""
     fetches, cycles = [], []
+    floors: list[float] = []
+    floor.grow(waiting)
+    times = max(1, NOTIFICATIONS // waiting)
     with serving(subject) as (server, browsers):
         browsers.fetch(connections, 5)
         for _ in range(rounds):
             before = server.cpu()
-            browsers.fetch(connections, each)
-            fetches.append((server.cpu() - before) / (connections * each))
+            browsers.fetch(connections, FETCHES // connections)
+            fetches.append((server.cpu() - before) / (FETCHES // connections * connections))
+            floors.append(floor.cost(times))
         _, newest = browsers.tell()
         browsers.poll(waiting, newest)
         server.cpu()  # which waits until they all wait
@@ -155,10 +152,20 @@ def requests(
             before = server.cpu()
             browsers.tell()  # they hear, and ask again
             cycles.append((server.cpu() - before) / waiting)
+            floors.append(floor.cost(times))
     return [
-        Figure(subject.name, "GET /data", connections, "µs", fetches),
-        Figure(subject.name, "long-poll cycle", waiting, "µs", cycles),
+        Figure(subject.name, "floor beside HTTP", waiting, "µs", floors),
+        *_in_floors(Figure(subject.name, "GET /data", connections, "µs", fetches), floors[:rounds]),
+        *_in_floors(
+            Figure(subject.name, "long-poll cycle", waiting, "µs", cycles), floors[rounds:]
+        ),
     ]
+
+
+def _in_floors(figure: Figure, floors: Sequence[float]) -> tuple[Figure, Figure]:
+    """Return the figure, and with it the same as ratios to the floor measured next to it."""
+    ratios = [cost / floor for cost, floor in zip(figure.samples, floors, strict=True)]
+    return figure, replace(figure, what=f"{figure.what} / floor", unit="×", samples=ratios)
 
 
 def held(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:

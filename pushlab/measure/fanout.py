@@ -7,7 +7,8 @@ per notification, memory per socket, CPU per handshake, the time to the last bro
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pushlab.measure import peers
@@ -34,6 +35,7 @@ class Run:
     def __init__(self) -> None:
         self.figures: list[Figure] = []
         self.subjects = [PUSHLAB]
+        self.versions: dict[str, str] = {}
         self.unavailable: dict[str, str] = {}
 
     def invite(self, names: Sequence[str]) -> None:
@@ -42,6 +44,7 @@ class Run:
             _say(f"{peer.name}: installed on demand")
             try:
                 self.subjects.append(peers.install(peer))
+                self.versions.update(self.subjects[-1].versions)
             except peers.Unavailable as reason:
                 self.unavailable[peer.name] = str(reason)
 
@@ -70,12 +73,7 @@ def measure(
     """Measure our server, and the peers of these names, with so many clients each."""
     run = Run()
     run.invite(names)
-    pair = cores()
-    with (
-        floor() as (process, language),
-        crowd(process.port, "floor", core=pair[1] if pair else None) as there,
-    ):
-        ground = Floor(process, there)
+    with standing_on() as (ground, language):
         for count in sorted(clients):
             for subject in tuple(run.subjects):
                 run.attempt(
@@ -83,20 +81,31 @@ def measure(
                     lambda who, n=count: push(who, n, ground, rounds=rounds),  # type: ignore[misc]
                     subject,
                 )
-    for subject in [subject for subject in run.subjects if subject.http]:
-        run.attempt(
-            f"GET /data, and {waiting:,} long polls",
-            lambda who: requests(who, waiting, rounds=max(5, rounds // 3)),
-            subject,
-        )
+    with standing_on() as (ground, language):
+        for subject in [subject for subject in run.subjects if subject.http]:
+            run.attempt(
+                f"GET /data, and {waiting:,} long polls",
+                lambda who: requests(who, waiting, ground, rounds=rounds),
+                subject,
+            )
     if most:
         run.attempt(f"{most:,} WebSockets", lambda who: held(who, most, rounds=10), PUSHLAB)
-    versions = {name: v for who in run.subjects for name, v in who.versions.items()}
     return Report(
         run.figures,
         run.unavailable,
-        about(rounds=rounds, floor=language, pinned=pair is not None, more=versions),
+        about(rounds=rounds, floor=language, pinned=cores() is not None, more=run.versions),
     )
+
+
+@contextmanager
+def standing_on() -> Iterator[tuple[Floor, str]]:
+    """Have a floor, and the language that it is written in."""
+    pair = cores()
+    with (
+        floor() as (process, language),
+        crowd(process.port, "floor", core=pair[1] if pair else None) as there,
+    ):
+        yield Floor(process, there), language
 
 
 def _say(progress: str) -> None:

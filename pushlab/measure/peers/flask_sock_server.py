@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from readings import listen, next_signal, ready
@@ -11,11 +12,11 @@ if __name__ == "__main__":
     os.set_inheritable(listener.fileno(), True)
     ready(listener)
     here = os.path.dirname(os.path.abspath(__file__))
-    options = f"-k gevent -w 1 --worker-connections 20000 --timeout 0 -b fd://{listener.fileno()}"
+    options = "-k gevent -w 1 --worker-connections 20000 --timeout 0 --keep-alive 75"
     os.execv(  # noqa: S606 - replaced by gunicorn, which imports this file
         sys.executable,
         [sys.executable, "-m", "gunicorn", *options.split(), "--no-control-socket",
-         "--chdir", here, "flask_sock_server:app"],
+         "-b", f"fd://{listener.fileno()}", "--chdir", here, "flask_sock_server:app"],
     )  # fmt: skip
 
 from flask import Flask
@@ -43,5 +44,6 @@ def update(ws: Any) -> None:
 def publish() -> tuple[str, int]:
     signal = next_signal()
     for browser in tuple(sockets):
-        browser.send(signal)
+        with suppress(ConnectionClosed):
+            browser.send(signal)
     return signal, 201
