@@ -52,6 +52,17 @@ def masked(opcode: int, payload: bytes) -> bytes:
     return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
+def split(data: bytes) -> tuple[list[bytes], bytes]:
+    """Split what a server sends into short frames and the beginning of the next."""
+    frames = []
+    while len(data) > 1 and len(data) >= (size := data[1] + 2):
+        if data[1] > 125:
+            raise WrongAnswer(f"unexpected frame: {data[:2]!r}")
+        frames.append(data[:size])
+        data = data[size:]
+    return frames, data
+
+
 def parse(data: bytes) -> tuple[bytes, bytes, bytes] | None:
     """Split an answer into status line, body and what follows it; None if it is incomplete."""
     head, blank, rest = data.partition(b"\r\n\r\n")
@@ -91,17 +102,13 @@ class Listener:
             return
         if not data:
             raise WrongAnswer("the server closed a socket")
-        data = self._rest + data
-        while len(data) > 1 and len(data) >= (size := data[1] + 2):
-            if data[1] > 125:
-                raise WrongAnswer(f"unexpected frame: {data[:2]!r}")
-            frame, data = data[:size], data[size:]
+        frames, self._rest = split(self._rest + data)
+        for frame in frames:
             if frame[0] == 0x89:
                 self.socket.send(masked(10, frame[2:]))
-            elif frame[0] != 0x8A:
+            else:
                 self._heard[frame] += 1
                 self.times += 1
-        self._rest = data
 
 
 class Poller:
@@ -180,10 +187,12 @@ class SpokenTrigger(Trigger):
     def readable(self) -> None:
         if not (data := self.socket.recv(4096)):
             raise WrongAnswer("the server closed the publisher's connection")
-        if data[:1] == b"\x89":
-            self.socket.send(masked(10, data[2:]))
-        else:
-            self.expected = data
+        frames, self._rest = split(self._rest + data)
+        for frame in frames:
+            if frame[0] == 0x89:
+                self.socket.send(masked(10, frame[2:]))
+            else:
+                self.expected = frame
 
 
 class FloorTrigger(Trigger):
