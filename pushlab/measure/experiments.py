@@ -100,8 +100,9 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
         browsers.join(first, browsers.tell()[1])
         newest = [browsers.tell()[1] for _ in range(5)][-1]
         memory, others = server.memory(), clients - first
-        for part in range(PARTS):
-            size = others * (part + 1) // PARTS - others * part // PARTS
+        parts = min(PARTS, others)
+        for part in range(parts):
+            size = others * (part + 1) // parts - others * part // parts
             before = server.cpu()
             browsers.join(size, newest)
             handshakes.append((server.cpu() - before) / size)
