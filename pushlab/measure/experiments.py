@@ -96,6 +96,12 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
     seconds: list[float] = []
     floor.grow(clients)
     with serving(subject) as (server, browsers):
+        browsers.tell()
+        publishings = []
+        for _ in range(rounds):
+            before = server.cpu()
+            browsers.tell()  # nobody yet
+            publishings.append(server.cpu() - before)
         first = min(FIRST, clients // 5)
         browsers.join(first, browsers.tell()[1])
         newest = [browsers.tell()[1] for _ in range(5)][-1]
@@ -123,6 +129,7 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
             ours.append((before + cost()) / 2)
     return [
         Figure(subject.name, "floor", clients, "µs", floors),
+        Figure(subject.name, "publishing", clients, "µs", publishings),
         *_in_floors(Figure(subject.name, "notification", clients, "µs", ours), floors),
         *_in_floors(Figure(subject.name, "handshake", clients, "µs", handshakes), openings),
         Figure(subject.name, "memory", clients, "bytes", [memory / others]),

@@ -53,6 +53,7 @@ TARGETS = (
 
 TITLES = {
     "floor": "the floor: one send() in a loop",
+    "publishing": "CPU per publishing request, with nobody to tell",
     "notification": "CPU per notification",
     "notification / floor": "CPU per notification, in floors",
     "handshake": "CPU per WebSocket handshake",
@@ -193,7 +194,7 @@ How it is measured
 
 - *CPU* is what the kernel has counted for all threads of the server's processes, in nanoseconds
   where there is ``/proc/PID/schedstat``, read when the server is idle again. The publishing
-  request, and pings that fall due meanwhile, are part of it.
+  request, shared by N, and pings that fall due meanwhile are part of a notification.
 - A *floor* is one ``send()`` of the same bytes, in a loop over as many TCP sockets with
   ``TCP_NODELAY``, read by a crowd of the same kind. Floor and server take turns in every round
   (server, floor twice, server), handshakes and requests in theirs; a ratio is that of one round.
