@@ -11,7 +11,8 @@ import docutils.core
 import pytest
 
 from pushlab.measure import fanout, peers
-from pushlab.measure.crowd import Crowd, WrongAnswer
+from pushlab.measure.browsers import WrongAnswer
+from pushlab.measure.crowd import Crowd
 from pushlab.measure.experiments import Figure
 from pushlab.measure.report import TARGETS, TITLES
 

@@ -27,7 +27,7 @@ class Subject:
 
     name: str
     command: Sequence[str]
-    #: How it is made to publish, a key of crowd.TRIGGERS.
+    #: How it is made to publish, a key of browsers.TRIGGERS.
     trigger: str = "http"
     #: Whether it serves GET /data and the long poll, too.
     http: bool = True

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pushlab.measure import peers
-from pushlab.measure.crowd import WrongAnswer, crowd
+from pushlab.measure.browsers import WrongAnswer
+from pushlab.measure.crowd import crowd
 from pushlab.measure.experiments import Figure, Floor, Subject, held, push, requests
 from pushlab.measure.floor import floor
 from pushlab.measure.processes import ROOT, NotRunning, cores
@@ -25,7 +26,7 @@ COMMAND = "python -m pushlab.measure.fanout"
 WAITING = 1000
 
 # Server-sent events will be one more experiment beside experiments.requests, with one more kind
-# of member beside crowd.Poller.
+# of browser beside browsers.Poller.
 PUSHLAB = Subject(OURS, [sys.executable, "serve.py", "--port", "0", "--source", "http"])
 
 
