@@ -1,0 +1,44 @@
+// Node's ws: WebSockets, GET and POST /data and the long poll; without compression.
+const crypto = require("node:crypto");
+const http = require("node:http");
+const { WebSocketServer } = require("ws");
+
+const epoch = crypto.randomBytes(4).toString("hex");
+let sequence = 1;
+let waiting = [];
+const signal = () => `{"cursor":"${epoch}-${sequence}"}`;
+const reading = () =>
+  `{"cursor":"${epoch}-${sequence}","changed_at":1790000000.123456,"value":{"number":1}}`;
+
+function answer(response, status, body) {
+  response.writeHead(status, {
+    "Content-Type": "application/json",
+    "Content-Length": Buffer.byteLength(body),
+  });
+  response.end(body);
+}
+
+const server = http.createServer((request, response) => {
+  const url = new URL(request.url, "http://localhost");
+  if (request.method === "POST") {
+    request.resume().on("end", () => {
+      sequence += 1;
+      for (const client of sockets.clients) client.send(signal());
+      const told = waiting;
+      waiting = [];
+      for (const waiter of told) answer(waiter, 200, signal());
+      answer(response, 201, signal());
+    });
+  } else if (url.pathname === "/data") {
+    answer(response, 200, reading());
+  } else if (url.searchParams.get("after") === `${epoch}-${sequence}`) {
+    waiting.push(response);
+  } else {
+    answer(response, 200, signal());
+  }
+});
+const sockets = new WebSocketServer({ server, path: "/update", perMessageDeflate: false });
+server.keepAliveTimeout = server.requestTimeout = 0;
+server.listen({ host: "127.0.0.1", port: 0, backlog: 1024 }, () => {
+  console.log(`The peer is at http://127.0.0.1:${server.address().port} `);
+});

@@ -1,0 +1,33 @@
+"""What every peer tells: cursors like Pushlab's, as the same few bytes of JSON."""
+
+import json
+import secrets
+import socket
+import sys
+from itertools import count
+
+_epoch, _numbers = secrets.token_hex(4), count(1)
+
+
+def next_signal() -> str:
+    """Return the next signal."""
+    return f'{{"cursor":"{_epoch}-{next(_numbers)}"}}'
+
+
+def reading(signal: str) -> str:
+    """Return the reading that the signal is about, of about the size that Pushlab's has."""
+    cursor = json.loads(signal)["cursor"]
+    return f'{{"cursor":"{cursor}","changed_at":1790000000.123456,"value":{{"number":1}}}}'
+
+
+def listen() -> socket.socket:
+    """Return a socket that listens on a free port, as Pushlab's does."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def ready(listener: socket.socket) -> None:
+    """Tell the benchmark where."""
+    sys.stdout.write(f"The peer is at http://127.0.0.1:{listener.getsockname()[1]} \n")
+    sys.stdout.flush()

@@ -1,0 +1,32 @@
+"""websockets: its own broadcast(); without compression; a message to /publish publishes."""
+
+import asyncio
+
+from readings import listen, next_signal, ready
+from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+sockets: set[ServerConnection] = set()
+
+
+async def handle(ws: ServerConnection) -> None:
+    if ws.request is not None and ws.request.path == "/publish":
+        async for _ in ws:
+            signal = next_signal()
+            broadcast(sockets, signal)
+            await ws.send(signal)
+        return
+    sockets.add(ws)
+    try:
+        await ws.wait_closed()
+    finally:
+        sockets.discard(ws)
+
+
+async def main() -> None:
+    listener = listen()
+    async with serve(handle, sock=listener, compression=None):
+        ready(listener)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())

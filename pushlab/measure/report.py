@@ -1,0 +1,260 @@
+"""The fan-out benchmark's report: what was aimed at, tables, JSON with every sample."""
+
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pushlab.measure.experiments import Figure
+
+OURS = "Pushlab"
+_PACKAGES = ("flask", "werkzeug", "gevent", "greenlet", "gevent-websocket", "wsproto", "psutil")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The most that a figure's median may be; with `worst`, that any sample of it may be."""
+
+    what: str
+    most: float
+    clients: int | None = None
+    worst: bool = False
+
+    def aims_at(self, figure: Figure) -> bool:
+        return figure.what == self.what and self.clients in (None, figure.clients)
+
+    def is_met(self, figure: Figure) -> bool:
+        return (max(figure.samples) if self.worst else figure.median) <= self.most
+
+
+#: What a floor took, in microseconds, where the targets in microseconds were set.
+FLOOR_THEN = 6.8
+
+TARGETS = (
+    Target("notification / floor", 1.10),
+    Target("memory", 1024, clients=5000),
+    Target("handshake", 120),
+    Target("handshake / floor", 120 / FLOOR_THEN),
+    Target("GET /data", 80),
+    Target("GET /data / floor", 80 / FLOOR_THEN),
+    Target("long-poll cycle", 85, clients=1000),
+    Target("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
+    Target("last told of the most", 1000, worst=True),
+)
+
+TITLES = {
+    "floor": "the floor: one send() in a loop",
+    "publishing": "CPU per publishing request, with nobody to tell",
+    "notification": "CPU per notification",
+    "notification / floor": "CPU per notification, in floors",
+    "handshake": "CPU per WebSocket handshake",
+    "handshake / floor": "CPU per WebSocket handshake, in floors",
+    "memory": "memory (RSS) per idle push socket",
+    "last told": "time from POST to the last one told",
+    "floor beside HTTP": "the floor, beside the next",
+    "GET /data": "CPU per GET /data",
+    "GET /data / floor": "CPU per GET /data, in floors",
+    "long-poll cycle": "CPU per long-poll cycle",
+    "long-poll cycle / floor": "CPU per long-poll cycle, in floors",
+    "last told of the most": "time to the last one of the most that fit",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run found out."""
+
+    figures: Sequence[Figure]
+    unavailable: Mapping[str, str]
+    about: Mapping[str, Any]
+
+    def as_json(self) -> str:
+        rows = [
+            {
+                "server": figure.server,
+                "what": figure.what,
+                "clients": figure.clients,
+                "unit": figure.unit,
+                "median": round(figure.median, 3),
+                "p10": round(figure.quantile(0.1), 3),
+                "p90": round(figure.quantile(0.9), 3),
+                "samples": [round(sample, 3) for sample in figure.samples],
+            }
+            for figure in self.figures
+        ]
+        found = {**self.about, "unavailable": dict(self.unavailable), "figures": rows}
+        text = json.dumps(found, indent=1, ensure_ascii=False)
+        return re.sub(r"\[[^\[\]{}\"]+\]", lambda plain: " ".join(plain[0].split()), text) + "\n"
+
+    def ours(self) -> str:
+        """Return the table of our own figures, with targets."""
+        rows = [("", "N", "median", "p10", "p90", "worst", "target", "met")]
+        for figure in (figure for figure in self.figures if figure.server == OURS):
+            target = next((target for target in TARGETS if target.aims_at(figure)), None)
+            rows.append(
+                (
+                    f"{TITLES[figure.what]}, {figure.unit}",
+                    f"{figure.clients:,}",
+                    _number(figure.median),
+                    *(
+                        (_number(figure.quantile(0.1)), _number(figure.quantile(0.9)),
+                         _number(max(figure.samples)))
+                        if len(figure.samples) > 1 else ("", "", "")
+                    ),
+                    _number(target.most) if target else "",
+                    ("yes" if target.is_met(figure) else "no") if target else "",
+                )
+            )  # fmt: skip
+        return table(rows)
+
+    def peers(self) -> str:
+        """Return everybody's figures side by side, a table for each N; "" without peers."""
+        servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
+        if len(servers) == 1:
+            return ""
+        sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
+        tables = [self._side_by_side(f"N = {n:,}", servers, _PUSH, n) for n in sizes]
+        speak_http = {f.server for f in self.figures if f.what in _REQUESTS}
+        tables.append(
+            self._side_by_side("HTTP", [s for s in servers if s in speak_http], _REQUESTS)
+        )
+        notes = [f"- {name}: {why}" for name, why in self.unavailable.items()]
+        if notes:
+            tables.append("\n".join(["Not measured, or not in full:", "", *notes]))
+        return "\n\n".join(tables)
+
+    def _side_by_side(
+        self, title: str, servers: Sequence[str], whats: Mapping[str, str], n: int | None = None
+    ) -> str:
+        rows = [(title, *whats.values())]
+        for server in servers:
+            own = {f.what: f for f in self.figures if f.server == server and n in (None, f.clients)}
+            rows.append((server, *(_summary(own.get(what)) for what in whats)))
+        return table(rows)
+
+    def text(self) -> str:
+        """Return what a terminal shows."""
+        return "\n\n".join(filter(None, [self.summary(), self.ours(), self.peers()]))
+
+    def summary(self) -> str:
+        """Return on what, with what and when this was measured."""
+        versions = ", ".join(
+            f"{name} {version}" for name, version in self.about["versions"].items()
+        )
+        machine = self.about["machine"]
+        return (
+            f"{self.about['date']}, {machine['cpu']}, {machine['cores']} cores, "
+            f"{machine['memory_gib']} GiB, {machine['system']}.\n{versions}.\n"
+            f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
+            f"{self.about['pinned']}."
+        )
+
+    def as_rst(self, command: str) -> str:
+        """Return the page for docs/results/."""
+        peers = self.peers()
+        parts = [
+            "What telling thousands costs\n============================",
+            f"Written by ``{command}``; the raw samples are in `fanout.json <fanout.json>`_.",
+            "\n".join(f"| {line}" for line in self.summary().splitlines()),
+            "Against the targets\n-------------------",
+            self.ours(),
+            *(("Side by side\n------------", "Medians of the same run.", peers) if peers else ()),
+            _METHOD,
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+#: The columns where everyone is shown side by side.
+_PUSH = {
+    "notification / floor": "CPU, floors (p10–p90)",
+    "memory": "bytes per socket",
+    "handshake / floor": "handshake, floors (p10–p90)",
+    "handshake": "µs",
+    "last told": "last told, ms",
+}
+_REQUESTS = {
+    "GET /data / floor": "GET /data, floors (p10–p90)",
+    "GET /data": "µs",
+    "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
+    "long-poll cycle": "µs",
+}
+
+_METHOD = """\
+How it is measured
+------------------
+
+- *CPU* is what the kernel has counted for all threads of the server's processes, in nanoseconds
+  where there is ``/proc/PID/schedstat``, read when the server is idle again. The publishing
+  request, shared by N, and pings that fall due meanwhile are part of a notification.
+- A *floor* is one ``send()`` of the same bytes, in a loop over as many TCP sockets with
+  ``TCP_NODELAY``, read by a crowd of the same kind. Floor and server take turns in every round
+  (server, floor twice, server), handshakes and requests in theirs; a ratio is that of one round.
+  Targets that were set in microseconds were set where a floor took 6.8 µs; "in floors" they are
+  divided by that.
+- The *crowd* is one process, on another core where that can be chosen, that reads what arrives as
+  it arrives. It sends what Chromium sends, but offers no compression, and it verifies each round:
+  everyone hears exactly what the server says that it told, once, or the run fails.
+- *Memory* is how much the resident set grows from the first 200 sockets (a fifth of N, if that is
+  less) to N, divided by their number. The kernel's own memory for a socket is not in it.
+- A *long-poll cycle* is an answer and the next request; a *handshake* is everything from the
+  connection to the socket being held."""
+
+
+def about(*, rounds: int, floor: str, pinned: bool, more: Mapping[str, str]) -> dict[str, Any]:
+    """Describe the machine, the versions and the moment."""
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30),
+            "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        },
+        "versions": {"Python": platform.python_version(), **packages, **more},
+        "rounds": rounds,
+        "floor": floor,
+        "pinned": "server and crowd on a core each" if pinned else "cores chosen by the system",
+    }
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a reStructuredText table."""
+    widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else (cell or "\\").ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _summary(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    spread = f" ({_number(figure.quantile(0.1))}–{_number(figure.quantile(0.9))})"
+    return _number(figure.median) + spread * (figure.unit == "×")
+
+
+def _cpu_model() -> str:
+    if sys.platform == "linux":
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
