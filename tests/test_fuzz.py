@@ -358,7 +358,7 @@ def ask(server: Server, request: bytes) -> int | None:
             sock.shutdown(socket.SHUT_WR)
         answer = b""
         with suppress(ConnectionError):
-            while len(answer) < 12 and (data := sock.recv(4096)):
+            while data := sock.recv(65536):
                 answer += data
     assert "Traceback" not in server.log[logged:], server.log[logged:]
     if not answer:
