@@ -358,7 +358,7 @@ def ask(server: Server, request: bytes) -> int | None:
             sock.shutdown(socket.SHUT_WR)
         answer = b""
         with suppress(ConnectionError):
-            while len(answer) < 12 and (data := sock.recv(4096)):
+            while data := sock.recv(65536):
                 answer += data
     assert "Traceback" not in server.log[logged:], server.log[logged:]
     if not answer:
@@ -414,7 +414,7 @@ def test_random_requests_are_the_clients_fault(fuzzed: Server, request: bytes) -
              "GET / HTTP/-1.1", "GET / HTTP/\xb2.1"],
 )  # fmt: skip
 def test_a_strange_version_of_http_is_the_clients_fault(fuzzed: Server, line: str) -> None:
-    status = ask(fuzzed, f"{line}\r\nHost: x\r\n\r\n".encode("latin-1"))
+    status = ask(fuzzed, f"{line}\r\nHost: localhost\r\n\r\n".encode("latin-1"))
     assert status in (None, 200, 400, 505)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+from pushlab.connection import Connection
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame, handshake
 from tests.conftest import PROGRAMS, ROOT, Server, eventually, starting
 
@@ -339,6 +341,73 @@ def shake_hands_slowly(scene: Scene, enough: threading.Event) -> None:
 )  # fmt: skip
 def test_attack(scene: Scene, attack: Attack, held: int) -> None:
     endure(scene, attack, growth=GROWTH + held * GREENLET)
+
+
+#: What is asked by one who has gone before the answer comes.
+ASKED = {
+    "a handshake": handshake("{path}", "127.0.0.1", {}),
+    "a handshake and frames": handshake("{path}", "127.0.0.1", {}) + frame(PING) * 100,
+    "a bad handshake": handshake("{path}", "127.0.0.1", {"Sec-WebSocket-Key": None}),
+    "an unknown path": handshake("/nowhere", "127.0.0.1", {}),
+    "a long poll": b"GET {path}?timeout=1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n",
+    "two requests": b"GET /data HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 2,
+    "nonsense": b"nonsense\r\n\r\n",
+    "nothing": b"",
+    "an empty line": b"\r\n",
+    "an endless line": b"GET /" + b"x" * 20_000,
+    "half a header": b"GET /data HTTP/1.1\r\nHo",
+    "half a body": b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+    "half a chunk": b"POST /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+}
+
+
+@pytest.mark.parametrize("reset_it", [True, False], ids=["reset", "closed"])
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+def test_those_who_leave_before_the_answer(scene: Scene, asked: bytes, reset_it: bool) -> None:
+    descriptors, logged = scene.descriptors, len(scene.server.log)
+    for _ in range(30):
+        leaving = socket.create_connection(("127.0.0.1", scene.server.port))
+        leaving.sendall(asked.replace(b"{path}", scene.path.encode()))
+        if reset_it:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        leaving.close()
+    eventually(lambda: scene.descriptors <= descriptors)
+    scene.publish(0)
+    assert "Traceback" not in scene.server.log[logged:], scene.server.log[logged:][:3000]
+
+
+class Bare(Connection):
+    """A conversation on any socket, without a handshake."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._bare = sock
+
+    def _open(self) -> tuple[Any, bytes]:
+        return self._bare, b""
+
+
+def test_fragments_of_nothing_take_no_memory() -> None:
+    """They may go on for ever: the limit on a message's bytes never ends them."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Bare(ours)
+        hearing = threading.Thread(target=connection.receive)
+        theirs.sendall(frame(BINARY, b"x", fin=False))
+        empty = frame(CONTINUATION, fin=False) * 1000
+        tracemalloc.start()
+        try:
+            hearing.start()
+            for _ in range(50):
+                theirs.sendall(empty)
+            theirs.sendall(frame(PING, b"all of them"))
+            assert theirs.recv(100).endswith(b"all of them")
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            theirs.shutdown(socket.SHUT_RDWR)
+            hearing.join()
+    assert kept < 100_000
 
 
 # Peers of whom nothing more is heard. In tests/conversing.py they are pinged every second.
