@@ -83,18 +83,15 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def most_clients() -> int:
-    """Let this process open what it may, often more than at first; return for how many it does."""
+def raise_descriptor_limit() -> int:
+    """Let this process open what it may, often more than at first; return how many that are."""
     if resource is None:
         return _MANY  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, _MANY)
+    wanted = max(soft, _MANY) if hard == resource.RLIM_INFINITY else hard
     with suppress(ValueError, OSError):  # some systems promise more than they give
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        )
-    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def hang_up(sock: Any) -> None:
@@ -424,7 +421,9 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.connection_options = connection_options
         self.handlers: set[Handler] = set()
         self.head_timeout = head_timeout
-        self.max_clients = max_clients or most_clients()
+        self.max_clients = min(
+            max_clients or _MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
+        )
         self._clients = 0
         self._allow_hosts = allow_hosts
         self._our_hosts: set[str] = set()

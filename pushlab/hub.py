@@ -14,7 +14,7 @@ import math
 import random
 import threading
 import time
-from itertools import islice
+from collections.abc import Callable, Sequence
 
 from pushlab.connection import CLOSE_TIMEOUT, PING_INTERVAL, Channel, Connection
 from pushlab.feed import Feed, Reading
@@ -39,18 +39,24 @@ class _News:
         self.carry = encode(TextMessage(reading.carry.decode()))
 
 
+Send = Callable[[bytes | memoryview], int]
+
+
 class Member:
     """One browser's socket, and how far it is."""
 
     # fmt: off
-    __slots__ = ("carry", "channel", "closing", "deaf", "decoder", "outbox", "pinged", "slot",
-                 "told")
+    __slots__ = ("carry", "channel", "closing", "deaf", "decoder", "outbox", "pinged", "send",
+                 "slot", "told")
     # fmt: on
 
     def __init__(self, channel: Channel, slot: set["Member"], *, carry: bool) -> None:
         self.channel = channel
+        self.send: Send = channel.send
         self.slot = slot
         self.carry = carry
+        #: The last news sent while it was apart from those who are told with everyone. (So one who
+        #: comes apart over a ping may hear the newest twice, which a cursor makes harmless.)
         self.told: _News | None = None
         #: The rest of a frame that did not fit; nothing else may be sent before it.
         self.outbox: bytes | memoryview = b""
@@ -78,6 +84,14 @@ class Hub:
         self._news = _News(feed.latest)
         self._telling = False
         self._max_members = max_members
+        # Those who can be told the next news, in the order in which they came: all that telling
+        # them takes is to call the key. Who is behind or closing is not in here.
+        self._signalled: dict[Send, Member] = {}
+        self._carried: dict[Send, Member] = {}
+        # Of these, some need no telling: who heard the newest when he joined, and who is no longer
+        # here although the round under way still has him on its list.
+        self._fresh: set[Send] = set()
+        self._gone: set[Send] = set()
         # A member is visited once in every round of pings: those of slot 0 first, then slot 1...
         # Spread like that, and joined by chance, ten thousand pings never fall on one moment.
         self._slots: list[set[Member]] = [set() for _ in range(20)]
@@ -114,7 +128,7 @@ class Hub:
                 self._visitor = threading.Thread(target=self._visit, name="hub", daemon=True)
                 self._visitor.start()
             channel.watch(self._readable, member, writing=False)
-            self._tell(member)
+            self._catch_up(member)
             if early:
                 self._take(member, early)
 
@@ -125,23 +139,59 @@ class Hub:
         way sees to it that everyone gets that one, too.
         """
         with self._lock:
-            self._news = news = _News(reading)
+            self._news = _News(reading)
+            self._fresh.clear()
             if self._telling:
                 return
             self._telling = True
+        try:
+            while self._tell_everyone():
+                pass
+        except BaseException:
+            self._telling = False
+            raise
+
+    def _tell_everyone(self) -> bool:
+        """Tell the newest; return whether there is a newer one by then."""
+        with self._lock:
+            news = self._news
+            self._gone.clear()
+            rounds = ((news.signal, tuple(self._signalled)), (news.carry, tuple(self._carried)))
+        for frame, sends in rounds:
+            for start in range(0, len(sends), CHUNK):
+                with self._lock:
+                    self._tell(sends[start : start + CHUNK], frame, news)
+                time.sleep(0)
+        with self._lock:
+            if self._news is news:
+                self._telling = False  # within the lock, or a newer one might slip between
+                return False
+            return True
+
+    def _tell(self, sends: Sequence[Send], frame: bytes, news: "_News") -> None:
+        """Send the frame by each of these, without waiting. This loop is what a change costs."""
+        if self._gone or self._fresh:
+            sends = [send for send in sends if send not in self._gone and send not in self._fresh]
+        size, left = len(frame), iter(sends)
         while True:
-            for slot in self._slots:
-                members = iter(tuple(slot))
-                while chunk := tuple(islice(members, CHUNK)):
-                    with self._lock:
-                        for member in chunk:
-                            self._tell(member)
-                    time.sleep(0)
-            with self._lock:
-                if self._news is news:
-                    self._telling = False
+            sent = 0
+            try:
+                for send in left:
+                    if (sent := send(frame)) != size:
+                        break
+                else:
                     return
-                news = self._news
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._drop(self._member_of(send))
+                continue
+            member = self._member_of(send)
+            member.told = news
+            self._fall_behind(member, memoryview(frame)[sent:])
+
+    def _member_of(self, send: Send) -> Member:
+        return self._signalled.get(send) or self._carried[send]
 
     def close(self, *, timeout: float = CLOSE_TIMEOUT) -> None:
         """Close every socket with 1001, "going away", and wait for the peers, `timeout` at most."""
@@ -159,29 +209,41 @@ class Hub:
 
     # Writing. The hub is a socket's only writer, so no two frames can mix.
 
-    def _tell(self, member: Member) -> None:
-        """Send the newest reading, if it is news to this member and nothing is in its way."""
+    def _catch_up(self, member: Member) -> None:
+        """Bring a member to the newest reading, and then among those who are told with everyone."""
         news = self._news
         if member.told is not news and not member.outbox and not member.closing:
             member.told = news
             self._write(member, news.carry if member.carry else news.signal)
+        if member.told is news and not member.outbox and not member.closing:
+            (self._carried if member.carry else self._signalled)[member.send] = member
+            self._fresh.add(member.send)
+
+    def _set_apart(self, member: Member) -> None:
+        """Take a member from those who are told with everyone."""
+        if (self._carried if member.carry else self._signalled).pop(member.send, None) is not None:
+            self._gone.add(member.send)
+
+    def _fall_behind(self, member: Member, rest: bytes | memoryview) -> None:
+        # While it does not take what we send, we do not read what it sends: a browser that pings
+        # without ever reading the pongs must not make its outbox grow.
+        self._set_apart(member)
+        member.outbox = rest
+        member.channel.watch(self._writable, member, writing=True)
 
     def _write(self, member: Member, data: bytes | memoryview) -> None:
         if member.outbox:  # a control frame, behind the rest of another frame
             member.outbox = bytes(member.outbox) + data
             return
         try:
-            sent = member.channel.send(data)
+            sent = member.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._drop(member)
             return
         if sent < len(data):
-            # While it does not take what we send, we do not read what it sends: a browser that
-            # pings without ever reading the pongs must not make its outbox grow.
-            member.outbox = memoryview(data)[sent:]
-            member.channel.watch(self._writable, member, writing=True)
+            self._fall_behind(member, memoryview(data)[sent:])
 
     def _writable(self, member: Member) -> None:
         with self._lock:
@@ -192,7 +254,7 @@ class Hub:
             member.channel.watch(self._readable, member, writing=False)
             if member.deaf:
                 member.channel.finish()
-            self._tell(member)
+            self._catch_up(member)
 
     # Reading.
 
@@ -239,11 +301,13 @@ class Hub:
         """Send our close frame, once; whoever does not leave within CLOSE_TIMEOUT is dropped."""
         if not member.closing:
             member.closing = True
+            self._set_apart(member)
             self._leaving[member] = time.monotonic() + CLOSE_TIMEOUT
             self._write(member, encode(event))
 
     def _drop(self, member: Member) -> None:
         member.closing = True
+        self._set_apart(member)
         member.outbox = b""
         member.slot.discard(member)
         self._leaving.pop(member, None)
