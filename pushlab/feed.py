@@ -73,10 +73,16 @@ class Feed:
         # so its owner is told at once.
         self.epoch = secrets.token_hex(4)
         self.closed = False
-        self._changed = threading.Condition()
         self._publishing = threading.Lock()
         self._listeners: list[Callable[[Reading], None]] = []
-        self.latest = self._reading(0, {})
+        # The newest reading together with the event that says that it no longer is. One tuple, so
+        # that nobody can see the one without the other.
+        self._now = (self._reading(0, {}), threading.Event())
+
+    @property
+    def latest(self) -> Reading:
+        """The newest reading."""
+        return self._now[0]
 
     def _reading(self, sequence: int, value: Mapping[str, Any]) -> Reading:
         encoded = encode(value)
@@ -100,9 +106,9 @@ class Feed:
         """
         with self._publishing:  # listeners hear of readings in their order
             reading = self._reading(self.latest.sequence + 1, value)
-            with self._changed:
-                self.latest = reading
-                self._changed.notify_all()
+            superseded = self._now[1]
+            self._now = (reading, superseded if self.closed else threading.Event())
+            superseded.set()
             for listener in self._listeners:
                 try:
                     listener(reading)
@@ -121,15 +127,21 @@ class Feed:
         reading, so the newest is returned at once. Returns None after `timeout` seconds, and
         when the feed is closed.
 
-        The comparison is made under the lock and again after every wake-up. That is what an
-        `Event` with `set(); clear()` lacks: whoever is not waiting at that instant misses it.
+        Every reading has an event of its own, which is set once and never cleared: whoever has
+        seen a reading waits for the end of just that one, and if it has ended already, not at all.
+        One event for all, with `set(); clear()`, would be missed by all who are not waiting at
+        that instant.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or self.latest.cursor != after, timeout)
-            return self.latest if self.latest.cursor != after else None
+        deadline = time.monotonic() + timeout
+        while True:
+            reading, superseded = self._now
+            if reading.cursor != after:
+                return reading
+            if self.closed or not superseded.wait(max(0.0, deadline - time.monotonic())):
+                return None
 
     def close(self) -> None:
         """Answer everyone who waits; nobody waits any more."""
-        with self._changed:
+        with self._publishing:
             self.closed = True
-            self._changed.notify_all()
+            self._now[1].set()

@@ -14,7 +14,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from types import MappingProxyType
@@ -58,6 +58,9 @@ _MANY = 100_000
 #: Seconds that a kept-alive connection may be idle, and that a request with a body may take in all.
 IDLE_TIMEOUT = 75.0
 BODY_TIMEOUT = 60.0
+
+#: Names of header fields in the environ, for those that have come before.
+_ENVIRON_NAMES: dict[str, str] = {}
 
 # The standard library's socket, not gevent's: its send and recv never switch greenlets.
 _PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -372,6 +375,19 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.logger.info("%s: no request: %s", self.client_address, ex)
         status = "431 Request Header Fields Too Large" if isinstance(ex, HeadTooLarge) else None
         return status or "400 Bad Request", _plain_answer(status or "400 Bad Request", str(ex))
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """Yield the header fields by their names in the environ."""
+        for name, value in self.headers.fields:
+            key = _ENVIRON_NAMES.get(name)
+            if key is None:
+                key = f"HTTP_{name.replace('-', '_').upper()}"
+                # X_Y would look like X-Y, and these two are in the environ by other names.
+                if "_" in name or name in ("content-type", "content-length"):
+                    continue
+                if len(_ENVIRON_NAMES) < 1000:
+                    _ENVIRON_NAMES[name] = key
+            yield key, value
 
     def MessageClass(self, rfile: Any, seekable: int) -> Head:
         return Head(rfile)

@@ -6,13 +6,13 @@ folded lines, white space before the colon, control characters.
 """
 
 import re
-from typing import BinaryIO
+from io import BufferedReader
 
 #: The most header lines of a request, and the most bytes of all of them.
 MAX_LINES = 100
 MAX_BYTES = 32 * 1024
 
-_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*\r?\n")
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
 
 #: Where two that differ would let a proxy in front of us understand the request in another way.
 _ONCE = ("host", "content-length", "transfer-encoding")
@@ -29,45 +29,63 @@ class HeadTooLarge(BadHead):
 class Head:
     """Header fields as gevent's handler asks for them: by name, and as lines."""
 
-    __slots__ = ("_fields", "headers")
+    __slots__ = ("_first", "fields")
 
     #: gevent asks for it; a head that cannot be read raises instead.
     status = ""
 
-    def __init__(self, rfile: BinaryIO) -> None:
-        self.headers: list[str] = []  #: every line, "Name: value"
-        self._fields: dict[str, str] = {}
-        left = MAX_BYTES
-        while (line := rfile.readline(left + 1)) not in (b"\r\n", b"\n"):
-            left -= len(line)
-            if left < 0 or len(self.headers) == MAX_LINES:
-                raise HeadTooLarge(f"more than {MAX_LINES} lines or {MAX_BYTES} bytes of headers")
-            field = _LINE.fullmatch(line)
-            if field is None:
-                raise BadHead("not a header line" if line else "the head ends too early")
-            name, value = field[1].decode("latin-1"), field[2].decode("latin-1")
-            self.headers.append(f"{name}: {value}")
-            if self._fields.setdefault(name.lower(), value) != value and name.lower() in _ONCE:
+    def __init__(self, rfile: BufferedReader) -> None:
+        self.fields: list[tuple[str, str]] = []  #: every line's name, in small letters, and value
+        self._first: dict[str, str] = {}
+        block = _read(rfile)
+        if not _LINES.fullmatch(block):
+            raise BadHead("these are no header lines")
+        for line in block.decode("latin-1").split("\n")[:-2]:
+            name, _, value = line.partition(":")
+            name, value = name.lower(), value.strip(" \t\r")
+            self.fields.append((name, value))
+            if self._first.setdefault(name, value) != value and name in _ONCE:
                 raise BadHead(f"more than one {name}")
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the first field of this name."""
-        return self._fields.get(name.lower(), default)
+        return self._first.get(name.lower(), default)
 
     getheader = get
 
     @property
     def typeheader(self) -> str | None:
         """The media type of the body."""
-        return self._fields.get("content-type")
+        return self._first.get("content-type")
 
     def __setitem__(self, name: str, value: str) -> None:
-        if name.lower() in self._fields:
+        name = name.lower()
+        if name in self._first:
             del self[name]
-        self.headers.append(f"{name}: {value}")
-        self._fields[name.lower()] = value
+        self.fields.append((name, value))
+        self._first[name] = value
 
     def __delitem__(self, name: str) -> None:
         name = name.lower()
-        del self._fields[name]
-        self.headers = [line for line in self.headers if line.partition(":")[0].lower() != name]
+        del self._first[name]
+        self.fields = [field for field in self.fields if field[0] != name]
+
+
+def _read(rfile: BufferedReader) -> bytes:
+    """Read up to and with the empty line."""
+    # Nearly always all of it has come in one piece, which is in the reader's buffer already.
+    waiting = rfile.peek()
+    end = 2 if waiting.startswith(b"\r\n") else waiting.find(b"\r\n\r\n") + 4
+    if end != 3 and waiting.count(b"\n", 0, end) <= MAX_LINES:
+        return rfile.read(end)
+    lines: list[bytes] = []
+    left = MAX_BYTES
+    while not lines or lines[-1] not in (b"\r\n", b"\n"):
+        line = rfile.readline(left + 1)
+        left -= len(line)
+        if left < 0 or len(lines) > MAX_LINES:
+            raise HeadTooLarge(f"more than {MAX_LINES} lines or {MAX_BYTES} bytes of headers")
+        if not line:
+            raise BadHead("the head ends too early")
+        lines.append(line)
+    return b"".join(lines)
