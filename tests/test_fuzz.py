@@ -414,7 +414,7 @@ def test_random_requests_are_the_clients_fault(fuzzed: Server, request: bytes) -
              "GET / HTTP/-1.1", "GET / HTTP/\xb2.1"],
 )  # fmt: skip
 def test_a_strange_version_of_http_is_the_clients_fault(fuzzed: Server, line: str) -> None:
-    status = ask(fuzzed, f"{line}\r\nHost: x\r\n\r\n".encode("latin-1"))
+    status = ask(fuzzed, f"{line}\r\nHost: localhost\r\n\r\n".encode("latin-1"))
     assert status in (None, 200, 400, 505)
 
 

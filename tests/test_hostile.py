@@ -356,8 +356,9 @@ ASKED = {
     "an empty line": b"\r\n",
     "an endless line": b"GET /" + b"x" * 20_000,
     "half a header": b"GET /data HTTP/1.1\r\nHo",
-    "half a body": b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
-    "half a chunk": b"POST /data HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    "half a body": b"POST /data HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+    "half a chunk": b"POST /data HTTP/1.1\r\nHost: localhost\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
 }
 
 
