@@ -221,7 +221,8 @@ class Connection:
         if isinstance(event, (TextMessage, BytesMessage)):
             if self._close_sent:
                 return None  # the route has stopped listening
-            self._parts.append(event.data)
+            if event.data:  # an empty fragment adds nothing, but thousands of them would
+                self._parts.append(event.data)
             if event.message_finished:
                 empty: Any = event.data[:0]
                 message: str | bytes = empty.join(self._parts)

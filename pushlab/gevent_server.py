@@ -241,6 +241,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.due = time.monotonic() + self.server.head_timeout
         try:
             super().handle()
+        except OSError as error:
+            self.logger.debug("%s: left before the answer: %s", self.client_address, error)
         finally:
             self.server.handlers.discard(self)
             if self.connection is None or not self.connection.detached:
@@ -248,9 +250,14 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
     def _turn_away(self) -> None:
         """Answer 503, whatever is asked, and do not wait long for it to be read."""
+        server = self.server
+        server.turned_away += 1
         try:
-            self.socket.settimeout(1.0)
-            self.socket.recv(16 * 1024)
+            # Closing before the request has come may take back the answer: so wait for it, but
+            # only as long as there are few to wait for.
+            self.socket.settimeout(1.0 if server.turned_away < _SPARE_DESCRIPTORS / 2 else 0.0)
+            with suppress(OSError):
+                self.socket.recv(16 * 1024)
             self.socket.sendall(_FULL)
             self.socket.shutdown(socket.SHUT_WR)
             self.socket.recv(16 * 1024)
@@ -258,6 +265,14 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             pass  # as quick as we want to be rid of it
         finally:
             self.rfile.close()
+            server.turned_away -= 1
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        if not handshake.is_asked_for(environ):
+            # gevent lets a body go on for ever where it sees an upgrade, be it to what it may.
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
+        return environ
 
     def read_requestline(self) -> str:
         if self.server.closed:
@@ -440,6 +455,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.max_clients = min(
             max_clients or _MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
         )
+        self.turned_away = 0
         self._clients = 0
         self._allow_hosts = allow_hosts
         self._our_hosts: set[str] = set()

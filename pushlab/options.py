@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let pages of this origin connect, too (repeatable)")  # fmt: skip
-    add("--allow-host", action="append", default=[], type=str.lower, metavar="NAME",
+    add("--allow-host", action="append", default=[], type=_host_name, metavar="NAME",
         help="answer to this name, too, although listening on loopback (repeatable)")  # fmt: skip
     add("--max-clients", type=_count, metavar="N",
         help="refuse more connections than that with 503 (default: what it can)")  # fmt: skip
@@ -123,6 +123,12 @@ def _count(text: str) -> int:
     if not re.fullmatch("[0-9]{1,7}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def _host_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name := text.lower()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a host name like pushlab.test")
+    return name
 
 
 def _pace(text: str) -> float:

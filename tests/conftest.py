@@ -123,11 +123,15 @@ def starting() -> Iterator[Start]:
         servers.append(Server(program, *options, **more))
         return servers[-1]
 
-    yield start
+    try:
+        yield start
+    finally:
+        alive = [server for server in servers if server.process.poll() is None]
+        statuses = [server.stop() for server in alive]
+        for server in servers:
+            server.wait()
+    assert statuses == [0] * len(alive), [server.log for server in alive]
     for server in servers:
-        if server.process.poll() is None:
-            assert server.stop() == 0, server.log
-        server.wait()
         assert "Traceback" not in server.log, server.log
 
 
