@@ -1,5 +1,5 @@
 # make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
-# make test   lint, types and all tests
+# make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # Both set up all they need, in .venv and, for the browser of the tests, with apt.
 
 PYTHON ?= python3
@@ -14,7 +14,12 @@ run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
 
 test: check browser
+ifeq ($(ARGS),)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m "not alone"
+	$(VENV)/bin/python -m pytest -q -m alone
+else
 	$(VENV)/bin/python -m pytest $(ARGS)
+endif
 
 check: $(VENV)/test
 	$(VENV)/bin/ruff check .

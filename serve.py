@@ -22,7 +22,8 @@ from flask import request
 from pushlab import options
 from pushlab.app import create_app
 from pushlab.feed import Feed
-from pushlab.gevent_server import Handler, Server, listen
+from pushlab.gevent_handler import Handler
+from pushlab.gevent_server import Server, listen
 from pushlab.hub import Hub
 from pushlab.sources import SOURCES
 from pushlab.transports import websocket

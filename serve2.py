@@ -21,7 +21,8 @@ from pushlab import options
 from pushlab.app import create_app
 from pushlab.connection import Connection
 from pushlab.feed import Feed
-from pushlab.gevent_server import Handler, Server, listen
+from pushlab.gevent_handler import Handler
+from pushlab.gevent_server import Server, listen
 from pushlab.hub import Hub
 from pushlab.sockets import Sockets
 from pushlab.sources import SOURCES

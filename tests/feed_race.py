@@ -18,6 +18,7 @@ from pushlab.feed import Feed
 from tests.lost_wakeup import WrongFeed
 
 WAITERS, PUBLISHES, PATIENCE = 100, 10_000, 2.0
+TELLING = 0.005  # seconds that it takes to tell a browser
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
         while (reading := feed.wait(after, timeout=PATIENCE)) is not None:
             after = reading.cursor
             mine.append(reading.sequence)
-            time.sleep(0.001)  # the time that it takes to tell a browser
+            time.sleep(TELLING)
             if reading.sequence == PUBLISHES:
                 break
 
@@ -40,10 +41,16 @@ def main() -> None:
     for waiter in waiters:
         waiter.start()
     started.wait()
-    for number in range(PUBLISHES):
+    for number in range(PUBLISHES - 2):
         feed.publish({"number": number})
         if number % 100 == 0:
             time.sleep(0.001)
+    # At the end the case that matters: all are waiting, are woken, and while they still tell their
+    # browsers what they heard, the last reading comes.
+    time.sleep(10 * TELLING)
+    feed.publish({"number": "the last but one"})
+    time.sleep(TELLING / 5)
+    feed.publish({"number": "the last"})
     for waiter in waiters:
         waiter.join()
     lost = sum(mine[-1:] != [PUBLISHES] for mine in seen)

@@ -16,6 +16,8 @@ from pushlab.measure.crowd import Crowd
 from pushlab.measure.experiments import Figure
 from pushlab.measure.report import TARGETS, TITLES
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 50
 
 

@@ -24,6 +24,8 @@ from pushlab.connection import Connection
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame, handshake
 from tests.conftest import PROGRAMS, ROOT, Server, eventually, starting
 
+pytestmark = pytest.mark.alone
+
 CONTINUATION = 0
 
 #: Readings published during an attack, and seconds within which nine in ten must be told.

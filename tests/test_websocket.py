@@ -189,6 +189,7 @@ def test_close_codes(quiet: Server, path: str, data: bytes, code: int | None) ->
     "before",
     [b"", frame(TEXT, b"x" * 65536), frame(BINARY, b"\xff"), frame(PONG, b"unasked"),
      frame(TEXT, "€".encode()[:1], fin=False) + frame(PING) + frame(0, "€".encode()[1:])],
+    ids=["nothing", "large text", "binary", "pong", "cut character"],
 )  # fmt: skip
 def test_pings_are_answered(quiet: Server, path: str, before: bytes) -> None:
     with RawSocket(quiet.port, path) as socket:

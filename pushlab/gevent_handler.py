@@ -1,0 +1,305 @@
+"""One HTTP connection on gevent, and the WebSocket that it may become.
+
+gevent-websocket's handler is the base. Its connection object is replaced by ours: the stock one has
+no size limit, no Origin check, a broken close handshake, and mixes the frames of two senders.
+"""
+
+import errno
+import json
+import logging
+import math
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import gevent.socket
+from gevent import monkey
+from geventwebsocket.handler import WebSocketHandler
+from wsproto.utilities import generate_accept_token
+
+from pushlab import handshake
+from pushlab.connection import Connection, ConnectionClosed
+from pushlab.frames import CloseReason
+from pushlab.gevent_channel import GeventChannel, TLSChannel
+from pushlab.heads import Head, HeadTooLarge
+
+logger = logging.getLogger(__name__)
+
+#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
+_SEND_BUFFER = 32 * 1024
+#: Up to this many bytes of body are copied behind the head, which is cheaper than a second write.
+_ONE_WRITE = 64 * 1024
+
+#: Seconds that a kept-alive connection may be idle, and that a request with a body may take in all.
+IDLE_TIMEOUT = 75.0
+BODY_TIMEOUT = 60.0
+
+#: Names of header fields in the environ, for those that have come before.
+_ENVIRON_NAMES: dict[str, str] = {}
+
+# The standard library's socket, not gevent's: its send and recv never switch greenlets.
+_PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
+
+
+def hang_up(sock: Any) -> None:
+    """End whatever greenlet waits for bytes from this socket, TLS or not."""
+    with suppress(OSError):  # the peer may be faster
+        gevent.socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _plain_answer(status: str, message: str) -> bytes:
+    """Return a whole answer, for when nothing is there yet to make one."""
+    body = json.dumps({"error": message}).encode()
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+_FULL = _plain_answer("503 Service Unavailable", "this server is full; try again later")
+
+
+class GeventConnection(Connection):
+    """A connection whose handshake gevent-websocket answers and whose socket can be let go."""
+
+    def __init__(self, handler: "Handler", **options: Any) -> None:
+        super().__init__(**options)
+        self._handler: Any = handler
+
+    def _open(self) -> tuple[Any, bytes]:
+        self._handler.switch_protocols()
+        sock = self._handler.socket
+        # A client may send frames right behind its request; the reader has them already. With
+        # the socket set not to wait, a peek is a look at the buffer.
+        sock.settimeout(0)
+        try:
+            return sock, self._handler.rfile.peek()
+        except ssl.SSLWantReadError:
+            return sock, b""
+
+    def _release(self) -> GeventChannel:
+        handler, self._handler = self._handler, None
+        sock, self._socket = self._socket, None
+        handler.socket = None  # the handler shall not close it
+        leave = handler.server.leave
+        with suppress(OSError):  # macOS refuses if the browser has just left
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        if hasattr(sock, "pending"):
+            # The server closes a TLS socket when its greenlet ends; that only takes effect
+            # when the last file made from it is closed, too.
+            rfile = handler.rfile
+
+            def leave_tls() -> None:
+                leave()
+                rfile.close()
+
+            return TLSChannel(sock, leave_tls)
+        plain = _PlainSocket(fileno=sock.detach())
+        plain.setblocking(False)
+        return GeventChannel(plain, leave)
+
+
+class Handler(WebSocketHandler):  # type: ignore[misc]
+    """Serves one HTTP connection; an upgrade gives the app `environ["wsgi.websocket"]`."""
+
+    server: Any  #: the Server in gevent_server.py
+    path: str
+    logger = logging.getLogger("pushlab.requests")
+
+    connection: GeventConnection | None = None
+    #: Between two requests: nobody minds if the socket is closed.
+    idle = False
+    #: Until when what comes next must have come, by the monotonic clock.
+    due = math.inf
+    ignored_socket_errors = (
+        *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
+    )  # fmt: skip
+
+    def handle(self) -> None:
+        if not self.server.enter():
+            self._turn_away()
+            return
+        self.server.handlers.add(self)
+        self.due = time.monotonic() + self.server.head_timeout
+        try:
+            super().handle()
+        except OSError as error:
+            self.logger.debug("%s: left before the answer: %s", self.client_address, error)
+        finally:
+            self.server.handlers.discard(self)
+            if self.connection is None or not self.connection.detached:
+                self.server.leave()
+
+    def _turn_away(self) -> None:
+        """Answer 503, whatever is asked, and do not wait long for it to be read."""
+        server = self.server
+        server.turned_away += 1
+        try:
+            # Closing before the request has come may take back the answer: so wait for it, but
+            # only as long as there are few to wait for.
+            self.socket.settimeout(server.patience)
+            with suppress(OSError):
+                self.socket.recv(16 * 1024)
+            self.socket.sendall(_FULL)
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.recv(16 * 1024)
+        except OSError:
+            pass  # as quick as we want to be rid of it
+        finally:
+            self.rfile.close()
+            server.turned_away -= 1
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        if not handshake.is_asked_for(environ):
+            # gevent lets a body go on for ever where it sees an upgrade, be it to what it may.
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
+        return environ
+
+    def read_requestline(self) -> str:
+        if self.server.closed:
+            return ""  # which ends the connection
+        self.idle = True
+        try:
+            line: str = super().read_requestline()
+        finally:
+            self.idle = False
+        return line
+
+    def read_request(self, raw_requestline: str) -> bool:
+        # The first request has been timed since the connection was made.
+        self.due = min(self.due, time.monotonic() + self.server.head_timeout)
+        is_request = bool(super().read_request(raw_requestline))
+        if self.path.startswith(("http://", "https://")):
+            # As to a proxy; whom it names counts more than the Host header (RFC 9112 3.2.2).
+            host, slash, path = self.path.partition("://")[2].partition("/")
+            self.headers["Host"], self.path = host, slash + path or "/"
+        return is_request
+
+    def handle_one_response(self) -> None:
+        has_body = self.content_length or self.headers.get("transfer-encoding")
+        self.due = time.monotonic() + BODY_TIMEOUT if has_body else math.inf
+        super().handle_one_response()
+        self.due = time.monotonic() + IDLE_TIMEOUT
+
+    def run_application(self) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
+            return
+        if not handshake.is_asked_for(self.environ):
+            super(WebSocketHandler, self).run_application()
+            return
+        self.connection = self.environ["wsgi.websocket"] = GeventConnection(
+            self, **self.server.connection_options
+        )
+        self._converse(self.connection)
+
+    def _refusal(self) -> handshake.Refusal | None:
+        """Return why the app is not even asked, if it is not."""
+        host = self.environ.get("HTTP_HOST")
+        if self.request_version == "HTTP/1.1" and not host:
+            return handshake.without_host()
+        if host is not None and not self.server.is_ours(host):
+            return handshake.misdirected(host)
+        if handshake.is_asked_for(self.environ):
+            self.environ["HTTP_UPGRADE"] = "websocket"  # of whatever list it was in
+            return handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
+        return None
+
+    def _converse(self, connection: GeventConnection) -> None:
+        """Let the app use the socket; what it answers counts only if it left the socket alone."""
+        status, headers = "200 OK", []
+
+        def start_response(its_status: str, its_headers: Any, exc_info: Any = None) -> Any:
+            nonlocal status, headers
+            status, headers = its_status, its_headers
+            return lambda data: None
+
+        body: Iterable[bytes] = ()
+        try:
+            with suppress(ConnectionClosed):  # that is how a route learns that the browser left
+                body = self.application(self.environ, start_response)
+        except Exception:
+            if not connection.accepted:
+                self.environ.pop("wsgi.websocket")  # its presence would spoil the error page
+                raise
+            status = "500"
+            self.handle_error(*sys.exc_info())
+        try:
+            code = int(status.split()[0])
+            if not connection.accepted and code >= 300:
+                self._answer_in_http(status, headers, body)
+            elif not connection.detached:
+                with suppress(ConnectionClosed):
+                    connection.accept()
+                connection.finish(
+                    CloseReason.INTERNAL_ERROR if code >= 500 else CloseReason.NORMAL_CLOSURE
+                )
+        finally:
+            getattr(body, "close", lambda: None)()
+
+    def _answer_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
+        """Answer an upgrade with plain HTTP, after which the connection ends."""
+        self.environ.pop("wsgi.websocket", None)
+        self.start_response(status, [*headers, ("Connection", "close")])
+        self.result = body
+        self.process_result()
+
+    def switch_protocols(self) -> None:
+        """Send the 101, prepared by gevent-websocket, without making its connection object."""
+        key = self.environ["HTTP_SEC_WEBSOCKET_KEY"].strip().encode()
+        headers = [
+            ("Upgrade", "websocket"),
+            ("Connection", "Upgrade"),
+            ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
+        ]
+        self.start_response("101 Switching Protocols", headers)
+        self.write(b"")
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        if self.connection is not None and self.connection.accepted:
+            logger.error("a WebSocket route failed", exc_info=(t, v, tb))
+        else:
+            super().handle_error(t, v, tb)
+
+    def log_request(self) -> None:
+        if self.logger.isEnabledFor(logging.INFO):
+            self.logger.info(self.format_request())
+
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
+        """Answer what is no request; that is the client's mistake, and not worth an alarm."""
+        self.logger.info("%s: no request: %s", self.client_address, ex)
+        status = "431 Request Header Fields Too Large" if isinstance(ex, HeadTooLarge) else None
+        return status or "400 Bad Request", _plain_answer(status or "400 Bad Request", str(ex))
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """Yield the header fields by their names in the environ."""
+        for name, value in self.headers.fields:
+            key = _ENVIRON_NAMES.get(name)
+            if key is None:
+                key = f"HTTP_{name.replace('-', '_').upper()}"
+                # X_Y would look like X-Y, and these two are in the environ by other names.
+                if "_" in name or name in ("content-type", "content-length"):
+                    continue
+                if len(_ENVIRON_NAMES) < 1000:
+                    _ENVIRON_NAMES[name] = key
+            yield key, value
+
+    def MessageClass(self, rfile: Any, seekable: int) -> Head:
+        return Head(rfile)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        """Write head and body in one go, as one packet, unless the body is long."""
+        self.headers_sent = True
+        self.finalize_headers()
+        lines = [b"HTTP/1.1 " + self.status]
+        lines += [name + b": " + value for name, value in self.response_headers]
+        head = b"\r\n".join(lines) + b"\r\n\r\n"
+        if self.response_use_chunked or len(data) > _ONE_WRITE:
+            self._sendall(head)
+            self._write(data)
+        else:
+            self._sendall(head + data)
