@@ -33,7 +33,7 @@ def test_a_small_run_is_plausible(
     medians = {figure["what"]: figure["median"] for figure in found["figures"]}
     assert set(medians) == set(TITLES)
     # A send costs at least a system call; Pushlab's share of a telling is more than nothing.
-    assert 0.5 < medians["floor"] < medians["notification"] < 10_000
+    assert 0.5 < medians["floor"] < medians["change"] < 10_000
     for request in ("GET /data", "long-poll cycle", "handshake"):
         assert 5 < medians[request] < 100_000
     assert 0 < medians["last told"] < 10_000

@@ -54,7 +54,8 @@ TARGETS = (
 TITLES = {
     "floor": "the floor: one send() in a loop",
     "publishing": "CPU per publishing request, with nobody to tell",
-    "notification": "CPU per notification",
+    "change": "CPU per change and browser, with the publishing request",
+    "notification": "CPU per notification, without it",
     "notification / floor": "CPU per notification, in floors",
     "handshake": "CPU per WebSocket handshake",
     "handshake / floor": "CPU per WebSocket handshake, in floors",
