@@ -105,9 +105,33 @@ class Poller:
         self.ask(json.loads(body)["cursor"])
 
 
-def get(path: str, host: str, *, cache: str) -> bytes:
-    """Return a request as Chromium's fetch() sends it."""
-    return FETCH.format(path=path, host=host, agent=AGENT, cache=cache, etag="").encode()
+class Streamer:
+    """One browser that listens to an event stream."""
+
+    __slots__ = ("_heard", "_rest", "socket", "times")
+
+    def __init__(self, sock: socket.socket, heard: Counter[bytes]) -> None:
+        self.socket = sock
+        self.times = 0
+        self._heard = heard
+        self._rest = b""
+
+    def readable(self) -> None:
+        data = self.socket.recv(4096)
+        if not data:
+            raise WrongAnswer("the server ended an event stream")
+        *events, self._rest = (self._rest + data).split(b"\n\n")
+        for event in events:
+            _, found, message = event.partition(b"data: ")
+            if found:  # a comment or the retry time is no news
+                self._heard[text_frame(message)] += 1
+                self.times += 1
+
+
+def get(path: str, host: str, *, cache: str, accept: str = "*/*") -> bytes:
+    """Return a request as Chromium's fetch() or EventSource sends it."""
+    request = FETCH.format(path=path, host=host, agent=AGENT, cache=cache, etag="")
+    return request.replace("Accept: */*", f"Accept: {accept}").encode()
 
 
 class Trigger:

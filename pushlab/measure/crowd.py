@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pushlab.gevent_server import raise_descriptor_limit
-from pushlab.measure.browsers import TRIGGERS, Listener, Poller, WrongAnswer, get, parse
+from pushlab.measure.browsers import TRIGGERS, Listener, Poller, Streamer, WrongAnswer, get, parse
 from pushlab.measure.wire import AGENT, HANDSHAKE, NO_CACHE
 
 #: How many members arrive at a time: as many handshakes are under way at once.
@@ -48,7 +48,7 @@ class Crowd:
         self._host = f"127.0.0.1:{port}"
         self._patience = patience
         self._selector = selectors.DefaultSelector()
-        self._members: list[Listener | Poller] = []
+        self._members: list[Listener | Poller | Streamer] = []
         self._heard: Counter[bytes] = Counter()
         self._raw = trigger == "floor"
         control = self._connect()
@@ -80,6 +80,16 @@ class Crowd:
             poller = Poller(self._connect(), self._heard, self._host)
             poller.ask(after)
             self._admit(poller)
+
+    def stream(self, count: int, after: str) -> None:
+        """Open so many event streams for what comes after the cursor."""
+        request = get(
+            f"/update?after={after}", self._host, cache=NO_CACHE, accept="text/event-stream"
+        )
+        for _ in range(count):
+            sock = self._connect()
+            sock.sendall(request)
+            self._admit(Streamer(sock, self._heard))
 
     def tell(self) -> tuple[float, str]:
         """Trigger one telling; return the seconds until the last member heard, and the cursor.
@@ -154,7 +164,7 @@ class Crowd:
                         selector.unregister(sock)
                         sock.close()
 
-    def _admit(self, member: Listener | Poller) -> None:
+    def _admit(self, member: Listener | Poller | Streamer) -> None:
         self._members.append(member)
         self._selector.register(member.socket, selectors.EVENT_READ, member)
 
@@ -236,6 +246,9 @@ class DistantCrowd:
 
     def poll(self, count: int, after: str) -> None:
         self._order("poll", count, after)
+
+    def stream(self, count: int, after: str) -> None:
+        self._order("stream", count, after)
 
     def tell(self) -> tuple[float, str]:
         seconds, cursor = self._order("tell")

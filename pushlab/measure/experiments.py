@@ -179,6 +179,31 @@ def requests(
     ]
 
 
+def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
+    """Measure server-sent events: telling many streams."""
+    times = max(1, NOTIFICATIONS // clients)
+    events, floors = [], []
+    floor.grow(clients)
+    with serving(subject) as (server, browsers):
+        publishings = []
+        for _ in range(20 + rounds):
+            before = server.cpu()
+            browsers.tell()  # nobody yet
+            publishings.append(server.cpu() - before)
+        _, newest = browsers.tell()
+        browsers.stream(clients, newest)
+        server.cpu()  # which waits until they all wait
+        browsers.tell()
+        for _ in range(rounds):
+            before = server.cpu()
+            for _ in range(times):
+                browsers.tell()
+            once = statistics.median(publishings[20:])
+            events.append(((server.cpu() - before) / times - once) / clients)
+            floors.append(floor.cost(times))
+    return [*_in_floors(Figure(subject.name, "event", clients, "µs", events), floors)]
+
+
 def _in_floors(figure: Figure, floors: Sequence[float]) -> tuple[Figure, Figure]:
     """Return the figure, and with it the same as ratios to the floor measured next to it."""
     ratios = [cost / floor for cost, floor in zip(figure.samples, floors, strict=True)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from pushlab.measure import peers
 from pushlab.measure.browsers import WrongAnswer
 from pushlab.measure.crowd import crowd
-from pushlab.measure.experiments import Figure, Floor, Subject, held, push, requests
+from pushlab.measure.experiments import Figure, Floor, Subject, held, push, requests, streams
 from pushlab.measure.floor import floor
 from pushlab.measure.processes import ROOT, NotRunning, cores
 from pushlab.measure.report import OURS, Report, about
@@ -25,8 +25,6 @@ COMMAND = "python -m pushlab.measure.fanout"
 #: Long polls that wait when a reading is published.
 WAITING = 1000
 
-# Server-sent events will be one more experiment beside experiments.requests, with one more kind
-# of browser beside browsers.Poller.
 PUSHLAB = Subject(OURS, [sys.executable, "serve.py", "--port", "0", "--source", "http"])
 
 
@@ -89,6 +87,11 @@ def measure(
                 lambda who: requests(who, waiting, ground, rounds=rounds),
                 subject,
             )
+        run.attempt(
+            f"{waiting:,} event streams",
+            lambda who: streams(who, waiting, ground, rounds=rounds),
+            PUSHLAB,
+        )
     if most:
         run.attempt(f"{most:,} WebSockets", lambda who: held(who, most, rounds=10), PUSHLAB)
     return Report(

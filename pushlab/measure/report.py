@@ -48,6 +48,8 @@ TARGETS = (
     Target("GET /data / floor", 80 / FLOOR_THEN),
     Target("long-poll cycle", 85, clients=1000),
     Target("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
+    Target("event", 18),
+    Target("event / floor", 18 / FLOOR_THEN),
     Target("last told of the most", 1000, worst=True),
 )
 
@@ -66,6 +68,8 @@ TITLES = {
     "GET /data / floor": "CPU per GET /data, in floors",
     "long-poll cycle": "CPU per long-poll cycle",
     "long-poll cycle / floor": "CPU per long-poll cycle, in floors",
+    "event": "CPU per server-sent event",
+    "event / floor": "CPU per server-sent event, in floors",
     "last told of the most": "time to the last one of the most that fit",
 }
 
