@@ -221,7 +221,9 @@ class Hub:
 
     def _set_apart(self, member: Member) -> None:
         """Take a member from those who are told with everyone."""
-        if (self._carried if member.carry else self._signalled).pop(member.send, None) is not None:
+        (self._carried if member.carry else self._signalled).pop(member.send, None)
+        self._fresh.discard(member.send)
+        if self._telling:
             self._gone.add(member.send)
 
     def _fall_behind(self, member: Member, rest: bytes | memoryview) -> None:
