@@ -70,6 +70,8 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
             reading = feed.publish(value)
         except ValueTooLarge as error:
             abort(413, str(error))
+        except ValueError as error:
+            abort(400, str(error))
         return jsonify(cursor=reading.cursor), 201
 
     @app.get("/update")

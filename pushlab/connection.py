@@ -258,7 +258,7 @@ class Connection:
         """Send whole frames, one sender at a time; `give_up` instead of raising if it fails."""
         try:
             with self._sending:  # two senders at once would mix their frames
-                if self._close_sent:
+                if self._close_sent or self._socket is None:
                     if give_up:
                         return
                     raise ConnectionClosed("the connection is closing")

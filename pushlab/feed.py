@@ -51,10 +51,13 @@ def is_cursor(text: str) -> bool:
 def encode(value: Mapping[str, Any]) -> bytes:
     """Encode as compact JSON.
 
-    Raises ValueError for NaN and the infinities, which JSON does not have, and TypeError for
-    what JSON cannot say.
+    Raises ValueError for NaN and the infinities, which JSON does not have, and for what is nested
+    too deeply; TypeError for what JSON cannot say.
     """
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise ValueError("the value is nested too deeply") from error
     try:
         return text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: legal in JSON if it stays escaped

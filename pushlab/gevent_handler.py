@@ -37,6 +37,8 @@ _ONE_WRITE = 64 * 1024
 #: Seconds that a kept-alive connection may be idle, and that a request with a body may take in all.
 IDLE_TIMEOUT = 75.0
 BODY_TIMEOUT = 60.0
+#: Seconds that a client may take to accept a piece of the answer.
+SEND_TIMEOUT = 60.0
 
 #: Names of header fields in the environ, for those that have come before.
 _ENVIRON_NAMES: dict[str, str] = {}
@@ -259,8 +261,17 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.start_response("101 Switching Protocols", headers)
         self.write(b"")
 
+    def _sendall(self, data: bytes) -> None:
+        before, self.due = self.due, min(self.due, time.monotonic() + SEND_TIMEOUT)
+        super()._sendall(data)
+        self.due = before
+
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
-        if self.connection is not None and self.connection.accepted:
+        is_bad_body = issubclass(t, ValueError) and self.headers.get("transfer-encoding")
+        if issubclass(t, OSError) or is_bad_body:  # by the client, or by his leaving
+            self.close_connection = True
+            self.logger.info("%s: %r", self.client_address, v)
+        elif self.connection is not None and self.connection.accepted:
             logger.error("a WebSocket route failed", exc_info=(t, v, tb))
         else:
             super().handle_error(t, v, tb)
@@ -302,4 +313,4 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._sendall(head)
             self._write(data)
         else:
-            self._sendall(head + data)
+            self._sendall(head + (data or b""))

@@ -103,6 +103,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         )
         self.turned_away = 0
         self._clients = 0
+        self._handshaking = 0  # of TLS
         self._allow_hosts = allow_hosts
         self._our_hosts: set[str] = set()
         self._asked_to_stop = Event()
@@ -161,12 +162,16 @@ class Server(WSGIServer):  # type: ignore[misc]
             gevent.sleep(0.01)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
-        client_socket.settimeout(self.head_timeout)
+        if self._clients + self._handshaking >= self.max_clients:
+            return
+        self._handshaking += 1
         try:
-            tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
-        except OSError as error:  # of which SSLError is one
+            with gevent.Timeout(self.head_timeout, TimeoutError):
+                tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
+        except OSError as error:  # of which SSLError and TimeoutError are two
             logger.info("%s: no TLS connection: %s", address[0], error)
             return
+        finally:
+            self._handshaking -= 1
         with closing(tls_socket):
-            tls_socket.settimeout(None)
             self.handle(tls_socket, address)

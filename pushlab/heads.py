@@ -14,7 +14,8 @@ MAX_BYTES = 32 * 1024
 
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
 
-#: Where two that differ would let a proxy in front of us understand the request in another way.
+#: Where two would let a proxy in front of us see the end of the request elsewhere than we do, and
+#: take the rest for another one (RFC 9112 section 11.2).
 _ONCE = ("host", "content-length", "transfer-encoding")
 
 
@@ -44,8 +45,14 @@ class Head:
             name, _, value = line.partition(":")
             name, value = name.lower(), value.strip(" \t\r")
             self.fields.append((name, value))
-            if self._first.setdefault(name, value) != value and name in _ONCE:
+            if name in _ONCE and name in self._first:
                 raise BadHead(f"more than one {name}")
+            self._first.setdefault(name, value)
+        coding, length = self.get("transfer-encoding"), self.get("content-length")
+        if coding is not None and (coding.lower() != "chunked" or length is not None):
+            raise BadHead("a body is either chunked, or has a length")
+        if length is not None and not re.fullmatch("[0-9]{1,18}", length):
+            raise BadHead("the length is no number")
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the first field of this name."""

@@ -128,6 +128,8 @@ class Hub:
                 self._visitor = threading.Thread(target=self._visit, name="hub", daemon=True)
                 self._visitor.start()
             channel.watch(self._readable, member, writing=False)
+            if self._closed:  # while the handshake was answered
+                self._start_closing(member, CloseConnection(CloseReason.GOING_AWAY))
             self._catch_up(member)
             if early:
                 self._take(member, early)

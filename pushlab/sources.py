@@ -88,7 +88,12 @@ def _value_of(line: bytes, too_long: bool) -> Iterator[Value]:
         return
     value = parse_object(text)
     value = {"line": text} if value is None else value
-    if len(encode(value)) > MAX_VALUE:
+    try:
+        size = len(encode(value))
+    except ValueError as error:
+        logger.warning("skipped a line: %s", error)
+        return
+    if size > MAX_VALUE:
         logger.warning("skipped a line that is more than %d bytes as JSON", MAX_VALUE)
         return
     yield value

@@ -1,0 +1,69 @@
+"""Request heads: what would let a proxy and this server see the end of a request elsewhere."""
+
+import json
+import socket
+
+import pytest
+
+from tests.conftest import Server
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked\r\nContent-Length: 4",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding: identity",
+        "Content-Length: 4\r\nContent-Length: 4",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 1_0",
+        "Content-Length: +4",
+        "Content-Length: 4, 4",
+        "Content-Length: -1",
+        "Content-Length:",
+        "Host: localhost",
+        "X-Folded: a\r\n b",
+        ": nameless",
+    ],
+)
+def test_no_second_request_can_be_smuggled_in(server: Server, lines: str) -> None:
+    request = f"POST /data HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n"
+    smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+        client.sendall((request + smuggled).encode())
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_bad_chunk_size_is_no_traceback(server: Server) -> None:
+    """The fixture looks for one in the log."""
+    for method in ("GET", "POST"):
+        with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+            head = f"{method} /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked"
+            client.sendall(f"{head}\r\n\r\n\r\n\r\n".encode())
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+    assert server.http.get("/data").status == 200
+
+
+def test_a_chunked_body_is_read(server: Server) -> None:
+    body = json.dumps({"chunked": True}).encode()
+    with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+        head = b"POST /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
+    assert server.http.get("/data").json["value"] == {"chunked": True}
+
+
+@pytest.mark.parametrize("depth", range(300, 1100, 7))
+def test_no_depth_of_nesting_is_too_much_for_the_server(server: Server, depth: int) -> None:
+    body = b'{"a":' * depth + b"1" + b"}" * depth
+    assert server.http.post("/data", body).status in (201, 400)
