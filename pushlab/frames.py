@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from wsproto.connection import Connection as Framing
 from wsproto.connection import ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import (
     CloseReason,
@@ -19,8 +19,8 @@ from wsproto.frame_protocol import (
     RsvBits,
 )
 
-__all__ = ["MAX_MESSAGE", "BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Message",
-           "Ping", "Pong", "TextMessage", "encode"]  # fmt: skip
+__all__ = ["MAX_MESSAGE", "BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
+           "Pong", "TextMessage", "encode"]  # fmt: skip
 
 #: The largest message that a client may send, in bytes, whole or in fragments.
 MAX_MESSAGE = 64 * 1024

@@ -46,21 +46,17 @@ class GeventChannel:
 
 
 class TLSChannel(GeventChannel):
-    """The same over TLS, where the bytes on the wire are not ours to write."""
+    """The same over TLS, where the bytes on the wire are not ours to write.
+
+    gevent's non-blocking `send` returns 0 where TLS must wait; the same bytes must come again,
+    and they do: the hub keeps what was not sent as its outbox.
+    """
 
     __slots__ = ()
 
     def __init__(self, sock: Any, release: Callable[[], None]) -> None:
         super().__init__(sock, release)
-        self.send = partial(self._send, sock)
         self.receive = partial(self._receive, sock)
-
-    @staticmethod
-    def _send(sock: Any, data: bytes | memoryview) -> int:
-        # gevent's non-blocking send returns 0 where TLS must wait; the same bytes must come
-        # again, and they do: the hub keeps what was not sent as its outbox.
-        sent: int = sock.send(data)
-        return sent
 
     @staticmethod
     def _receive(sock: Any, size: int) -> bytes:

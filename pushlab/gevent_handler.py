@@ -111,6 +111,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     logger = logging.getLogger("pushlab.requests")
 
     connection: GeventConnection | None = None
+    #: The request asks for an upgrade to WebSocket.
+    wants_socket = False
     #: Between two requests: nobody minds if the socket is closed.
     idle = False
     #: Until when what comes next must have come, by the monotonic clock.
@@ -155,7 +157,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
-        if not handshake.is_asked_for(environ):
+        self.wants_socket = handshake.is_asked_for(environ)
+        if not self.wants_socket:
             # gevent lets a body go on for ever where it sees an upgrade, be it to what it may.
             environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
         return environ
@@ -191,7 +194,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if refusal is not None:
             self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
             return
-        if not handshake.is_asked_for(self.environ):
+        if not self.wants_socket:
             super(WebSocketHandler, self).run_application()
             return
         self.connection = self.environ["wsgi.websocket"] = GeventConnection(
@@ -206,7 +209,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             return handshake.without_host()
         if host is not None and not self.server.is_ours(host):
             return handshake.misdirected(host)
-        if handshake.is_asked_for(self.environ):
+        if self.wants_socket:
             self.environ["HTTP_UPGRADE"] = "websocket"  # of whatever list it was in
             return handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
         return None
@@ -283,8 +286,9 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
         """Answer what is no request; that is the client's mistake, and not worth an alarm."""
         self.logger.info("%s: no request: %s", self.client_address, ex)
-        status = "431 Request Header Fields Too Large" if isinstance(ex, HeadTooLarge) else None
-        return status or "400 Bad Request", _plain_answer(status or "400 Bad Request", str(ex))
+        is_large = isinstance(ex, HeadTooLarge)
+        status = "431 Request Header Fields Too Large" if is_large else "400 Bad Request"
+        return status, _plain_answer(status, str(ex))
 
     def _headers(self) -> Iterator[tuple[str, str]]:
         """Yield the header fields by their names in the environ."""

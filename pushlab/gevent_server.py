@@ -162,7 +162,8 @@ class Server(WSGIServer):  # type: ignore[misc]
             gevent.sleep(0.01)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
-        if self._clients + self._handshaking >= self.max_clients:
+        # Some beyond the limit may finish their handshake, to be told by a 503 that it is one.
+        if self._clients + self._handshaking >= self.max_clients + _SPARE_DESCRIPTORS // 2:
             return
         self._handshaking += 1
         try:

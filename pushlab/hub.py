@@ -176,7 +176,6 @@ class Hub:
             sends = [send for send in sends if send not in self._gone and send not in self._fresh]
         size, left = len(frame), iter(sends)
         while True:
-            sent = 0
             try:
                 for send in left:
                     if (sent := send(frame)) != size:
@@ -191,6 +190,10 @@ class Hub:
             member = self._member_of(send)
             member.told = news
             self._fall_behind(member, memoryview(frame)[sent:])
+
+    def _mates(self, member: Member) -> dict[Send, Member]:
+        """Return those who are told the same way as this member."""
+        return self._carried if member.carry else self._signalled
 
     def _member_of(self, send: Send) -> Member:
         return self._signalled.get(send) or self._carried[send]
@@ -218,12 +221,12 @@ class Hub:
             member.told = news
             self._write(member, news.carry if member.carry else news.signal)
         if member.told is news and not member.outbox and not member.closing:
-            (self._carried if member.carry else self._signalled)[member.send] = member
+            self._mates(member)[member.send] = member
             self._fresh.add(member.send)
 
     def _set_apart(self, member: Member) -> None:
         """Take a member from those who are told with everyone."""
-        (self._carried if member.carry else self._signalled).pop(member.send, None)
+        self._mates(member).pop(member.send, None)
         self._fresh.discard(member.send)
         if self._telling:
             self._gone.add(member.send)

@@ -151,6 +151,7 @@ def _origin(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether nobody but this machine can reach a server that listens on this address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -315,6 +315,24 @@ def test_tls(
     assert server.log == ""
 
 
+def test_a_full_server_says_so_over_tls(
+    start: Start, authority: trustme.CA, certificate: tuple[str, str]
+) -> None:
+    server = start("serve.py", "--max-clients", "1", "--certfile", certificate[0],
+                   "--keyfile", certificate[1])  # fmt: skip
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+
+    def tls(sock: socket.socket) -> socket.socket:
+        return context.wrap_socket(sock, server_hostname="127.0.0.1")
+
+    with RawSocket(server.port, wrap=tls) as only:
+        assert only.status == 101
+        with RawSocket(server.port, "/data", wrap=tls) as other:
+            assert other.status == 503
+            assert b'"error"' in other.body
+
+
 def test_over_tls_one_who_never_reads_delays_nobody(
     start: Start, authority: trustme.CA, certificate: tuple[str, str]
 ) -> None:

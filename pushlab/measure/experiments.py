@@ -90,6 +90,18 @@ def serving(subject: Subject) -> Iterator[tuple[Process, DistantCrowd]]:
         yield server, browsers
 
 
+def _publishings(server: Process, browsers: DistantCrowd, *, rounds: int) -> list[float]:
+    """Return the microseconds of CPU that publishing costs as long as there is nobody to tell."""
+    for _ in range(20):
+        browsers.tell()
+    costs = []
+    for _ in range(rounds):
+        before = server.cpu()
+        browsers.tell()
+        costs.append(server.cpu() - before)
+    return costs
+
+
 def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
     """Measure open WebSockets: opening them, having them, telling them."""
     times = max(1, NOTIFICATIONS // clients)
@@ -97,13 +109,7 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
     seconds: list[float] = []
     floor.grow(clients)
     with serving(subject) as (server, browsers):
-        for _ in range(20):
-            browsers.tell()
-        publishings = []
-        for _ in range(rounds):
-            before = server.cpu()
-            browsers.tell()  # nobody yet
-            publishings.append(server.cpu() - before)
+        publishings = _publishings(server, browsers, rounds=rounds)
         first = min(FIRST, clients // 5)
         browsers.join(first, browsers.tell()[1])
         newest = [browsers.tell()[1] for _ in range(5)][-1]
@@ -185,11 +191,7 @@ def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> lis
     events, floors = [], []
     floor.grow(clients)
     with serving(subject) as (server, browsers):
-        publishings = []
-        for _ in range(20 + rounds):
-            before = server.cpu()
-            browsers.tell()  # nobody yet
-            publishings.append(server.cpu() - before)
+        once = statistics.median(_publishings(server, browsers, rounds=rounds))
         _, newest = browsers.tell()
         browsers.stream(clients, newest)
         server.cpu()  # which waits until they all wait
@@ -198,7 +200,6 @@ def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> lis
             before = server.cpu()
             for _ in range(times):
                 browsers.tell()
-            once = statistics.median(publishings[20:])
             events.append(((server.cpu() - before) / times - once) / clients)
             floors.append(floor.cost(times))
     return [*_in_floors(Figure(subject.name, "event", clients, "µs", events), floors)]
