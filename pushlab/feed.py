@@ -101,13 +101,15 @@ class Feed:
             % (cursor.encode(), f"{changed_at:.6f}".encode(), encoded),
         )
 
-    def publish(self, value: Mapping[str, Any]) -> Reading:
+    def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Make the value the newest reading, wake all who wait, tell the listeners.
 
-        Raises ValueError for a value that JSON cannot carry or that is larger than MAX_VALUE;
-        the newest reading is then still the one before.
+        None is the newest value once more, as a new reading. Raises ValueError for a value that
+        JSON cannot carry or that is larger than MAX_VALUE; the newest reading is then still the
+        one before.
         """
         with self._publishing:  # listeners hear of readings in their order
+            value = self.latest.value if value is None else value
             reading = self._reading(self.latest.sequence + 1, value)
             superseded = self._now[1]
             self._now = (reading, superseded if self.closed else threading.Event())

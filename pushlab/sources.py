@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,45 +14,48 @@ from typing import Any
 import psutil
 
 from pushlab.feed import MAX_VALUE, encode
+from pushlab.pace import Pace
 
 logger = logging.getLogger(__name__)
 
 Value = dict[str, Any]
 
 
-def _pause(every: float | None) -> None:
-    """Sleep until the next change: `every` seconds, or irregularly, two seconds on average."""
-    time.sleep(random.uniform(0.5, 3.5) if every is None else every)
+#: Seconds that a measurement of the CPU load must take to mean something.
+CPU_WINDOW = 0.1
 
 
-def load(every: float | None = None) -> Iterator[Value]:
+def load(pace: Pace) -> Iterator[Value]:
     """Yield this machine's CPU and memory in percent, and its load averages where it has them."""
     psutil.cpu_percent()  # the first call only starts the measurement
-    time.sleep(0.1)
+    time.sleep(CPU_WINDOW)
+    measured_at = -math.inf
     while True:
+        if time.monotonic() >= measured_at + CPU_WINDOW:
+            cpu_percent, measured_at = psutil.cpu_percent(), time.monotonic()
         value: Value = {
-            "cpu_percent": psutil.cpu_percent(),
+            "cpu_percent": cpu_percent,
             "memory_percent": psutil.virtual_memory().percent,
         }
         with suppress(OSError):  # some containers and systems do not tell
             value["load_average"] = [round(load, 2) for load in psutil.getloadavg()]
         yield value
-        _pause(every)
+        pace.wait()
 
 
-def clock(every: float | None = None) -> Iterator[Value]:
+def clock(pace: Pace) -> Iterator[Value]:
     """Yield the server's time, ISO 8601 in UTC; the page shows it in the reader's time zone."""
     while True:
         yield {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
-        _pause(every)
+        pace.wait()
 
 
-def http(every: float | None = None) -> Iterator[Value]:
+def http(pace: Pace) -> Iterator[Value]:
     """Yield nothing: with this source the data changes by `POST /data`."""
     yield from ()
 
 
-def stdin(every: float | None = None) -> Iterator[Value]:
+def stdin(pace: Pace) -> Iterator[Value]:
     """Yield one value per line of standard input; the last one stays when the input ends."""
     return lines(_stdin_reader())
 
@@ -133,10 +135,12 @@ def _stdin_reader() -> Callable[[], bytes]:
     return lambda: get_hub().threadpool.apply(os.read, (descriptor, 64 * 1024))
 
 
-#: Every source by the name that `--source` takes. Each takes `every`, in seconds.
-SOURCES: dict[str, Callable[[float | None], Iterator[Value]]] = {
+#: Every source by the name that `--source` takes. Those in PACED keep to the pace that they take;
+#: the others change when their data does.
+SOURCES: dict[str, Callable[[Pace], Iterator[Value]]] = {
     "load": load,
     "clock": clock,
     "stdin": stdin,
     "http": http,
 }
+PACED = ("load", "clock")

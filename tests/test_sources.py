@@ -1,6 +1,5 @@
 """Sources: what they yield, when, and what they do about bad input."""
 
-import itertools
 import json
 import logging
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from pushlab import sources
 from pushlab.feed import MAX_VALUE
+from pushlab.pace import Pace
 from tests.conftest import Start, eventually
 
 
@@ -61,37 +61,19 @@ def test_a_bad_line_is_logged_and_the_next_one_works(
 
 
 def test_load_tells_the_truth() -> None:
-    value = next(sources.load(60.0))
+    value = next(sources.load(Pace(60.0)))
     assert 0 <= value["cpu_percent"] <= 100
     assert value["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
     assert value["load_average"] == pytest.approx(psutil.getloadavg(), abs=1)
 
 
 def test_clock_tells_the_time() -> None:
-    moment = datetime.fromisoformat(next(sources.clock())["time"])
+    moment = datetime.fromisoformat(next(sources.clock(Pace()))["time"])
     assert abs((datetime.now(timezone.utc) - moment).total_seconds()) < 5
 
 
-def pauses(every: float | None, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return how long the clock sleeps between 2,000 readings, without the sleeping."""
-    slept: list[float] = []
-    monkeypatch.setattr("pushlab.sources.time.sleep", slept.append)
-    list(itertools.islice(sources.clock(every), 2001))
-    return slept
-
-
-def test_a_fixed_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(pauses(0.25, monkeypatch)) == {0.25}
-
-
-def test_the_irregular_pace_is_two_seconds_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept = pauses(None, monkeypatch)
-    assert sum(slept) / len(slept) == pytest.approx(2.0, abs=0.15)
-    assert min(slept) < 1 < 3 < max(slept)
-
-
 def test_http_yields_nothing() -> None:
-    assert list(sources.http()) == []
+    assert list(sources.http(Pace())) == []
 
 
 def test_standard_input_reaches_the_feed_line_by_line(start: Start, program: str) -> None:
@@ -111,7 +93,7 @@ def test_standard_input_reaches_the_feed_line_by_line(start: Start, program: str
         pipe.write(line + "\n")
         pipe.flush()
         shows(value)
-    assert "more than 16384 bytes" in server.log
+    eventually(lambda: "more than 16384 bytes" in server.log)
     pipe.close()  # the end of the input keeps the last reading
     assert server.http.get("/data").json["value"] == {"line": "last"}
     assert server.http.get("/healthz").status == 200
