@@ -9,6 +9,8 @@ from typing import Any
 
 import gevent
 
+from pushlab.meter import Meter
+
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 
 
@@ -31,6 +33,22 @@ class GeventChannel:
         events = _WRITE if writing else _READ
         self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
         self._watcher.start(callback, argument)
+
+    def meter(self, meter: Meter) -> None:
+        """Count what passes from now on; who is not counted does not pay for it."""
+        send, receive = self.send, self.receive
+
+        def counting_send(data: bytes | memoryview) -> int:
+            sent = send(data)
+            meter.count(down=sent)
+            return sent
+
+        def counting_receive(size: int) -> bytes:
+            data = receive(size)
+            meter.count(up=len(data))
+            return data
+
+        self.send, self.receive = counting_send, counting_receive
 
     def finish(self) -> None:
         with suppress(OSError):  # the peer may be faster; reading will tell
@@ -57,6 +75,11 @@ class TLSChannel(GeventChannel):
     def __init__(self, sock: Any, release: Callable[[], None]) -> None:
         super().__init__(sock, release)
         self.receive = partial(self._receive, sock)
+
+    def finish(self) -> None:
+        super().finish()
+        # With that TLS has ended. What comes yet is none of our bytes, and not to be counted.
+        self.receive = self._socket.recv
 
     @staticmethod
     def _receive(sock: Any, size: int) -> bytes:

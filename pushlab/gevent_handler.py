@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gevent.socket
@@ -26,6 +27,7 @@ from pushlab.connection import Connection, ConnectionClosed
 from pushlab.frames import CloseReason
 from pushlab.gevent_channel import GeventChannel, TLSChannel
 from pushlab.heads import Head, HeadTooLarge
+from pushlab.meter import EXCHANGE, Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +50,10 @@ _PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 
 
 def hang_up(sock: Any) -> None:
-    """End whatever greenlet waits for bytes from this socket, TLS or not."""
+    """End whatever waits for bytes from this socket, TLS or not."""
+    kind = gevent.socket.socket if isinstance(sock, gevent.socket.socket) else _PlainSocket
     with suppress(OSError):  # the peer may be faster
-        gevent.socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        kind.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _plain_answer(status: str, message: str) -> bytes:
@@ -77,15 +80,25 @@ class GeventConnection(Connection):
         # the socket set not to wait, a peek is a look at the buffer.
         sock.settimeout(0)
         try:
-            return sock, self._handler.rfile.peek()
+            early = self._handler.rfile.peek()
         except ssl.SSLWantReadError:
-            return sock, b""
+            early = b""
+        if self._handler.exchange is not None:
+            self._handler.exchange.meter.count(up=len(early))
+        return sock, early
 
     def _release(self) -> GeventChannel:
         handler, self._handler = self._handler, None
         sock, self._socket = self._socket, None
         handler.socket = None  # the handler shall not close it
-        leave = handler.server.leave
+        leave, exchange = handler.server.leave, handler.exchange
+        if exchange is not None:
+            leave_server = leave  # and not the handler, which would stay in memory
+
+            def leave() -> None:
+                exchange.over()
+                leave_server()
+
         with suppress(OSError):  # macOS refuses if the browser has just left
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if hasattr(sock, "pending"):
@@ -97,10 +110,15 @@ class GeventConnection(Connection):
                 leave()
                 rfile.close()
 
-            return TLSChannel(sock, leave_tls)
-        plain = _PlainSocket(fileno=sock.detach())
-        plain.setblocking(False)
-        return GeventChannel(plain, leave)
+            channel: GeventChannel = TLSChannel(sock, leave_tls)
+        else:
+            sock = _PlainSocket(fileno=sock.detach())
+            sock.setblocking(False)
+            channel = GeventChannel(sock, leave)
+        if exchange is not None:
+            channel.meter(exchange.meter)
+            exchange.goes_on(partial(hang_up, sock))
+        return channel
 
 
 class Handler(WebSocketHandler):  # type: ignore[misc]
@@ -113,6 +131,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     connection: GeventConnection | None = None
     #: The request asks for an upgrade to WebSocket.
     wants_socket = False
+    #: What the request costs a lane of the page, if it is one of a lane.
+    exchange: Exchange | None = None
     #: Between two requests: nobody minds if the socket is closed.
     idle = False
     #: Until when what comes next must have come, by the monotonic clock.
@@ -161,7 +181,17 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if not self.wants_socket:
             # gevent lets a body go on for ever where it sees an upgrade, be it to what it may.
             environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
+        self.exchange = None
+        meter = self.server.meters and self.server.meters.named_in(environ["QUERY_STRING"])
+        # gevent writes what a request with a body may be told first, the 100, past our counting.
+        if meter and not self._has_body() and not self.headers.get("expect"):
+            size = self._line_size + self.headers.size
+            self.exchange = Exchange(meter, up=size, hang_up=partial(hang_up, self.socket))
+            environ[EXCHANGE] = self.exchange
         return environ
+
+    def _has_body(self) -> bool:
+        return bool(self.content_length or self.headers.get("transfer-encoding"))
 
     def read_requestline(self) -> str:
         if self.server.closed:
@@ -171,6 +201,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             line: str = super().read_requestline()
         finally:
             self.idle = False
+        self._line_size = len(line)
         return line
 
     def read_request(self, raw_requestline: str) -> bool:
@@ -184,14 +215,25 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         return is_request
 
     def handle_one_response(self) -> None:
-        has_body = self.content_length or self.headers.get("transfer-encoding")
-        self.due = time.monotonic() + BODY_TIMEOUT if has_body else math.inf
-        super().handle_one_response()
+        exchange = self.exchange
+        self.due = time.monotonic() + BODY_TIMEOUT if self._has_body() else math.inf
+        if exchange is not None and exchange.meter.is_cut:
+            hang_up(self.socket)
+            self.close_connection = True
+            exchange.over()
+            return
+        try:
+            super().handle_one_response()
+        finally:
+            if exchange is not None and (self.connection is None or not self.connection.detached):
+                exchange.over()
         self.due = time.monotonic() + IDLE_TIMEOUT
 
     def run_application(self) -> None:
         refusal = self._refusal()
         if refusal is not None:
+            if self.exchange is not None:
+                self.exchange.answer(int(refusal.status.split()[0]))
             self._answer_in_http(refusal.status, refusal.headers, [refusal.body])
             return
         if not self.wants_socket:
@@ -262,12 +304,19 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
         ]
         self.start_response("101 Switching Protocols", headers)
-        self.write(b"")
+        if self.exchange is None:
+            self.write(b"")
+        else:
+            self.exchange.answer(101)
+            self.write(b"")
+            self.exchange.told()
 
     def _sendall(self, data: bytes) -> None:
         before, self.due = self.due, min(self.due, time.monotonic() + SEND_TIMEOUT)
         super()._sendall(data)
         self.due = before
+        if self.exchange is not None:
+            self.exchange.sent(len(data))
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
         is_bad_body = issubclass(t, ValueError) and self.headers.get("transfer-encoding")
@@ -315,6 +364,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         head = b"\r\n".join(lines) + b"\r\n\r\n"
         if self.response_use_chunked or len(data) > _ONE_WRITE:
             self._sendall(head)
+            if self.exchange is not None and self.response_use_chunked:
+                self.exchange.told()  # it may have no end
             self._write(data)
         else:
             self._sendall(head + (data or b""))

@@ -17,12 +17,14 @@ except ImportError:
     resource = None  # type: ignore[assignment]
 
 import gevent
+from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 
 from pushlab import handshake
 from pushlab.frames import CloseReason
 from pushlab.gevent_handler import Handler, hang_up
+from pushlab.meter import Metering, Meters
 from pushlab.options import HEAD_TIMEOUT
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,11 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def freeze(seconds: float) -> None:
+    """Hold up the whole server: all greenlets take turns in one thread, which sleeps now."""
+    monkey.get_original("time", "sleep")(seconds)
+
+
 def raise_descriptor_limit() -> int:
     """Let this process open what it may, often more than at first; return how many that are."""
     if resource is None:
@@ -87,17 +94,21 @@ class Server(WSGIServer):  # type: ignore[misc]
         allow_hosts: Collection[str] | None = None,
         max_clients: int | None = None,
         head_timeout: float = HEAD_TIMEOUT,
+        meters: Meters | None = None,
         connection_options: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         options.setdefault("log", None)
         options.setdefault("error_log", logging.getLogger("pushlab.requests"))
+        if meters is not None:  # in front of all that an app may have in front of it
+            application = Metering(application)
         super().__init__(listener, application, **options)
         self.farewell = farewell
         self.allow_origins = allow_origins
         self.connection_options = connection_options
         self.handlers: set[Handler] = set()
         self.head_timeout = head_timeout
+        self.meters = meters
         self.max_clients = min(
             max_clients or _MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
         )
@@ -108,12 +119,17 @@ class Server(WSGIServer):  # type: ignore[misc]
         self._our_hosts: set[str] = set()
         self._asked_to_stop = Event()
 
-    def serve_forever(self, stop_timeout: float | None = None) -> None:
-        """Serve until SIGTERM, Ctrl-C or `stop`."""
+    def start(self) -> None:
+        """Accept clients; from now on Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
                 gevent.signal_handler(getattr(signal, name), self._asked_to_stop.set)
-        self.start()
+        super().start()
+
+    def serve_forever(self, stop_timeout: float | None = None) -> None:
+        """Serve until SIGTERM, Ctrl-C or `stop`."""
+        if not self.started:
+            self.start()
         while not self._asked_to_stop.wait(min(1.0, self.head_timeout / 4)):
             now = time.monotonic()
             for handler in [each for each in self.handlers if each.due < now]:

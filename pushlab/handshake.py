@@ -8,10 +8,14 @@ import binascii
 import ipaddress
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 Environ = dict[str, Any]
+
+#: How the headers begin that proxies add, if they do.
+_FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED", "HTTP_X_REAL_IP",
+              "HTTP_X_CLIENT_IP", "HTTP_TRUE_CLIENT_IP", "HTTP_CF_CONNECTING_IP")  # fmt: skip
 
 
 class Refusal(NamedTuple):
@@ -76,6 +80,16 @@ def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
         return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
     except ValueError:
         return False
+
+
+def is_local(environ: Mapping[str, Any]) -> bool:
+    """Tell whether somebody on this machine asks, and not a proxy that says it is for another."""
+    try:
+        is_loopback = ipaddress.ip_address(environ.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False
+    forwarded = any(name.startswith(_FORWARDED) for name in environ)
+    return is_loopback and not forwarded and host_allowed(environ.get("HTTP_HOST", ""), ())
 
 
 def without_host() -> Refusal:

@@ -30,7 +30,7 @@ class HeadTooLarge(BadHead):
 class Head:
     """Header fields as gevent's handler asks for them: by name, and as lines."""
 
-    __slots__ = ("_first", "fields")
+    __slots__ = ("_first", "fields", "size")
 
     #: gevent asks for it; a head that cannot be read raises instead.
     status = ""
@@ -39,6 +39,7 @@ class Head:
         self.fields: list[tuple[str, str]] = []  #: every line's name, in small letters, and value
         self._first: dict[str, str] = {}
         block = _read(rfile)
+        self.size = len(block)  #: bytes, with the empty line
         if not _LINES.fullmatch(block):
             raise BadHead("these are no header lines")
         for line in block.decode("latin-1").split("\n")[:-2]:

@@ -1,0 +1,124 @@
+"""A TCP relay that counts: the witness of what passes between a browser and the server.
+
+It knows nothing of HTTP. What comes from one side goes to the other at once, and is counted.
+
+    with Relay(server.port) as relay:
+        ...  # browse http://127.0.0.1:{relay.port}
+        [connection] = relay.naming("lane=k3j5-poll")
+        assert connection.up == ...
+        connection.stall()
+"""
+
+import socket
+import threading
+from contextlib import suppress
+
+_PIECE = 64 * 1024
+
+
+class Connection:
+    """One connection of a client, and the one to the server that it is relayed to."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.head = b""  #: the first that the client sent: of HTTP, the first request
+        self.up = 0  #: bytes from the client
+        self.down = 0  #: bytes from the server
+        self.over = threading.Event()  #: both have ended it
+        self._sockets = (client, server)
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self._ended = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Pass on what comes."""
+        client, server = self._sockets
+        for source, sink in ((client, server), (server, client)):
+            source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def stall(self) -> None:
+        """Pass nothing on any more, not even an end, and leave it open: as a dead network does."""
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Pass on what was held back, and all that comes."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """End it towards both sides."""
+        for each in self._sockets:
+            with suppress(OSError):  # it has ended already
+                each.shutdown(socket.SHUT_RDWR)
+        self.resume()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        client, server = self._sockets
+        with suppress(OSError):  # a reset is an end, too
+            while data := source.recv(_PIECE):
+                if source is server:
+                    self.down += len(data)
+                else:
+                    self.up += len(data)
+                    self.head = self.head or data
+                self._flowing.wait()
+                sink.sendall(data)
+        self._flowing.wait()
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+        with self._lock:
+            self._ended += 1
+            if self._ended == 2:
+                client.close()
+                server.close()
+                self.over.set()
+
+
+class Relay:
+    """Listens at `port` on loopback, and relays every connection to the server's port."""
+
+    def __init__(self, server_port: int) -> None:
+        self.connections: list[Connection] = []
+        self._server_port = server_port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    @property
+    def up(self) -> int:
+        """Bytes from all clients so far."""
+        return sum(connection.up for connection in self.connections)
+
+    @property
+    def down(self) -> int:
+        """Bytes to all clients so far."""
+        return sum(connection.down for connection in self.connections)
+
+    def naming(self, text: str) -> list[Connection]:
+        """Return the connections whose first request has this in it, oldest first."""
+        return [each for each in self.connections if text.encode() in each.head]
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the listener is shut down
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._server_port))
+                except OSError:  # the server has gone: so the client finds nobody
+                    client.close()
+                else:
+                    self.connections.append(Connection(client, server))
+                    self.connections[-1].start()
+
+    def __enter__(self) -> "Relay":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # not all systems wake who accepts, but then a close does
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join(5)
+        for connection in self.connections:
+            connection.cut()
+            connection.over.wait(5)

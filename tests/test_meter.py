@@ -1,0 +1,847 @@
+"""The meters: what they say is what passes the socket, to the byte, as two witnesses saw it.
+
+One witness is a relay that knows nothing of HTTP; the other is the client, who counts what it
+writes and reads.
+"""
+
+import json
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from typing import Any, NamedTuple
+
+import pytest
+import trustme
+
+from pushlab import lab, meter
+from pushlab.meter import Exchange, Meter, Meters
+from tests.clients import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    UPGRADE,
+    Answer,
+    CountingSocket,
+    CountingTLS,
+    LabPage,
+    RawSocket,
+    Wire,
+    frame,
+)
+from tests.conftest import Server, Start, eventually, starting
+from tests.relay import Relay
+
+VARIANTS = {
+    "serve.py": ("serve.py",),
+    "serve2.py": ("serve2.py",),
+    "no-shortcut": ("serve.py", "--no-shortcut"),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each kind that counts differently; it tells nothing on stderr."""
+    program, *options = VARIANTS[request.param]
+    with starting() as start:
+        server = start(program, "--source", "http", *options)
+        yield server
+        assert server.log == ""
+
+
+@pytest.fixture
+def relay(server: Server) -> Iterator[Relay]:
+    with Relay(server.port) as relay:
+        yield relay
+
+
+@pytest.fixture
+def page(server: Server) -> Iterator[LabPage]:
+    with LabPage(server.ws) as page:
+        yield page
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def lane() -> str:
+    """A lane that nobody had before."""
+    return f"t{next(_numbers)}-lane"
+
+
+class Cost(NamedTuple):
+    """What a lane is to have cost."""
+
+    up: int
+    down: int
+    requests: int
+    empty: int = 0
+
+
+def costs(page: LabPage, lane: str) -> Cost:
+    return Cost(**page.sums(lane))
+
+
+def assert_cost(page: LabPage, lane: str, cost: Cost) -> None:
+    """Fail if this is not what the lane has cost, once all is there, or if it then becomes more."""
+    with suppress(AssertionError):
+        eventually(lambda: costs(page, lane) == cost, timeout=3)
+    assert costs(page, lane) == cost
+
+
+def request(path: str, method: str = "GET", version: str = "HTTP/1.1", **headers: str) -> bytes:
+    """A request; the names of headers have a _ for each -."""
+    fields = {"Host": "127.0.0.1", **{name.replace("_", "-"): headers[name] for name in headers}}
+    lines = [f"{name}: {value}" for name, value in fields.items()]
+    return "\r\n".join([f"{method} {path} {version}", *lines, "", ""]).encode()
+
+
+class Ask(NamedTuple):
+    """A request of a lane, and how it is answered."""
+
+    text: bytes
+    status: int
+    held: float = 0.0  #: seconds
+
+    @property
+    def empty(self) -> bool:
+        return self.status in (204, 304)
+
+    def of(self, lane: str, cursor: str) -> bytes:
+        """Fill in the lane, and the newest cursor."""
+        return self.text.replace(b"LANE", b"lane=" + lane.encode()).replace(b"NOW", cursor.encode())
+
+
+EVENTS = "text/event-stream"
+BROWSER = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/156.0.0.0",
+    "Accept": "*/*",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
+    "Cookie": "a=b; c=" + "d" * 500,
+}
+ASKS = {
+    "data": Ask(request("/data?LANE"), 200),
+    "data-as-a-browser": Ask(request("/data?LANE", **BROWSER), 200),
+    "data-304": Ask(request("/data?LANE", If_None_Match='"NOW"'), 304),
+    "data-changed": Ask(request("/data?LANE", If_None_Match='"ffffffff-1"'), 200),
+    "data-weak-304": Ask(request("/data?LANE", If_None_Match='W/"NOW"'), 304),
+    "head": Ask(request("/data?LANE", "HEAD"), 200),
+    "head-304": Ask(request("/data?LANE", "HEAD", If_None_Match='"NOW"'), 304),
+    "longpoll-signal": Ask(request("/update?LANE"), 200),
+    "longpoll-signal-of-old": Ask(request("/update?after=ffffffff-1&LANE&carry=0"), 200),
+    "longpoll-carry": Ask(request("/update?carry=1&LANE&timeout=5"), 200),
+    "longpoll-204": Ask(request("/update?after=NOW&timeout=0.05&LANE"), 204, held=0.05),
+    "longpoll-204-at-once": Ask(request("/update?LANE&after=NOW&timeout=0"), 204),
+    "malformed-after": Ask(request("/update?after=x&LANE"), 400),
+    "malformed-after-of-events": Ask(request("/update?after=x&LANE", Accept=EVENTS), 400),
+    "nowhere": Ask(request("/nowhere?LANE"), 404),
+    "page": Ask(request("/?LANE"), 200),
+    "file": Ask(request("/static/page.js?LANE"), 200),
+    "post-without-body": Ask(request("/data?LANE", "POST", Content_Length="0"), 400),
+    "absolute-form": Ask(request("http://127.0.0.1/data?LANE"), 200),
+    "bare-line-feeds": Ask(request("/data?LANE").replace(b"\r\n", b"\n"), 200),
+    "options": Ask(request("/data?LANE", "OPTIONS"), 200),
+    "websocket-that-is-none": Ask(request("/lab?LANE"), 400),
+}
+
+
+@pytest.fixture
+def newest(server: Server) -> str:
+    """The cursor of a reading that nobody changes during the test."""
+    return server.publish({"n": 1, "text": "€"})
+
+
+@pytest.mark.parametrize("name", ASKS)
+def test_a_request_costs_what_both_witnesses_saw(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str, name: str
+) -> None:
+    ask = ASKS[name]
+    text = ask.of(lane, newest)
+    with Wire(relay.port) as wire:
+        assert wire.ask(text).status == ask.status
+        assert (relay.up, relay.down) == (wire.sent, wire.received)
+        assert relay.up == len(text)
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1, ask.empty))
+    [[asked_at, held, status, up, down]] = page.exchanges[lane]
+    assert (status, up, down) == (ask.status, relay.up, relay.down)
+    assert held >= ask.held * 1000
+    assert abs(asked_at + held - time.time() * 1000) < 20_000
+
+
+def test_an_answer_of_the_largest_value(
+    server: Server, relay: Relay, page: LabPage, lane: str
+) -> None:
+    server.publish({"text": "x" * (16 * 1024 - 12)})
+    with Wire(relay.port) as wire:
+        for path in ("/data?LANE", "/update?carry=1&LANE"):
+            assert len(wire.ask(Ask(request(path), 200).of(lane, "")).body) > 16 * 1024
+        assert_cost(page, lane, Cost(relay.up, relay.down, 2))
+        assert (relay.up, relay.down) == (wire.sent, wire.received)
+    server.publish({})
+
+
+def test_many_requests_on_one_connection(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    asks = [ask for ask in ASKS.values() if ask.status != 404] * 2
+    with Wire(relay.port) as wire:
+        for ask in asks:
+            assert wire.ask(ask.of(lane, newest)).status == ask.status
+        assert len(relay.connections) == 1
+        empty = sum(ask.empty for ask in asks)
+        assert_cost(page, lane, Cost(relay.up, relay.down, len(asks), empty))
+    told = page.exchanges[lane]
+    assert [exchange[2] for exchange in told] == [ask.status for ask in asks]
+    assert sum(exchange[3] for exchange in told) == relay.up
+    assert sum(exchange[4] for exchange in told) == relay.down
+
+
+def test_lanes_that_share_a_connection_pay_for_their_own(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    """And what is of no lane is nobody's: not the page, and not what is published."""
+    asks = list(ASKS.values())[:10]
+    spent: dict[str, list[Any]] = {name: [0, 0, 0, 0] for name in (f"{lane}-a", f"{lane}-b")}
+    with Wire(relay.port) as wire:
+        for number, ask in enumerate(asks * 2):
+            name = list(spent)[number % 3 % 2]
+            before = wire.sent, wire.received
+            assert wire.ask(ask.of(name, newest)).status == ask.status
+            costs = wire.sent - before[0], wire.received - before[1], 1, ask.empty
+            spent[name] = [sum(pair) for pair in zip(spent[name], costs, strict=True)]
+            assert wire.ask(request("/")).status == 200
+            assert wire.ask(request("/data?other=lane")).status == 200
+            assert wire.ask(request("/data?plane=x")).status == 200
+        for name, cost in spent.items():
+            assert_cost(page, name, Cost(*cost))
+
+
+def test_pipelined_requests(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    other = f"{lane}-2"
+    names = [lane, other, lane, lane, other]
+    asks = [ASKS[name] for name in ("data", "longpoll-204", "data-304", "file", "longpoll-carry")]
+    texts = [ask.of(name, newest) for name, ask in zip(names, asks, strict=True)]
+    with Wire(relay.port) as wire:
+        wire.socket.sendall(b"".join(texts))
+        down = {lane: 0, other: 0}
+        for name, ask in zip(names, asks, strict=True):
+            before = wire.received
+            assert wire.answer().status == ask.status
+            down[name] += wire.received - before
+        up = {
+            each: sum(len(text) for text, name in zip(texts, names, strict=True) if name == each)
+            for each in down
+        }
+        # The wire reads ahead, so only the sum over both lanes can be known from it.
+        both = [costs(page, each) for each in (lane, other)]
+        assert [cost.up for cost in both] == list(up.values())
+        assert sum(cost.down for cost in both) == relay.down == wire.received
+        assert [(cost.requests, cost.empty) for cost in both] == [(3, 1), (2, 1)]
+    for each, cost in zip((lane, other), both, strict=True):
+        assert sum(exchange[4] for exchange in page.exchanges[each]) == cost.down
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.0 keep-alive"])
+def test_the_older_http(
+    server: Server, relay: Relay, page: LabPage, lane: str, version: str
+) -> None:
+    version, _, connection = version.partition(" ")
+    with Wire(relay.port) as wire:
+        text = request(f"/data?lane={lane}", version=version, Connection=connection or "close")
+        assert wire.ask(text).status == 200
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+        assert relay.down == wire.received
+
+
+def test_one_who_expects_a_100_pays_for_it_or_is_on_no_meter(
+    server: Server, relay: Relay, page: LabPage, lane: str
+) -> None:
+    with Wire(relay.port) as wire:
+        head = request(f"/data?lane={lane}", "POST", Content_Length="0", Expect="100-continue")
+        wire.socket.sendall(head)
+        while wire.head()[0] == 100:
+            pass
+        assert costs(page, lane) in [(0, 0, 0, 0), Cost(relay.up, relay.down, 1)]
+
+
+@pytest.mark.parametrize("coding", ["length", "chunked"])
+def test_a_request_with_a_body_is_on_no_meter(
+    server: Server, relay: Relay, page: LabPage, lane: str, coding: str
+) -> None:
+    with Wire(relay.port) as wire:
+        path = f"/data?lane={lane}"
+        if coding == "length":
+            text = request(path, "POST", Content_Length="2") + b"{}"
+        else:
+            text = request(path, "POST", Transfer_Encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n"
+        answer = wire.ask(text)
+        assert answer.status == 201
+        assert "Server-Timing" not in answer.headers
+        assert costs(page, lane) == (0, 0, 0, 0)
+        assert wire.ask(request(path)).status == 200  # the connection goes on
+        assert costs(page, lane).requests == 1
+
+
+def test_a_poll_that_is_held_is_no_request_until_it_is_answered(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    with Wire(relay.port) as wire:
+        text = request(f"/update?after={newest}&lane={lane}")
+        wire.socket.sendall(text)
+        assert_cost(page, lane, Cost(len(text), 0, 0))
+        assert page.exchanges[lane] == []
+        server.publish({"n": 2})
+        assert wire.answer().status == 200
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+        assert len(page.exchanges[lane]) == 1
+
+
+# Event streams.
+
+
+def events(lane: str, **options: str) -> bytes:
+    more = "".join(f"&{name}={value}" for name, value in options.items())
+    return request(f"/update?lane={lane}{more}", Accept=EVENTS)
+
+
+def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    with Wire(relay.port) as wire:
+        wire.socket.sendall(events(lane, carry="1"))
+        status, headers = wire.head()
+        assert (status, headers["Transfer-Encoding"]) == (200, "chunked")
+        wire.until(newest.encode())
+        wire.until(b"\n\n\r\n")
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+        [[_, held, status, up, down]] = page.exchanges[lane]  # told at once: it has no end
+        assert (status, up) == (200, relay.up)
+        assert held < 5000
+        assert 0 < down < relay.down
+        for number in range(3):
+            server.publish({"number": number, "text": "x" * number * 8000})
+            wire.until(b"\n\n\r\n")
+            assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+        assert wire.received == relay.down
+        last = relay.down
+    [connection] = relay.connections
+    # By the second event at the latest, the server learns that nobody listens.
+    eventually(lambda: server.publish({}) and connection.over.is_set())
+    assert costs(page, lane).down >= last
+    assert len(page.exchanges[lane]) == 1
+
+
+# WebSockets.
+
+
+class Socket(RawSocket):
+    """A WebSocket of a lane, which counts."""
+
+    def __init__(self, port: int, lane: str, query: str = "", **options: Any) -> None:
+        options.setdefault("wrap", CountingSocket.of)
+        super().__init__(port, f"/update?lane={lane}{query}", **options)
+
+    def __enter__(self) -> "Socket":
+        return self
+
+    def until(self, wanted: tuple[int, bytes]) -> None:
+        """Read on until this frame comes."""
+        while (got := self.frame()) != wanted:
+            assert got is not None, "the stream ended"
+
+    @property
+    def passed(self) -> tuple[int, int]:
+        """Bytes sent and received."""
+        counting: Any = self.socket
+        return counting.sent, counting.received
+
+
+@pytest.mark.parametrize("carry", [0, 1])
+def test_a_websocket_costs_its_handshake_and_its_frames(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str, carry: int
+) -> None:
+    with Socket(relay.port, lane, f"&carry={carry}") as browser:
+        assert browser.json()["cursor"] == newest
+        assert_cost(page, lane, Cost(*browser.passed, 1))
+        for size in (0, 100, 16 * 1024 - 20):
+            newest = server.publish({"text": "x" * size})
+            assert browser.json()["cursor"] == newest
+            assert_cost(page, lane, Cost(*browser.passed, 1))
+            assert browser.passed == (relay.up, relay.down)
+        [[_, _, status, up, down]] = page.exchanges[lane]
+        assert status == 101
+        assert up + down < relay.up + relay.down
+    server.publish({})
+    assert costs(page, lane).requests == 1
+    assert len(page.exchanges[lane]) == 1, "it is told once, also when it has ended"
+
+
+SAYINGS = {
+    "ping": [frame(PING, b"are you there?")],
+    "empty-ping": [frame(PING)],
+    "pong": [frame(PONG, b"unasked")],
+    "text": [frame(TEXT, "grüße".encode())],
+    "binary": [frame(BINARY, bytes(5000))],
+    "large": [frame(TEXT, b"x" * 60_000)],
+    "fragments": [frame(TEXT, b"a", fin=False), frame(PING, b"b"), frame(0, b"c")],
+    "many-pings": [frame(PING, b"%d" % number) for number in range(50)],
+    "close": [frame(CLOSE, struct.pack("!H", 4002) + "adieu, à bientôt".encode())],
+    "empty-close": [frame(CLOSE)],
+    "ping-and-close": [frame(PING, b"last") + frame(CLOSE, struct.pack("!H", 1000))],
+    "unmasked": [frame(TEXT, b"no", masked=False)],
+    "too-large": [frame(TEXT, b"x" * 100, length=70_000)],
+    "not-text": [frame(TEXT, b"\xff\xfe")],
+}
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["later", "early"])
+@pytest.mark.parametrize("name", SAYINGS)
+def test_what_a_websocket_is_told_is_counted(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str, name: str, early: bool
+) -> None:
+    """Also what comes together with the handshake, and how it is closed, by whomever."""
+    ends = any(word in name for word in ("close", "unmasked", "too", "not"))
+    saying = b"".join(SAYINGS[name])
+    with Socket(relay.port, lane, early=saying if early else b"") as browser:
+        if not early:
+            assert browser.json()["cursor"] == newest
+            for part in SAYINGS[name]:
+                browser.send(part)
+        if ends:
+            while browser.frame() is not None:
+                pass
+        else:
+            browser.send(frame(PING, b"the last"))
+            browser.until((PONG, b"the last"))
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+        assert browser.passed == (relay.up, relay.down)
+    assert len(page.exchanges[lane]) == 1
+
+
+def test_a_websocket_that_is_refused_is_an_answer(
+    server: Server, relay: Relay, page: LabPage, lane: str
+) -> None:
+    spent = [0, 0]
+    refused: list[tuple[str, dict[str, str], int]] = [
+        ("&after=x", {}, 400),
+        ("&carry=2", {}, 400),
+        ("", {"Origin": "http://evil.example"}, 403),
+        ("", {"Sec-WebSocket-Version": "8"}, 426),
+        ("", {"Host": "evil.example"}, 421),
+    ]
+    for query, changes, status in refused:
+        with Socket(relay.port, lane, query, changes=changes) as browser:
+            assert browser.status == status
+            assert browser.body
+            assert browser.frame() is None
+            spent = [spent[0] + browser.passed[0], spent[1] + browser.passed[1]]
+    assert_cost(page, lane, Cost(relay.up, relay.down, len(refused)))
+    assert (relay.up, relay.down) == tuple(spent)
+    told = page.exchanges[lane]
+    assert [exchange[2] for exchange in told] == [status for *_, status in refused]
+
+
+def test_a_websocket_that_vanishes_costs_what_it_was_sent(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    with Socket(relay.port, lane) as browser:
+        assert browser.json()["cursor"] == newest
+        reset = struct.pack("ii", 1, 0)
+        browser.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    [connection] = relay.connections
+    assert connection.over.wait(5)
+    server.publish({"n": "to nobody"})
+    assert_cost(page, lane, Cost(relay.up, relay.down, 1))
+
+
+def test_a_slow_websocket_costs_what_it_takes(
+    server: Server, relay: Relay, page: LabPage, lane: str, newest: str
+) -> None:
+    """Frames go out in parts then, and most are never sent."""
+    with Socket(relay.port, lane, "&carry=1") as browser:
+        assert browser.json()["cursor"] == newest
+        [connection] = relay.connections
+        connection.stall()
+        for number in range(100):
+            newest = server.publish({"text": f"{number:3}{'x' * 16_000}"})
+        connection.resume()
+        told = 1
+        while browser.json()["cursor"] != newest:
+            told += 1
+        assert told < 100
+        assert_cost(page, lane, Cost(*browser.passed, 1))
+        assert browser.passed == (relay.up, relay.down)
+
+
+# The server in the end.
+
+
+def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) -> None:
+    """Heartbeats, pings, answers to polls that are held, close frames: until all has ended."""
+    server = start("tests/metered.py", "--source", "http")
+    newest = server.publish({"n": 1})
+    witnesses: dict[str, tuple[int, int]] = {}
+    cost: dict[str, tuple[int, int]] = {}  # requests, and of these empty
+    with Relay(server.port) as relay:
+        # Three who stay.
+        stream, poll = Wire(relay.port), Wire(relay.port)
+        browser = Socket(relay.port, "socket")
+        stream.socket.sendall(events("stream"))
+        poll.socket.sendall(request(f"/update?after={newest}&lane=poll"))
+        stream.until(b"\r\n:\n\n\r\n")  # a heartbeat
+
+        # Three who leave: after an answer, in the middle of a poll, out of a stream.
+        with Wire(relay.port) as wire:
+            assert wire.ask(request("/data?lane=left")).status == 200
+        with Wire(relay.port) as wire:
+            wire.socket.sendall(request(f"/update?after={newest}&timeout=0.2&lane=left-poll"))
+        with Wire(relay.port) as wire:
+            wire.socket.sendall(events("left-stream"))
+            wire.until(b"\n\n\r\n")
+        with Socket(relay.port, "left-socket") as leaver:
+            leaver.json()
+        with Socket(relay.port, "refused", "&after=x") as refused:
+            assert refused.status == 400
+        # And some who are gone before they are answered.
+        upgrade = request("/update?lane=reset", **UPGRADE)
+        for text in (upgrade, events("reset"), request(f"/update?after={newest}&lane=reset")) * 10:
+            hasty = socket.create_connection(("127.0.0.1", server.port))
+            hasty.sendall(text)
+            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            hasty.close()
+        stream.until(b"\r\n:\n\n\r\n")
+        stream.until(b"\r\n:\n\n\r\n")
+
+        browser.until((PING, b""))
+        browser.send(frame(PONG))
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert browser.close_code() == 1001
+        assert stream.rest().endswith(b"0\r\n\r\n")
+        assert poll.answer().status == 204
+        assert poll.rest() == b""
+        stopping.join()
+        for name, client in (("stream", stream), ("poll", poll)):
+            witnesses[name] = client.sent, client.received
+        witnesses["socket"] = browser.passed
+        cost = {"stream": (1, 0), "poll": (1, 1), "socket": (1, 0)}
+        for opened in (stream, poll, browser):
+            opened.close()
+        for connection in relay.connections:
+            assert connection.over.wait(5)
+        for name, passed in witnesses.items():
+            [connection] = relay.naming(f"lane={name} ")
+            assert (connection.up, connection.down) == passed
+    sums = json.loads(server.out[-1])
+    for name, (up, down) in witnesses.items():
+        requests, empty = cost[name]
+        said = {"requests": requests, "empty": empty, "up": up, "down": down, "told": 1, "open": 0}
+        assert sums[name] == said
+    assert {name: each["open"] for name, each in sums.items() if each["open"]} == {}
+    assert sums.pop("reset")["told"] <= 30
+    assert {name: each["told"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
+
+
+def test_over_tls_it_is_what_the_client_wrote_and_read(
+    start: Start, authority: trustme.CA, certificate: tuple[str, str]
+) -> None:
+    server = start("serve.py", "--source", "http", "--certfile", certificate[0],
+                   "--keyfile", certificate[1])  # fmt: skip
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    newest = json.loads(https(server, context, "POST", b'{"n": 1}').body)["cursor"]
+    context.sslsocket_class = CountingTLS
+
+    def tls(plain: socket.socket) -> ssl.SSLSocket:
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    with LabPage(server.ws, ssl=context) as page:
+        asks = list(ASKS.values())
+        with Wire(server.port, wrap=tls) as wire:
+            for ask in asks:
+                assert wire.ask(ask.of("http", newest)).status == ask.status
+            empty = sum(ask.empty for ask in asks)
+            assert_cost(page, "http", Cost(wire.sent, wire.received, len(asks), empty))
+        with Wire(server.port, wrap=tls) as wire:
+            wire.socket.sendall(events("sse", carry="1"))
+            wire.until(b"\n\n\r\n")
+            wire.until(b"\n\n\r\n")
+            assert_cost(page, "sse", Cost(wire.sent, wire.received, 1))
+        for number, early in enumerate((b"", frame(PING, b"early"), frame(TEXT, bytes(20_000)))):
+            name = f"ws-{number}"
+            with Socket(server.port, name, "&carry=1", early=early, wrap=tls) as browser:
+                browser.json()
+                for saying in SAYINGS["large"], SAYINGS["many-pings"]:
+                    browser.send(b"".join(saying))
+                browser.until((PONG, b"49"))
+                assert_cost(page, name, Cost(*browser.passed, 1))
+                https(server, context, "POST", b'{"text": "%s"}' % (b"x" * 16_000))
+                assert len(browser.json()["value"]["text"]) == 16_000
+                assert_cost(page, name, Cost(*browser.passed, 1))
+                browser.send(b"".join(SAYINGS["close"]))
+                while browser.frame() is not None:
+                    pass
+                assert_cost(page, name, Cost(*browser.passed, 1))
+    assert server.log == ""
+
+
+def https(server: Server, context: ssl.SSLContext, method: str, body: bytes) -> Answer:
+    def tls(plain: socket.socket) -> ssl.SSLSocket:
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    context.sslsocket_class = CountingTLS
+    with Wire(server.port, wrap=tls) as wire:
+        return wire.ask(request("/data", method, Content_Length=str(len(body))) + body)
+
+
+# Server-Timing.
+
+
+def timing(answer: dict[str, str]) -> tuple[float, float]:
+    """Return when the request was there, and how long it was held, both in milliseconds."""
+    found = re.fullmatch(r"in;dur=(\d+\.\d), held;dur=(\d+\.\d)", answer["Server-Timing"])
+    assert found, answer
+    return float(found[1]), float(found[2])
+
+
+TIMED = [name for name, ask in ASKS.items() if ask.status in (200, 204, 304, 400)]
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_an_answer_says_when_the_server_had_the_request(
+    server: Server, lane: str, newest: str, name: str
+) -> None:
+    ask = ASKS[name]
+    with Wire(server.port) as wire:
+        for _ in range(2):
+            sent = time.time()
+            answer = wire.ask(ask.of(lane, newest))
+            received = time.time()
+            asked_at, held = timing(answer.headers)
+            assert sent - 0.0001 <= asked_at / 1000 <= received + 0.0001
+            assert ask.held <= held / 1000 <= received - sent + 0.0001
+        unnamed = wire.ask(ask.text.replace(b"&LANE", b"").replace(b"LANE", b"").replace(
+            b"NOW", newest.encode()))  # fmt: skip
+        assert unnamed.status == ask.status
+        assert "Server-Timing" not in unnamed.headers
+
+
+def test_a_stream_and_a_refused_websocket_say_it_too(
+    server: Server, lane: str, newest: str
+) -> None:
+    with Wire(server.port) as wire:
+        sent = time.time()
+        wire.socket.sendall(events(lane))
+        asked_at, held = timing(wire.head()[1])
+        assert sent - 0.0001 <= asked_at / 1000 <= time.time() + 0.0001
+        assert held < 5000
+    with Socket(server.port, lane, "&after=x") as browser:
+        assert timing(browser.headers)[0] >= sent * 1000 - 0.1
+
+
+def test_a_poll_says_how_long_it_was_held(server: Server, lane: str, newest: str) -> None:
+    with Wire(server.port) as wire:
+        answer = wire.ask(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
+        assert answer.status == 204
+        assert 300 <= timing(answer.headers)[1] < 2000
+
+        wire.socket.sendall(request(f"/update?after={newest}&lane={lane}"))
+        time.sleep(0.1)  # which is what is measured
+        server.publish({"n": 2})
+        assert 90 <= timing(wire.answer().headers)[1] < 2000
+
+
+def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:
+    """The answers differ only in the times and the epoch."""
+
+    def answers(server: Server) -> list[Any]:
+        newest, found = server.publish({"n": 1}), []
+        with Wire(server.port) as wire:
+            for name, ask in ASKS.items():
+                if name in ("page", "options"):
+                    continue  # one says when it was made, the other's methods are in no order
+                status, headers, body = wire.ask(ask.of("a-lane", newest))
+                del headers["Date"]
+                if "Server-Timing" in headers:
+                    timing(headers)
+                    headers["Server-Timing"] = ""
+                text = re.sub(rb'"changed_at":[\d.]+', b"", body)
+                found.append((status, [*headers.items()], text))
+        epoch = newest.partition("-")[0]
+        return [repr(each).replace(epoch, "epoch") for each in found]
+
+    quick, plain = (
+        start("serve.py", "--source", "http", *options) for options in ([], ["--no-shortcut"])
+    )
+    assert answers(quick) == answers(plain)
+
+
+# Names of lanes.
+
+MALFORMED = {
+    "empty": b"lane=",
+    "long": b"lane=" + b"a" * 17,
+    "four-parts": b"lane=a-b-c-d",
+    "dash": b"lane=-",
+    "dash-first": b"lane=-a",
+    "dash-last": b"lane=a-",
+    "space": b"lane=a%20b",
+    "plus": b"lane=a+b",
+    "percent": b"lane=%",
+    "encoded": b"lane=%61",
+    "line-feed": b"lane=a%0a",
+    "twice": b"lane=a&lane=a",
+    "twice-apart": b"lane=a&carry=1&lane=",
+    "semicolon": b"lane=a;b",
+    "latin-1": b"lane=\xe9",
+    "utf-8": "lane=é".encode(),
+    "digits-of-others": "lane=\u0665".encode(),
+    "second": b"carry=1&lane=_",
+    "huge": b"lane=" + b"a" * 7000,
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_lane_is_named(server: Server, name: str) -> None:
+    """On one connection, so that each answer is seen to end where it should."""
+    head = request("", **BROWSER).partition(b" HTTP/1.1\r\n")[2]
+    with Wire(server.port) as wire:
+        for method, path in [
+            (b"GET", b"/data"),
+            (b"HEAD", b"/data"),
+            (b"GET", b"/update"),
+            (b"GET", b"/"),
+            (b"GET", b"/nowhere"),
+            (b"HEAD", b"/static/page.js"),
+        ]:
+            answer = wire.ask(
+                method + b" " + path + b"?" + MALFORMED[name] + b" HTTP/1.1\r\n" + head
+            )
+            assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
+            if method == b"GET":
+                assert answer.json["error"].startswith("lane:")
+        assert wire.ask(request("/data")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/update", "/lab"])
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_lane_is_named_before_the_101(server: Server, name: str, path: str) -> None:
+    text = request(path, **UPGRADE).replace(path.encode(), path.encode() + b"?" + MALFORMED[name])
+    with Wire(server.port) as wire:
+        answer = wire.ask(text)
+        assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
+        assert answer.json["error"].startswith("lane:")
+        assert wire.rest() == b""
+
+
+# By themselves.
+
+
+def test_a_lane_that_is_quiet_for_the_longest_is_forgotten() -> None:
+    meters = Meters()
+    meters["kept"].count(up=1)
+    for number in range(3 * meter.MAX_LANES):
+        meters[f"l{number}"].count(up=number)
+        assert meters["kept"].up == 1
+    assert len(meters._meters) == meter.MAX_LANES
+    assert meters[f"l{number}"].up == number
+    assert meters["l0"].up == 0, "begun again"
+
+
+def test_all_pages_that_there_may_be_have_room_for_their_lanes() -> None:
+    lanes_of_a_page = 4
+    assert lab.MAX_PAGES * lanes_of_a_page <= meter.MAX_LANES
+
+
+def test_of_a_lane_that_nobody_watches_only_the_last_exchanges_are_kept() -> None:
+    one = Meter()
+    for number in range(3 * meter.MAX_RECORDS):
+        exchange = exchange_of(one)
+        exchange.answer(200)
+        exchange.sent(number)
+        exchange.over()
+    assert [record.down for record in one.records] == list(
+        range(2 * meter.MAX_RECORDS, 3 * meter.MAX_RECORDS)
+    )
+    assert one.requests == 3 * meter.MAX_RECORDS
+
+
+def exchange_of(one: Meter) -> Exchange:
+    return Exchange(one, up=10, hang_up=lambda: None)
+
+
+def test_exchanges_are_numbered_as_they_are_over() -> None:
+    """One that began earlier and ends later is still news to who has heard of the other."""
+    one = Meter()
+    slow, quick = exchange_of(one), exchange_of(one)
+    for exchange in (slow, quick):
+        exchange.answer(200)
+        exchange.sent(100)
+    quick.over()
+    [last] = [record.number for record in one.records]
+    slow.over()
+    assert len([record for record in one.records if record.number > last]) == 1
+
+
+def test_an_exchange_is_over_once() -> None:
+    one = Meter()
+    exchange = exchange_of(one)
+    exchange.answer(101)
+    exchange.sent(100)
+    exchange.told()
+    exchange.answer(200)  # what a route answers after the 101 is not sent
+    exchange.over()
+    exchange.over()
+    assert [record.status for record in one.records] == [101]
+    assert one.requests == 1
+    assert not one._lines
+
+
+def test_many_threads_count_together() -> None:
+    one, start = Meter(), threading.Barrier(8)
+
+    def run() -> None:
+        start.wait()
+        for _ in range(2000):
+            exchange = exchange_of(one)
+            exchange.answer(304)
+            exchange.sent(7)
+            exchange.over()
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (one.requests, one.empty, one.up, one.down) == (16_000, 16_000, 160_000, 112_000)
+    numbers = [record.number for record in one.records]
+    assert numbers == list(range(16_000 - meter.MAX_RECORDS + 1, 16_001))
+    assert not one._lines
+
+
+def test_the_relay_itself(server: Server) -> None:
+    with Relay(server.port) as relay, Wire(relay.port) as wire:
+        assert wire.ask(request("/data?lane=itself")).status == 200
+        [connection] = relay.naming("lane=itself")
+        connection.stall()
+        wire.socket.sendall(request("/data"))
+        eventually(lambda: connection.up == wire.sent)
+        wire.socket.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            wire.socket.recv(1)
+        wire.socket.settimeout(5)
+        connection.resume()
+        assert wire.socket.recv(9) == b"HTTP/1.1 "
+        connection.cut()
+        wire.rest()
+        assert connection.over.wait(5)
