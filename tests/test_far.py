@@ -1,0 +1,127 @@
+"""Far ports of the programs: where they are, what they say, how they end."""
+
+import re
+import signal
+import time
+
+import psutil
+import pytest
+
+from pushlab.options import parse
+from tests.clients import Http, RawSocket
+from tests.conftest import Program, Server, Start, eventually
+
+
+def far_ports(server: Server) -> dict[float, int]:
+    """Return the ports of which the server tells, by their distance."""
+    lines = [re.fullmatch(r"([\d.]+) ms away: \S+:(\d+)\n", line) for line in server.out[1:]]
+    assert all(lines), server.out
+    return {float(line[1]): int(line[2]) for line in lines if line}
+
+
+def until_it_tells_of(server: Server, count: int) -> dict[float, int]:
+    eventually(lambda: len(server.out) == 1 + count)
+    return far_ports(server)
+
+
+def test_there_is_one_port_200_ms_away(start: Start, program: str) -> None:
+    server = start(program, "--source", "http", "--far", "200")
+    ((milliseconds, port),) = until_it_tells_of(server, 1).items()
+    assert milliseconds == 200
+    begun = time.monotonic()
+    assert Http("127.0.0.1", port).get("/data").json == server.http.get("/data").json
+    assert time.monotonic() - begun >= 0.2
+
+
+def test_it_is_the_default(program: str) -> None:
+    running = Program(program, "--port", "0")
+    try:
+        eventually(lambda: len(running.out) == 2)
+        assert re.fullmatch(r"200 ms away: http://127\.0\.0\.1:\d+\n", running.out[1])
+    finally:
+        assert running.stop() == 0
+
+
+def test_none_means_none(start: Start, program: str) -> None:
+    server = start(program, "--far", "none")
+    assert server.http.get("/healthz").status == 200
+    assert not psutil.Process(server.process.pid).children()
+    assert len(server.out) == 1
+
+
+def test_several_distances(start: Start, program: str) -> None:
+    server = start(program, "--source", "http", "--far", "20", "--far", "0.5", "--far", "20")
+    ports = until_it_tells_of(server, 2)
+    assert list(ports) == [20, 0.5]
+    for port in ports.values():
+        assert Http("127.0.0.1", port).get("/data").status == 200
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_who_is_far_away_hears_the_goodbye(start: Start, program: str, how: signal.Signals) -> None:
+    server = start(program, "--far", "100")
+    (port,) = until_it_tells_of(server, 1).values()
+    with RawSocket(port) as socket:
+        socket.json()
+        server.process.send_signal(how)
+        assert socket.close_code() == 1001
+    assert server.wait() == 0
+
+
+def test_with_nobody_connected_it_ends_at_once(start: Start, program: str) -> None:
+    server = start(program, "--far", "500")
+    until_it_tells_of(server, 1)
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 4
+
+
+def test_no_relay_outlives_its_server(start: Start, program: str) -> None:
+    server = Server(program, "--far", "100")
+    until_it_tells_of(server, 1)
+    relays = psutil.Process(server.process.pid).children()
+    assert len(relays) == 1
+    server.process.kill()
+    server.wait()
+    assert psutil.wait_procs(relays, timeout=10)[1] == []
+
+
+def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start, program: str) -> None:
+    """Each place names all places, and itself as the one where one is."""
+    server = start(program, "--source", "http", "--far", "50", "--far", "2")
+    ports = {0.0: server.port, **until_it_tells_of(server, 2)}
+    eventually(lambda: "away" in server.http.get("/").body.decode())
+    for distance, here in ports.items():
+        page = Http("127.0.0.1", here).get("/").body.decode()
+        places = re.search(r'<nav class="segments" aria-label="Distance">(.*?)</nav>', page, re.S)
+        assert places
+        links = re.findall(r'href="http://127\.0\.0\.1:(\d+)/" ?(.*?)>(.*?)<', places[1])
+        assert links == [
+            (
+                str(its_port),
+                'aria-current="page"' if its_port == here else "",
+                f"{its_distance:g} ms away" if its_distance else "here",
+            )
+            for its_distance, its_port in ports.items()
+        ]
+        assert (f"You are {distance:g} ms away" in page) == (distance > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        *(
+            ([f"--far={far}"], "neither a number of milliseconds above 0 and up to 2000 nor none")
+            for far in ("", "x", "0", "-1", "2001", "1e3", "nan", "0.0001", "200ms")
+        ),
+        (["--far", "none", "--far", "200"], "--far none goes with no other --far"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_no_distance(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(options)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
