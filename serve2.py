@@ -20,10 +20,13 @@ import gevent
 from pushlab import options
 from pushlab.app import create_app
 from pushlab.connection import Connection
+from pushlab.far_ports import far_ports
 from pushlab.feed import Feed
 from pushlab.gevent_handler import Handler
-from pushlab.gevent_server import Server, listen
+from pushlab.gevent_server import Server, freeze, listen
 from pushlab.hub import Hub
+from pushlab.lab import Lab
+from pushlab.pace import Pace
 from pushlab.sockets import Sockets
 from pushlab.sources import SOURCES
 from pushlab.transports import websocket
@@ -33,7 +36,9 @@ settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
 
 feed = Feed()  # the newest reading, and everyone who waits for a newer one
 hub = Hub(feed)  # every open WebSocket, told by the feed of each new reading
-app = create_app(feed, settings)  # plain Flask: the page, /data, and the long poll at /update
+pace = Pace(settings.every)  # when the data changes
+lab = Lab(feed, pace, settings, freeze)  # the page's instruments and controls
+app = create_app(feed, settings, lab)  # plain Flask: the page, /data, the long poll at /update
 
 
 sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Flask
@@ -47,7 +52,7 @@ def update(socket: Connection) -> None:
 
 def change_the_data() -> None:
     """Run in the background: wait for the source's next value, publish it, and so on."""
-    for value in SOURCES[settings.source](settings.every):
+    for value in SOURCES[settings.source](pace):
         feed.publish(value)  # wakes the long polls, and through the hub every WebSocket
 
 
@@ -59,8 +64,15 @@ if __name__ == "__main__":
         app,
         handler_class=Handler,  # gevent-websocket's, with connections that are safe to serve
         farewell=[feed.close, hub.close],
+        meters=lab.meters,  # who counts the bytes of each lane of the page
         **settings.server(),
     )
     gevent.spawn(change_the_data)
-    print(f"Pushlab is at {settings.url(listener.getsockname()[1])} (Ctrl-C stops it)", flush=True)
-    server.serve_forever()
+    server.start()  # accepts, and hears Ctrl-C, from here on
+    port = listener.getsockname()[1]
+    print(f"Pushlab is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
+    with far_ports(settings.far, host=settings.host, port=port) as relays:
+        for far in relays:
+            print(f"{far.milliseconds:g} ms away: {settings.url(far.port)}", flush=True)
+        lab.is_at(port, relays)  # so that the page can link to them
+        server.serve_forever()

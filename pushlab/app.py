@@ -3,52 +3,67 @@
 import hmac
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from flask import Flask, Response, abort, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
 
-from pushlab import handshake
+from pushlab import handshake, listing
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
 from pushlab.headline import details, headline, moment
+from pushlab.lab import Lab
 from pushlab.options import Settings
 from pushlab.shortcut import Shortcut
-from pushlab.sources import parse_object
-from pushlab.transports import longpoll, sse
+from pushlab.sources import PACED, parse_object
+from pushlab.transports import longpoll, poll, sse
 
 ROOT = Path(__file__).resolve().parent.parent
+STATIC = ROOT / "static"
 
 #: The data is out of date for /healthz after this many of its paces, and never before LEAST_AGE.
 STALE_PACES = 5
 LEAST_AGE = 30.0  #: seconds
 
 
-def create_app(feed: Feed, settings: Settings) -> Flask:
+def create_app(feed: Feed, settings: Settings, lab: Lab) -> Flask:
     """Return the app that shows this feed; a server adds the WebSocket route at /update."""
-    app = Flask("pushlab", static_folder=ROOT / "static", template_folder=ROOT / "templates")
+    app = Flask("pushlab", static_folder=STATIC, template_folder=ROOT / "templates")
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
     for text in (headline, details, moment):
         app.add_template_filter(text)
 
+    # A browser that is told of them at once need not find them one after the other.
+    modules = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js"))
+
     @app.get("/")
     def page() -> Response:
         """The page, with the newest reading in it: it needs no JavaScript to be read."""
-        page = Response(render_template("page.html", reading=feed.latest, now=time.time()))
+        places = _places(lab.ports)
+        far = next((place.distance for place in places if place.here), 0)
+        text = render_template(
+            "page.html",
+            reading=feed.latest,
+            now=time.time(),
+            modules=modules,
+            paces=lab.pace.names if lab.is_paced else (),
+            places=places,
+            far=f"{far:g} ms" if far else "",
+            halfway=f"{far / 2:g} ms",
+            present="present" in request.args,
+        )
+        page = Response(text)
         page.headers["Content-Security-Policy"] = _content_security_policy(request.host)
         page.headers["Cache-Control"] = "no-cache"
         return page
 
     @app.get("/data")
     def data() -> Response:
-        """The newest reading; 304 if the browser has it already."""
-        reading = feed.latest
-        answer = Response(reading.carry, mimetype="application/json")
-        answer.headers["Cache-Control"] = "no-cache"  # keep it, but ask before using it again
-        answer.set_etag(reading.cursor)
-        answer.make_conditional(request)
-        return answer
+        """The newest reading, or 304: what short polling asks for again and again."""
+        return poll.update(feed)
 
     @app.post("/data")
     def publish() -> ResponseReturnValue:
@@ -81,19 +96,53 @@ def create_app(feed: Feed, settings: Settings) -> Flask:
             return sse.update(feed)
         return longpoll.update(feed)
 
+    @app.route("/lab", websocket=True, endpoint="lab")
+    def instruments() -> str:
+        """The instruments of a page, and its controls."""
+        lab.converse(request.environ["wsgi.websocket"], request.environ)
+        return ""
+
     @app.get("/healthz")
     def health() -> ResponseReturnValue:
         """200 as long as the data changes as it should."""
         age = time.time() - feed.latest.changed_at
-        allowed = max(LEAST_AGE, STALE_PACES * (settings.every or 0))
-        if feed.closed or (settings.source in ("load", "clock") and age > allowed):
+        allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
+        if feed.closed or (settings.source in PACED and age > allowed):
             return jsonify(error=f"the data has not changed for {age:.0f} s"), 503
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
+    app.register_blueprint(listing.blueprint)
     app.register_error_handler(HTTPException, _as_json)
     if settings.shortcut:
         app.wsgi_app = Shortcut(app.wsgi_app, feed)  # type: ignore[method-assign]
     return app
+
+
+class Place(NamedTuple):
+    """From where the page can be seen."""
+
+    name: str
+    distance: float  #: milliseconds of a round trip
+    url: str
+    here: bool
+
+
+def _places(ports: Mapping[float, int]) -> list[Place]:
+    """Return the server and its far ports, as links; none if the page came by another way."""
+    host = re.fullmatch(r"(.+?)(?::([0-9]+))?", request.host)
+    name = host[1] if host else ""
+    port = int((host and host[2]) or (443 if request.is_secure else 80))
+    if len(ports) < 2 or port not in ports.values():
+        return []
+    return [
+        Place(
+            name=f"{distance:g} ms away" if distance else "here",
+            distance=distance,
+            url=f"{request.scheme}://{name}:{its_port}/",
+            here=port == its_port,
+        )
+        for distance, its_port in ports.items()
+    ]
 
 
 def _as_json(error: HTTPException) -> ResponseReturnValue:

@@ -15,6 +15,7 @@ NEEDED = {
     "flask_sockets": "flask-sockets",
     "wsproto": "wsproto",
     "psutil": "psutil",
+    "pygments": "pygments",
 }
 
 if sys.version_info < (3, 10):  # noqa: UP036 - a program is also run where it should not be

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pushlab.sources import SOURCES
+from pushlab.sources import PACED, SOURCES
 
 #: Seconds that the head of a request may take.
 HEAD_TIMEOUT = 10.0
+#: The farthest that a port may be made to be, in milliseconds of a round trip.
+FARTHEST = 2000.0
 #: The paces, in seconds, that make sense; below the shortest a feed does nothing but change.
 SHORTEST_PACE = 0.001
 LONGEST_PACE = 86400.0
@@ -37,6 +39,8 @@ class Settings:
     allow_hosts: tuple[str, ...] = ()
     max_clients: int | None = None
     head_timeout: float = HEAD_TIMEOUT
+    far: tuple[float, ...] = (200.0,)
+    controls: bool | None = None  #: None: for whoever is on this machine
 
     def url(self, port: int) -> str:
         """Return where a browser on this machine finds the server, listening on this port."""
@@ -79,6 +83,10 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--port", default=Settings.port, type=_port, help="the port; 0: any free one (%(default)s)")
     add("--source", default=Settings.source, choices=SOURCES, help="what changes the data")
     add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
+    add("--far", action="append", type=_distance, metavar="MILLISECONDS",
+        help="a port that is a round trip of this away, or none (repeatable; 200)")  # fmt: skip
+    add("--controls", action=argparse.BooleanOptionalAction,
+        help="let all pages steer, or none (default: those of this machine)")  # fmt: skip
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let pages of this origin connect, too (repeatable)")  # fmt: skip
     add("--allow-host", action="append", default=[], type=_host_name, metavar="NAME",
@@ -96,12 +104,16 @@ def parse(arguments: Sequence[str]) -> Settings:
     add("--log-level", default=Settings.log_level,
         choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
     options = vars(parser.parse_args(arguments))
+    far = options.pop("far") or Settings.far
+    if None in far and len(far) > 1:
+        parser.error("--far none goes with no other --far")
     settings = Settings(
+        far=tuple(dict.fromkeys(distance for distance in far if distance is not None)),
         allow_origins=tuple(options.pop("allow_origin")),
         allow_hosts=tuple(options.pop("allow_host")),
         **options,
     )
-    if settings.every is not None and settings.source not in ("load", "clock"):
+    if settings.every is not None and settings.source not in PACED:
         parser.error(f"--every paces load and clock; {settings.source} has its own pace")
     if settings.keyfile and not settings.certfile:
         parser.error("--keyfile needs --certfile")
@@ -117,6 +129,16 @@ def _port(text: str) -> int:
     if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to 65535")
     return int(text)
+
+
+def _distance(text: str) -> float | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not 0 < float(text) <= FARTHEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of milliseconds above 0 and up to {FARTHEST:g} nor none"
+        )
+    return float(text)
 
 
 def _count(text: str) -> int:

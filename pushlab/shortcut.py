@@ -14,11 +14,13 @@ from typing import Any
 from pushlab.feed import Feed
 from pushlab.query import TIMEOUT
 
-#: after, carry and timeout, each at most once, in any order, and with nothing to complain about.
+#: after, carry and timeout, each at most once, in any order, and with nothing to complain about;
+#: and the lane, which is for the meters.
 _QUERY = re.compile(
     r"(?!.*\b(after|carry|timeout)=.*\b\1=)"
     r"(?:(?:^|&)(?:after=(?P<after>[0-9A-Za-z]{1,32}-[0-9]{1,18})"
     r"|carry=(?P<carry>[01])"
+    r"|lane=[0-9A-Za-z-]+"
     r"|timeout=(?P<timeout>[0-5]?[0-9](?:\.[0-9]{1,9})?)))*"
 )
 _ETAG = re.compile(r'"([0-9A-Za-z-]*)"')
