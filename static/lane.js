@@ -1,110 +1,179 @@
-/** A lane: one transport on the page, what it has brought, how long ago, and how it is doing. */
+/** A lane: one transport on the page, what it brings, how late, and what that costs. */
 
-import { serverNow } from "./clock.js";
-import { age, details, headline, localTime, sequence } from "./reading.js";
+import { Card, reducedMotion } from "./card.js";
+import { oneWay, serverNow, toBrowser, toServer } from "./clock.js";
+import { showCode } from "./code.js";
+import { makeDiagram } from "./diagram.js";
+import { Measurement } from "./measurement.js";
+import { bandwidth, duration, size, times } from "./units.js";
 
-const LONG = 48; // characters; a longer headline is shown small, in a box that scrolls
-const SHORT = 14;
+const LOST_AFTER = 5000; // milliseconds, for which a reading was the newest, and the lane live
+const SLACK = 100; // by which a request and the server's record of it may seem apart
+const REMEMBERED = 100; // requests of which the server has yet to tell
+const AUDIENCE = 10_000; // browsers
 
-/** Motion on the page is a courtesy, never needed. */
-export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+export class Lane extends Card {
+	#subscription;
+	#truth;
+	#isWanted;
+	#startedAt = Infinity; // server time
+	#due; // the newest cursor, while the lane could have brought it,
+	#dueSince; // since when it could
+	#requests;
+	#told = []; // by the server, and not found among them yet
+	#run = 0;
 
-/** Shows in an element what a subscription hears; the element's buttons steer it, if it has any. */
-export class Lane {
-  #element;
-  #subscription;
-  #wanted = true; // the reader has not stopped it
-  #changedAt = 0;
-  #retryAt = null;
+	constructor(element, Transport, { page, reading, truth, lab }) {
+		super(element);
+		this.#truth = truth;
+		this.show(reading);
+		this.name = element.querySelector("h2").textContent;
+		this.transport = element.dataset.transport;
+		this.diagram = makeDiagram(this.field("diagram"));
+		this.#isWanted = "autostart" in element.dataset;
+		const subscription = (this.#subscription = new Transport({
+			carry: this.#button("carry").ariaPressed === "true",
+			onState: (...state) => this.showState(...state),
+			onReading: (news) => this.#takeReading(news),
+			onWire: (record) => this.#takeRecord(record),
+		}));
+		const measureAnew = () => {
+			this.#run += 1;
+			this.id = `${page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
+			this.measured = new Measurement(this.cursor);
+			this.measured.run(this.#startedAt < Infinity);
+			this.#requests = new Set();
+			Object.assign(subscription, { lane: this.id, after: this.cursor, messages: 0 });
+			subscription.restart();
+			lab.watch();
+			this.#showFigures();
+		};
+		measureAnew();
 
-  /** `transport` is the subscription's class, `reading` what the page shows already. */
-  constructor(element, transport, { name, reading, carry = false }) {
-    this.#element = element;
-    this.#subscription = new transport({
-      name,
-      after: reading.cursor,
-      carry,
-      onState: (state, detail) => this.#showState(state, detail),
-      onReading: (news) => this.#showNews(news),
-    });
-    this.#show(reading);
-    this.#action("stop")?.addEventListener("click", () => this.#toggle());
-    this.#action("carry")?.addEventListener("click", ({ currentTarget: button }) => {
-      this.#subscription.setCarry(!this.#subscription.carry);
-      button.ariaPressed = this.#subscription.carry;
-    });
-  }
+		const actions = {
+			carry: (button) => {
+				button.ariaPressed = subscription.carry = !subscription.carry;
+				measureAnew(); // an average of both would be true of neither
+			},
+			stop: () => {
+				this.#isWanted = !this.#isWanted;
+				if (this.#isWanted) this.start();
+				else this.stop();
+				this.#showWhetherWanted();
+			},
+			cut: () => lab.order({ do: "cut", lane: this.id }),
+			code: () => showCode(this.transport, this.name),
+		};
+		for (const name in actions) {
+			this.#button(name).addEventListener("click", ({ currentTarget }) => actions[name](currentTarget));
+		}
+		this.#button("period")?.addEventListener("change", ({ target }) => {
+			subscription.period = Number(target.value);
+			measureAnew();
+		});
+		this.#showWhetherWanted();
+	}
 
-  /** Connect, unless the reader has stopped this lane. */
-  resume() {
-    if (this.#wanted) this.#subscription.start();
-  }
+	get carries() {
+		return this.#subscription.carry;
+	}
 
-  /** Let go of the connection for as long as nobody looks. */
-  suspend() {
-    this.#subscription.stop();
-  }
+	start() {
+		if (!this.#isWanted || this.#startedAt < Infinity) return;
+		this.#startedAt = serverNow();
+		this.measured.run(true);
+		this.#subscription.start();
+	}
 
-  /** Show what changes by itself: the age, and the seconds until the next attempt. */
-  tick() {
-    this.#write("since", age(serverNow() - this.#changedAt, { tenths: !reducedMotion.matches }));
-    const seconds = Math.ceil((this.#retryAt - Date.now()) / 1000);
-    this.#write("countdown", this.#retryAt ? ` in ${Math.max(1, seconds)} s` : "");
-  }
+	stop() {
+		this.#startedAt = Infinity;
+		this.measured.run(false);
+		this.#subscription.stop();
+	}
 
-  #toggle() {
-    this.#wanted = !this.#wanted;
-    if (this.#wanted) this.resume();
-    else this.suspend();
-    const button = this.#action("stop");
-    const label = this.#wanted ? "Stop" : "Start";
-    button.ariaLabel = button.ariaLabel.replace(button.textContent, label);
-    button.textContent = label;
-  }
+	tick() {
+		super.tick();
+		const { cursor, element } = this.#truth;
+		const live = this.#subscription?.state === "live" && element.dataset.state === "live";
+		const now = performance.now();
+		// Who was away is not late, but about to be told.
+		if (!live || cursor !== this.#due) [this.#due, this.#dueSince] = [live && cursor, now];
+		else if (now - this.#dueSince > LOST_AFTER) this.measured.overlook(cursor);
+	}
 
-  #show(reading) {
-    this.#changedAt = reading.changed_at * 1000;
-    const text = headline(reading.value);
-    const value = this.#write("value", text);
-    value.dataset.size = text.length > LONG ? "small" : text.length > SHORT ? "medium" : "large";
-    value.tabIndex = text.length > LONG ? 0 : -1; // what may scroll must be reached by keyboard
-    // Once tall, a lane stays tall, so that the page does not jump with every other line.
-    if (text.length > LONG) this.#element.dataset.tall = "";
-    this.#write("details", details(reading.value));
-    this.#write("sequence", String(sequence(reading.cursor)));
-    const changedAt = new Date(this.#changedAt);
-    this.#write("changed-at", localTime(changedAt)).dateTime = changedAt.toISOString();
-    this.#element.dataset.cursor = reading.cursor;
-    this.tick();
-  }
+	report(meter, epoch) {
+		this.measured.report(meter, epoch);
+		// An answer that it tells of may still be on its way here.
+		this.#told = [...this.#told, ...meter.exchanges].slice(-REMEMBERED).filter(([asked, held, , up, down]) => {
+			const record = [...this.#requests].find((record) => isThat(record, asked));
+			if (!record) return true;
+			this.#requests.delete(record);
+			this.diagram.wire(Object.assign(record, { asked, answered: asked + held, up, down }));
+		});
+		this.#showFigures();
+	}
 
-  #showNews(reading) {
-    this.#show(reading);
-    if (!reducedMotion.matches) {
-      this.#field("value").animate([{ color: "var(--transport)" }, {}], 700);
-    }
-  }
+	#takeReading(reading) {
+		this.show(reading);
+		this.measured.show(reading, reading.changed_at * 1000 >= this.#startedAt);
+		this.#showFigures();
+		if (reducedMotion.matches) return;
+		this.field("value").animate([{ color: "var(--transport)" }, {}], 700);
+	}
 
-  #showState(state, { until = null }) {
-    this.#element.dataset.state = state;
-    this.#write("state-word", state);
-    this.#element.querySelector("use").setAttribute("href", `#icon-${state}`);
-    this.#retryAt = state === "retrying" ? until : null;
-    this.tick();
-  }
+	#takeRecord(record) {
+		if (record.kind === "message") {
+			const { cursor, changed_at, openedAt, received } = record;
+			const changed = changed_at ? changed_at * 1000 : this.#truth.changes.get(cursor);
+			record.left = Math.max(changed ?? toServer(received) - oneWay(), openedAt);
+		} else {
+			const [oldest] = this.#requests.add(record);
+			if (this.#requests.size > REMEMBERED) this.#requests.delete(oldest);
+		}
+		this.diagram.wire(record);
+	}
 
-  /** Only what has changed is written, or a screen reader would hear it again. */
-  #write(name, text) {
-    const field = this.#field(name);
-    if (field.textContent !== text) field.textContent = text;
-    return field;
-  }
+	#showFigures() {
+		const { measured } = this;
+		const { seen, coalesced, lost, latencies, bytesPerUpdate, requestsPerUpdate } = measured;
+		const { requests, empty, up, down } = measured.cost;
+		const { messages } = this.#subscription;
+		const show = (format, figures) => {
+			for (const [name, number] of Object.entries(figures)) {
+				this.write(name, number == null ? "–" : format(number)).value = number ?? "";
+			}
+		};
+		show(String, { requests, empty, messages, seen, coalesced, lost });
+		show(size, { "bytes-per-update": bytesPerUpdate, "bytes-down": down, "bytes-up": up });
+		show(times, { "requests-per-update": requestsPerUpdate });
+		show(duration, {
+			"latency-last": latencies.at(-1),
+			"latency-p50": measured.percentile(0.5),
+			"latency-p95": measured.percentile(0.95),
+		});
+		this.drawSparkline(latencies.slice(-40));
+		if (!seen || measured.seconds < 1) return;
+		const rate = seen / measured.seconds;
+		this.write("bandwidth", bandwidth(AUDIENCE * bytesPerUpdate * rate * 8));
+		this.write("formula", `= 10,000 × ${size(bytesPerUpdate)} × ${rate.toFixed(2)}/s × 8`);
+		this.write("load", `${Math.round(AUDIENCE * requestsPerUpdate * rate).toLocaleString("en-US")} requests/s`);
+	}
 
-  #field(name) {
-    return this.#element.querySelector(`[data-field="${name}"]`);
-  }
+	#showWhetherWanted() {
+		const button = this.#button("stop");
+		button.textContent = this.#isWanted ? "Stop" : "Start";
+		button.ariaLabel = `${button.textContent} ${this.name}`;
+		this.#button("cut").disabled = !this.#isWanted;
+	}
 
-  #action(name) {
-    return this.#element.querySelector(`[data-action="${name}"]`);
-  }
+	#button(name) {
+		return this.element.querySelector(`[data-action="${name}"]`);
+	}
+}
+
+/** Whether the server's record is of this request: by its own time, or by when it was. */
+function isThat({ asked, sent, received }, time) {
+	if (asked !== undefined) return asked === time;
+	const at = toBrowser(time);
+	return at > sent - SLACK && at < received + SLACK; // never, while it is not received
 }

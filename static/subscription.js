@@ -1,168 +1,142 @@
-/** Hearing of news and staying connected: what is the same for every transport. */
+/** Hearing of news: what every transport does alike, from the message to the reading. */
 
-import { Backoff, pause } from "./backoff.js";
+import { browserNow, oneWay, toServer } from "./clock.js";
+import { Line, pause } from "./line.js";
 import { isNews } from "./reading.js";
 
-const FETCH_TIMEOUT = 10_000; // milliseconds, as all of these
-const STALE_AFTER = 1000; // a fetch under way for longer than this is worth telling
-const SILENCE = 2000; // how far a transport may lag behind /data before it counts as dead
-const SETTLED = 1000; // live for this long, a connection is worth returning to at once
+const TIMEOUT = 10_000; // milliseconds, as all of these
+const QUIET = 30_000; // then a connection that stays open is checked
+const STALE_AFTER = 1000; // a fetch that takes longer is worth telling
+const SILENCE = 2000; // how far a transport may lag behind /data
 
-/** A lane's line to the server; a subclass per transport says in `listen` how it hears of news. */
-export class Subscription {
-  #run = null; // the AbortController of all that runs between start and stop
-  #connection = null; // what belongs to one attempt and must not outlive it
-  #state = "stopped";
+export const bytes = (text) => new TextEncoder().encode(text).length;
 
-  /** `name` tells the server whose request it is; `after` is the cursor of what is shown. */
-  constructor({ name, after = null, carry = false, onState = () => {}, onReading = () => {} }) {
-    this.name = name;
-    this.after = after;
-    this.carry = carry;
-    this.onState = onState;
-    this.onReading = onReading;
-  }
+const contentOf = (message) => ("value" in message ? "reading" : "signal");
 
-  /** Connect, and stay connected until `stop`. */
-  start() {
-    if (this.#run) return;
-    this.#run = new AbortController();
-    this.#stayConnected(this.#run.signal);
-  }
+/**
+ * A lane's line to the server; a subclass per transport says in `listen` how it hears of news.
+ * `onWire` hears of what goes over the wire, in records that diagram.js draws, and of changes to them.
+ */
+export class Subscription extends Line {
+	messages = 0;
 
-  /** Let go of everything: no request, no socket and no timer is left. */
-  stop() {
-    if (!this.#run) return;
-    this.#run.abort();
-    this.#run = this.#connection = null;
-    this.#enter("stopped");
-  }
+	remember(signal) {
+		// The network came or went: a connection of before may be dead without having noticed.
+		for (const event of ["online", "offline"]) addEventListener(event, () => this.check(), { signal });
+		return { heard: this.after, wanted: null, fetching: null };
+	}
 
-  /** Have the news carry the reading, or only signal it, from now on: that takes a new connection. */
-  setCarry(carry) {
-    this.carry = carry;
-    if (!this.#run) return;
-    this.#run.abort();
-    this.#run = null;
-    this.start();
-  }
+	url(path, query) {
+		return `${path}?${new URLSearchParams({ ...query, lane: this.lane })}`;
+	}
 
-  /**
-   * What a transport implements: hear of news until the signal aborts; call `live` once the server
-   * is known to be there, `news` with every message; reject when the connection fails.
-   */
-  async listen(signal) {}
+	/** Take a message: a reading, or a signal that makes us fetch one. */
+	async news(message) {
+		const { connection } = this;
+		this.messages += 1;
+		if (isNews(message.cursor, connection.heard)) connection.heard = message.cursor;
+		if ("value" in message) return this.#take(message);
+		// However many signals come during a fetch, one more fetch has what the last of them means.
+		connection.wanted = message.cursor;
+		connection.fetching ??= this.#fetchWhatIsWanted(connection).finally(() => (connection.fetching = null));
+		return connection.fetching;
+	}
 
-  /** The server is there. */
-  live() {
-    this.#connection.liveSince = Math.min(this.#connection.liveSince, performance.now());
-    this.#enter("live");
-  }
+	/** Ask, but not longer than the connection lasts. */
+	async ask(path, { query, timeout = TIMEOUT, method = "GET", etag } = {}) {
+		const record = this.#request(`${method} ${path}`);
+		const signal = AbortSignal.any([this.connection.signal, AbortSignal.timeout(timeout)]);
+		try {
+			// Not through the browser's cache: it would hide the 304, and let lanes wait for each other.
+			const headers = etag ? { "If-None-Match": `"${etag}"` } : {};
+			const answer = await fetch(this.url(path, query), { method, headers, signal, cache: "no-store" });
+			const text = await answer.text();
+			record.received = browserNow();
+			const times = answer.headers.get("Server-Timing")?.match(/in;dur=(.+), held;dur=(.+)/);
+			if (times) Object.assign(record, { asked: +times[1], answered: +times[1] + +times[2] });
+			record.empty = [204, 304].includes(answer.status);
+			if (!answer.ok && !record.empty) throw new Error(`${path}: ${answer.status}`);
+			const message = text ? JSON.parse(text) : { cursor: answer.headers.get("ETag")?.slice(1, -1) };
+			if (!record.empty) record.brings = contentOf(message);
+			this.onWire(record);
+			return { status: answer.status, message };
+		} catch (error) {
+			this.#failed(record);
+			throw error;
+		}
+	}
 
-  /** Take a message: a reading, or a signal that makes us fetch one. */
-  async news(message) {
-    const connection = this.#connection;
-    if (isNews(message.cursor, connection.heard)) connection.heard = message.cursor;
-    if ("value" in message) {
-      this.#take(message);
-      return;
-    }
-    // However many signals come during a fetch, one more fetch has what the last of them means.
-    connection.wanted = message.cursor;
-    connection.fetching ??= this.#fetchWhatIsWanted(connection).finally(() => {
-      connection.fetching = null;
-    });
-    await connection.fetching;
-  }
+	/** Open a connection that stays open: call what this returns once it is; `over` ends it. */
+	opening(what, over) {
+		const { connection } = this;
+		const { signal } = connection;
+		const record = this.#request(what);
+		let timer = setTimeout(() => over(new Error("no answer")), TIMEOUT);
+		// A browser does not tell of pings and comments: is the server quiet, or gone?
+		connection.listenOn = () => {
+			clearTimeout(timer);
+			if (!signal.aborted) timer = setTimeout(() => this.check().then(connection.listenOn), QUIET);
+		};
+		signal.addEventListener("abort", () => {
+			clearTimeout(timer);
+			if (!record.received) this.#failed(record);
+			over(signal.reason);
+		});
+		return () => {
+			record.received = browserNow();
+			connection.openedAt = toServer(record.received) - oneWay();
+			this.onWire(record);
+			this.live();
+			connection.listenOn();
+		};
+	}
 
-  /** Fetch, but not forever, and not longer than the connection lasts. */
-  fetch(path, { timeout, ...options }) {
-    const signals = [this.#connection.signal, AbortSignal.timeout(timeout)];
-    return fetch(path, { ...options, signal: AbortSignal.any(signals) });
-  }
+	/** Take a message of such a connection; `down` is its bytes on the wire. */
+	heard(what, text, down) {
+		const { openedAt, listenOn } = this.connection;
+		const message = JSON.parse(text);
+		const brings = contentOf(message);
+		this.onWire({ kind: "message", what, received: browserNow(), brings, down, openedAt, ...message });
+		listenOn();
+		return this.news(message);
+	}
 
-  /** Connect anew if the server cannot be reached, or if this transport does not bring its news. */
-  async check() {
-    const connection = this.#connection;
-    try {
-      const { cursor } = await this.#fetchReading();
-      if (isNews(cursor, connection.heard)) {
-        const late = setTimeout(() => {
-          if (isNews(cursor, connection.heard)) connection.abort(new Error(`not told ${cursor}`));
-        }, SILENCE);
-        connection.signal.addEventListener("abort", () => clearTimeout(late));
-      }
-    } catch (error) {
-      connection.abort(error);
-    }
-  }
+	/** Connect anew if the server cannot be reached, or if this transport does not bring its news. */
+	async check() {
+		const { connection } = this;
+		try {
+			const { cursor } = (await this.ask("/data")).message;
+			if (!isNews(cursor, connection.heard)) return;
+			await pause(SILENCE, connection.signal);
+			if (isNews(cursor, connection.heard)) throw new Error(`not told ${cursor}`);
+		} catch (error) {
+			connection.abort(error);
+		}
+	}
 
-  async #stayConnected(signal) {
-    const backoff = new Backoff();
-    while (!signal.aborted) {
-      const connection = this.#connect(signal);
-      try {
-        await this.listen(connection.signal);
-      } catch (error) {
-        if (!signal.aborted) console.debug(`${this.name}:`, error);
-      }
-      connection.abort(); // whatever is still under way for it
-      if (signal.aborted) return;
-      // Not reset by being live alone: a full server accepts, only to close at once.
-      if (performance.now() - connection.liveSince > SETTLED) backoff.reset();
-      const wait = backoff.next();
-      this.#enter(navigator.onLine ? "retrying" : "offline", { until: Date.now() + wait });
-      await pause(wait, signal).catch(() => {}); // stopped meanwhile: the loop ends
-    }
-  }
+	#request(what) {
+		const record = { kind: "exchange", what, sent: browserNow(), received: null };
+		this.onWire(record);
+		return record;
+	}
 
-  #connect(signal) {
-    const line = new AbortController();
-    this.#connection = {
-      signal: AbortSignal.any([signal, line.signal]),
-      abort: (reason) => line.abort(reason),
-      liveSince: Infinity,
-      heard: this.after, // the latest cursor that it brought
-      wanted: null, // the cursor that the latest signal named, if it is still to be fetched
-      fetching: null,
-    };
-    this.#enter("connecting");
-    // The network came or went: a connection of before may be dead without having noticed.
-    const options = { signal: this.#connection.signal };
-    addEventListener("online", () => this.check(), options);
-    addEventListener("offline", () => this.check(), options);
-    return this.#connection;
-  }
+	#failed(record) {
+		this.onWire(Object.assign(record, { failed: true, received: browserNow() }));
+	}
 
-  async #fetchWhatIsWanted(connection) {
-    while (connection.wanted && isNews(connection.wanted, this.after)) {
-      connection.wanted = null;
-      const slow = setTimeout(() => this.#enter("stale"), STALE_AFTER);
-      try {
-        this.#take(await this.#fetchReading());
-      } finally {
-        clearTimeout(slow);
-      }
-      if (this.#state === "stale") this.#enter("live");
-    }
-  }
+	async #fetchWhatIsWanted(connection) {
+		while (connection.wanted && isNews(connection.wanted, this.after)) {
+			connection.wanted = null;
+			const slow = setTimeout(() => this.enter("stale"), STALE_AFTER);
+			const { message } = await this.ask("/data").finally(() => clearTimeout(slow));
+			this.#take(message);
+			if (this.state === "stale") this.enter("live");
+		}
+	}
 
-  async #fetchReading() {
-    // The name keeps the lanes apart: a browser's cache sends requests for one URL one by one.
-    const path = `/data?lane=${this.name}`;
-    const answer = await this.fetch(path, { cache: "no-cache", timeout: FETCH_TIMEOUT });
-    if (!answer.ok) throw new Error(`/data: ${answer.status}`);
-    return answer.json();
-  }
-
-  #take(reading) {
-    if (!isNews(reading.cursor, this.after)) return;
-    this.after = reading.cursor;
-    this.onReading(reading);
-  }
-
-  #enter(state, detail = {}) {
-    this.#state = state;
-    this.onState(state, detail);
-  }
+	#take(reading) {
+		if (!isNews(reading.cursor, this.after)) return;
+		this.after = reading.cursor;
+		this.onReading(reading);
+	}
 }

@@ -2,32 +2,21 @@
 
 import { Subscription } from "../subscription.js";
 
-const FIRST_TIMEOUT = 10_000; // milliseconds
-const TIMEOUT = 35_000; // the server answers within 25 s, news or not
+const TIMEOUT = 35_000; // milliseconds; the server answers within 25 s, news or not
 
 /** The browser half of pushlab/transports/longpoll.py. */
-export class LongPollSubscription extends Subscription {
-  async listen(signal) {
-    for (let first = true; !signal.aborted; first = false) {
-      const after = this.after;
-      const query = new URLSearchParams({ carry: this.carry ? 1 : 0 });
-      if (after) query.set("after", after);
-      if (first) query.set("timeout", 0); // do not wait for news: show that you are there
-      const answer = await this.fetch(`/update?${query}`, {
-        cache: "no-store",
-        timeout: first ? FIRST_TIMEOUT : TIMEOUT,
-      });
-      if (answer.status === 200) {
-        const message = await answer.json();
-        this.live();
-        await this.news(message);
-        // The same question would be answered at once, again and again.
-        if (this.after === after) throw new Error(`${message.cursor} is no news`);
-      } else if (answer.status === 204) {
-        this.live(); // there is no news: ask again
-      } else {
-        throw new Error(`/update: ${answer.status}`);
-      }
-    }
-  }
+export default class LongPollSubscription extends Subscription {
+	async listen(signal) {
+		for (let first = true; !signal.aborted; first = false) {
+			const { after } = this;
+			const query = { carry: this.carry ? 1 : 0, after };
+			if (first) query.timeout = 0; // do not wait for news: show that you are there
+			const { status, message } = await this.ask("/update", { query, timeout: first ? undefined : TIMEOUT });
+			this.live();
+			if (status === 204) continue; // there is no news: ask again
+			await this.news(message);
+			// The same question would be answered at once, again and again.
+			if (this.after === after) throw new Error(`${message.cursor} is no news`);
+		}
+	}
 }
