@@ -4,12 +4,17 @@ import base64
 import json
 import os
 import socket
+import ssl
 import struct
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.client import HTTPConnection
+from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+from websockets.sync.client import ClientConnection, connect
 
 
 class Answer(NamedTuple):
@@ -160,6 +165,176 @@ class RawSocket:
         self.socket.close()
 
     def __enter__(self) -> "RawSocket":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Counting:
+    """Counts what a socket sends and receives."""
+
+    sent = 0
+    received = 0
+
+    def sendall(self, data: Any, *more: Any) -> None:
+        super().sendall(data, *more)  # type: ignore[misc]
+        self.sent += len(data)
+
+    def recv_into(self, *buffer: Any) -> int:
+        size: int = super().recv_into(*buffer)  # type: ignore[misc]
+        self.received += size
+        return size
+
+
+class CountingSocket(_Counting, socket.socket):
+    """A socket that counts what its client writes, and reads through `makefile`."""
+
+    @classmethod
+    def of(cls, plain: socket.socket) -> "CountingSocket":
+        """Go on counting where `plain` is."""
+        timeout = plain.gettimeout()
+        counting = cls(fileno=plain.detach())
+        counting.settimeout(timeout)
+        return counting
+
+
+class CountingTLS(_Counting, ssl.SSLSocket):
+    """The same within TLS; set as a context's `sslsocket_class`."""
+
+
+class Wire:
+    """A connection for HTTP on which exactly the bytes pass that a test wants; it counts them."""
+
+    def __init__(
+        self, port: int, *, wrap: Callable[[socket.socket], Any] = CountingSocket.of
+    ) -> None:
+        self.socket = wrap(socket.create_connection(("127.0.0.1", port), 15))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = self.socket.makefile("rb")
+
+    @property
+    def sent(self) -> int:
+        return int(self.socket.sent)
+
+    @property
+    def received(self) -> int:
+        return int(self.socket.received)
+
+    def ask(self, request: bytes) -> Answer:
+        """Send a request and read its answer."""
+        self.socket.sendall(request)
+        return self.answer(to=request.partition(b" ")[0])
+
+    def answer(self, *, to: bytes = b"GET") -> Answer:
+        """Read the next answer; that to a HEAD has no body."""
+        status, headers = self.head()
+        if to == b"HEAD" or status in (204, 304):
+            return Answer(status, headers, b"")
+        size = int(headers["Content-Length"])
+        body = self._reader.read(size)
+        assert len(body) == size, "the answer ended too early"
+        return Answer(status, headers, body)
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Read the head of an answer: its status and its headers, in their order."""
+        line = self._reader.readline()
+        assert line.startswith(b"HTTP/1.1 "), line
+        headers = {}
+        while field := self._reader.readline().strip().decode():
+            name, _, value = field.partition(": ")
+            assert name not in headers, f"{name} twice"
+            headers[name] = value
+        return int(line.split()[1]), headers
+
+    def until(self, end: bytes) -> bytes:
+        """Read on until this comes, byte by byte."""
+        read = b""
+        while not read.endswith(end):
+            byte = self._reader.read(1)
+            assert byte, f"the stream ended after {read!r}"
+            read += byte
+        return read
+
+    def rest(self) -> bytes:
+        """Read to the end, which may come as a reset."""
+        rest = b""
+        with suppress(ConnectionError):
+            while piece := self._reader.read(1):
+                rest += piece
+        return rest
+
+    def close(self) -> None:
+        self._reader.close()
+        self.socket.close()
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LabPage:
+    """A page's instruments: what the server says at /lab, message by message."""
+
+    _asked = count(1_000_001)  # not to be taken for what a test asks
+
+    def __init__(self, ws: str, **options: Any) -> None:
+        self._opened = connect(f"{ws}/lab", **options)
+        self.socket: ClientConnection = self._opened.__enter__()
+        #: Every message so far.
+        self.heard: list[dict[str, Any]] = []
+        #: By lane, the exchanges that were told.
+        self.exchanges: dict[str, list[Any]] = {}
+        self._watched: list[str] = []
+
+    def do(self, control: str, **wish: Any) -> None:
+        self.say(json.dumps({"do": control, **wish}))
+
+    def say(self, message: str | bytes) -> None:
+        self.socket.send(message)
+
+    def next(self) -> dict[str, Any]:
+        """Wait for the next message, whatever it is."""
+        message: dict[str, Any] = json.loads(self.socket.recv(10))
+        self.heard.append(message)
+        for lane, sums in message.get("meters", {}).items():
+            self.exchanges.setdefault(lane, []).extend(sums["exchanges"])
+        return message
+
+    def hear(self, name: str, is_it: Callable[[Any], bool] = lambda said: True) -> Any:
+        """Wait for a message of this name, if need be for the right one; return what it says."""
+        deadline = time.monotonic() + 10
+        while name not in (message := self.next()) or not is_it(message[name]):
+            assert time.monotonic() < deadline, f"waited in vain; the last heard: {message}"
+        return message[name]
+
+    def clock(self) -> float:
+        """Ask for the server's time: what is heard after this was said after this."""
+        return float(self.answers()[-1]["clock"]["at"])
+
+    def answers(self, *messages: str | bytes) -> list[dict[str, Any]]:
+        """Say all this and then ask for the time; return what is heard up to that."""
+        sent, before = next(self._asked), len(self.heard)
+        for message in messages:
+            self.say(message)
+        self.do("clock", sent=sent)
+        self.hear("clock", lambda clock: clock["sent"] == sent)
+        return self.heard[before:]
+
+    def sums(self, lane: str) -> dict[str, Any]:
+        """Ask what this lane has cost up to now."""
+        self.clock()
+        self._watched = list(dict.fromkeys([*self._watched, lane]))
+        self.do("watch", lanes=self._watched)
+        meters = self.hear("meters", lambda meters: lane in meters)
+        return {name: meters[lane][name] for name in ("requests", "empty", "up", "down")}
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+
+    def __enter__(self) -> "LabPage":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 
 from tests.clients import Http
+
+pytest_plugins = ["tests.browsing"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
@@ -87,6 +90,8 @@ class Server(Program):
     """A running Pushlab server, ready for requests."""
 
     def __init__(self, program: str, *options: str, port: int = 0, **more: Any) -> None:
+        if "--far" not in options:  # a far port is a process more, and another port
+            options = ("--far", "none", *options)
         super().__init__(program, "--port", str(port), *options, **more)
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
@@ -153,3 +158,19 @@ def server(program: str) -> Iterator[Server]:
     """A server of each program, for all tests, whose data they change with `publish`."""
     with starting() as start:
         yield start(program, "--source", "http")
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    """Whoever trusts it trusts the `certificate`."""
+    return trustme.CA()
+
+
+@pytest.fixture
+def certificate(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
+    """A certificate for 127.0.0.1 and its key, in files."""
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(tmp_path / "cert.pem", append=True)
+    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")

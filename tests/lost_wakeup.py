@@ -17,7 +17,7 @@ class WrongFeed(Feed):
         super().__init__()
         self._event = threading.Event()
 
-    def publish(self, value: Mapping[str, Any]) -> Reading:
+    def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         reading = super().publish(value)
         self._event.set()
         self._event.clear()

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 from pushlab.feed import Feed
 from pushlab.transports import sse
 from tests.clients import UPGRADE
-from tests.conftest import Server, Start, eventually
+from tests.conftest import Server, Start
 
 
 class Browser(Protocol):
@@ -25,6 +26,31 @@ class Browser(Protocol):
         """Wait for the next news and return it; TimeoutError if none comes."""
 
     def close(self) -> None: ...
+
+
+class ShortPoll:
+    """Asks again and again: with GET for readings, with HEAD for signals."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        self.http, self.after, self.method = server.http, after, "GET" if carry else "HEAD"
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        deadline = time.monotonic() + timeout
+        known = {} if self.after is None else {"If-None-Match": f'"{self.after}"'}
+        while (answer := self.http.request(self.method, "/data", headers=known)).status == 304:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.02)
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache"), answer
+        self.after = answer.headers["ETag"].strip('"')
+        if self.method == "HEAD":
+            assert answer.body == b""
+            return {"cursor": self.after}
+        assert answer.json["cursor"] == self.after
+        return answer.json
+
+    def close(self) -> None:
+        pass
 
 
 class LongPoll:
@@ -140,6 +166,7 @@ class EventStream:
 
 
 TRANSPORTS: dict[str, Callable[..., Browser]] = {
+    "poll": ShortPoll,
     "longpoll": LongPoll,
     "sse": EventStream,
     "websocket": WebSocket,
@@ -343,18 +370,16 @@ def test_contract_a_poll_is_held_as_long_as_asked(server: Server, timeout: str) 
     assert elapsed >= float(timeout)
 
 
-def test_contract_both_transports_hear_of_the_same_change(server: Server) -> None:
-    socket, poll = WebSocket(server), LongPoll(server)
-    socket.news(), poll.news()
-    told: list[Any] = []
-    waiting = threading.Thread(target=lambda: told.append(poll.news()))
-    waiting.start()
-    newest = server.publish({"n": 1})
-    assert socket.news() == {"cursor": newest}
-    eventually(lambda: told)
-    waiting.join()
-    assert told == [{"cursor": newest}]
-    socket.close()
+def test_contract_all_transports_hear_of_the_same_change(server: Server) -> None:
+    browsers = [make(server) for make in TRANSPORTS.values()]
+    for browser in browsers:
+        browser.news()
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        told = [pool.submit(browser.news) for browser in browsers]
+        newest = server.publish({"n": 1})
+        assert [each.result() for each in told] == [{"cursor": newest}] * len(browsers)
+    for browser in browsers:
+        browser.close()
 
 
 def test_an_event_stream_goes_on_after_the_last_event(server: Server) -> None:

@@ -10,19 +10,22 @@ from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from http.client import HTTPConnection, HTTPSConnection
-from pathlib import Path
 
 import pytest
 import trustme
+from flask import Flask
 from flask.testing import FlaskClient
 from websockets.sync.client import connect
 from websockets.typing import Origin
-from werkzeug.test import TestResponse
+from werkzeug.test import Client, TestResponse
 
 from pushlab.app import create_app
 from pushlab.feed import Feed
 from pushlab.gevent_server import listen
+from pushlab.lab import Lab
 from pushlab.options import Settings
+from pushlab.pace import Pace
+from pushlab.shortcut import Shortcut
 from tests.clients import PING, PONG, RawSocket, frame
 from tests.conftest import Server, Start, eventually
 
@@ -218,13 +221,28 @@ def test_health(server: Server) -> None:
     assert (answer.status, answer.json) == (200, {"status": "ok", "cursor": cursor})
 
 
+def app_of(feed: Feed, settings: Settings, pace: Pace | None = None) -> Flask:
+    lab = Lab(feed, pace or Pace(settings.every), settings, time.sleep)
+    return create_app(feed, settings, lab)
+
+
 def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = Feed()
-    client = create_app(feed, Settings(source="load", every=10)).test_client()
+    client = app_of(feed, Settings(source="load", every=10)).test_client()
     changed = feed.latest.changed_at
     for age, status in [(0, 200), (49, 200), (51, 503)]:
         monkeypatch.setattr("pushlab.app.time.time", lambda now=changed + age: now)
         assert client.get("/healthz").status_code == status
+
+
+def test_health_when_the_data_is_paused_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, pace = Feed(), Pace()
+    client = app_of(feed, Settings(source="load"), pace).test_client()
+    changed = feed.latest.changed_at
+    monkeypatch.setattr("pushlab.app.time.time", lambda: changed + 1000)
+    assert client.get("/healthz").status_code == 503
+    pace.set("paused")
+    assert client.get("/healthz").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -255,20 +273,6 @@ def test_broken_requests_break_nothing(server: Server, request_text: bytes) -> N
 
 
 # TLS.
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def certificate(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
-    issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(tmp_path / "cert.pem", append=True)
-    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
 
 
 def test_tls(
@@ -377,7 +381,7 @@ def both() -> tuple[FlaskClient, FlaskClient, Feed]:
     feed.publish({"n": 1})
     settings = Settings(source="http")
     quick, plain = (
-        create_app(feed, replace(settings, shortcut=shortcut)).test_client()
+        app_of(feed, replace(settings, shortcut=shortcut)).test_client()
         for shortcut in (True, False)
     )
     return quick, plain, feed
@@ -397,6 +401,8 @@ def whole(answer: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
         "/update?timeout=0", "/update", "/update?after={0}&timeout=0", "/update?carry=1",
         "/update?timeout=0&after={0}&carry=1", "/update?after={0}1&carry=0&timeout=9",
         "/update?timeout=0.01&after={0}", "/update?after={0}&timeout=0&other=1",
+        "/data?lane=a-poll", "/update?lane=a-longpoll", "/update?after={0}&timeout=0&lane=a",
+        "/update?lane=a&carry=1&lane=b", "/update?after=x&lane=a&timeout=0",
         "/update?after={0}&after=x-1&timeout=0", "/update?timeout=0&timeout=1&after={0}",
         "/update?&after={0}&&timeout=0&", "/update?after={0}&timeout=00",
         "/update?after=&timeout=0",
@@ -436,6 +442,26 @@ def test_the_shortcut_minds_conditions_as_flask_does(
     for path in ("/data", "/update?timeout=0"):
         one, two = (client.get(path, headers=filled) for client in (quick, plain))
         assert whole(one) == whole(two)
+
+
+def test_the_shortcut_is_the_way_of_the_page() -> None:
+    """All that the page's own lanes ask for again and again passes Flask by."""
+    feed = Feed()
+
+    def flask(environ: object, start_response: object) -> list[bytes]:
+        raise AssertionError("this was to be answered without Flask")
+
+    client = Client(Shortcut(flask, feed))
+    now, lane = feed.latest.cursor, "lane=k3j5-poll"
+    for path in (
+        f"/update?{lane}",
+        f"/update?after=x-1&{lane}",
+        f"/update?carry=1&{lane}&after=x-1",
+    ):
+        assert client.get(path).status_code == 200
+    assert client.get(f"/update?after={now}&timeout=0&{lane}").status_code == 204
+    assert client.get(f"/data?{lane}").status_code == 200
+    assert client.get(f"/data?{lane}", headers={"If-None-Match": f'"{now}"'}).status_code == 304
 
 
 def test_the_shortcut_can_be_turned_off(start: Start, server: Server) -> None:

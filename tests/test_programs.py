@@ -109,7 +109,8 @@ def test_an_unreadable_certificate_is_one_line(program: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "module", ["flask", "gevent", "geventwebsocket", "flask_sockets", "wsproto", "psutil"]
+    "module",
+    ["flask", "gevent", "geventwebsocket", "flask_sockets", "wsproto", "psutil", "pygments"],
 )
 def test_a_missing_package_is_one_line(program: str, module: str, tmp_path: Path) -> None:
     """An interpreter that cannot find the module, as if it had never been installed."""

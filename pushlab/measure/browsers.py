@@ -7,7 +7,7 @@ import json
 import socket
 from collections import Counter
 
-from pushlab.measure.wire import AGENT, FETCH, NO_STORE
+from pushlab.measure.wire import AGENT, FETCH
 
 
 class WrongAnswer(Exception):
@@ -87,7 +87,7 @@ class Poller:
         self._rest = b""
 
     def ask(self, cursor: str) -> None:
-        self.socket.send(get(f"/update?after={cursor}", self._host, cache=NO_STORE))
+        self.socket.send(get(f"/update?after={cursor}", self._host))
 
     def readable(self) -> None:
         data = self.socket.recv(4096)
@@ -128,10 +128,9 @@ class Streamer:
                 self.times += 1
 
 
-def get(path: str, host: str, *, cache: str, accept: str = "*/*") -> bytes:
+def get(path: str, host: str, template: str = FETCH) -> bytes:
     """Return a request as Chromium's fetch() or EventSource sends it."""
-    request = FETCH.format(path=path, host=host, agent=AGENT, cache=cache, etag="")
-    return request.replace("Accept: */*", f"Accept: {accept}").encode()
+    return template.format(method="GET", path=path, host=host, agent=AGENT, etag="").encode()
 
 
 class Trigger:

@@ -22,7 +22,7 @@ from typing import Any
 
 from pushlab.gevent_server import raise_descriptor_limit
 from pushlab.measure.browsers import TRIGGERS, Listener, Poller, Streamer, WrongAnswer, get, parse
-from pushlab.measure.wire import AGENT, HANDSHAKE, NO_CACHE
+from pushlab.measure.wire import AGENT, EVENT_SOURCE, HANDSHAKE
 
 #: How many members arrive at a time: as many handshakes are under way at once.
 ARRIVING = 50
@@ -83,9 +83,7 @@ class Crowd:
 
     def stream(self, count: int, after: str) -> None:
         """Open so many event streams for what comes after the cursor."""
-        request = get(
-            f"/update?after={after}", self._host, cache=NO_CACHE, accept="text/event-stream"
-        )
+        request = get(f"/update?after={after}", self._host, EVENT_SOURCE)
         for _ in range(count):
             sock = self._connect()
             sock.sendall(request)
@@ -137,7 +135,7 @@ class Crowd:
 
         Raises WrongAnswer unless every answer is the newest reading, which the first one is.
         """
-        request = get("/data", self._host, cache=NO_CACHE)
+        request = get("/data", self._host)
         with selectors.DefaultSelector() as selector:
             rests: dict[socket.socket, bytes] = {}
             left, first = {}, None

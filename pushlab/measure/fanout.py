@@ -25,7 +25,9 @@ COMMAND = "python -m pushlab.measure.fanout"
 #: Long polls that wait when a reading is published.
 WAITING = 1000
 
-PUSHLAB = Subject(OURS, [sys.executable, "serve.py", "--port", "0", "--source", "http"])
+PUSHLAB = Subject(
+    OURS, [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
+)
 
 
 class Run:

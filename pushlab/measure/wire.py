@@ -21,13 +21,15 @@ from urllib.request import Request, urlopen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: As sent by Chromium 156 on Linux; a test compares them with the browser's own. {cache} is what
-#: fetch() adds for its `cache` option, {etag} what it adds if it has an answer to ask about.
+#: As sent by Chromium 156 on Linux, past its cache; a test compares them with the browser's own.
+#: {etag} is what the page adds if it has an answer to ask about.
 FETCH = """\
-GET {path} HTTP/1.1\r
+{method} {path} HTTP/1.1\r
 Host: {host}\r
 Connection: keep-alive\r
-{cache}sec-ch-ua-platform: "Linux"\r
+Pragma: no-cache\r
+Cache-Control: no-cache\r
+{etag}sec-ch-ua-platform: "Linux"\r
 User-Agent: {agent}\r
 sec-ch-ua: "Not:A-Brand";v="8", "Chromium";v="156"\r
 sec-ch-ua-mobile: ?0\r
@@ -38,7 +40,26 @@ Sec-Fetch-Dest: empty\r
 Referer: http://{host}/\r
 Accept-Encoding: gzip, deflate, br, zstd\r
 Accept-Language: en-US,en;q=0.9\r
-{etag}\r
+\r
+"""
+EVENT_SOURCE = """\
+GET {path} HTTP/1.1\r
+Host: {host}\r
+Connection: keep-alive\r
+Pragma: no-cache\r
+Cache-Control: no-cache\r
+sec-ch-ua-platform: "Linux"\r
+User-Agent: {agent}\r
+Accept: text/event-stream\r
+sec-ch-ua: "Not:A-Brand";v="8", "Chromium";v="156"\r
+sec-ch-ua-mobile: ?0\r
+Sec-Fetch-Site: same-origin\r
+Sec-Fetch-Mode: cors\r
+Sec-Fetch-Dest: empty\r
+Referer: http://{host}/\r
+Accept-Encoding: gzip, deflate, br, zstd\r
+Accept-Language: en-US,en;q=0.9\r
+\r
 """
 HANDSHAKE = """\
 GET {path} HTTP/1.1\r
@@ -60,8 +81,6 @@ AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/156.0.0.0 Safari/537.36"
 )
-NO_STORE = "Pragma: no-cache\r\nCache-Control: no-cache\r\n"
-NO_CACHE = "Cache-Control: max-age=0\r\n"
 
 
 class Cost(NamedTuple):
@@ -94,20 +113,20 @@ class Wire:
         self.requests = self.up = self.down = 0
         return cost
 
-    def send(self, template: str, path: str, *, cache: str = "", etag: str = "") -> None:
-        """Send a request."""
+    def send(self, template: str, path: str, *, method: str = "GET", known: str = "") -> None:
+        """Send a request, that of somebody who has the reading `known`, if he is to say so."""
         key = base64.b64encode(os.urandom(16)).decode()
+        etag = f'If-None-Match: "{known}"\r\n' if known else ""
         request = template.format(
-            path=path, host=self.host, agent=AGENT, cache=cache, etag=etag, key=key
+            method=method, path=path, host=self.host, agent=AGENT, etag=etag, key=key
         )
         self._socket.sendall(request.encode())
         self.requests += 1
         self.up += len(request)
 
-    def fetch_data(self, known: str) -> str:
-        """GET /data as the page does, which has the reading `known`; return the new cursor."""
-        etag = f'If-None-Match: "{known}"\r\n'
-        self.send(FETCH, "/data", cache=NO_CACHE, etag=etag)
+    def fetch_data(self) -> str:
+        """GET /data as the page does after a signal; return the new cursor."""
+        self.send(FETCH, "/data")
         return str(self.answer()["cursor"])
 
     def _take(self, size: int) -> bytes:
@@ -136,6 +155,13 @@ class Wire:
             raise ConnectionError(f"unexpected answer: {head.splitlines()[0].decode()}")
         return dict(json.loads(body))
 
+    def chunk(self) -> bytes:
+        """Read a chunk of an answer that has no end (RFC 9112 section 7.1)."""
+        line = b""
+        while not line.endswith(b"\r\n"):
+            line += self._take(1)
+        return self._take(int(line, 16) + 2)[:-2]
+
     def frame(self) -> dict[str, object]:
         """Read a text frame and return its JSON."""
         opcode, size = self._take(2)
@@ -146,32 +172,64 @@ class Wire:
         return dict(json.loads(self._take(size)))
 
 
-def long_poll(port: int, publish: Callable[[], str], updates: int, *, carry: bool) -> list[Cost]:
+Publish = Callable[[], str]
+
+
+def short_poll(port: int, publish: Publish, updates: int, *, method: str, news: bool) -> list[Cost]:
+    """Return the cost of each question; HEAD asks for a signal, which leads to a fetch."""
+    costs = []
+    with closing(Wire(port)) as wire:
+        known = publish()
+        for _ in range(updates):
+            newest = publish() if news else known
+            wire.send(FETCH, "/data", method=method, known=known)
+            if news and method == "GET":
+                wire.answer()
+            else:
+                wire.head()
+            if news and method == "HEAD":
+                wire.fetch_data()
+            known = newest
+            costs.append(wire.cost())
+    return costs
+
+
+def long_poll(port: int, publish: Publish, updates: int, *, carry: bool) -> list[Cost]:
     """Return the cost of each update."""
     costs = []
     with closing(Wire(port)) as wire:
         known = publish()
         for _ in range(updates):
-            wire.send(FETCH, f"/update?after={known}" + "&carry=1" * carry, cache=NO_STORE)
+            wire.send(FETCH, f"/update?carry={carry:d}&after={known}")
             publish()
             told = str(wire.answer()["cursor"])
-            known = told if carry else wire.fetch_data(known)
+            known = told if carry else wire.fetch_data()
             costs.append(wire.cost())
     return costs
 
 
-def web_socket(port: int, publish: Callable[[], str], updates: int, *, carry: bool) -> list[Cost]:
-    """Return the cost of opening the socket, then of each update."""
+def stays_open(
+    port: int,
+    publish: Publish,
+    updates: int,
+    *,
+    carry: bool,
+    template: str,
+    hear: Callable[[Wire], object],
+) -> list[Cost]:
+    """Return the cost of opening a connection that stays open, then of each update."""
     with closing(Wire(port)) as wire, closing(Wire(port)) as fetches:
         known = publish()
-        wire.send(HANDSHAKE, f"/update?after={known}" + "&carry=1" * carry)
+        wire.send(template, f"/update?carry={carry:d}&after={known}")
         wire.head()
+        if template is EVENT_SOURCE:
+            wire.chunk()  # `retry:`
         costs = [wire.cost()]
         for _ in range(updates):
             publish()
-            wire.frame()
+            hear(wire)
             if not carry:
-                known = fetches.fetch_data(known)
+                fetches.fetch_data()
             there, back = wire.cost(), fetches.cost()
             costs.append(Cost(*(a + b for a, b in zip(there, back, strict=True))))
     return costs
@@ -180,7 +238,7 @@ def web_socket(port: int, publish: Callable[[], str], updates: int, *, carry: bo
 @contextmanager
 def server() -> Iterator[int]:
     """Run serve.py for as long as needed; yields its port."""
-    command = [sys.executable, "serve.py", "--port", "0", "--source", "http"]
+    command = [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
     with subprocess.Popen(  # noqa: S603 - our own program
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -214,18 +272,28 @@ def measure(updates: int = 20) -> dict[str, Cost]:
 
         for _ in range(100):  # so that every sequence has three digits
             publish()
-        found = {
-            "long poll, signal then fetch": long_poll(port, publish, updates, carry=False),
-            "long poll, carry": long_poll(port, publish, updates, carry=True),
-        }
-        handshake, *found["WebSocket, signal then fetch"] = web_socket(
-            port, publish, updates, carry=False
-        )
-        _, *found["WebSocket, carry"] = web_socket(port, publish, updates, carry=True)
+        ways = ("signal then fetch", False), ("carry", True)
+        found: dict[str, list[Cost]] = {}
+        for method, way in (("HEAD", ways[0][0]), ("GET", ways[1][0])):
+            for news, said in ((False, "nothing new"), (True, way)):
+                costs = short_poll(port, publish, updates, method=method, news=news)
+                found[f"short poll, {said}"] = costs
+        for way, carry in ways:
+            found[f"long poll, {way}"] = long_poll(port, publish, updates, carry=carry)
+        for name, template, hear in (
+            ("SSE", EVENT_SOURCE, Wire.chunk),
+            ("WebSocket", HANDSHAKE, Wire.frame),
+        ):
+            for way, carry in ways:
+                opening, *costs = stays_open(
+                    port, publish, updates, carry=carry, template=template, hear=hear
+                )
+                found[f"{name}, opening"] = [opening]
+                found[f"{name}, {way}"] = costs
     for way, costs in found.items():
         if len(set(costs)) != 1:
             raise AssertionError(f"{way}: updates differ: {sorted(set(costs))}")
-    return {way: costs[0] for way, costs in found.items()} | {"WebSocket, opening": handshake}
+    return {way: costs[0] for way, costs in found.items()}
 
 
 def table(costs: dict[str, Cost]) -> str:

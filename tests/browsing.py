@@ -1,0 +1,353 @@
+"""A real Chromium for the tests, with short words for what the page's contract names."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+from tests.clients import LabPage
+from tests.conftest import PATIENCE, ROOT, Server, eventually
+
+LANES = ("poll", "longpoll", "sse", "websocket")
+#: Those that run at first; an event stream would hold one more of a browser's six connections.
+RUNNING = ("poll", "longpoll", "websocket")
+SCREENSHOTS = ROOT / "build" / "screenshots"
+
+#: The figures that a lane shows, as numbers where they are some; null where there is none yet.
+FIGURES = """
+const read = (field) =>
+  field.localName === "data" ? (field.value === "" ? null : Number(field.value))
+  : /^\\d+$/.test(field.textContent) ? Number(field.textContent) : field.textContent;
+const lanes = {};
+for (const lane of document.querySelectorAll("section[data-transport]")) {
+  const fields = lane.querySelectorAll("[data-field]:not([data-field=diagram])");
+  lanes[lane.dataset.transport] = {
+    ...Object.fromEntries([...fields].map((field) => [field.dataset.field, read(field)])),
+    state: lane.dataset.state, cursor: lane.dataset.cursor,
+  };
+}
+return lanes;
+"""
+
+#: Starts what is not running.
+START = """
+for (const button of document.querySelectorAll("[data-state=stopped] [data-action=stop]")) {
+  button.click();
+}
+"""
+
+#: Whether the truth and all lanes are live.
+ALL_LIVE = """
+const parts = document.querySelectorAll("[data-truth], section[data-transport]");
+return [...parts].every(({ dataset }) => dataset.state === "live");
+"""
+
+#: What a part shows, and whether it is live.
+SHOWN = """
+const part = document.querySelector(arguments[0]);
+return [part.dataset.state, part.querySelector("[data-field=value]").innerText.trim()];
+"""
+
+#: Notes each change of a lane's state, however short: [transport, state].
+WATCH_STATES = """
+window.states = [];
+const observer = new MutationObserver((changes) => {
+  for (const { target, oldValue } of changes) {
+    const { transport, state } = target.dataset;
+    if (state !== oldValue) states.push([transport, state]);
+  }
+});
+for (const lane of document.querySelectorAll("section[data-transport]")) {
+  observer.observe(lane, { attributeFilter: ["data-state"], attributeOldValue: true });
+}
+"""
+
+Event = tuple[str, dict[str, Any]]
+
+
+@dataclass
+class Request:
+    """A request of a lane."""
+
+    url: str
+    sent_at: float  #: seconds, by a clock of the browser's
+    conditional: bool = False  #: it has an If-None-Match
+    status: int = 0  #: of its answer, if there was one
+    told: int = 0  #: events, or frames, that came
+
+    @property
+    def lane(self) -> str:
+        found = re.search(r"[?&]lane=([\w-]+)", self.url)
+        return found[1] if found else ""
+
+    @property
+    def transport(self) -> str:
+        return self.lane.split("-")[1]
+
+    @property
+    def messages(self) -> int:
+        """How often it told the lane something, other than what was fetched."""
+        if self.transport in ("sse", "websocket"):
+            return self.told
+        asks = "/update?" in self.url or self.conditional
+        return int(self.status == 200 and asks)
+
+
+class Browser(webdriver.Chrome):
+    """Chromium with short words."""
+
+    def __init__(self, *, profile: Path, javascript: bool = True) -> None:
+        options = webdriver.ChromeOptions()
+        for argument in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage",
+                         "disable-quic", "no-first-run", "disable-background-networking",
+                         "disable-component-update", "disable-sync", "lang=en-US",
+                         "window-size=1400,900", f"user-data-dir={profile}"):  # fmt: skip
+            options.add_argument(f"--{argument}")
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        if not javascript:
+            options.add_experimental_option(
+                "prefs", {"profile.managed_default_content_settings.javascript": 2}
+            )
+        super().__init__(options, Service("/usr/bin/chromedriver"))
+        self._events: list[Event] = []
+
+    def open(self, url: str) -> None:
+        """Go there, with nothing in the logs yet."""
+        for log in ("performance", "browser"):
+            self.get_log(log)
+        self._events = []
+        self.get(url)
+
+    def visit(self, server: Server, path: str = "/", *, port: int = 0) -> "Browser":
+        """Open the page, start what is not running, and wait until everything on it is live."""
+        self.open(server.url.replace(str(server.port), str(port or server.port)) + path)
+        eventually(lambda: self.truth.state == "live")
+        self.execute_script(START)
+        eventually(lambda: self.execute_script(ALL_LIVE))
+        return self
+
+    def lane(self, transport: str) -> "Part":
+        return Part(self, f'[data-transport="{transport}"]')
+
+    @property
+    def truth(self) -> "Part":
+        return Part(self, "[data-truth]")
+
+    @property
+    def parts(self) -> "list[Part]":
+        return [self.truth, *map(self.lane, LANES)]
+
+    @property
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """What each lane shows, all at one moment."""
+        return self.execute_script(FIGURES)  # type: ignore[no-any-return]
+
+    def find(self, selector: str) -> Any:
+        return self.find_element(By.CSS_SELECTOR, selector)
+
+    def control(self, name: str, value: str = "") -> Any:
+        """The button that steers what all pages see."""
+        return self.find(f'[data-control="{name}"]' + (f'[value="{value}"]' if value else ""))
+
+    def watch_states(self) -> None:
+        """From now on, note every change of a lane's state."""
+        self.execute_script(WATCH_STATES)
+
+    @property
+    def states(self) -> list[list[str]]:
+        """The changes of the lanes' states since `watch_states`: transport and state."""
+        return self.execute_script("return window.states")  # type: ignore[no-any-return]
+
+    # Its own tools.
+
+    def network_log(self) -> list[Event]:
+        """What the browser's own network log has since `open`: names and parameters."""
+        for entry in self.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"].startswith("Network."):
+                self._events.append((message["method"].removeprefix("Network."), message["params"]))
+        return self._events
+
+    @property
+    def requests(self) -> "list[Request]":
+        """The requests of the lanes by that log, in their order."""
+        requests: dict[str, Request] = {}
+        for name, params in self.network_log():
+            if name == "webSocketCreated":
+                requests[params["requestId"]] = Request(params["url"], 0.0)  # it does not say when
+            elif name == "requestWillBeSent":
+                sent = params["request"]
+                conditional = "If-None-Match" in sent["headers"]
+                requests[params["requestId"]] = Request(
+                    sent["url"], params["timestamp"], conditional
+                )
+            elif request := requests.get(params.get("requestId", "")):
+                if name in ("responseReceived", "webSocketHandshakeResponseReceived"):
+                    request.status = params["response"]["status"]
+                elif name in ("webSocketFrameReceived", "eventSourceMessageReceived"):
+                    request.told += 1
+        return [request for request in requests.values() if request.lane]
+
+    @property
+    def lane_ids(self) -> dict[str, str]:
+        """The names by which the server knows the lanes, by transport."""
+        return {request.transport: request.lane for request in self.requests}
+
+    def complaints(self) -> list[str]:
+        """What the page has written to the console, and what its policy has stopped."""
+        return [entry["message"] for entry in self.get_log("browser")]
+
+    def errors(self) -> list[str]:
+        """Of that, what a server that is gone does not explain."""
+        return [
+            entry["message"]
+            for entry in self.get_log("browser")
+            if entry["level"] == "SEVERE"
+            and entry["source"] != "network"
+            and "WebSocket connection to" not in entry["message"]
+        ]
+
+    def look(
+        self, *, width: int = 1400, height: int = 900, scheme: str = "light", motion: bool = True
+    ) -> None:
+        """Have the screen, and the reader's taste, like this."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        tastes = {
+            "prefers-color-scheme": scheme,
+            "prefers-reduced-motion": "no-preference" if motion else "reduce",
+        }
+        features = [{"name": name, "value": value} for name, value in tastes.items()]
+        self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    def look_as_before(self) -> None:
+        self.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+    def picture(self, name: str) -> None:
+        """Keep a screenshot for people to look at."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        size = self.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        whole = {"captureBeyondViewport": True, "clip": size | {"scale": 1}}
+        png = self.execute_cdp_cmd("Page.captureScreenshot", whole)["data"]
+        (SCREENSHOTS / f"{name}.png").write_bytes(base64.b64decode(png))
+
+
+class Part:
+    """A lane, or the truth."""
+
+    def __init__(self, browser: Browser, selector: str) -> None:
+        self.browser, self.selector = browser, selector
+
+    def find(self, inside: str) -> Any:
+        return self.browser.find(f"{self.selector} {inside}")
+
+    @property
+    def state(self) -> str:
+        return str(self.browser.find(self.selector).get_attribute("data-state"))
+
+    def __getitem__(self, field: str) -> str:
+        return str(self.find(f'[data-field="{field}"]').text)
+
+    @property
+    def since(self) -> float:
+        """The time since update in seconds."""
+        found = re.fullmatch(r"(?:(\d+) min )?([\d.]+) s", self["since"])
+        assert found, self["since"]
+        return 60 * int(found[1] or 0) + float(found[2])
+
+    def until(self, condition: "Callable[[Part], Any]") -> None:
+        """Wait until the condition holds for this part."""
+        eventually(lambda: condition(self))
+
+    def until_it_shows(self, text: str) -> None:
+        """Wait until it is live and shows this value."""
+        script, selector = self.browser.execute_script, self.selector
+        self.until(lambda _: script(SHOWN, selector) == ["live", text])
+
+    def until_it_is_past(self, sequence: int) -> None:
+        """Wait until it shows a later reading than this one."""
+        self.until(lambda part: int(part["sequence"]) > sequence)
+
+    def press(self, action: str) -> None:
+        self.find(f'[data-action="{action}"]').click()
+
+    @property
+    def carries(self) -> bool:
+        """Whether it is set to bring the data, not only the news of it."""
+        return bool(self.find('[data-action="carry"]').get_attribute("aria-pressed") == "true")
+
+    def set_carry(self, carry: bool) -> None:
+        """Switch it, if need be, and wait until it is live again."""
+        if self.carries != carry:
+            self.press("carry")
+        self.until(lambda part: part.state == "live")
+
+    def shows(self, server: Server) -> bool:
+        """Whether it shows the newest reading of the server."""
+        newest = server.http.get("/data").json["cursor"]
+        return self["sequence"] == str(newest).rpartition("-")[2]
+
+
+def notice(browser: Browser) -> str:
+    """What the page tells its reader just now."""
+    return str(browser.find("[data-field=notice]").text)
+
+
+def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
+    """Wait until one is the other; if they never are, tell how they differ."""
+    deadline = time.monotonic() + PATIENCE
+    one, other = both()
+    while one != other and time.monotonic() < deadline:
+        one, other = both()
+    assert one == other
+
+
+@contextmanager
+def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
+    browser = Browser(profile=profile, **options)
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser for all tests of a file."""
+    with browsing(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The file's browser, which leaves the page in the end, and looks as it did."""
+    yield chromium
+    assert chromium.errors() == []
+    chromium.look_as_before()
+    chromium.get("about:blank")
+
+
+@pytest.fixture
+def lab_of() -> Iterator[Callable[[Server], LabPage]]:
+    """The server's own view: the instruments, as another page has them."""
+    pages: list[LabPage] = []
+
+    def lab_of(server: Server) -> LabPage:
+        # Without a limit: what nobody reads must not hold up the end of it.
+        pages.append(LabPage(server.ws, max_queue=None))
+        return pages[-1]
+
+    yield lab_of
+    for page in pages:
+        page.close()
