@@ -24,6 +24,7 @@ from pushlab.far_ports import far_ports
 from pushlab.feed import Feed
 from pushlab.gevent_handler import Handler
 from pushlab.gevent_server import Server, freeze, listen
+from pushlab.hosted import start_with_first_request
 from pushlab.hub import Hub
 from pushlab.lab import Lab
 from pushlab.pace import Pace
@@ -38,7 +39,7 @@ feed = Feed()  # the newest reading, and everyone who waits for a newer one
 hub = Hub(feed)  # every open WebSocket, told by the feed of each new reading
 pace = Pace(settings.every)  # when the data changes
 lab = Lab(feed, pace, settings, freeze)  # the page's instruments and controls
-app = create_app(feed, settings, lab)  # plain Flask: the page, /data, the long poll at /update
+app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the long poll at /update
 
 
 sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Flask
@@ -76,3 +77,5 @@ if __name__ == "__main__":
             print(f"{far.milliseconds:g} ms away: {settings.url(far.port)}", flush=True)
         lab.is_at(port, relays)  # so that the page can link to them
         server.serve_forever()
+else:  # another server has imported `app`: those in servers/ do
+    start_with_first_request(app, change_the_data)

@@ -3,7 +3,7 @@
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from werkzeug.routing.exceptions import WebsocketMismatch
 from pushlab import handshake, listing
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
 from pushlab.headline import details, headline, moment
+from pushlab.hub import Hub
 from pushlab.lab import Lab
 from pushlab.options import Settings
 from pushlab.shortcut import Shortcut
@@ -29,9 +30,24 @@ STALE_PACES = 5
 LEAST_AGE = 30.0  #: seconds
 
 
-def create_app(feed: Feed, settings: Settings, lab: Lab) -> Flask:
+class Parts(NamedTuple):
+    """What a server that hosts the app may want of it: `app.extensions["pushlab"]`."""
+
+    feed: Feed
+    hub: Hub
+    lab: Lab
+    settings: Settings
+
+    @property
+    def farewell(self) -> tuple[Callable[[], None], ...]:
+        """What says goodbye to everyone, to be called when the server stops."""
+        return self.feed.close, self.hub.close
+
+
+def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     """Return the app that shows this feed; a server adds the WebSocket route at /update."""
     app = Flask("pushlab", static_folder=STATIC, template_folder=ROOT / "templates")
+    app.extensions["pushlab"] = Parts(feed, hub, lab, settings)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
     for text in (headline, details, moment):
         app.add_template_filter(text)

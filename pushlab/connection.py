@@ -100,6 +100,20 @@ class Connection:
         """Take the socket away from whoever waits on it, and make it a channel."""
         raise NotImplementedError
 
+    # The two below are for greenlets, which never run at the same instant: a socket has only one
+    # timeout, which is of no use to two threads.
+
+    def _receive(self, size: int, timeout: float) -> bytes:
+        """Wait for bytes of the peer's; TimeoutError if none come within `timeout` seconds."""
+        self._socket.settimeout(timeout)
+        data: bytes = self._socket.recv(size)
+        return data
+
+    def _send_all(self, data: bytes) -> None:
+        """Send all of it; TimeoutError if the peer does not take it within SEND_TIMEOUT."""
+        self._socket.settimeout(SEND_TIMEOUT)
+        self._socket.sendall(data)
+
     # What a route does with it.
 
     @property
@@ -181,10 +195,8 @@ class Connection:
                 if not self._over:
                     self._read(deadline)
             self._socket.shutdown(1)  # SHUT_WR
-            while (left := deadline - time.monotonic()) > 0:
-                self._socket.settimeout(left)
-                if not self._socket.recv(4096):
-                    return
+            while (left := deadline - time.monotonic()) > 0 and self._receive(4096, left):
+                pass
         except OSError:
             pass  # it is gone already, which is what we want
 
@@ -200,8 +212,7 @@ class Connection:
                 self._write(frames.encode(Ping(b"")), give_up=True)
             wake = min(deadline, self._ping_due if self._pong_due is None else self._pong_due)
             try:
-                self._socket.settimeout(max(0.001, wake - now))
-                data = self._socket.recv(4 * 1024)
+                data = self._receive(4 * 1024, max(0.001, wake - now))
             except TimeoutError:
                 if self._pong_due is not None and time.monotonic() >= self._pong_due:
                     logger.info("no pong within %s s: given up", self._ping_timeout)
@@ -263,8 +274,7 @@ class Connection:
                         return
                     raise ConnectionClosed("the connection is closing")
                 self._close_sent = last
-                self._socket.settimeout(SEND_TIMEOUT)
-                self._socket.sendall(data)
+                self._send_all(data)
         except OSError as error:
             self._over = True  # part of a frame may be out: nothing can follow it
             if not give_up:

@@ -10,7 +10,6 @@ import logging
 import math
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -20,14 +19,13 @@ from typing import Any
 import gevent.socket
 from gevent import monkey
 from geventwebsocket.handler import WebSocketHandler
-from wsproto.utilities import generate_accept_token
 
 from pushlab import handshake
-from pushlab.connection import Connection, ConnectionClosed
-from pushlab.frames import CloseReason
+from pushlab.connection import Connection
 from pushlab.gevent_channel import GeventChannel, TLSChannel
 from pushlab.heads import Head, HeadTooLarge
 from pushlab.meter import EXCHANGE, Exchange
+from pushlab.upgrade import converse
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +228,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.due = time.monotonic() + IDLE_TIMEOUT
 
     def run_application(self) -> None:
-        refusal = self._refusal()
+        refusal = self.server.gate.refusal(self.environ)
         if refusal is not None:
             if self.exchange is not None:
                 self.exchange.answer(int(refusal.status.split()[0]))
@@ -239,71 +237,23 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if not self.wants_socket:
             super(WebSocketHandler, self).run_application()
             return
-        self.connection = self.environ["wsgi.websocket"] = GeventConnection(
-            self, **self.server.connection_options
-        )
-        self._converse(self.connection)
-
-    def _refusal(self) -> handshake.Refusal | None:
-        """Return why the app is not even asked, if it is not."""
-        host = self.environ.get("HTTP_HOST")
-        if self.request_version == "HTTP/1.1" and not host:
-            return handshake.without_host()
-        if host is not None and not self.server.is_ours(host):
-            return handshake.misdirected(host)
-        if self.wants_socket:
-            self.environ["HTTP_UPGRADE"] = "websocket"  # of whatever list it was in
-            return handshake.refusal(self.environ, allow_origins=self.server.allow_origins)
-        return None
-
-    def _converse(self, connection: GeventConnection) -> None:
-        """Let the app use the socket; what it answers counts only if it left the socket alone."""
-        status, headers = "200 OK", []
-
-        def start_response(its_status: str, its_headers: Any, exc_info: Any = None) -> Any:
-            nonlocal status, headers
-            status, headers = its_status, its_headers
-            return lambda data: None
-
-        body: Iterable[bytes] = ()
-        try:
-            with suppress(ConnectionClosed):  # that is how a route learns that the browser left
-                body = self.application(self.environ, start_response)
-        except Exception:
-            if not connection.accepted:
-                self.environ.pop("wsgi.websocket")  # its presence would spoil the error page
-                raise
-            status = "500"
-            self.handle_error(*sys.exc_info())
-        try:
-            code = int(status.split()[0])
-            if not connection.accepted and code >= 300:
-                self._answer_in_http(status, headers, body)
-            elif not connection.detached:
-                with suppress(ConnectionClosed):
-                    connection.accept()
-                connection.finish(
-                    CloseReason.INTERNAL_ERROR if code >= 500 else CloseReason.NORMAL_CLOSURE
-                )
-        finally:
-            getattr(body, "close", lambda: None)()
+        self.connection = GeventConnection(self, **self.server.connection_options)
+        answer = converse(self.application, self.environ, self.connection)
+        if answer is not None:
+            self._answer_in_http(*answer)
 
     def _answer_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
         """Answer an upgrade with plain HTTP, after which the connection ends."""
-        self.environ.pop("wsgi.websocket", None)
         self.start_response(status, [*headers, ("Connection", "close")])
         self.result = body
-        self.process_result()
+        try:
+            self.process_result()
+        finally:
+            getattr(body, "close", lambda: None)()
 
     def switch_protocols(self) -> None:
         """Send the 101, prepared by gevent-websocket, without making its connection object."""
-        key = self.environ["HTTP_SEC_WEBSOCKET_KEY"].strip().encode()
-        headers = [
-            ("Upgrade", "websocket"),
-            ("Connection", "Upgrade"),
-            ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
-        ]
-        self.start_response("101 Switching Protocols", headers)
+        self.start_response("101 Switching Protocols", handshake.accepted(self.environ))
         if self.exchange is None:
             self.write(b"")
         else:
@@ -323,8 +273,6 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         if issubclass(t, OSError) or is_bad_body:  # by the client, or by his leaving
             self.close_connection = True
             self.logger.info("%s: %r", self.client_address, v)
-        elif self.connection is not None and self.connection.accepted:
-            logger.error("a WebSocket route failed", exc_info=(t, v, tb))
         else:
             super().handle_error(t, v, tb)
 

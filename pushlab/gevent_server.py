@@ -21,9 +21,9 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 
-from pushlab import handshake
 from pushlab.frames import CloseReason
 from pushlab.gevent_handler import Handler, hang_up
+from pushlab.handshake import Gate
 from pushlab.meter import Metering, Meters
 from pushlab.options import HEAD_TIMEOUT
 
@@ -90,8 +90,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         application: Any,
         *,
         farewell: Collection[Callable[[], None]] = (),
-        allow_origins: Collection[str] = (),
-        allow_hosts: Collection[str] | None = None,
+        gate: Gate | None = None,
         max_clients: int | None = None,
         head_timeout: float = HEAD_TIMEOUT,
         meters: Meters | None = None,
@@ -104,7 +103,7 @@ class Server(WSGIServer):  # type: ignore[misc]
             application = Metering(application)
         super().__init__(listener, application, **options)
         self.farewell = farewell
-        self.allow_origins = allow_origins
+        self.gate = gate or Gate()
         self.connection_options = connection_options
         self.handlers: set[Handler] = set()
         self.head_timeout = head_timeout
@@ -115,8 +114,6 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.turned_away = 0
         self._clients = 0
         self._handshaking = 0  # of TLS
-        self._allow_hosts = allow_hosts
-        self._our_hosts: set[str] = set()
         self._asked_to_stop = Event()
 
     def start(self) -> None:
@@ -151,16 +148,6 @@ class Server(WSGIServer):  # type: ignore[misc]
     def leave(self) -> None:
         """Count one connection less."""
         self._clients -= 1
-
-    def is_ours(self, host: str) -> bool:
-        """Tell whether this server answers to the name in a Host header."""
-        if self._allow_hosts is None or host in self._our_hosts:
-            return True
-        if not handshake.host_allowed(host, self._allow_hosts):
-            return False
-        if len(self._our_hosts) < 100:
-            self._our_hosts.add(host)
-        return True
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, say goodbye to everyone, and wait at most `timeout` seconds for them."""

@@ -11,6 +11,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
+from wsproto.utilities import generate_accept_token
+
+from pushlab.proxies import UNTOLD, Network, believe
+
 Environ = dict[str, Any]
 
 #: How the headers begin that proxies add, if they do.
@@ -29,6 +33,55 @@ class Refusal(NamedTuple):
 def is_asked_for(environ: Environ) -> bool:
     """Tell whether the request asks for an upgrade to WebSocket; any other is plain HTTP."""
     return "websocket" in _tokens(environ, "UPGRADE")
+
+
+class Gate:
+    """Who may come in: the checks that every server makes before it asks the app."""
+
+    def __init__(
+        self,
+        *,
+        allow_origins: Collection[str] = (),
+        allow_hosts: Collection[str] | None = None,
+        trusted_proxies: Collection[Network] = (),
+    ) -> None:
+        """Any host is ours if `allow_hosts` is None; `trusted_proxies` are believed whom they say.
+
+        An origin is as browsers write it in their Origin header, in lower case.
+        """
+        self._allow_origins = allow_origins
+        self._allow_hosts = allow_hosts
+        self._trusted_proxies = trusted_proxies
+        self._our_hosts: set[str] = set()
+
+    def refusal(self, environ: Environ) -> Refusal | None:
+        """Return why the app is not even asked, if it is not.
+
+        What a trusted proxy says of the request is written into the environ.
+        """
+        host = environ.get("HTTP_HOST")
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not host:
+            return without_host()
+        if host is not None and not self.is_ours(host):
+            return misdirected(host)
+        if self._trusted_proxies:
+            believe(environ, self._trusted_proxies)
+            if (told := environ.get("HTTP_HOST")) != host and not self.is_ours(told or ""):
+                return misdirected(str(told))
+        if is_asked_for(environ):
+            environ["HTTP_UPGRADE"] = "websocket"  # of whatever list it was in
+            return refusal(environ, allow_origins=self._allow_origins)
+        return None
+
+    def is_ours(self, host: str) -> bool:
+        """Tell whether this server answers to the name in a Host header."""
+        if self._allow_hosts is None or host in self._our_hosts:
+            return True
+        if not host_allowed(host, self._allow_hosts):
+            return False
+        if len(self._our_hosts) < 100:
+            self._our_hosts.add(host)
+        return True
 
 
 def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal | None:
@@ -52,6 +105,16 @@ def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal
     if not origin_allowed(environ, allow_origins):
         return _refuse("403 Forbidden", f"origin {environ['HTTP_ORIGIN']!r} is not allowed here")
     return None
+
+
+def accepted(environ: Environ) -> list[tuple[str, str]]:
+    """Return the headers of the 101 that answers the request."""
+    key = environ["HTTP_SEC_WEBSOCKET_KEY"].strip().encode()
+    return [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
+    ]
 
 
 def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
@@ -88,7 +151,7 @@ def is_local(environ: Mapping[str, Any]) -> bool:
         is_loopback = ipaddress.ip_address(environ.get("REMOTE_ADDR", "")).is_loopback
     except ValueError:
         return False
-    forwarded = any(name.startswith(_FORWARDED) for name in environ)
+    forwarded = UNTOLD in environ or any(name.startswith(_FORWARDED) for name in environ)
     return is_loopback and not forwarded and host_allowed(environ.get("HTTP_HOST", ""), ())
 
 

@@ -5,12 +5,15 @@ import ipaddress
 import math
 import os
 import re
+import shlex
 import ssl
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pushlab.handshake import Gate
+from pushlab.proxies import Network, network
 from pushlab.sources import PACED, SOURCES
 
 #: Seconds that the head of a request may take.
@@ -37,6 +40,7 @@ class Settings:
     log_level: str = "warning"
     shortcut: bool = True
     allow_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     max_clients: int | None = None
     head_timeout: float = HEAD_TIMEOUT
     far: tuple[float, ...] = (200.0,)
@@ -51,23 +55,31 @@ class Settings:
     def server(self) -> dict[str, Any]:
         """Return what `gevent_server.Server` is to know of this; exits if TLS cannot be had."""
         return {
-            "allow_origins": self.allow_origins,
-            "allow_hosts": self.allow_hosts if is_loopback(self.host) else None,
+            "gate": self.gate(),
             "max_clients": self.max_clients,
             "head_timeout": self.head_timeout,
-            **self._tls(),
+            **({"ssl_context": context} if (context := self.tls()) else {}),
         }
 
-    def _tls(self) -> dict[str, Any]:
+    def gate(self) -> Gate:
+        """Return the checks of who may come in."""
+        return Gate(
+            allow_origins=self.allow_origins,
+            allow_hosts=self.allow_hosts if is_loopback(self.host) else None,
+            trusted_proxies=self.trusted_proxies,
+        )
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return what TLS needs, or None if it is not asked for; exits if it cannot be had."""
         if self.certfile is None:
-            return {}
+            return None
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             context.load_cert_chain(self.certfile, self.keyfile)
         except (OSError, ssl.SSLError) as error:
             files = " and ".join(filter(None, (self.certfile, self.keyfile)))
             sys.exit(f"Cannot use {files}: {error.strerror or error}. Both must be PEM files.")
-        return {"ssl_context": context}
+        return context
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,11 +88,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Return the settings that the arguments ask for; exits with status 2 and one line if bad."""
+    """Return the settings that the arguments ask for; exits with status 2 and one line if bad.
+
+    The environment may say PORT, as most places that host programs do, and PUSHLAB_OPTIONS: options
+    for when the command line is that of another server. The arguments count more than both.
+    """
     parser = _Parser(allow_abbrev=False, description="Push changing data to browsers.")
     add = parser.add_argument
     add("--host", default=Settings.host, help="the address to listen on (%(default)s)")
-    add("--port", default=Settings.port, type=_port, help="the port; 0: any free one (%(default)s)")
+    add("--port", default=os.environ.get("PORT") or Settings.port, type=_port,
+        help="the port; 0: any free one (PORT in the environment, or 5000)")  # fmt: skip
     add("--source", default=Settings.source, choices=SOURCES, help="what changes the data")
     add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
     add("--far", action="append", type=_distance, metavar="MILLISECONDS",
@@ -91,6 +108,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         help="let pages of this origin connect, too (repeatable)")  # fmt: skip
     add("--allow-host", action="append", default=[], type=_host_name, metavar="NAME",
         help="answer to this name, too, although listening on loopback (repeatable)")  # fmt: skip
+    add("--trusted-proxies", action="append", default=[], type=_network, metavar="ADDRESS",
+        help="believe this proxy, or network, in X-Forwarded-* (repeatable)")  # fmt: skip
     add("--max-clients", type=_count, metavar="N",
         help="refuse more connections than that with 503 (default: what it can)")  # fmt: skip
     add("--head-timeout", type=_pace, default=HEAD_TIMEOUT, metavar="SECONDS",
@@ -103,7 +122,8 @@ def parse(arguments: Sequence[str]) -> Settings:
         help="answer GET /data and the long poll by Flask, too")  # fmt: skip
     add("--log-level", default=Settings.log_level,
         choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
-    options = vars(parser.parse_args(arguments))
+    hosted = shlex.split(os.environ.get("PUSHLAB_OPTIONS", ""))
+    options = vars(parser.parse_args([*hosted, *arguments]))
     far = options.pop("far") or Settings.far
     if None in far and len(far) > 1:
         parser.error("--far none goes with no other --far")
@@ -111,6 +131,7 @@ def parse(arguments: Sequence[str]) -> Settings:
         far=tuple(dict.fromkeys(distance for distance in far if distance is not None)),
         allow_origins=tuple(options.pop("allow_origin")),
         allow_hosts=tuple(options.pop("allow_host")),
+        trusted_proxies=tuple(options.pop("trusted_proxies")),
         **options,
     )
     if settings.every is not None and settings.source not in PACED:
@@ -151,6 +172,15 @@ def _host_name(text: str) -> str:
     if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", name := text.lower()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a host name like pushlab.test")
     return name
+
+
+def _network(text: str) -> Network:
+    try:
+        return network(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither an address nor a network like 10.0.0.0/8"
+        ) from None
 
 
 def _pace(text: str) -> float:

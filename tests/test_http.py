@@ -22,6 +22,7 @@ from werkzeug.test import Client, TestResponse
 from pushlab.app import create_app
 from pushlab.feed import Feed
 from pushlab.gevent_server import listen
+from pushlab.hub import Hub
 from pushlab.lab import Lab
 from pushlab.options import Settings
 from pushlab.pace import Pace
@@ -223,7 +224,7 @@ def test_health(server: Server) -> None:
 
 def app_of(feed: Feed, settings: Settings, pace: Pace | None = None) -> Flask:
     lab = Lab(feed, pace or Pace(settings.every), settings, time.sleep)
-    return create_app(feed, settings, lab)
+    return create_app(feed, Hub(feed), lab, settings)
 
 
 def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""Hosted: what the app needs when another program than serve.py or serve2.py runs it.
+
+Such a program imports the app and calls it, in as many processes as it likes: some import it in one
+that never serves (reloaders, gunicorn with --preload), some fork afterwards (uWSGI). So what
+runs in the background is started by the first request, in the process that answers it.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flask import Flask
+
+_SEVERAL = json.dumps(
+    {
+        "error": "this server runs several processes, each of which would show other data; "
+        "start it with one"
+    }
+).encode()
+
+
+def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
+    """Have the app's first request start `run` in the background, once.
+
+    A server of several processes is refused with a 503: each would have data of its own.
+    """
+    wsgi_app = app.wsgi_app
+    starting, started = threading.Lock(), False
+
+    def start() -> None:
+        nonlocal started
+        with starting:
+            if not started:
+                started = True
+                threading.Thread(target=run, name="source", daemon=True).start()
+
+    def hosted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ.get("wsgi.multiprocess"):
+            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(_SEVERAL)))]
+            start_response("503 Service Unavailable", headers)
+            return [_SEVERAL] if environ["REQUEST_METHOD"] != "HEAD" else []
+        if not started:
+            start()
+        return wsgi_app(environ, start_response)
+
+    app.wsgi_app = hosted  # type: ignore[method-assign]
