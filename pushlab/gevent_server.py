@@ -128,10 +128,14 @@ class Server(WSGIServer):  # type: ignore[misc]
         if not self.started:
             self.start()
         while not self._asked_to_stop.wait(min(1.0, self.head_timeout / 4)):
-            now = time.monotonic()
-            for handler in [each for each in self.handlers if each.due < now]:
-                hang_up(handler.socket)
+            self.hang_up_on_late()
         self.stop(stop_timeout)
+
+    def hang_up_on_late(self) -> None:
+        """Drop the connections on which nothing has come for longer than may be."""
+        now = time.monotonic()
+        for handler in [each for each in self.handlers if each.due < now]:
+            hang_up(handler.socket)
 
     @property
     def patience(self) -> float:

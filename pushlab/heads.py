@@ -61,6 +61,10 @@ class Head:
 
     getheader = get
 
+    def items(self) -> list[tuple[str, str]]:
+        """Return all fields, their names in lower case, in their order."""
+        return self.fields
+
     @property
     def typeheader(self) -> str | None:
         """The media type of the body."""

@@ -62,7 +62,7 @@ class Settings:
         }
 
     def gate(self) -> Gate:
-        """Return the checks of who may come in."""
+        """Return the checks of who may come in; by any name, unless only this machine can."""
         return Gate(
             allow_origins=self.allow_origins,
             allow_hosts=self.allow_hosts if is_loopback(self.host) else None,

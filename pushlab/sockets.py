@@ -13,6 +13,12 @@ from flask import Blueprint, Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect, Rule
 
+if hasattr(flask_sockets, "worker"):  # gunicorn is installed
+    from pushlab.gunicorn_worker import make_safe
+
+    # `gunicorn -k flask_sockets.worker`, as its README says, would serve stock connections.
+    make_safe(flask_sockets.worker)
+
 
 class Sockets(flask_sockets.Sockets):  # type: ignore[misc]
     """`@sockets.route("/path")` on functions that take the socket and the URL's variables."""

@@ -1,0 +1,87 @@
+"""A gunicorn worker that serves WebSockets safely: gunicorn's own gevent worker with our server.
+
+`gunicorn -c servers/gunicorn.conf.py serve:app` uses it. It hosts any WSGI app; of one of ours it
+also knows whom to say goodbye to, who may come, and what to measure.
+"""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import gevent
+from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+
+from pushlab.gevent_handler import Handler
+from pushlab.gevent_server import Server
+from pushlab.options import Settings
+
+
+class GunicornHandler(Handler):
+    """Our handler, with gunicorn's log of requests (`--access-logfile`)."""
+
+    def log_request(self) -> None:
+        if self.server.log.access_log_enabled:
+            self.time_finish = self.time_finish or time.time()
+            PyWSGIHandler.log_request(self)
+
+
+class GunicornServer(Server):
+    """Our server, on a socket of gunicorn's: started and stopped by its worker."""
+
+    handler_class = GunicornHandler
+
+    def __init__(self, listener: Any, application: Any, **options: Any) -> None:
+        parts = getattr(application, "extensions", {}).get("pushlab")
+        host = listener.getsockname()[0]  # of a Unix socket, its path
+        self._settings = replace(
+            parts.settings if parts else Settings(),
+            host=host,
+            certfile="gunicorn's" if "ssl_context" in options else None,
+        )
+        self._said_goodbye = False
+        if parts:
+            options.update(farewell=parts.farewell, meters=parts.lab.meters)
+        super().__init__(
+            listener,
+            application,
+            gate=self._settings.gate(),
+            max_clients=self._settings.max_clients,
+            head_timeout=self._settings.head_timeout,
+            **options,
+        )
+
+    def start(self) -> None:
+        """Accept clients, and print where; signals are gunicorn's."""
+        super(Server, self).start()
+        gevent.spawn(self._look_after)
+        address = self.socket.getsockname()
+        where = self._settings.url(address[1]) if isinstance(address, tuple) else address
+        print(f"Ready at {where} (Ctrl-C stops it)", flush=True)
+
+    def _look_after(self) -> None:
+        while not self.closed:
+            self.hang_up_on_late()
+            gevent.sleep(1)
+
+    def close(self) -> None:
+        """Accept no more, and say goodbye: gunicorn ends the worker as soon as it may."""
+        if self._said_goodbye:
+            super().close()
+        else:
+            self._said_goodbye = True
+            self.stop()
+
+
+class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
+    """One process that serves by greenlets; gunicorn's `worker_class`."""
+
+    server_class = GunicornServer
+    wsgi_handler = GunicornHandler
+
+
+def make_safe(worker: type[GeventPyWSGIWorker]) -> None:
+    """Have a worker class of others, such as `flask_sockets.worker`, serve as ours does.
+
+    gunicorn has chosen the class by then, but makes its server only after it has imported the app.
+    """
+    worker.server_class, worker.wsgi_handler = GunicornServer, GunicornHandler

@@ -1,0 +1,30 @@
+# gunicorn -c servers/gunicorn.conf.py serve:app
+"""The page on gunicorn, in one process: several would show different data.
+
+PUSHLAB_OPTIONS, PORT and gunicorn's own options apply. The app's WebSockets, limits and goodbyes
+are those of serve.py; gunicorn adds its logs, its signals, and a master that watches the worker.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()  # already in the master, which imports what must be patched first
+
+import sys
+from pathlib import Path
+
+chdir = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, chdir)
+
+from pushlab import options
+
+settings = options.parse([])
+
+host = f"[{settings.host}]" if ":" in settings.host else settings.host
+bind = f"{host}:{settings.port}"
+worker_class = "pushlab.gunicorn_worker.Worker"
+workers = 1
+worker_connections = settings.max_clients or 10_000  # HTTP; a push socket is not counted
+graceful_timeout = 4
+certfile, keyfile = settings.certfile, settings.keyfile
+loglevel = settings.log_level
+control_socket_disable = True  # or gunicorn 27 writes to the home directory
