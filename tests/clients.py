@@ -9,7 +9,7 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,14 +30,18 @@ class Answer(NamedTuple):
 class Http:
     """One request per connection, nothing hidden."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host, self.port, self.tls = host, port, tls
 
     def request(
         self, method: str, path: str, body: bytes | None = None,
         *, timeout: float = 15, headers: Mapping[str, str] | None = None,
     ) -> Answer:  # fmt: skip
-        connection = HTTPConnection(self.host, self.port, timeout=timeout)
+        connection = (
+            HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
+            if self.tls
+            else HTTPConnection(self.host, self.port, timeout=timeout)
+        )
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()

@@ -23,7 +23,7 @@ from tests.clients import (
     Wire,
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually, starting
-from tests.test_contract import TRANSPORTS, Browser, sequence
+from tests.transports import TRANSPORTS, Browser, sequence
 
 STEERING = ("change", "burst", "pace", "freeze")
 
