@@ -192,7 +192,7 @@ def test_hosts(start: Start, host: str) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(("program", "name"), zip(PROGRAMS, ["SIGTERM", "SIGINT"], strict=True))
 def test_with_nobody_connected_it_stops_at_once(program: str, name: str) -> None:
     server = Server(program)
     server.http.get("/data")
@@ -213,8 +213,8 @@ def test_ctrl_c_while_standard_input_is_silent(program: str) -> None:
     assert server.log == ""
 
 
-def test_idle_and_unfinished_requests_do_not_hold_it_up(program: str) -> None:
-    server = Server(program)
+def test_idle_and_unfinished_requests_do_not_hold_it_up() -> None:
+    server = Server("serve.py")
     idle, unfinished = (socket.create_connection(("127.0.0.1", server.port)) for _ in range(2))
     idle.sendall(b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert idle.recv(10)
