@@ -37,10 +37,11 @@ PATIENCE = 15.0
 
 def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
     """Return what the condition returns once it is true; fail if that does not happen."""
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, 0.01
     while not (result := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.1)  # to ask a browser costs as much as what is waited for
     return result
 
 
