@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,14 @@ class Program:
     """A server program in a process of its own, its output read as it comes."""
 
     def __init__(
-        self, *arguments: str, stdin: int | None = subprocess.DEVNULL, before: str = ":"
+        self,
+        *arguments: str,
+        stdin: int | None = subprocess.DEVNULL,
+        before: str = ":",
+        command: Sequence[str] = (sys.executable,),
     ) -> None:
         self.process = subprocess.Popen(
-            ["sh", "-c", f'{before}; exec "$@"', "sh", sys.executable, *arguments],
+            ["sh", "-c", f'{before}; exec "$@"', "sh", *command, *arguments],
             cwd=ROOT,
             stdin=stdin,
             stdout=subprocess.PIPE,
