@@ -74,6 +74,8 @@ class Connection:
     ) -> None:
         self.accepted = False  #: the 101 is out
         self.detached = False  #: the hub has the socket
+        #: What the peer's close frame said: 1005 if it said nothing, None if there was none.
+        self.close_code: int | None = None
         self._socket: Any = None
         self._decoder: frames.Decoder | None = None
         self._max_message = max_message
@@ -244,6 +246,7 @@ class Connection:
             self._pong_due = None
             self._plan_ping()
         elif isinstance(event, CloseConnection):
+            self.close_code = int(event.code)
             if not self._close_sent:
                 self._send_close(event.response())
             self._over = True
