@@ -324,6 +324,16 @@ def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
         browser.quit()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, or one worker is left with them in the end."""
+
+    def takes_long(item: pytest.Item) -> bool:
+        return item.path.name in slow
+
+    slow = {item.path.name for item in items if "chromium" in getattr(item, "fixturenames", ())}
+    items.sort(key=takes_long, reverse=True)
+
+
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser for all tests of a file."""
