@@ -325,13 +325,20 @@ def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, or one worker is left with them in the end."""
+    """Put every file that needs a browser between two that do not.
 
-    def takes_long(item: pytest.Item) -> bool:
-        return item.path.name in slow
+    They take longest: all at once they would slow each other down, and one worker would be left
+    with them in the end.
+    """
 
-    slow = {item.path.name for item in items if "chromium" in getattr(item, "fixturenames", ())}
-    items.sort(key=takes_long, reverse=True)
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        kind = kinds[item.path in browsing]
+        return kind.index(item.path), kind is kinds[False]
+
+    browsing = {item.path for item in items if "chromium" in getattr(item, "fixturenames", ())}
+    files = list(dict.fromkeys(item.path for item in items))
+    kinds = [[file for file in files if (file in browsing) is kind] for kind in (False, True)]
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,6 @@ def test_at_first_all_run_but_the_event_stream(server: Server, browser: Browser)
 
 def test_all_lanes_follow_the_truth(start: Start, program: str, browser: Browser) -> None:
     server = start(program, "--source", "http")
-    browser.look(motion=True)  # as most people have it; most tests do without
     browser.visit(server)
     defaults = {transport: browser.lane(transport).carries for transport in LANES}
     assert defaults == {"poll": True, "longpoll": False, "sse": True, "websocket": True}
