@@ -15,6 +15,7 @@ from weakref import WeakSet
 import gevent
 import uwsgi
 
+from pushlab import options
 from pushlab.connection import Connection
 from pushlab.frames import CloseReason
 from pushlab.handshake import Gate
@@ -39,14 +40,10 @@ def host(name: str) -> WSGI:
             "With https-socket the TLS is uWSGI's, and no WebSocket can be taken from it. Use "
             "`https` with `http-websockets`, which decrypts in a process of its own, or a proxy."
         )
-    module, _, attribute = name.partition(":")
-    try:
-        app = getattr(import_module(module), attribute or "app")
-    except (ImportError, AttributeError) as error:
-        sys.exit(f"There is no app {name}: {error}.")
+    app = _app(name)
     parts = getattr(app, "extensions", {}).get("pushlab")
     address = _address()
-    settings = parts.settings if parts else Settings()
+    settings: Settings = parts.settings if parts else options.parse([])
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
     hosted = Hosted(app, settings.gate(), parts.farewell if parts else ())
@@ -111,6 +108,20 @@ class Hosted(Upgrade):
         for connection in tuple(self._connections):
             if connection.accepted:
                 connection.close(CloseReason.GOING_AWAY)
+
+
+def _app(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute or "app")
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, but something is missing that it needs
+        sys.exit(f"There is no app {name}: {error}.")
+    except AttributeError as error:
+        if error.name != attribute:
+            raise
+        sys.exit(f"There is no app {name}: {error}.")
 
 
 def _address() -> Any:
