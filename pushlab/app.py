@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from flask import Flask, Response, abort, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing.exceptions import WebsocketMismatch
 
 from pushlab import handshake, listing
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
 from pushlab.headline import details, headline, moment
 from pushlab.hub import Hub
 from pushlab.lab import Lab
+from pushlab.manners import content_security_policy, error_as_json
 from pushlab.options import Settings
 from pushlab.shortcut import Shortcut
 from pushlab.sources import PACED, parse_object
@@ -72,7 +73,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             present="present" in request.args,
         )
         page = Response(text)
-        page.headers["Content-Security-Policy"] = _content_security_policy(request.host)
+        page.headers["Content-Security-Policy"] = content_security_policy(request.host)
         page.headers["Cache-Control"] = "no-cache"
         return page
 
@@ -91,7 +92,8 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         if settings.token and not hmac.compare_digest(
             authorization.encode(), f"Bearer {settings.token}".encode()
         ):
-            abort(401, "Authorization: not 'Bearer' and the token of this server")
+            message = "Authorization: not 'Bearer' and the token of this server"
+            abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
         if not handshake.origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
         value = parse_object(request.get_data())
@@ -128,7 +130,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
     app.register_blueprint(listing.blueprint)
-    app.register_error_handler(HTTPException, _as_json)
+    app.register_error_handler(HTTPException, error_as_json)
     if settings.shortcut:
         app.wsgi_app = Shortcut(app.wsgi_app, feed)  # type: ignore[method-assign]
     return app
@@ -159,33 +161,3 @@ def _places(ports: Mapping[float, int]) -> list[Place]:
         )
         for distance, its_port in ports.items()
     ]
-
-
-def _as_json(error: HTTPException) -> ResponseReturnValue:
-    """Answer every error with `{"error": "..."}`; a WebSocket where there is none is a 404."""
-    code, message = error.code or 500, error.description
-    if "wsgi.websocket" in request.environ and error is request.routing_exception:
-        code, message = 404, f"there is no WebSocket at {request.path}"
-    elif isinstance(error, WebsocketMismatch):
-        message = f"{request.path} is a WebSocket"
-    answer = jsonify(error=message)
-    answer.status_code = code
-    # What HTTP demands beside the status: Allow with 405, Location with a redirect...
-    for name, value in error.get_headers(request.environ):
-        if name not in ("Content-Type", "Content-Length"):
-            answer.headers[name] = value
-    if code == 401:
-        answer.headers["WWW-Authenticate"] = "Bearer"
-    return answer
-
-
-def _content_security_policy(host: str) -> str:
-    """Allow what this server serves, nothing else, not even inline.
-
-    The WebSocket is named because Safari does not count it as 'self'.
-    """
-    own = f" ws://{host} wss://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
-    return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        f"connect-src 'self'{own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )

@@ -24,8 +24,7 @@ from pushlab.frames import BytesMessage, CloseConnection, CloseReason, Ping, Pon
 logger = logging.getLogger(__name__)
 
 #: Seconds between two pings of the server, and how long it then waits for the pong.
-PING_INTERVAL = 20.0
-PING_TIMEOUT = 20.0
+PING_INTERVAL = PING_TIMEOUT = 20.0
 #: Seconds that a peer may take to accept what is sent, and to answer a close frame.
 SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
@@ -75,6 +74,8 @@ class Connection:
     ) -> None:
         self.accepted = False  #: the 101 is out
         self.detached = False  #: the hub has the socket
+        #: What the peer's close frame said: 1005 if it said nothing, None if there was none.
+        self.close_code: int | None = None
         self._socket: Any = None
         self._decoder: frames.Decoder | None = None
         self._max_message = max_message
@@ -247,6 +248,7 @@ class Connection:
             self._pong_due = None
             self._plan_ping()
         elif isinstance(event, CloseConnection):
+            self.close_code = int(event.code)
             if not self._close_sent:
                 self._send_close(event.response())
             self._over = True

@@ -8,10 +8,11 @@ import re
 import shlex
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pushlab.connection import PING_INTERVAL
 from pushlab.handshake import Gate
 from pushlab.proxies import Network, network
 from pushlab.sources import PACED, SOURCES
@@ -43,6 +44,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = ()
     max_clients: int | None = None
     head_timeout: float = HEAD_TIMEOUT
+    ping_interval: float = PING_INTERVAL
     far: tuple[float, ...] = (200.0,)
     controls: bool | None = None  #: None: for whoever is on this machine
 
@@ -58,6 +60,10 @@ class Settings:
             "gate": self.gate(),
             "max_clients": self.max_clients,
             "head_timeout": self.head_timeout,
+            "connection_options": {
+                "ping_interval": self.ping_interval,
+                "ping_timeout": self.ping_interval,
+            },
             **({"ssl_context": context} if (context := self.tls()) else {}),
         }
 
@@ -95,15 +101,46 @@ def parse(arguments: Sequence[str]) -> Settings:
     """
     parser = _Parser(allow_abbrev=False, description="Push changing data to browsers.")
     add = parser.add_argument
-    add("--host", default=Settings.host, help="the address to listen on (%(default)s)")
-    add("--port", default=os.environ.get("PORT") or Settings.port, type=_port,
-        help="the port; 0: any free one (PORT in the environment, or 5000)")  # fmt: skip
+    _add_serving(add)
     add("--source", default=Settings.source, choices=SOURCES, help="what changes the data")
     add("--every", type=_pace, metavar="SECONDS", help="a fixed pace (default: irregular, about 2)")
     add("--far", action="append", type=_distance, metavar="MILLISECONDS",
         help="a port that is a round trip of this away, or none (repeatable; 200)")  # fmt: skip
     add("--controls", action=argparse.BooleanOptionalAction,
         help="let all pages steer, or none (default: those of this machine)")  # fmt: skip
+    add("--token", default=os.environ.get("PUSHLAB_TOKEN") or None, metavar="SECRET",
+        help="what POST /data must bring; better set in PUSHLAB_TOKEN")  # fmt: skip
+    add("--no-shortcut", action="store_false", dest="shortcut",
+        help="answer GET /data and the long poll by Flask, too")  # fmt: skip
+    hosted = shlex.split(os.environ.get("PUSHLAB_OPTIONS", ""))
+    options = vars(parser.parse_args([*hosted, *arguments]))
+    far = options.pop("far") or Settings.far
+    if None in far and len(far) > 1:
+        parser.error("--far none goes with no other --far")
+    options["far"] = tuple(dict.fromkeys(distance for distance in far if distance is not None))
+    settings = _settings(parser, options)
+    if settings.every is not None and settings.source not in PACED:
+        parser.error(f"--every paces load and clock; {settings.source} has its own pace")
+    if settings.source == "http" and not settings.token and not is_loopback(settings.host):
+        parser.error(
+            f"{settings.host} can be reached from elsewhere, so --source http needs a secret: "
+            "set PUSHLAB_TOKEN"
+        )
+    return settings
+
+
+def parse_serving(arguments: Sequence[str], description: str) -> Settings:
+    """Return the settings of a program that serves an app without our data: an example."""
+    parser = _Parser(allow_abbrev=False, description=description)
+    _add_serving(parser.add_argument)
+    return _settings(parser, vars(parser.parse_args(arguments)))
+
+
+def _add_serving(add: Callable[..., Any]) -> None:
+    """Add where to serve, and whom."""
+    add("--host", default=Settings.host, help="the address to listen on (%(default)s)")
+    add("--port", default=os.environ.get("PORT") or Settings.port, type=_port,
+        help="the port; 0: any free one (PORT in the environment, or 5000)")  # fmt: skip
     add("--allow-origin", action="append", default=[], type=_origin, metavar="URL",
         help="let pages of this origin connect, too (repeatable)")  # fmt: skip
     add("--allow-host", action="append", default=[], type=_host_name, metavar="NAME",
@@ -114,35 +151,24 @@ def parse(arguments: Sequence[str]) -> Settings:
         help="refuse more connections than that with 503 (default: what it can)")  # fmt: skip
     add("--head-timeout", type=_pace, default=HEAD_TIMEOUT, metavar="SECONDS",
         help="how long a request's head may take (%(default)g)")  # fmt: skip
+    add("--ping-interval", type=_pace, default=PING_INTERVAL, metavar="SECONDS",
+        help="how often a WebSocket is pinged, and may be silent (%(default)g)")  # fmt: skip
     add("--certfile", metavar="FILE", help="serve https and wss with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if the certificate's file lacks it")
-    add("--token", default=os.environ.get("PUSHLAB_TOKEN") or None, metavar="SECRET",
-        help="what POST /data must bring; better set in PUSHLAB_TOKEN")  # fmt: skip
-    add("--no-shortcut", action="store_false", dest="shortcut",
-        help="answer GET /data and the long poll by Flask, too")  # fmt: skip
     add("--log-level", default=Settings.log_level,
         choices=("debug", "info", "warning", "error"), help="info logs every request")  # fmt: skip
-    hosted = shlex.split(os.environ.get("PUSHLAB_OPTIONS", ""))
-    options = vars(parser.parse_args([*hosted, *arguments]))
-    far = options.pop("far") or Settings.far
-    if None in far and len(far) > 1:
-        parser.error("--far none goes with no other --far")
+
+
+def _settings(parser: _Parser, options: dict[str, Any]) -> Settings:
+    """Return what was parsed; exits with one line if it does not go together."""
     settings = Settings(
-        far=tuple(dict.fromkeys(distance for distance in far if distance is not None)),
         allow_origins=tuple(options.pop("allow_origin")),
         allow_hosts=tuple(options.pop("allow_host")),
         trusted_proxies=tuple(options.pop("trusted_proxies")),
         **options,
     )
-    if settings.every is not None and settings.source not in PACED:
-        parser.error(f"--every paces load and clock; {settings.source} has its own pace")
     if settings.keyfile and not settings.certfile:
         parser.error("--keyfile needs --certfile")
-    if settings.source == "http" and not settings.token and not is_loopback(settings.host):
-        parser.error(
-            f"{settings.host} can be reached from elsewhere, so --source http needs a secret: "
-            "set PUSHLAB_TOKEN"
-        )
     return settings
 
 

@@ -1,0 +1,35 @@
+"""Run an example by itself, on gevent: it imports this before all else, and calls `serve` last."""
+
+import sys
+from pathlib import Path
+
+# As if the example had been started in the directory that has pushlab/.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import pushlab.installed  # so that a missing package is one clear line
+
+# From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
+# come before the modules that it changes are used, and so before Flask.
+from gevent import monkey
+
+monkey.patch_all()
+
+import logging
+
+from flask import Flask
+
+from pushlab import options
+from pushlab.gevent_server import Server, listen
+
+
+def serve(app: Flask) -> None:
+    """Serve the app where the command line says, until Ctrl-C or SIGTERM; then close with 1001."""
+    example = Path(sys.argv[0]).stem
+    settings = options.parse_serving(sys.argv[1:], f"Run Pushlab's example {example}.")
+    logging.basicConfig(level=settings.log_level.upper())
+    listener = listen(settings.host, settings.port)
+    server = Server(listener, app, **settings.server())
+    server.start()
+    url = settings.url(listener.getsockname()[1])
+    print(f"Pushlab example `{example}` is at {url} (Ctrl-C stops it)", flush=True)
+    server.serve_forever()
