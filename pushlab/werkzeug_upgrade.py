@@ -138,7 +138,7 @@ class WerkzeugUpgrade(Upgrade):
         super().__init__(wsgi_app, settings.gate())
         self._settings = settings
         self._host = settings.host
-        self._options = options
+        self._options = {**settings.connection(), **options}
         self.watch = Watch()
         #: Those that have been accepted, and that the hub has not taken.
         self.conversing: set[ThreadConnection] = set()

@@ -37,7 +37,7 @@ from pushlab.werkzeug_upgrade import WerkzeugUpgrade
 settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
 
 feed = Feed()
-hub = Hub(feed)
+hub = Hub(feed, ping_interval=settings.ping_interval)
 pace = Pace(settings.every)
 lab = Lab(feed, pace, settings, freeze)
 app = create_app(feed, hub, lab, settings)

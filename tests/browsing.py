@@ -324,6 +324,23 @@ def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
         browser.quit()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put every file that needs a browser between two that do not.
+
+    They take longest: all at once they would slow each other down, and one worker would be left
+    with them in the end.
+    """
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        kind = kinds[item.path in browsing]
+        return kind.index(item.path), kind is kinds[False]
+
+    browsing = {item.path for item in items if "chromium" in getattr(item, "fixturenames", ())}
+    files = list(dict.fromkeys(item.path for item in items))
+    kinds = [[file for file in files if (file in browsing) is kind] for kind in (False, True)]
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser for all tests of a file."""
