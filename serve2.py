@@ -36,7 +36,7 @@ from pushlab.transports import websocket
 settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
 
 feed = Feed()  # the newest reading, and everyone who waits for a newer one
-hub = Hub(feed)  # every open WebSocket, told by the feed of each new reading
+hub = Hub(feed, ping_interval=settings.ping_interval)  # every open WebSocket, told at once
 pace = Pace(settings.every)  # when the data changes
 lab = Lab(feed, pace, settings, freeze)  # the page's instruments and controls
 app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the long poll at /update

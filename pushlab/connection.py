@@ -24,8 +24,7 @@ from pushlab.frames import BytesMessage, CloseConnection, CloseReason, Ping, Pon
 logger = logging.getLogger(__name__)
 
 #: Seconds between two pings of the server, and how long it then waits for the pong.
-PING_INTERVAL = 20.0
-PING_TIMEOUT = 20.0
+PING_INTERVAL = PING_TIMEOUT = 20.0
 #: Seconds that a peer may take to accept what is sent, and to answer a close frame.
 SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0

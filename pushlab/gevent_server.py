@@ -21,6 +21,7 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 
+from pushlab.connection import CLOSE_TIMEOUT
 from pushlab.frames import CloseReason
 from pushlab.gevent_handler import Handler, hang_up
 from pushlab.handshake import Gate
@@ -164,9 +165,15 @@ class Server(WSGIServer):  # type: ignore[misc]
                 hang_up(handler.socket)
             elif handler.connection is not None and handler.connection.accepted:
                 goodbyes.append(gevent.spawn(handler.connection.close, CloseReason.GOING_AWAY))
+                gevent.spawn_later(CLOSE_TIMEOUT, self._give_up, handler)
         gevent.joinall(goodbyes, timeout=deadline - time.monotonic())
         while self.handlers and time.monotonic() < deadline:
             gevent.sleep(0.01)
+
+    def _give_up(self, handler: Handler) -> None:
+        """End a conversation whose peer has not answered our close."""
+        if handler in self.handlers:
+            hang_up(handler.socket)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to be told by a 503 that it is one.

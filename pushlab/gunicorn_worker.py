@@ -4,9 +4,8 @@
 also knows whom to say goodbye to, who may come, and what to measure.
 """
 
-import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
@@ -21,7 +20,6 @@ class GunicornHandler(Handler):
 
     def log_request(self) -> None:
         if self.server.log.access_log_enabled:
-            self.time_finish = self.time_finish or time.time()
             PyWSGIHandler.log_request(self)
 
 
@@ -29,6 +27,7 @@ class GunicornServer(Server):
     """Our server, on a socket of gunicorn's: started and stopped by its worker."""
 
     handler_class = GunicornHandler
+    running: ClassVar[set["GunicornServer"]] = set()
 
     def __init__(self, listener: Any, application: Any, **options: Any) -> None:
         parts = getattr(application, "extensions", {}).get("pushlab")
@@ -38,21 +37,16 @@ class GunicornServer(Server):
             host=host,
             certfile="gunicorn's" if "ssl_context" in options else None,
         )
-        self._said_goodbye = False
+        self._goodbye: gevent.Greenlet | None = None
         if parts:
             options.update(farewell=parts.farewell, meters=parts.lab.meters)
-        super().__init__(
-            listener,
-            application,
-            gate=self._settings.gate(),
-            max_clients=self._settings.max_clients,
-            head_timeout=self._settings.head_timeout,
-            **options,
-        )
+        settings = replace(self._settings, certfile=None).server()  # TLS is gunicorn's
+        super().__init__(listener, application, **settings, **options)
 
     def start(self) -> None:
         """Accept clients, and print where; signals are gunicorn's."""
         super(Server, self).start()
+        self.running.add(self)
         gevent.spawn(self._look_after)
         address = self.socket.getsockname()
         where = self._settings.url(address[1]) if isinstance(address, tuple) else address
@@ -65,11 +59,12 @@ class GunicornServer(Server):
 
     def close(self) -> None:
         """Accept no more, and say goodbye: gunicorn ends the worker as soon as it may."""
-        if self._said_goodbye:
+        if self._goodbye is None:
+            self._goodbye = gevent.spawn(self.stop)
+        if gevent.getcurrent() is self._goodbye:  # in which our own `stop` closes
             super().close()
         else:
-            self._said_goodbye = True
-            self.stop()
+            self._goodbye.join()
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
@@ -78,6 +73,12 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     server_class = GunicornServer
     wsgi_handler = GunicornHandler
 
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Begin the goodbye at once; gunicorn itself only looks once a second."""
+        GeventPyWSGIWorker.handle_exit(self, sig, frame)
+        for server in GunicornServer.running:
+            gevent.spawn(server.close)
+
 
 def make_safe(worker: type[GeventPyWSGIWorker]) -> None:
     """Have a worker class of others, such as `flask_sockets.worker`, serve as ours does.
@@ -85,3 +86,4 @@ def make_safe(worker: type[GeventPyWSGIWorker]) -> None:
     gunicorn has chosen the class by then, but makes its server only after it has imported the app.
     """
     worker.server_class, worker.wsgi_handler = GunicornServer, GunicornHandler
+    worker.handle_exit = Worker.handle_exit

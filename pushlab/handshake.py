@@ -117,6 +117,12 @@ def accepted(environ: Environ) -> list[tuple[str, str]]:
     ]
 
 
+def answer(environ: Environ) -> bytes:
+    """Return the 101 that answers the request, for whoever writes it to the socket himself."""
+    lines = [f"{name}: {value}" for name, value in accepted(environ)]
+    return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
+
+
 def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
     """Tell whether the page that sends the request is one of ours.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pushlab.connection import PING_INTERVAL
 from pushlab.handshake import Gate
 from pushlab.proxies import Network, network
 from pushlab.sources import PACED, SOURCES
@@ -43,6 +44,7 @@ class Settings:
     trusted_proxies: tuple[Network, ...] = ()
     max_clients: int | None = None
     head_timeout: float = HEAD_TIMEOUT
+    ping_interval: float = PING_INTERVAL
     far: tuple[float, ...] = (200.0,)
     controls: bool | None = None  #: None: for whoever is on this machine
 
@@ -58,6 +60,10 @@ class Settings:
             "gate": self.gate(),
             "max_clients": self.max_clients,
             "head_timeout": self.head_timeout,
+            "connection_options": {
+                "ping_interval": self.ping_interval,
+                "ping_timeout": self.ping_interval,
+            },
             **({"ssl_context": context} if (context := self.tls()) else {}),
         }
 
@@ -145,6 +151,8 @@ def _add_serving(add: Callable[..., Any]) -> None:
         help="refuse more connections than that with 503 (default: what it can)")  # fmt: skip
     add("--head-timeout", type=_pace, default=HEAD_TIMEOUT, metavar="SECONDS",
         help="how long a request's head may take (%(default)g)")  # fmt: skip
+    add("--ping-interval", type=_pace, default=PING_INTERVAL, metavar="SECONDS",
+        help="how often a WebSocket is pinged, and may be silent (%(default)g)")  # fmt: skip
     add("--certfile", metavar="FILE", help="serve https and wss with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if the certificate's file lacks it")
     add("--log-level", default=Settings.log_level,

@@ -152,7 +152,7 @@ export class Lane extends Card {
 			"latency-p95": measured.percentile(0.95),
 		});
 		this.drawSparkline(latencies.slice(-40));
-		if (!seen || measured.seconds < 1) return;
+		if (!bytesPerUpdate || measured.seconds < 1) return;
 		const rate = seen / measured.seconds;
 		this.write("bandwidth", bandwidth(AUDIENCE * bytesPerUpdate * rate * 8));
 		this.write("formula", `= 10,000 × ${size(bytesPerUpdate)} × ${rate.toFixed(2)}/s × 8`);

@@ -4,13 +4,14 @@ import { browserNow, toBrowser } from "./clock.js";
 import { epoch, isNews, sequence } from "./reading.js";
 
 const KEPT = 1000; // latencies
+const COUNTED = ["requests", "empty", "up", "down"];
 
 export class Measurement {
 	seen = 0;
 	coalesced = 0;
 	lost = 0;
-	cost = { requests: 0, empty: 0, up: 0, down: 0 }; // as the server counts, over all its lives
-	#before = this.cost; // at the end of the server's last life
+	cost = {}; // as the server counts, over all its lives, if it can
+	#before = {}; // at the end of its last life
 	#life;
 	#shown;
 	#overlooked;
@@ -51,7 +52,7 @@ export class Measurement {
 		if (life !== this.#life) this.#before = this.cost;
 		this.#life = life;
 		this.cost = {};
-		for (const name in this.#before) this.cost[name] = this.#before[name] + meter[name];
+		for (const name of COUNTED) this.cost[name] = meter[name] + (this.#before[name] ?? 0);
 	}
 
 	/** In milliseconds, by what is known of the clocks now. */
@@ -66,10 +67,10 @@ export class Measurement {
 	}
 
 	get bytesPerUpdate() {
-		return this.seen ? (this.cost.up + this.cost.down) / this.seen : null;
+		return (this.cost.up + this.cost.down) / this.seen || null;
 	}
 
 	get requestsPerUpdate() {
-		return this.seen ? this.cost.requests / this.seen : null;
+		return this.cost.requests / this.seen || null;
 	}
 }

@@ -12,10 +12,8 @@ export function showVerdict(element, lanes) {
 	const one = websocket ?? sse;
 	const other = longpoll ?? poll ?? (websocket && sse);
 	let html = one && other ? compare(one, other) : "Measuring: the verdict comes after three updates.";
-	if (poll) {
-		const { cost, seen } = poll.measured;
-		html += ` ${name(poll)} asked <strong>${cost.requests} times</strong> to hear ${seen} changes.`;
-	}
+	const { cost, seen } = poll?.measured ?? {};
+	if (cost?.requests) html += ` ${name(poll)} asked <strong>${cost.requests} times</strong> to hear ${seen} changes.`;
 	if (element.innerHTML !== html) element.innerHTML = html;
 }
 
@@ -30,7 +28,8 @@ function compare(one, other) {
 	const second = name(other, other.name.replace(/^[LS]/, (letter) => letter.toLowerCase()));
 	return (
 		`${name(one)}${how(one, other)} told you <strong>${time}</strong> ${than} ` +
-		`${second}${how(other, one)} and used <strong>${cost} bytes</strong>.`
+		`${second}${how(other, one)}` +
+		(factor ? ` and used <strong>${cost} bytes</strong>.` : ".")
 	);
 }
 

@@ -9,11 +9,12 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from itertools import count
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import websocket
 from websockets.sync.client import ClientConnection, connect
 
 
@@ -30,14 +31,18 @@ class Answer(NamedTuple):
 class Http:
     """One request per connection, nothing hidden."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        self.host, self.port, self.tls = host, port, tls
 
     def request(
         self, method: str, path: str, body: bytes | None = None,
         *, timeout: float = 15, headers: Mapping[str, str] | None = None,
     ) -> Answer:  # fmt: skip
-        connection = HTTPConnection(self.host, self.port, timeout=timeout)
+        connection = (
+            HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
+            if self.tls
+            else HTTPConnection(self.host, self.port, timeout=timeout)
+        )
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -281,13 +286,19 @@ class LabPage:
     _asked = count(1_000_001)  # not to be taken for what a test asks
 
     def __init__(self, ws: str, **options: Any) -> None:
-        self._opened = connect(f"{ws}/lab", **options)
-        self.socket: ClientConnection = self._opened.__enter__()
+        self._connect(f"{ws}/lab", options)
         #: Every message so far.
         self.heard: list[dict[str, Any]] = []
         #: By lane, the exchanges that were told.
         self.exchanges: dict[str, list[Any]] = {}
         self._watched: list[str] = []
+
+    def _connect(self, url: str, options: dict[str, Any]) -> None:
+        self._opened = connect(url, **options)
+        self.socket: ClientConnection = self._opened.__enter__()
+
+    def _receive(self) -> str | bytes:
+        return self.socket.recv(10)
 
     def do(self, control: str, **wish: Any) -> None:
         self.say(json.dumps({"do": control, **wish}))
@@ -297,7 +308,7 @@ class LabPage:
 
     def next(self) -> dict[str, Any]:
         """Wait for the next message, whatever it is."""
-        message: dict[str, Any] = json.loads(self.socket.recv(10))
+        message: dict[str, Any] = json.loads(self._receive())
         self.heard.append(message)
         for lane, sums in message.get("meters", {}).items():
             self.exchanges.setdefault(lane, []).extend(sums["exchanges"])
@@ -339,3 +350,22 @@ class LabPage:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class LabPageOverTLS(LabPage):
+    """The same over TLS."""
+
+    # One thread: `websockets` has two at its SSL object, which Python 3.11 does not lock.
+
+    def _connect(self, url: str, options: dict[str, Any]) -> None:
+        self._tls = websocket.create_connection(url, timeout=10, sslopt=options)
+
+    def _receive(self) -> str | bytes:
+        received: str | bytes = self._tls.recv()
+        return received
+
+    def say(self, message: str | bytes) -> None:
+        self._tls.send(message)
+
+    def close(self) -> None:
+        self._tls.close()

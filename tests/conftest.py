@@ -3,13 +3,17 @@
 import os
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -23,16 +27,21 @@ pytest_plugins = ["tests.browsing"]
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
 
+#: For TLS, where it is not what is tested.
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
+
 #: Seconds that anything may take here before it counts as hanging.
 PATIENCE = 15.0
 
 
 def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
     """Return what the condition returns once it is true; fail if that does not happen."""
-    deadline = time.monotonic() + timeout
+    deadline, pause = time.monotonic() + timeout, 0.01
     while not (result := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.1)  # to ask a browser costs as much as what is waited for
     return result
 
 
@@ -44,16 +53,17 @@ class Program:
         *arguments: str,
         stdin: int | None = subprocess.DEVNULL,
         before: str = ":",
-        command: Sequence[str] = (sys.executable,),
+        executable: str = sys.executable,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.process = subprocess.Popen(
-            ["sh", "-c", f'{before}; exec "$@"', "sh", *command, *arguments],
+            ["sh", "-c", f'{before}; exec "$@"', "sh", executable, *arguments],
             cwd=ROOT,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment},
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -99,7 +109,12 @@ class Server(Program):
         super().__init__(program, "--port", str(port), *options, **more)
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port)
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """How to trust the server, if it speaks TLS; tests that care for certificates say so."""
+        return UNVERIFIED if self.url.startswith("https:") else None
 
     def _url(self) -> str:
         ready = eventually(lambda: self.out or self.process.poll() is not None)
@@ -107,6 +122,14 @@ class Server(Program):
         found = re.search(r"https?://\S+:\d+", self.out[0])
         assert found, self.out
         return found[0]
+
+    def connect(self) -> socket.socket:
+        """Return a new connection to it."""
+        return self.wrap(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
+
+    def wrap(self, plain: socket.socket) -> socket.socket:
+        """Speak TLS on this connection if the server does."""
+        return self.tls.wrap_socket(plain, server_hostname="127.0.0.1") if self.tls else plain
 
     @property
     def ws(self) -> str:
@@ -178,3 +201,19 @@ def certificate(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
     for blob in issued.cert_chain_pems:
         blob.write_to_path(tmp_path / "cert.pem", append=True)
     return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """After `-k contract`, tell in a line per server and transport how it went."""
+    if "contract" not in terminalreporter.config.option.keyword:
+        return
+    results: dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, pair in report.user_properties:
+                if name == "contract" and (report.when == "call" or outcome == "error"):
+                    results.setdefault(pair, Counter())[outcome] += 1
+    terminalreporter.section("contract: server and transport")
+    for pair, counts in sorted(results.items()):
+        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        terminalreporter.line(f"{pair:<40} {told}")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame
-from tests.conftest import PROGRAMS, Server, starting
+from tests.conftest import Server, starting
 
 CONTINUATION = 0
 KINDS = {CONTINUATION: "continuation", TEXT: "text", BINARY: "binary", CLOSE: "close",
@@ -75,7 +75,7 @@ class Peer(NamedTuple):
     echoes: bool
 
 
-@pytest.fixture(scope="module", params=[*PROGRAMS, "blocking"])
+@pytest.fixture(scope="module", params=["serve.py", "blocking"])
 def peer(request: pytest.FixtureRequest) -> Iterator[Peer]:
     with starting() as start:
         if request.param == "blocking":

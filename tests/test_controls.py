@@ -19,11 +19,12 @@ from tests.clients import (
     Answer,
     CountingTLS,
     LabPage,
+    LabPageOverTLS,
     RawSocket,
     Wire,
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually, starting
-from tests.test_contract import TRANSPORTS, Browser, sequence
+from tests.transports import TRANSPORTS, Browser, sequence
 
 STEERING = ("change", "burst", "pace", "freeze")
 
@@ -303,7 +304,7 @@ def test_a_lane_is_cut_over_tls_too(
     def tls(plain: socket.socket) -> ssl.SSLSocket:
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
-    with LabPage(server.ws, ssl=context) as page:
+    with LabPageOverTLS(server.ws, context=context) as page:
         before = page.hear("reading", lambda it: sequence(it["cursor"]) > 0)["cursor"]
         cut, left = (Lines(server, page, name, before, wrap=tls) for name in "ab")
         for name in cut.lanes:

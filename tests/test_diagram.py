@@ -58,6 +58,7 @@ def words(lane: Part, spoken: bool = False) -> str:
 
 
 def test_each_transport_draws_its_strokes(server: Server, browser: Browser) -> None:
+    browser.look(motion=True)
     browser.visit(server)
     lanes = {transport: browser.lane(transport) for transport in LANES}
     before = {transport: len(strokes(lane)) for transport, lane in lanes.items()}
@@ -141,6 +142,7 @@ def tabled_and_told(lane: Part, lab: LabPage, name: str) -> tuple[list[str], lis
 
 
 def test_who_points_at_a_stroke_reads_its_bytes(server: Server, browser: Browser) -> None:
+    browser.look(motion=True)
     browser.visit(server)
     lane = browser.lane("poll")
     lane.until(lambda lane: sum("bytes follow" not in row[2] for row in rows(lane)) > 4)
@@ -197,6 +199,7 @@ def where(browser: Browser) -> list[str]:
 
 
 def test_a_click_holds_all_of_them(server: Server, browser: Browser) -> None:
+    browser.look(motion=True)
     browser.visit(server)
     moving = where(browser)
     eventually(lambda: all(a != b for a, b in zip(where(browser), moving, strict=True)))

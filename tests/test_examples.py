@@ -25,6 +25,7 @@ from tests.conftest import ROOT, Program, Server, eventually
 HOSTS = {
     "itself": "{first_line}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
+    "uwsgi": "uwsgi servers/uwsgi.ini",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -43,9 +44,10 @@ class Example(Server):
         first_line = docstring(example).partition(":")[0]
         command = shlex.split(HOSTS[host].format(example=example, first_line=first_line))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        variables = {"PORT": "0", "PATH": path, **environment}
-        assignments = [f"{name}={value}" for name, value in variables.items()]
-        Program.__init__(self, *command, *options, command=["env", *assignments])
+        environment = {"PORT": "0", "PATH": path, "APP": f"examples.{example}:app", **environment}
+        Program.__init__(
+            self, *command[1:], *options, executable=command[0], environment=environment
+        )
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
         self.http = Http("127.0.0.1", self.port)
@@ -57,7 +59,7 @@ class Example(Server):
         assert found, self.log
         return found[0]
 
-    def connect(self, path: str, **options: Any) -> AbstractContextManager[ClientConnection]:
+    def opened(self, path: str, **options: Any) -> AbstractContextManager[ClientConnection]:
         """A strict client."""
         client: AbstractContextManager[ClientConnection] = connect(self.ws + path, **options)
         return client
@@ -163,7 +165,7 @@ def test_it_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_stopping_says_goodbye() -> None:
-    with running("echo", "itself") as server, server.connect("/echo") as socket:
+    with running("echo", "itself") as server, server.opened("/echo") as socket:
         socket.send("still here?")
         assert socket.recv(10) == "still here?"
         assert server.stop() == 0
@@ -177,7 +179,7 @@ def test_stopping_says_goodbye() -> None:
 
 
 def test_echo_sends_back_what_came(run: Run) -> None:
-    with run("echo").connect("/echo") as socket:
+    with run("echo").opened("/echo") as socket:
         for message in ("", "Grüße, 世界", "x" * 65536, b"\0\xff"):
             socket.send(message)
             assert socket.recv(10) == message
@@ -200,7 +202,7 @@ def test_echo_has_limits(run: Run) -> None:
 
 
 def test_json_echo_answers_json(run: Run) -> None:
-    with run("json_echo").connect("/websocket") as socket:
+    with run("json_echo").opened("/websocket") as socket:
         heard = "I have received this message from you: "
         for message, answer in (
             ('{"output": "hi"}', {"output": heard + '{"output": "hi"}'}),
@@ -236,10 +238,10 @@ def test_json_echo_counts_how_they_leave(run: Run) -> None:
 
 def test_blueprints_have_urls_with_variables(run: Run) -> None:
     server = run("blueprints")
-    with server.connect("/repeat/3") as socket:
+    with server.opened("/repeat/3") as socket:
         socket.send("hi")
         assert [socket.recv(10) for _ in range(3)] == ["hi"] * 3
-    with server.connect("/repeat/3/, ") as socket:
+    with server.opened("/repeat/3/, ") as socket:
         socket.send("hi")
         assert socket.recv(10) == "hi, hi, hi"
     assert b"/repeat/3<" in server.http.get("/repeat/3").body
@@ -255,7 +257,7 @@ class Guest:
 
     def __init__(self, server: Example, room: str, name: str) -> None:
         # Without a limit: what nobody reads here must not make it slow.
-        self._opened = server.connect(f"/chat/{room}?name={name}", max_queue=None)
+        self._opened = server.opened(f"/chat/{room}?name={name}", max_queue=None)
         self.socket = self._opened.__enter__()
         self.welcome = self.hears()
 

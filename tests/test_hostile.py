@@ -22,7 +22,7 @@ import pytest
 
 from pushlab.connection import Connection
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame, handshake
-from tests.conftest import PROGRAMS, ROOT, Server, eventually, starting
+from tests.conftest import ROOT, Server, eventually, starting
 
 pytestmark = pytest.mark.alone
 
@@ -61,7 +61,7 @@ class Scene(NamedTuple):
         return int(psutil.Process(self.server.process.pid).num_fds())
 
 
-@pytest.fixture(scope="module", params=[*PROGRAMS, "blocking"])
+@pytest.fixture(scope="module", params=["serve.py", "blocking"])
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A server that has seen some of everything: what is needed once is not an attack's growth."""
     with starting() as start:

@@ -37,7 +37,7 @@ from tests.clients import (
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually
 from tests.test_connection import BareConnection
-from tests.test_contract import sequence
+from tests.transports import sequence
 
 #: For what takes seconds: one of the programs is enough.
 once = pytest.mark.parametrize("program", PROGRAMS[:1], indirect=True)

@@ -32,6 +32,7 @@ from tests.clients import (
     CountingSocket,
     CountingTLS,
     LabPage,
+    LabPageOverTLS,
     RawSocket,
     Wire,
     frame,
@@ -565,7 +566,7 @@ def test_over_tls_it_is_what_the_client_wrote_and_read(
     def tls(plain: socket.socket) -> ssl.SSLSocket:
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
-    with LabPage(server.ws, ssl=context) as page:
+    with LabPageOverTLS(server.ws, context=context) as page:
         asks = list(ASKS.values())
         with Wire(server.port, wrap=tls) as wire:
             for ask in asks:

@@ -155,7 +155,6 @@ def test_all_script_and_style_is_in_files(server: Server, path: str) -> None:
 
 def test_who_wants_no_motion_gets_none(server: Server, browser: Browser) -> None:
     """The pictures move in steps, once a second; nothing fades, nothing counts tenths."""
-    browser.look(motion=False)
     script = {
         "source": "window.frames_asked = 0; const ask = requestAnimationFrame;"
         "window.requestAnimationFrame = (...args) => (frames_asked++, ask(...args));"
@@ -391,7 +390,7 @@ def on_the_projector_with_a_long_text(browser: Browser, server: Server, start: S
     server.publish({"line": "a rather long line " * 50 + "x" * 500})
     browser.visit(server, "/?present")
     for width, height in ((1024, 768), (1920, 1080)):
-        browser.look(width=width, height=height, motion=False)
+        browser.look(width=width, height=height)
         for lane in map(browser.lane, LANES):
             assert lane.find(".field").size["height"] > 30
 
@@ -442,7 +441,7 @@ def test_in_every_state(
     if "projector" in name:
         sizes = [(1920, 1080), (1024, 768)]
     width, height = sizes[0]
-    browser.look(width=width, height=height, motion=False)
+    browser.look(width=width, height=height)
     try:
         state(browser, server, start)
         found = []
@@ -450,13 +449,13 @@ def test_in_every_state(
         if state is not all_running:  # one of them on each is enough
             looks = [looks[0], looks[3]]
         for (width, height), scheme in looks:
-            browser.look(width=width, height=height, scheme=scheme, motion=False)
+            browser.look(width=width, height=height, scheme=scheme)
             browser.picture(f"{name}, {scheme}, {width} px")
             assert sideways(browser) == []
             found += violations(browser, axe)
         assert found == []
         for width in (320, 600, 768, 1024):
-            browser.look(width=width, height=568, motion=False)
+            browser.look(width=width, height=568)
             assert sideways(browser) == [], width
     finally:
         browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})

@@ -1,0 +1,7 @@
+"""What uWSGI loads by the .ini files beside this: the app that APP names, with its WebSockets."""
+
+import os
+
+from pushlab.uwsgi_hosting import host
+
+application = host(os.environ["APP"])

@@ -1,0 +1,117 @@
+"""Every way to host the app, started as its first line says, for tests that hold on all of them."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.clients import Http
+from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
+
+_BIN = Path(sys.executable).parent
+
+#: What follows the executable, by the name of the way; "{port}" is the port.
+HOSTED = {
+    "gunicorn": ("gunicorn", "-c", "servers/gunicorn.conf.py", "serve:app"),
+    "flask_sockets.worker": (
+        "gunicorn", "-k", "flask_sockets.worker", "-b", "127.0.0.1:{port}",
+        "--no-control-socket", "serve2:app",
+    ),
+}  # fmt: skip
+
+#: With whom TLS ends in the server itself.
+WITH_TLS = ("serve.py", "gunicorn")
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Hosted(Server):
+    """The app on a server that is not ours: options in the environment, a port of our choice."""
+
+    def __init__(self, way: str, *options: str, port: int = 0, **more: Any) -> None:
+        self.port = port or free_port()
+        executable, *arguments = (part.format(port=self.port) for part in HOSTED[way])
+        environment = {"PORT": str(self.port), "PUSHLAB_OPTIONS": shlex.join(options)}
+        Program.__init__(
+            self, *arguments, executable=str(_BIN / executable), environment=environment, **more
+        )
+        scheme = "https" if "--certfile" in options else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
+        eventually(self._answers, timeout=30)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            return self.http.get("/data").status == 200
+        except OSError:
+            return False
+
+
+class Nginx(Program):
+    """The committed configuration, on other ports."""
+
+    def __init__(self, folder: Path, *, listen: int, backend: int, tls: bool) -> None:
+        text = (ROOT / "servers" / "nginx.conf").read_text()
+        assert text.count("listen 127.0.0.1:8080;") == text.count("server 127.0.0.1:5000;") == 1
+        text = text.replace("127.0.0.1:5000", f"127.0.0.1:{backend}")
+        if tls:  # as its comments say
+            text = re.sub(r"# (listen .* ssl;|ssl_certificate.*;)", r"\1", text)
+            text = text.replace("127.0.0.1:8443", f"127.0.0.1:{listen}")
+            text = text.replace("listen 127.0.0.1:8080;", "")
+        text = text.replace("127.0.0.1:8080", f"127.0.0.1:{listen}")
+        (folder / "nginx.conf").write_text(text)
+        executable = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        assert executable, "nginx is not installed"
+        super().__init__("-p", str(folder), "-c", "nginx.conf", executable=executable)
+
+
+class Proxied(Server):
+    """serve.py behind nginx."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0, tls: bool = False) -> None:
+        super().__init__("serve.py", "--trusted-proxies", "127.0.0.1", *options)
+        self.port = port or free_port()
+        self.nginx = Nginx(
+            folder, listen=self.port, backend=int(self.url.rpartition(":")[2]), tls=tls
+        )
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.nginx.process.poll() is None, self.nginx.log
+        try:
+            return self.http.get("/data").status == 200
+        except OSError:
+            return False
+
+    def stop(self) -> int:
+        """Stop the server, then nginx: sockets are told 1001 through it."""
+        status = super().stop()
+        return self.nginx.stop() or status
+
+
+#: Every way, those with TLS included.
+WAYS = (*PROGRAMS, *HOSTED, "nginx", *(f"{way} tls" for way in (*WITH_TLS, "nginx")))
+
+
+def host(way: str, folder: Path, *options: str, port: int = 0) -> Server:
+    """Start the app in one of WAYS; for TLS, cert.pem and key.pem are in the folder."""
+    way, _, tls = way.partition(" ")
+    if way == "nginx":
+        return Proxied(folder, *options, port=port, tls=bool(tls))
+    if tls:
+        files = ("--certfile", str(folder / "cert.pem"), "--keyfile", str(folder / "key.pem"))
+        options = (*options, *files)
+    if way in HOSTED:
+        return Hosted(way, *options, port=port)
+    return Server(way, *options, port=port)

@@ -1,0 +1,185 @@
+"""The headless half of each transport, by which tests hear news as browsers do."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import websocket
+from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import Server
+
+
+class Browser(Protocol):
+    """The headless half of a transport: asks with a query, hears news one by one."""
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        """Wait for the next news and return it; TimeoutError if none comes."""
+
+    def close(self) -> None: ...
+
+
+class ShortPoll:
+    """Asks again and again: with GET for readings, with HEAD for signals."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        self.http, self.after, self.method = server.http, after, "GET" if carry else "HEAD"
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        deadline = time.monotonic() + timeout
+        known = {} if self.after is None else {"If-None-Match": f'"{self.after}"'}
+        while (answer := self.http.request(self.method, "/data", headers=known)).status == 304:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            time.sleep(0.02)
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache"), answer
+        self.after = answer.headers["ETag"].strip('"')
+        if self.method == "HEAD":
+            assert answer.body == b""
+            return {"cursor": self.after}
+        assert answer.json["cursor"] == self.after
+        return answer.json
+
+    def close(self) -> None:
+        pass
+
+
+class LongPoll:
+    """Asks, waits, and asks again after what it was told."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        self.http, self.after, self.carry = server.http, after, carry
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        after = "" if self.after is None else f"&after={self.after}"
+        answer = self.http.get(f"/update?timeout={timeout}&carry={int(self.carry)}{after}")
+        if answer.status == 204:
+            raise TimeoutError
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store"), answer
+        self.after = answer.json["cursor"]
+        return answer.json
+
+    def close(self) -> None:
+        pass
+
+
+class WebSocket:
+    """The `websockets` library. Not over TLS: it would read and write it from two threads, which
+    Python's ssl survives only from 3.13 on."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        after = "" if after is None else f"&after={after}"
+        self._opened = connect(f"{server.ws}/update?carry={int(carry)}{after}")
+        self.socket: ClientConnection = self._opened.__enter__()
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        return json.loads(self.socket.recv(timeout))
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+        assert self.socket.close_code == 1000
+
+
+class WebSocketClient:
+    """The `websocket-client` library."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        after = "" if after is None else f"&after={after}"
+        self.socket = websocket.create_connection(
+            f"{server.ws}/update?carry={int(carry)}{after}", sslopt={"context": server.tls}
+        )
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        self.socket.settimeout(timeout)
+        try:
+            return json.loads(self.socket.recv())
+        except websocket.WebSocketTimeoutException:
+            raise TimeoutError from None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class EventStream:
+    """Reads a stream as WHATWG HTML section 9.2.6 says, from a bare socket that may time out."""
+
+    def __init__(
+        self,
+        server: Server,
+        *,
+        after: str | None = None,
+        carry: bool = False,
+        last_event_id: str | None = None,
+    ) -> None:
+        query = f"carry={int(carry)}" + ("" if after is None else f"&after={after}")
+        last = "" if last_event_id is None else f"Last-Event-ID: {last_event_id}\r\n"
+        self.socket = server.connect()
+        self.socket.sendall(
+            f"GET /update?{query} HTTP/1.1\r\nHost: localhost\r\n{last}"
+            "Accept: text/event-stream\r\n\r\n".encode()
+        )
+        self._received = b""
+        self._text = b""
+        self._chunked = False
+        head = self._until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in head
+        assert b"Cache-Control: no-store\r\n" in head
+        self._chunked = b"chunked" in head  # or it goes on to the end of the connection
+        assert self.event() == [("retry", "1000")]
+
+    def _until(self, end: bytes) -> bytes:
+        while end not in self._received:
+            data = self.socket.recv(65536)
+            assert data, "the stream ended"
+            self._received += data
+        found, _, self._received = self._received.partition(end)
+        return found + end
+
+    def event(self) -> list[tuple[str, str]]:
+        """Read on to the next empty line; return the fields before it."""
+        while b"\n\n" not in self._text:
+            if not self._chunked:
+                self._text += self._received or self.socket.recv(65536)
+                self._received = b""
+                continue
+            size = int(self._until(b"\r\n"), 16)
+            if not size:
+                raise EOFError
+            while len(self._received) < size + 2:
+                self._received += self.socket.recv(65536)
+            self._text += self._received[:size]
+            self._received = self._received[size + 2 :]
+        lines, _, self._text = self._text.partition(b"\n\n")
+        fields = [line.decode().partition(": ") for line in lines.split(b"\n")]
+        return [(name, value) for name, _, value in fields]
+
+    def news(self, *, timeout: float = 5.0) -> Any:
+        self.socket.settimeout(timeout)
+        (name, cursor), (other, data) = self.event()
+        assert (name, other) == ("id", "data")
+        assert json.loads(data)["cursor"] == cursor
+        return json.loads(data)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+TRANSPORTS: dict[str, Callable[..., Browser]] = {
+    "poll": ShortPoll,
+    "longpoll": LongPoll,
+    "sse": EventStream,
+    "websocket": WebSocket,
+    "websocket-client": WebSocketClient,
+}
+
+
+def sequence(cursor: str) -> int:
+    """Return which reading of its epoch this is."""
+    return int(cursor.rpartition("-")[2])
+
+
+def transports(*, tls: bool) -> list[str]:
+    """Return the names of those that can be had."""
+    return [name for name in TRANSPORTS if not (tls and name == "websocket")]
