@@ -25,7 +25,6 @@ from tests.conftest import ROOT, Program, Server, eventually
 HOSTS = {
     "itself": "{first_line}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
-    "uwsgi": "uwsgi servers/uwsgi.ini",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -50,7 +49,7 @@ class Example(Server):
         )
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port)
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
 
     def _url(self) -> str:
         ready = re.compile(r"https?://[\d.]+:\d+")
@@ -241,7 +240,7 @@ def test_blueprints_have_urls_with_variables(run: Run) -> None:
     with server.opened("/repeat/3") as socket:
         socket.send("hi")
         assert [socket.recv(10) for _ in range(3)] == ["hi"] * 3
-    with server.opened("/repeat/3/, ") as socket:
+    with server.opened("/repeat/3/,%20") as socket:
         socket.send("hi")
         assert socket.recv(10) == "hi, hi, hi"
     assert b"/repeat/3<" in server.http.get("/repeat/3").body
