@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -53,11 +53,11 @@ class Program:
         *arguments: str,
         stdin: int | None = subprocess.DEVNULL,
         before: str = ":",
-        executable: str = sys.executable,
+        command: Sequence[str] = (sys.executable,),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.process = subprocess.Popen(
-            ["sh", "-c", f'{before}; exec "$@"', "sh", executable, *arguments],
+            ["sh", "-c", f'{before}; exec "$@"', "sh", *command, *arguments],
             cwd=ROOT,
             stdin=stdin,
             stdout=subprocess.PIPE,

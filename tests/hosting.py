@@ -21,6 +21,7 @@ HOSTED = {
         "gunicorn", "-k", "flask_sockets.worker", "-b", "127.0.0.1:{port}",
         "--no-control-socket", "serve2:app",
     ),
+    "uwsgi": ("uwsgi", "servers/uwsgi.ini"),
 }  # fmt: skip
 
 #: With whom TLS ends in the server itself.
@@ -41,7 +42,7 @@ class Hosted(Server):
         executable, *arguments = (part.format(port=self.port) for part in HOSTED[way])
         environment = {"PORT": str(self.port), "PUSHLAB_OPTIONS": shlex.join(options)}
         Program.__init__(
-            self, *arguments, executable=str(_BIN / executable), environment=environment, **more
+            self, *arguments, command=[str(_BIN / executable)], environment=environment, **more
         )
         scheme = "https" if "--certfile" in options else "http"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
@@ -71,7 +72,7 @@ class Nginx(Program):
         (folder / "nginx.conf").write_text(text)
         executable = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
         assert executable, "nginx is not installed"
-        super().__init__("-p", str(folder), "-c", "nginx.conf", executable=executable)
+        super().__init__("-p", str(folder), "-c", "nginx.conf", command=[executable])
 
 
 class Proxied(Server):

@@ -25,6 +25,7 @@ from tests.conftest import ROOT, Program, Server, eventually
 HOSTS = {
     "itself": "{first_line}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
+    "uwsgi": "uwsgi servers/uwsgi.ini",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -52,9 +53,12 @@ class Example(Server):
         self.http = Http("127.0.0.1", self.port, tls=self.tls)
 
     def _url(self) -> str:
-        ready = re.compile(r"https?://[\d.]+:\d+")
-        eventually(lambda: ready.search("".join(self.out)) or self.process.poll() is not None)
-        found = ready.search("".join(self.out))
+        def ready() -> re.Match[str] | None:
+            # Where uWSGI prints it is standard error.
+            return re.search(r"https?://[\d.]+:\d+", "".join(self.out + self.err))
+
+        eventually(lambda: ready() or self.process.poll() is not None)
+        found = ready()
         assert found, self.log
         return found[0]
 
