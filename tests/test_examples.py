@@ -45,9 +45,7 @@ class Example(Server):
         command = shlex.split(HOSTS[host].format(example=example, first_line=first_line))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PORT": "0", "PATH": path, "APP": f"examples.{example}:app", **environment}
-        Program.__init__(
-            self, *command[1:], *options, executable=command[0], environment=environment
-        )
+        Program.__init__(self, *options, command=command, environment=environment)
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
         self.http = Http("127.0.0.1", self.port, tls=self.tls)
