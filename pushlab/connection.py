@@ -127,7 +127,9 @@ class Connection:
 
         Raises ConnectionClosed if the browser has left already.
         """
-        if not self.accepted:
+        with self._sending:  # whoever else wants to send at first waits for the 101
+            if self.accepted:
+                return
             self.accepted = True
             try:
                 self._socket, self._early = self._open()

@@ -1,20 +1,13 @@
 """gevent's WSGI server, with limits on who may come and a farewell when it stops."""
 
-import errno
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any
-
-try:
-    import resource
-except ImportError:
-    resource = None  # type: ignore[assignment]
 
 import gevent
 from gevent import monkey
@@ -25,8 +18,11 @@ from pushlab.connection import CLOSE_TIMEOUT
 from pushlab.frames import CloseReason
 from pushlab.gevent_handler import Handler, hang_up
 from pushlab.handshake import Gate
+from pushlab.listening import MANY, listen, raise_descriptor_limit
 from pushlab.meter import Metering, Meters
 from pushlab.options import HEAD_TIMEOUT
+
+__all__ = ["FAREWELL_TIMEOUT", "Server", "freeze", "listen", "raise_descriptor_limit"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,44 +31,11 @@ FAREWELL_TIMEOUT = 3.5
 
 #: Descriptors that are kept for files, pipes, and for turning clients away.
 _SPARE_DESCRIPTORS = 200
-#: What counts as no limit.
-_MANY = 100_000
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Exits with one line if it cannot.
-
-    gevent writes an answer's headers and its body one after the other. Without TCP_NODELAY the
-    second waits for the browser's delayed acknowledgement of the first, 40 ms per request;
-    accepted sockets inherit the option.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=1024)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            sys.exit(f"Port {port} is in use. Choose another with --port; 0 takes any free one.")
-        sys.exit(f"Cannot listen on {host} port {port}: {error.strerror}")
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def freeze(seconds: float) -> None:
     """Hold up the whole server: all greenlets take turns in one thread, which sleeps now."""
     monkey.get_original("time", "sleep")(seconds)
-
-
-def raise_descriptor_limit() -> int:
-    """Let this process open what it may, often more than at first; return how many that are."""
-    if resource is None:
-        return _MANY  # Windows has no such limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, _MANY) if hard == resource.RLIM_INFINITY else hard
-    with suppress(ValueError, OSError):  # some systems promise more than they give
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Server(WSGIServer):  # type: ignore[misc]
@@ -102,6 +65,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         options.setdefault("error_log", logging.getLogger("pushlab.requests"))
         if meters is not None:  # in front of all that an app may have in front of it
             application = Metering(application)
+            meters.are_counting = True
         super().__init__(listener, application, **options)
         self.farewell = farewell
         self.gate = gate or Gate()
@@ -110,7 +74,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.head_timeout = head_timeout
         self.meters = meters
         self.max_clients = min(
-            max_clients or _MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
+            max_clients or MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
         )
         self.turned_away = 0
         self._clients = 0

@@ -130,6 +130,8 @@ class Hub:
             channel.watch(self._readable, member, writing=False)
             if self._closed:  # while the handshake was answered
                 self._start_closing(member, CloseConnection(CloseReason.GOING_AWAY))
+            elif len(self) > self._max_members:  # by those who came at the same time
+                self._start_closing(member, CloseConnection(CloseReason.TRY_AGAIN_LATER))
             self._catch_up(member)
             if early:
                 self._take(member, early)
@@ -254,6 +256,8 @@ class Hub:
 
     def _writable(self, member: Member) -> None:
         with self._lock:
+            if member not in member.slot:
+                return  # dropped by another thread, a moment ago
             rest, member.outbox = member.outbox, b""
             self._write(member, rest)
             if member.outbox or member not in member.slot:
@@ -267,6 +271,8 @@ class Hub:
 
     def _readable(self, member: Member) -> None:
         with self._lock:
+            if member not in member.slot:
+                return  # dropped by another thread, a moment ago
             try:
                 data = member.channel.receive(2048)
             except BlockingIOError:

@@ -1,29 +1,7 @@
-"""Importing this stops the program with one clear line if a package that it needs is missing.
+"""Importing this stops the program with one clear line if a package that it needs is missing."""
 
-It comes before every other import, so it uses nothing but importlib: nothing that gevent still
-has to patch.
-"""
+from pushlab.needed import NEEDED, demand
 
-import sys
-from importlib.util import find_spec
+__all__ = ["NEEDED"]
 
-#: Import name and name on PyPI of everything in requirements.txt.
-NEEDED = {
-    "flask": "flask",
-    "gevent": "gevent",
-    "geventwebsocket": "gevent-websocket",
-    "flask_sockets": "flask-sockets",
-    "wsproto": "wsproto",
-    "psutil": "psutil",
-    "pygments": "pygments",
-}
-
-if sys.version_info < (3, 10):  # noqa: UP036 - a program is also run where it should not be
-    sys.exit(f"Pushlab needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
-
-missing = [package for module, package in NEEDED.items() if find_spec(module) is None]
-if missing:
-    sys.exit(
-        f"Not installed: {', '.join(missing)}. "
-        f"Run: {sys.executable} -m pip install -r requirements.txt"
-    )
+demand()

@@ -6,7 +6,8 @@ To the page, as JSON objects with one of these names:
 - `lab`: once, at first: the feed's epoch, whether the page may steer, the paces that there are.
 - `reading`: the truth, the newest reading, as soon as it changes.
 - `meters`: once a second, per lane that the page watches: the sums, and the exchanges that are over
-  since the last time, as in `meter.Record`. With it comes `pace`.
+  since the last time, as in `meter.Record`. With it comes `pace`, which is all that comes where
+  nobody counts: then `lab` has `"metered": false`.
 - `clock`: the server's time, with the time that the browser sent to ask for it.
 - `frozen`: for how many seconds nothing more will be heard.
 - `error`: what was wrong with the last message from the page. The lab goes on.
@@ -67,6 +68,7 @@ class Lab:
         self.is_paced = settings.source in PACED
         self._controls = settings.controls
         self._pages = 0
+        self._coming = threading.Lock()
         self._freeze = freeze
         self._thawed_at = -math.inf
 
@@ -76,14 +78,17 @@ class Lab:
 
     def converse(self, socket: Connection, environ: Mapping[str, Any]) -> None:
         """Serve one page's instruments until it leaves."""
-        if self._pages >= MAX_PAGES:
+        with self._coming:
+            is_full = self._pages >= MAX_PAGES
+            self._pages += not is_full
+        if is_full:
             socket.close(CloseReason.TRY_AGAIN_LATER)
             return
-        self._pages += 1
         try:
             Page(self, socket, may_steer=self.may_steer(environ)).converse()
         finally:
-            self._pages -= 1
+            with self._coming:
+                self._pages -= 1
 
     def may_steer(self, environ: Mapping[str, Any]) -> bool:
         """Tell whether a page may change what all pages see."""
@@ -134,11 +139,11 @@ class Page:
         """Report in the background, and listen."""
         lab = self._lab
         paces = list(lab.pace.names) if lab.is_paced else []
+        about = {"epoch": lab.feed.epoch, "may_steer": self._may_steer, "paces": paces}
+        if not lab.meters.are_counting:
+            about["metered"] = False
         try:
-            self._tell(
-                lab={"epoch": lab.feed.epoch, "may_steer": self._may_steer, "paces": paces},
-                pace=lab.pace.name,
-            )
+            self._tell(lab=about, pace=lab.pace.name)
         except ConnectionClosed:
             return
         threading.Thread(target=self._report_on, name="lab", daemon=True).start()
@@ -173,6 +178,9 @@ class Page:
             pass  # it has left, which `receive` finds out, too
 
     def _report(self) -> None:
+        if not self._lab.meters.are_counting:
+            self._tell(pace=self._lab.pace.name)
+            return
         with self._reporting:  # once a second, and when the page asks, but nothing twice
             self._tell(
                 meters={lane: self._measured(lane) for lane in self._reported},
@@ -181,7 +189,7 @@ class Page:
 
     def _measured(self, lane: str) -> dict[str, Any]:
         meter, last = self._reported[lane]
-        records = [record for record in tuple(meter.records) if record.number > last]
+        records = meter.records_after(last)
         if records:
             self._reported[lane] = meter, max(record.number for record in records)
         return {
@@ -231,12 +239,14 @@ class Page:
                 lane: before.get(lane) or (self._lab.meters.watch(lane), 0) for lane in lanes
             }
             for lane in before.keys() - self._reported.keys():
-                before[lane][0].watchers -= 1
+                self._lab.meters.unwatch(before[lane][0])
 
     def _cut(self, wish: dict[str, Any]) -> None:
         lane = wish.get("lane")
         if not isinstance(lane, str) or lane not in self._reported:
             raise Refused(f"lane: {lane!r:.40} is none that this page watches")
+        if not self._lab.meters.are_counting:
+            raise Refused("cut: this server does not count, and so does not know whose a line is")
         self._reported[lane][0].cut()
 
     def _change(self, wish: dict[str, Any]) -> None:

@@ -106,6 +106,11 @@ class Meter:
             self._told += 1
             self.records.append(Record(self._told, *exchange))
 
+    def records_after(self, number: int) -> list[Record]:
+        """Return the exchanges that were over after the one of this number."""
+        with self._lock:  # a deque must not change while it is read
+            return [record for record in self.records if record.number > number]
+
 
 class Exchange:
     """One request of a lane and its answer, or the WebSocket that it became."""
@@ -149,6 +154,8 @@ class Exchange:
     def goes_on(self, hang_up: Callable[[], None]) -> None:
         """Drop the connection by this from now on, as it is no longer one of HTTP."""
         self.meter.attach(self, hang_up)
+        if self.meter.is_cut:  # maybe just now, by what no longer takes effect
+            hang_up()
 
     def over(self) -> None:
         """Note that the connection is no longer the lane's."""
@@ -160,6 +167,8 @@ class Meters:
     """The meters of all lanes; a lane's begins when it is first heard of."""
 
     def __init__(self) -> None:
+        #: Whether the server counts at all: it says so.
+        self.are_counting = False
         self._meters: OrderedDict[str, Meter] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -173,6 +182,11 @@ class Meters:
             meter = self._get(lane)
             meter.watchers += 1
             return meter
+
+    def unwatch(self, meter: Meter) -> None:
+        """Note that the meter has a watcher less."""
+        with self._lock:
+            meter.watchers -= 1
 
     def _get(self, lane: str) -> Meter:
         meter = self._meters.get(lane)

@@ -60,12 +60,13 @@ class Settings:
             "gate": self.gate(),
             "max_clients": self.max_clients,
             "head_timeout": self.head_timeout,
-            "connection_options": {
-                "ping_interval": self.ping_interval,
-                "ping_timeout": self.ping_interval,
-            },
+            "connection_options": self.connection(),
             **({"ssl_context": context} if (context := self.tls()) else {}),
         }
+
+    def connection(self) -> dict[str, float]:
+        """Return what each `Connection` is to know of this."""
+        return {"ping_interval": self.ping_interval, "ping_timeout": self.ping_interval}
 
     def gate(self) -> Gate:
         """Return the checks of who may come in; by any name, unless only this machine can."""

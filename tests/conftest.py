@@ -123,7 +123,7 @@ class Server(Program):
         assert found, self.out
         return found[0]
 
-    def connect(self) -> socket.socket:
+    def open_socket(self) -> socket.socket:
         """Return a new connection to it."""
         return self.wrap(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
 

@@ -22,10 +22,11 @@ HOSTED = {
         "--no-control-socket", "serve2:app",
     ),
     "uwsgi": ("uwsgi", "servers/uwsgi.ini"),
+    "flask run": ("flask", "--app", "servers/threads", "run", "-p", "{port}"),
 }  # fmt: skip
 
 #: With whom TLS ends in the server itself.
-WITH_TLS = ("serve.py", "gunicorn")
+WITH_TLS = ("serve.py", "gunicorn", "servers/threads.py")
 
 
 def free_port() -> int:
@@ -102,7 +103,13 @@ class Proxied(Server):
 
 
 #: Every way, those with TLS included.
-WAYS = (*PROGRAMS, *HOSTED, "nginx", *(f"{way} tls" for way in (*WITH_TLS, "nginx")))
+WAYS = (
+    *PROGRAMS,
+    "servers/threads.py",
+    *HOSTED,
+    "nginx",
+    *(f"{way} tls" for way in (*WITH_TLS, "nginx")),
+)
 
 
 def host(way: str, folder: Path, *options: str, port: int = 0) -> Server:

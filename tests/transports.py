@@ -114,7 +114,7 @@ class EventStream:
     ) -> None:
         query = f"carry={int(carry)}" + ("" if after is None else f"&after={after}")
         last = "" if last_event_id is None else f"Last-Event-ID: {last_event_id}\r\n"
-        self.socket = server.connect()
+        self.socket = server.open_socket()
         self.socket.sendall(
             f"GET /update?{query} HTTP/1.1\r\nHost: localhost\r\n{last}"
             "Accept: text/event-stream\r\n\r\n".encode()

@@ -1,0 +1,71 @@
+"""A WebSocket connection among native threads, over a plain socket or TLS; gevent is not needed.
+
+One thread may receive while others send: none of them makes the socket wait, which has only one
+timeout for all. They wait for it to be ready, each for as long as it likes.
+"""
+
+import time
+from contextlib import suppress
+
+from pushlab import frames
+from pushlab.connection import SEND_TIMEOUT, Connection
+from pushlab.frames import CloseConnection, CloseReason
+from pushlab.thread_channel import READ, WRITE, ThreadChannel
+
+#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
+_SEND_BUFFER = 32 * 1024
+#: Seconds to wait for whoever is sending before a conversation is left without a goodbye.
+_GOODBYE_TIMEOUT = 0.1
+
+
+class ThreadConnection(Connection):
+    """A connection on a channel, which `_open` makes and the hub may take over."""
+
+    _socket: ThreadChannel | None
+
+    def _release(self) -> ThreadChannel:
+        channel, self._socket = self._channel, None
+        channel.limit(_SEND_BUFFER)
+        return channel
+
+    @property
+    def _channel(self) -> ThreadChannel:
+        if self._socket is None:
+            raise OSError("the connection is not open")
+        return self._socket
+
+    def _receive(self, size: int, timeout: float) -> bytes:
+        channel, deadline = self._channel, time.monotonic() + timeout
+        while True:
+            try:
+                return channel.receive(size)
+            except BlockingIOError:
+                channel.wait(READ, timeout=deadline - time.monotonic())
+
+    def _send_all(self, data: bytes) -> None:
+        channel, deadline = self._channel, time.monotonic() + SEND_TIMEOUT
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[channel.send(left) :]
+            except BlockingIOError:
+                channel.wait(WRITE, timeout=deadline - time.monotonic())
+
+    def go_away(self) -> None:
+        """Send a close frame with 1001 if there is room for it: a server that stops cannot wait."""
+        if self.closed or not self._sending.acquire(timeout=_GOODBYE_TIMEOUT):
+            return
+        try:
+            if self._socket is not None and not self._close_sent:
+                self._close_sent = True
+                with suppress(OSError):
+                    self._socket.send(frames.encode(CloseConnection(CloseReason.GOING_AWAY)))
+        finally:
+            self._sending.release()
+
+    def leave(self) -> None:
+        """Close the socket, whatever there may be left to say or to hear."""
+        channel, self._socket = self._socket, None
+        if channel is not None:
+            channel.hang_up()  # who waits for it would not hear of its being closed
+            channel.close()
