@@ -30,6 +30,7 @@ class Sockets(flask_sockets.Sockets):  # type: ignore[misc]
     def add_url_rule(
         self, rule: str, endpoint: str | None, view: Callable[..., Any], **options: Any
     ) -> None:
+        options.pop("provide_automatic_options", None)  # of blueprints, about HTTP's OPTIONS
         self.url_map.add(Rule(rule, endpoint=view, websocket=True, **options))
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tests.conftest import ROOT, Program, Server, eventually
 HOSTS = {
     "itself": "{first_line}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
+    "uwsgi": "uwsgi servers/uwsgi.ini",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -43,23 +44,25 @@ class Example(Server):
         first_line = docstring(example).partition(":")[0]
         command = shlex.split(HOSTS[host].format(example=example, first_line=first_line))
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        variables = {"PORT": "0", "PATH": path, **environment}
-        assignments = [f"{name}={value}" for name, value in variables.items()]
-        Program.__init__(self, *command, *options, command=["env", *assignments])
+        environment = {"PORT": "0", "PATH": path, "APP": f"examples.{example}:app", **environment}
+        Program.__init__(self, *options, command=command, environment=environment)
         self.url = self._url()
         self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port)
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
 
     def _url(self) -> str:
-        ready = re.compile(r"https?://[\d.]+:\d+")
-        eventually(lambda: ready.search("".join(self.out)) or self.process.poll() is not None)
-        found = ready.search("".join(self.out))
+        def ready() -> re.Match[str] | None:
+            # Where uWSGI prints it is standard error.
+            return re.search(r"https?://[\d.]+:\d+", "".join(self.out + self.err))
+
+        eventually(lambda: ready() or self.process.poll() is not None)
+        found = ready()
         assert found, self.log
         return found[0]
 
-    def connect(self, path: str, **options: Any) -> ClientConnection:
-        """A strict client; use it in a `with`."""
-        client: ClientConnection = connect(self.ws + path, **options)
+    def opened(self, path: str, **options: Any) -> AbstractContextManager[ClientConnection]:
+        """A strict client."""
+        client: AbstractContextManager[ClientConnection] = connect(self.ws + path, **options)
         return client
 
     def status(self, path: str, **changes: str | None) -> int:
@@ -163,7 +166,7 @@ def test_it_runs_from_anywhere(tmp_path: Path) -> None:
 
 
 def test_stopping_says_goodbye() -> None:
-    with running("echo", "itself") as server, server.connect("/echo") as socket:
+    with running("echo", "itself") as server, server.opened("/echo") as socket:
         socket.send("still here?")
         assert socket.recv(10) == "still here?"
         assert server.stop() == 0
@@ -177,7 +180,7 @@ def test_stopping_says_goodbye() -> None:
 
 
 def test_echo_sends_back_what_came(run: Run) -> None:
-    with run("echo").connect("/echo") as socket:
+    with run("echo").opened("/echo") as socket:
         for message in ("", "Grüße, 世界", "x" * 65536, b"\0\xff"):
             socket.send(message)
             assert socket.recv(10) == message
@@ -200,7 +203,7 @@ def test_echo_has_limits(run: Run) -> None:
 
 
 def test_json_echo_answers_json(run: Run) -> None:
-    with run("json_echo").connect("/websocket") as socket:
+    with run("json_echo").opened("/websocket") as socket:
         heard = "I have received this message from you: "
         for message, answer in (
             ('{"output": "hi"}', {"output": heard + '{"output": "hi"}'}),
@@ -232,6 +235,143 @@ def test_json_echo_counts_how_they_leave(run: Run) -> None:
                 socket.send(frame(CLOSE, said))
                 socket.close_code()
         eventually(lambda code=code, more=before + 1: count(code) == more)  # type: ignore[misc]
+
+
+def test_blueprints_have_urls_with_variables(run: Run) -> None:
+    server = run("blueprints")
+    with server.opened("/repeat/3") as socket:
+        socket.send("hi")
+        assert [socket.recv(10) for _ in range(3)] == ["hi"] * 3
+    with server.opened("/repeat/3/,%20") as socket:
+        socket.send("hi")
+        assert socket.recv(10) == "hi, hi, hi"
+    assert b"/repeat/3<" in server.http.get("/repeat/3").body
+    assert server.status("/repeat/3", Origin="https://elsewhere.test") == 403
+    for path in ("/repeat/0", "/repeat/10", "/repeat/x", "/repeat/1/2/3", "/"):
+        assert server.status(path) in (400, 404), path
+    for path in ("/repeat/0", "/repeat/10", "/repeat/3/x"):
+        assert server.http.get(path).status == 404, path
+
+
+class Guest:
+    """Somebody in a room of the chat."""
+
+    def __init__(self, server: Example, room: str, name: str) -> None:
+        # Without a limit: what nobody reads here must not make it slow.
+        self._opened = server.opened(f"/chat/{room}?name={name}", max_queue=None)
+        self.socket = self._opened.__enter__()
+        self.welcome = self.hears()
+
+    def hears(self) -> Any:
+        return json.loads(self.socket.recv(10))
+
+    def says(self, text: str) -> None:
+        self.socket.send(text)
+
+    def __enter__(self) -> "Guest":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.__exit__(None, None, None)
+
+
+def test_chat_tells_everyone_in_the_room(run: Run) -> None:
+    server = run("chat")
+    with Guest(server, "blue", "Ann") as ann, Guest(server, "red", "Eve") as eve:
+        assert ann.welcome == {"you": "Ann", "members": ["Ann"], "history": []}
+        ann.says("first")
+        assert ann.hears() == {"from": "Ann", "text": "first"}
+        with Guest(server, "blue", "Ann") as other:
+            assert ann.hears() == {"joined": "Ann 2"}
+            history = [{"from": "Ann", "text": "first"}]
+            assert other.welcome == {
+                "you": "Ann 2",
+                "members": ["Ann", "Ann 2"],
+                "history": history,
+            }
+            other.says("<b>ü</b>")
+            for guest in (ann, other):
+                assert guest.hears() == {"from": "Ann 2", "text": "<b>ü</b>"}
+        assert ann.hears() == {"left": "Ann 2"}
+        assert b">red</a> (1)" in server.http.get("/chat/blue").body
+        eve.says("alone")
+        assert eve.hears() == {"from": "Eve", "text": "alone"}
+    eventually(lambda: b">red</a>" not in server.http.get("/chat/blue").body)
+    with Guest(server, "blue", "Bob") as bob:
+        assert bob.welcome["history"] == [], "an empty room is forgotten"
+
+
+def test_chat_tells_all_in_the_same_order(run: Run) -> None:
+    with ExitStack() as stack:
+        guests = [
+            stack.enter_context(Guest(run("chat"), "busy", f"guest{number}")) for number in range(5)
+        ]
+        for number in range(20):
+            for guest in guests:
+                guest.says(str(number))
+        heard = [[] for _ in guests]  # type: ignore[var-annotated]
+        for guest, messages in zip(guests, heard, strict=True):
+            while len(messages) < 100:
+                if "text" in (message := guest.hears()):
+                    messages.append(message)
+    assert heard == [heard[0]] * 5
+    for name in [f"guest{number}" for number in range(5)]:
+        said = [message["text"] for message in heard[0] if message["from"] == name]
+        assert said == [str(number) for number in range(20)]
+
+
+def test_chat_drops_who_is_slow_and_nobody_else(run: Run) -> None:
+    server = run("chat")
+    with Guest(server, "flood", "Ann") as ann, RawSocket(
+        server.port, "/chat/flood?name=Slow", receive_buffer=4096
+    ) as slow:  # fmt: skip
+        assert ann.hears() == {"joined": "Slow"}
+        heard: list[Any] = []
+        flood = "\U0001f30a" * 1000  # as many bytes as a text can have
+        while {"left": "Slow", "dropped": True} not in heard:
+            ann.says(flood)
+            heard.append(ann.hears())
+            assert len(heard) < 5000
+        while heard[-1].get("text") != "is he gone?":
+            ann.says("is he gone?")
+            heard.append(ann.hears())
+        assert b"Slow" not in server.http.get("/chat/flood").body
+        slow.send(frame(TEXT, b"I am still here"))
+        assert slow.close_code() == 1013
+        ann.says("over")
+        while heard[-1].get("text") != "over":
+            heard.append(ann.hears())
+        assert {"from": "Slow", "text": "I am still here"} not in heard
+
+
+def test_chat_has_limits(run: Run) -> None:
+    server = run("chat")
+    for path, says in (
+        ("/chat/blue", "name"),
+        ("/chat/blue?name=", "name"),
+        ("/chat/blue?name=%20Ann", "name"),
+        ("/chat/blue?name=a%0Ab", "name"),
+        ("/chat/blue?name=" + "x" * 31, "name"),
+        ("/chat/" + "x" * 31 + "?name=Ann", "room"),
+        ("/chat/%00?name=Ann", "room"),
+    ):
+        with RawSocket(server.port, path) as raw:
+            assert raw.status == 400, path
+            assert json.loads(raw.body)["error"].startswith(f"{says}: not from 1 to 30")
+    assert server.http.get("/chat/" + "x" * 31).status == 400
+    assert server.status("/chat/blue?name=Ann", Origin="https://elsewhere.test") == 403
+    with Guest(server, "blue", "Ann") as ann:
+        ann.says("   ")
+        ann.says("x" * 1001)
+        assert ann.hears() == {"error": "not sent: more than 1000 characters"}
+        ann.socket.send(b"bytes")
+        with pytest.raises(ConnectionClosed) as closed:
+            ann.hears()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1003
+    with RawSocket(server.port, "/chat/blue?name=Ann") as raw:
+        raw.send(frame(TEXT, b"x" * 65537))
+        assert raw.close_code() == 1009
 
 
 # Their pages, in Chromium, on one server.
@@ -308,3 +448,31 @@ def test_json_echo_page_says_goodbye(browser: Browser, own: Run) -> None:
     visit(browser, server)
     eventually(lambda: "with 1000" in browser.find("[data-goodbyes]").text)
     pictures(browser, "json_echo")
+
+
+def test_blueprints_page(browser: Browser, own: Run) -> None:
+    visit(browser, own("blueprints"))
+    browser.find("nav a:nth-child(3)").click()
+    eventually(lambda: browser.current_url.endswith("/repeat/3") and state(browser) == "live")
+    say(browser, message="hi")
+    eventually(lambda: log(browser) == ["hi"] * 3)
+    pictures(browser, "blueprints")
+
+
+def test_chat_page(browser: Browser, own: Run) -> None:
+    server = own("chat")
+    browser.open(server.url)
+    say(browser, name="Ann")
+    eventually(lambda: log(browser) == ["You are here as Ann."])
+    with Guest(server, "lobby", "Bob") as bob:
+        eventually(lambda: browser.find("[data-members]").text == "Ann, Bob")
+        bob.says("<img src=x onerror=alert(1)>")
+        say(browser, text="hello, Bob")
+        assert bob.hears()["text"] == "<img src=x onerror=alert(1)>"
+        assert bob.hears() == {"from": "Ann", "text": "hello, Bob"}
+        pictures(browser, "chat")
+        browser.find("[name=room]").send_keys("Räume & mehr\n")
+        assert bob.hears() == {"left": "Ann"}
+    eventually(lambda: browser.title.startswith("Chat: Räume & mehr"))
+    browser.find("[data-enter] button").click()  # the name is still there
+    eventually(lambda: log(browser) == ["You are here as Ann."])
