@@ -23,6 +23,7 @@ from pushlab.upgrade import WSGI, Upgrade
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that a stopping server gives requests and sockets to come to their end.
 FAREWELL_TIMEOUT = 3.5
+_OVER: tuple[bytes, ...] = (b"",)  # what an app returns whose request has become a WebSocket
 
 
 def host(name: str) -> WSGI:
@@ -57,6 +58,8 @@ def host(name: str) -> WSGI:
     )
 
     def ready() -> None:
+        if not uwsgi.worker_id():
+            return  # a helper of uWSGI's that serves nobody
         hosted.hear_signals()
         where = settings.url(address[1]) if isinstance(address, tuple) else address
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
@@ -80,6 +83,16 @@ class Hosted(Upgrade):
         self._connecting = threading.Lock()
         self._connections: WeakSet[Any] = WeakSet()
 
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        body = super().__call__(environ, start_response)
+        if body is _OVER:
+            start_response(
+                "101 Switching Protocols", []
+            )  # for uWSGI's log; nobody is there to hear
+        return body
+
     def connect(self, environ: dict[str, Any]) -> Any:
         connection = self._loop.UwsgiConnection(environ)
         with self._connecting:
@@ -88,7 +101,7 @@ class Hosted(Upgrade):
 
     def end(self, connection: Any) -> Iterable[bytes]:
         connection.leave()
-        return []
+        return _OVER
 
     def hear_signals(self) -> None:
         """Stop at the next signal.
