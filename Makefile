@@ -15,8 +15,8 @@ run: $(VENV)/run
 
 test: check browser
 ifeq ($(ARGS),)
-	# Four at a time on two cores, as most of them wait most of the time.
-	$(VENV)/bin/python -m pytest -q -n 4 --dist loadfile -m "not alone"
+	# Five at a time on two cores, as most of them wait most of the time.
+	$(VENV)/bin/python -m pytest -q -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone
 else
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -12,15 +12,12 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
-import gevent
 import uwsgi
 
-from pushlab.connection import Connection
-from pushlab.frames import CloseReason
+from pushlab import options
 from pushlab.handshake import Gate
 from pushlab.options import Settings
 from pushlab.upgrade import WSGI, Upgrade
-from pushlab.uwsgi_connection import UwsgiConnection
 
 #: What ends a server: Ctrl-C, what service managers send, and uWSGI's wish to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -37,25 +34,34 @@ def host(name: str) -> WSGI:
     if "https-socket" in uwsgi.opt or "https-socket2" in uwsgi.opt:
         sys.exit(
             "With https-socket the TLS is uWSGI's, and no WebSocket can be taken from it. Use "
-            "`https` with `http-websockets`, which decrypts in a process of its own, or a proxy."
+            "uWSGI's `https` with `http-websockets`, or a proxy like nginx."
         )
-    module, _, attribute = name.partition(":")
-    try:
-        app = getattr(import_module(module), attribute or "app")
-    except (ImportError, AttributeError) as error:
-        sys.exit(f"There is no app {name}: {error}.")
+    on_gevent = "gevent" in uwsgi.opt
+    app = _app(name)
+    if on_gevent != _is_patched():
+        sys.exit(
+            "The gevent loop needs gevent-early-monkey-patch."
+            if on_gevent
+            else f"{name} is made for gevent: start servers/uwsgi.ini, not threads."
+        )
     parts = getattr(app, "extensions", {}).get("pushlab")
+    settings: Settings = parts.settings if parts else options.parse([])
     address = _address()
-    settings = parts.settings if parts else Settings()
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
-    hosted = Hosted(app, settings.gate(), parts.farewell if parts else ())
+    hosted = Hosted(
+        app,
+        settings.gate(),
+        parts.farewell if parts else (),
+        import_module("pushlab.uwsgi_gevent" if on_gevent else "pushlab.uwsgi_threads"),
+    )
 
     def ready() -> None:
         hosted.hear_signals()
         where = settings.url(address[1]) if isinstance(address, tuple) else address
-        # uWSGI has made sys.stdout another name for its log.
-        print(f"Pushlab is at {where} (Ctrl-C stops it)", file=sys.__stdout__, flush=True)
+        # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
+        with open(1, "w", closefd=False) as stdout:
+            print(f"Pushlab is at {where} (Ctrl-C stops it)", file=stdout)
 
     uwsgi.post_fork_hook = ready  # in the process that serves, be it another one or not
     return hosted
@@ -64,35 +70,38 @@ def host(name: str) -> WSGI:
 class Hosted(Upgrade):
     """An app, its WebSockets, and their end."""
 
-    def __init__(self, app: WSGI, gate: Gate, farewell: Iterable[Callable[[], None]]) -> None:
+    def __init__(
+        self, app: WSGI, gate: Gate, farewell: Iterable[Callable[[], None]], loop: Any
+    ) -> None:
+        """The loop is `uwsgi_gevent` or `uwsgi_threads`, which have the same to offer."""
         super().__init__(app, gate)
         self._farewell = [*farewell, self._close_conversations]
-        self._connections: WeakSet[UwsgiConnection] = WeakSet()
+        self._loop = loop
+        self._connecting = threading.Lock()
+        self._connections: WeakSet[Any] = WeakSet()
 
-    def connect(self, environ: dict[str, Any]) -> UwsgiConnection:
-        connection = UwsgiConnection(environ)
-        self._connections.add(connection)
+    def connect(self, environ: dict[str, Any]) -> Any:
+        connection = self._loop.UwsgiConnection(environ)
+        with self._connecting:
+            self._connections.add(connection)
         return connection
 
-    def end(self, connection: Connection) -> Iterable[bytes]:
-        if isinstance(connection, UwsgiConnection):
-            connection.end()
+    def end(self, connection: Any) -> Iterable[bytes]:
+        connection.leave()
         return []
 
     def hear_signals(self) -> None:
         """Stop at the next signal.
 
         uWSGI would end the process at once, in the middle of whatever it does. So the signals are
-        kept from its handlers, and a thread, a real one, waits for them.
+        kept from its handlers, and a thread waits for them.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         threading.Thread(target=self._stop_at_signal, name="signals", daemon=True).start()
 
     def _stop_at_signal(self) -> None:
-        gevent.get_hub().threadpool.apply(signal.sigwait, (_SIGNALS,))
+        self._loop.wait_for_signal(_SIGNALS)
         self._say_goodbye()
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(0)  # uWSGI would make it 30, and 17 under gevent
 
     def _say_goodbye(self) -> None:
@@ -104,13 +113,34 @@ class Hosted(Upgrade):
         for goodbye in goodbyes:
             goodbye.join(max(0.0, deadline - time.monotonic()))
         me = uwsgi.worker_id() - 1
-        while uwsgi.workers()[me]["status"] == "busy" and time.monotonic() < deadline:
+        while uwsgi.workers()[me]["status"] == b"busy" and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def _close_conversations(self) -> None:
-        for connection in tuple(self._connections):
+        with self._connecting:
+            connections = tuple(self._connections)
+        for connection in connections:
             if connection.accepted:
-                connection.close(CloseReason.GOING_AWAY)
+                connection.go_away()
+
+
+def _app(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute or "app")
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, but something is missing that it needs
+        sys.exit(f"There is no app {name}: {error}.")
+    except AttributeError as error:
+        if error.name != attribute:
+            raise
+        sys.exit(f"There is no app {name}: {error}.")
+
+
+def _is_patched() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def _address() -> Any:

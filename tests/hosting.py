@@ -114,9 +114,9 @@ WAYS = (
 
 def host(way: str, folder: Path, *options: str, port: int = 0) -> Server:
     """Start the app in one of WAYS; for TLS, cert.pem and key.pem are in the folder."""
-    way, _, tls = way.partition(" ")
+    tls, way = way.endswith(" tls"), way.removesuffix(" tls")
     if way == "nginx":
-        return Proxied(folder, *options, port=port, tls=bool(tls))
+        return Proxied(folder, *options, port=port, tls=tls)
     if tls:
         files = ("--certfile", str(folder / "cert.pem"), "--keyfile", str(folder / "key.pem"))
         options = (*options, *files)

@@ -2,12 +2,15 @@
 
 import socket
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from pushlab.connection import Connection, ConnectionClosed
-from tests.clients import CLOSE, PING, TEXT, frame
+from tests.clients import BINARY, CLOSE, PING, TEXT, frame
+
+CONTINUATION = 0
 
 
 class BareConnection(Connection):
@@ -74,3 +77,24 @@ def test_native_threads_may_send_at_once(pair: Any) -> None:
     for start in range(0, expected, 50_004):
         assert got[start : start + 4] == b"\x81\x7e\xc3\x50"
         assert len(set(got[start + 4 : start + 50_004])) == 1
+
+
+def test_fragments_of_nothing_take_no_memory(pair: Any) -> None:
+    """They may go on for ever: the limit on a message's bytes never ends them."""
+    connection, peer = pair
+    hearing = threading.Thread(target=connection.receive)
+    peer.sendall(frame(BINARY, b"x", fin=False))
+    empty = frame(CONTINUATION, fin=False) * 1000
+    tracemalloc.start()
+    try:
+        hearing.start()
+        for _ in range(50):
+            peer.sendall(empty)
+        peer.sendall(frame(PING, b"all of them"))
+        assert peer.recv(100).endswith(b"all of them")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        peer.shutdown(socket.SHUT_RDWR)
+        hearing.join()
+    assert kept < 100_000

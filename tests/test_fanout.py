@@ -16,8 +16,6 @@ from pushlab.measure.crowd import Crowd
 from pushlab.measure.experiments import Figure
 from pushlab.measure.report import TARGETS, TITLES
 
-pytestmark = pytest.mark.alone
-
 CLIENTS = 50
 
 

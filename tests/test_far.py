@@ -42,15 +42,15 @@ def test_it_is_the_default(program: str) -> None:
         assert running.stop() == 0
 
 
-def test_none_means_none(start: Start, program: str) -> None:
-    server = start(program, "--far", "none")
+def test_none_means_none(start: Start) -> None:
+    server = start("serve.py", "--far", "none")
     assert server.http.get("/healthz").status == 200
     assert not psutil.Process(server.process.pid).children()
     assert len(server.out) == 1
 
 
-def test_several_distances(start: Start, program: str) -> None:
-    server = start(program, "--source", "http", "--far", "20", "--far", "0.5", "--far", "20")
+def test_several_distances(start: Start) -> None:
+    server = start("serve.py", "--source", "http", "--far", "20", "--far", "0.5", "--far", "20")
     ports = until_it_tells_of(server, 2)
     assert list(ports) == [20, 0.5]
     for port in ports.values():
@@ -58,8 +58,8 @@ def test_several_distances(start: Start, program: str) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_far_away_hears_the_goodbye(start: Start, program: str, how: signal.Signals) -> None:
-    server = start(program, "--far", "100")
+def test_who_is_far_away_hears_the_goodbye(start: Start, how: signal.Signals) -> None:
+    server = start("serve.py", "--far", "100")
     (port,) = until_it_tells_of(server, 1).values()
     with RawSocket(port) as socket:
         socket.json()
@@ -68,16 +68,16 @@ def test_who_is_far_away_hears_the_goodbye(start: Start, program: str, how: sign
     assert server.wait() == 0
 
 
-def test_with_nobody_connected_it_ends_at_once(start: Start, program: str) -> None:
-    server = start(program, "--far", "500")
+def test_with_nobody_connected_it_ends_at_once(start: Start) -> None:
+    server = start("serve.py", "--far", "500")
     until_it_tells_of(server, 1)
     begun = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - begun < 4
 
 
-def test_no_relay_outlives_its_server(start: Start, program: str) -> None:
-    server = Server(program, "--far", "100")
+def test_no_relay_outlives_its_server(start: Start) -> None:
+    server = Server("serve.py", "--far", "100")
     until_it_tells_of(server, 1)
     relays = psutil.Process(server.process.pid).children()
     assert len(relays) == 1
@@ -86,9 +86,9 @@ def test_no_relay_outlives_its_server(start: Start, program: str) -> None:
     assert psutil.wait_procs(relays, timeout=10)[1] == []
 
 
-def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start, program: str) -> None:
+def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start) -> None:
     """Each place names all places, and itself as the one where one is."""
-    server = start(program, "--source", "http", "--far", "50", "--far", "2")
+    server = start("serve.py", "--source", "http", "--far", "50", "--far", "2")
     ports = {0.0: server.port, **until_it_tells_of(server, 2)}
     eventually(lambda: "away" in server.http.get("/").body.decode())
     for distance, here in ports.items():

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
-from pushlab.connection import Connection
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, RawSocket, frame, handshake
 from tests.conftest import ROOT, Server, eventually, starting
 
@@ -377,40 +375,6 @@ def test_those_who_leave_before_the_answer(scene: Scene, asked: bytes, reset_it:
     eventually(lambda: scene.descriptors <= descriptors)
     scene.publish(0)
     assert "Traceback" not in scene.server.log[logged:], scene.server.log[logged:][:3000]
-
-
-class Bare(Connection):
-    """A conversation on any socket, without a handshake."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
-        self._bare = sock
-
-    def _open(self) -> tuple[Any, bytes]:
-        return self._bare, b""
-
-
-def test_fragments_of_nothing_take_no_memory() -> None:
-    """They may go on for ever: the limit on a message's bytes never ends them."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        connection = Bare(ours)
-        hearing = threading.Thread(target=connection.receive)
-        theirs.sendall(frame(BINARY, b"x", fin=False))
-        empty = frame(CONTINUATION, fin=False) * 1000
-        tracemalloc.start()
-        try:
-            hearing.start()
-            for _ in range(50):
-                theirs.sendall(empty)
-            theirs.sendall(frame(PING, b"all of them"))
-            assert theirs.recv(100).endswith(b"all of them")
-            kept, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-            theirs.shutdown(socket.SHUT_RDWR)
-            hearing.join()
-    assert kept < 100_000
 
 
 # Peers of whom nothing more is heard. In tests/conversing.py they are pinged every second.

@@ -53,7 +53,6 @@ def test_at_first_all_run_but_the_event_stream(server: Server, browser: Browser)
 
 def test_all_lanes_follow_the_truth(start: Start, program: str, browser: Browser) -> None:
     server = start(program, "--source", "http")
-    browser.look(motion=True)  # as most people have it; most tests do without
     browser.visit(server)
     defaults = {transport: browser.lane(transport).carries for transport in LANES}
     assert defaults == {"poll": True, "longpoll": False, "sse": True, "websocket": True}
@@ -269,7 +268,7 @@ def reloaded(browser: Browser) -> str:
         return ""
 
 
-def test_the_measured_requests_are_those_of_chromium(browser: Browser) -> None:
+def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
     """pushlab.measure.wire sends what this browser sends, header by header."""
     heard: dict[str, list[str]] = {}
     script = (
@@ -306,9 +305,10 @@ def test_the_measured_requests_are_those_of_chromium(browser: Browser) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
-        browser.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+        chromium.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         eventually(lambda: {"websocket", "/events"} <= heard.keys())
         listener.shutdown(socket.SHUT_RDWR)
+    chromium.get("about:blank")
 
     def names(template: str, **parts: str) -> list[str]:
         every = dict.fromkeys(("method", "path", "host", "agent", "etag", "key"), "")

@@ -1,0 +1,33 @@
+"""WebSockets on uWSGI's threads: what `uwsgi_hosting.py` needs that is another with gevent."""
+
+import signal
+import socket
+from collections.abc import Collection
+from typing import Any
+
+from pushlab import handshake
+from pushlab.thread_channel import ThreadChannel, Watch
+from pushlab.thread_connection import ThreadConnection
+from pushlab.uwsgi_socket import take_socket
+
+_watch = Watch()
+
+
+class UwsgiConnection(ThreadConnection):
+    """A connection that takes its socket from uWSGI when the handshake is answered."""
+
+    def __init__(self, environ: dict[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._handshake = handshake.answer(environ)
+
+    def _open(self) -> tuple[ThreadChannel, bytes]:
+        sock = socket.socket(fileno=take_socket())
+        self._socket = ThreadChannel(sock, _watch)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._send_all(self._handshake)
+        return self._socket, b""
+
+
+def wait_for_signal(signals: Collection[signal.Signals]) -> None:
+    """Wait for one of these, which are blocked."""
+    signal.sigwait(signals)
