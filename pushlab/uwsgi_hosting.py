@@ -15,7 +15,6 @@ from weakref import WeakSet
 import uwsgi
 
 from pushlab import options
-from pushlab.handshake import Gate
 from pushlab.options import Settings
 from pushlab.upgrade import WSGI, Upgrade
 
@@ -23,6 +22,7 @@ from pushlab.upgrade import WSGI, Upgrade
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Seconds that a stopping server gives requests and sockets to come to their end.
 FAREWELL_TIMEOUT = 3.5
+_OVER: tuple[bytes, ...] = (b"",)  # what an app returns whose request has become a WebSocket
 
 
 def host(name: str) -> WSGI:
@@ -51,12 +51,14 @@ def host(name: str) -> WSGI:
         settings = replace(settings, host=address[0])
     hosted = Hosted(
         app,
-        settings.gate(),
+        settings,
         parts.farewell if parts else (),
         import_module("pushlab.uwsgi_gevent" if on_gevent else "pushlab.uwsgi_threads"),
     )
 
     def ready() -> None:
+        if not uwsgi.worker_id():
+            return  # a helper of uWSGI's that serves nobody
         hosted.hear_signals()
         where = settings.url(address[1]) if isinstance(address, tuple) else address
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
@@ -71,24 +73,35 @@ class Hosted(Upgrade):
     """An app, its WebSockets, and their end."""
 
     def __init__(
-        self, app: WSGI, gate: Gate, farewell: Iterable[Callable[[], None]], loop: Any
+        self, app: WSGI, settings: Settings, farewell: Iterable[Callable[[], None]], loop: Any
     ) -> None:
         """The loop is `uwsgi_gevent` or `uwsgi_threads`, which have the same to offer."""
-        super().__init__(app, gate)
+        super().__init__(app, settings.gate())
+        self._options = settings.connection()
         self._farewell = [*farewell, self._close_conversations]
         self._loop = loop
         self._connecting = threading.Lock()
         self._connections: WeakSet[Any] = WeakSet()
 
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        body = super().__call__(environ, start_response)
+        if body is _OVER:
+            start_response(
+                "101 Switching Protocols", []
+            )  # for uWSGI's log; nobody is there to hear
+        return body
+
     def connect(self, environ: dict[str, Any]) -> Any:
-        connection = self._loop.UwsgiConnection(environ)
+        connection = self._loop.UwsgiConnection(environ, **self._options)
         with self._connecting:
             self._connections.add(connection)
         return connection
 
     def end(self, connection: Any) -> Iterable[bytes]:
         connection.leave()
-        return []
+        return _OVER
 
     def hear_signals(self) -> None:
         """Stop at the next signal.

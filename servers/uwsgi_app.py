@@ -2,6 +2,8 @@
 
 import os
 
+import uwsgi
+
 from pushlab.uwsgi_hosting import host
 
-application = host(os.environ["APP"])
+application = host(os.environ.get("APP") or uwsgi.opt["app"].decode())
