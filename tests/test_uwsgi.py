@@ -163,6 +163,7 @@ def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path
         (frame(TEXT, b"\xff\xfe"), 1007),
         (frame(TEXT, length=2**33), 1009),
     ],
+    ids=["unmasked", "UTF-8", "size"],  # masks are random
 )
 @pytest.mark.parametrize("path", ["/update", "/lab"])
 def test_broken_rules_are_named(host: Host, ini: str, path: str, sent: bytes, code: int) -> None:
@@ -302,6 +303,7 @@ def test_the_page_can_freeze_it(host: Host, ini: str) -> None:
         assert lab.hear("lab")["metered"] is False
         lab.do("freeze")
         lab.hear("frozen")
+        time.sleep(0.3)  # it says so just before
         begun = time.monotonic()
         assert server.http.get("/data").status == 200
         assert time.monotonic() - begun > 3
