@@ -1,20 +1,41 @@
 """Manners: what the apps here owe whoever visits, a strict policy and errors in one form."""
 
 import re
+from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, abort, jsonify, request
+from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
+
+from pushlab.handshake import origin_allowed
 
 #: The largest body that a request may have, in bytes, where an app says nothing else.
 MAX_BODY = 16 * 1024
 
 
+class _Json(DefaultJSONProvider):
+    """Flask's JSON, of which nothing is more than a bad request."""
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        try:
+            return super().loads(s, **options)
+        except RecursionError as error:
+            raise ValueError("it is nested too deep") from error
+
+
 def with_manners(app: Flask) -> Flask:
-    """Return the app with a policy on every page, errors as JSON, and a limit on bodies."""
+    """Return the app with a policy on every page, errors as JSON, and limits on what it takes."""
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.json = _Json(app)
     app.register_error_handler(HTTPException, error_as_json)
+
+    @app.before_request
+    def refuse_other_sites() -> None:
+        # Browsers let any page send a form anywhere, but say whose page it is.
+        if request.method == "POST" and not origin_allowed(request.environ, ()):
+            abort(403, "Origin: pages from elsewhere may not post here")
 
     @app.after_request
     def add_policy(answer: Response) -> Response:

@@ -93,6 +93,7 @@ class Rooms:
         The newcomer is told `{"you", "members", "history"}`, the others `{"joined"}`, and in the
         end `{"left"}`.
         """
+        connection.accept()  # here, as some servers let only the request's own thread do that
         with self._lock:
             room = self._rooms.setdefault(name, _Room(self._history))
             own, number = who, 1

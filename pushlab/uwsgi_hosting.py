@@ -15,7 +15,6 @@ from weakref import WeakSet
 import uwsgi
 
 from pushlab import options
-from pushlab.handshake import Gate
 from pushlab.options import Settings
 from pushlab.upgrade import WSGI, Upgrade
 
@@ -52,7 +51,7 @@ def host(name: str) -> WSGI:
         settings = replace(settings, host=address[0])
     hosted = Hosted(
         app,
-        settings.gate(),
+        settings,
         parts.farewell if parts else (),
         import_module("pushlab.uwsgi_gevent" if on_gevent else "pushlab.uwsgi_threads"),
     )
@@ -74,10 +73,11 @@ class Hosted(Upgrade):
     """An app, its WebSockets, and their end."""
 
     def __init__(
-        self, app: WSGI, gate: Gate, farewell: Iterable[Callable[[], None]], loop: Any
+        self, app: WSGI, settings: Settings, farewell: Iterable[Callable[[], None]], loop: Any
     ) -> None:
         """The loop is `uwsgi_gevent` or `uwsgi_threads`, which have the same to offer."""
-        super().__init__(app, gate)
+        super().__init__(app, settings.gate())
+        self._options = settings.connection()
         self._farewell = [*farewell, self._close_conversations]
         self._loop = loop
         self._connecting = threading.Lock()
@@ -94,7 +94,7 @@ class Hosted(Upgrade):
         return body
 
     def connect(self, environ: dict[str, Any]) -> Any:
-        connection = self._loop.UwsgiConnection(environ)
+        connection = self._loop.UwsgiConnection(environ, **self._options)
         with self._connecting:
             self._connections.add(connection)
         return connection

@@ -21,7 +21,8 @@ HOSTED = {
         "gunicorn", "-k", "flask_sockets.worker", "-b", "127.0.0.1:{port}",
         "--no-control-socket", "serve2:app",
     ),
-    "uwsgi": ("uwsgi", "servers/uwsgi.ini"),
+    "uwsgi gevent": ("uwsgi", "servers/uwsgi.ini"),
+    "uwsgi threads": ("uwsgi", "servers/uwsgi-threads.ini"),
     "flask run": ("flask", "--app", "servers/threads", "run", "-p", "{port}"),
 }  # fmt: skip
 

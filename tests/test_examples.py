@@ -7,7 +7,9 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from tests.conftest import ROOT, Program, Server, eventually
 
 #: Each way to host an example: the command, which the environment gives any free PORT.
 HOSTS = {
-    "itself": "{first_line}",
+    "gevent": "python examples/on_gevent.py {example}",
+    "threads": "python examples/on_threads.py {example}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
     "uwsgi": "uwsgi servers/uwsgi.ini",
+    "itself": "{first_line}",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -84,7 +88,7 @@ def running(example: str, host: str, *options: str, **environment: str) -> Itera
     assert "Traceback" not in server.log, server.log
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=[host for host in HOSTS if host != "itself"])
 def host(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -121,8 +125,16 @@ def test_it_is_at_most_a_screen_and_says_what_it_revives(example: str) -> None:
     source = (ROOT / "examples" / f"{example}.py").read_text()
     assert source.startswith(f'"""python examples/{example}.py: ')
     assert "\n\nWhat changed: " in docstring(example)
-    assert len(source.splitlines()) <= 70
+    assert len(source.splitlines()) <= 67
     assert f"examples/{example}.py" in (ROOT / "README.rst").read_text()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_it_runs_by_its_first_line(example: str) -> None:
+    with running(example, "itself") as server:
+        assert server.out[0].startswith(f"Pushlab example `{example}` is at http://127.0.0.1:")
+        assert server.http.get("/static/style.css").status == 200
+        assert ("The password is" in server.log) == (example == "login")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -374,6 +386,106 @@ def test_chat_has_limits(run: Run) -> None:
         assert raw.close_code() == 1009
 
 
+def log_in(server: Example, name: str = "Ann", **headers: str) -> dict[str, str]:
+    """Log in; return the cookie, as a header."""
+    answer = server.http.post(
+        "/login", {"name": name, "password": PASSWORD}, headers=JSON | headers
+    )
+    assert answer.status == 200, answer
+    cookie = answer.headers["Set-Cookie"]
+    assert "; HttpOnly;" in cookie
+    assert "SameSite=Lax" in cookie
+    assert "Secure" not in cookie, "this is http"
+    return {"Cookie": cookie.partition(";")[0]}
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def test_login_opens_the_socket_and_logout_closes_it(run: Run) -> None:
+    server = run("login")
+    assert server.status("/whoami") == 401
+    cookie, other = log_in(server), log_in(server, "Bob")
+    with ExitStack() as stack:
+        tabs = [stack.enter_context(RawSocket(server.port, "/whoami", changes=cookie))
+                for _ in range(2)]  # fmt: skip
+        bob = stack.enter_context(RawSocket(server.port, "/whoami", changes=other))
+        assert [socket.json() for socket in tabs] == [{"you": "Ann"}] * 2
+        tabs[0].send(frame(TEXT, b"hi"))
+        assert tabs[0].json() == {"from": "Ann", "text": "hi"}
+        assert server.http.post("/logout", {}, headers=cookie).status == 200
+        assert [socket.close_code() for socket in tabs] == [4401] * 2
+        bob.send(frame(TEXT, b"still here"))
+        assert bob.json() == {"you": "Bob"}
+        assert bob.json() == {"from": "Bob", "text": "still here"}
+    assert server.status("/whoami", **cookie) == 401, "a copy of the cookie is of no use"
+    assert b'data-name=""' in server.http.get("/", headers=cookie).body
+    assert b'data-name="Bob"' in server.http.get("/", headers=other).body
+
+
+def test_login_again_ends_the_login_before(run: Run) -> None:
+    server = run("login")
+    cookie = log_in(server)
+    with RawSocket(server.port, "/whoami", changes=cookie) as socket:
+        assert socket.json() == {"you": "Ann"}
+        again = log_in(server, "Ann", **cookie)
+        assert socket.close_code() == 4401
+    assert server.status("/whoami", **again) == 101
+
+
+def test_login_refuses_what_it_must(run: Run) -> None:
+    server = run("login")
+    right = {"name": "Ann", "password": PASSWORD}
+    for value, status in (
+        (right | {"password": "wrong"}, 401),
+        (right | {"password": ""}, 401),
+        (right | {"password": "\ud800"}, 401),
+        (right | {"password": 7}, 400),
+        (right | {"name": "  "}, 400),
+        (right | {"name": "x" * 31}, 400),
+        ({"name": "Ann"}, 400),
+        ([], 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[" * 10_000, 400),
+        (b" " * 20_000, 413),
+    ):
+        answer = server.http.post("/login", value, headers=JSON)
+        assert (answer.status, set(answer.json)) == (status, {"error"}), value
+        assert "Set-Cookie" not in answer.headers
+    assert server.http.post("/login", right).status == 415, "as a form of another site might say"
+    assert server.http.get("/login").status == 405
+    elsewhere = {"Origin": "https://elsewhere.test"}
+    assert server.http.post("/login", right, headers=JSON | elsewhere).status == 403
+    cookie = log_in(server)
+    assert server.http.post("/logout", {}, headers=cookie | elsewhere).status == 403
+    assert server.status("/whoami", **cookie, **elsewhere) == 403
+    assert server.status("/whoami", **cookie, Origin=server.url) == 101
+    assert server.status("/whoami", Cookie="session=eyJuYW1lIjoiQW5uIn0.forged") == 401
+
+
+@pytest.mark.parametrize("job", ["sleep", "query", "compute"])
+def test_threads_go_on_where_greenlets_wait(job: str, run: Run) -> None:
+    server, waits = run("threads"), []
+    with ThreadPoolExecutor() as pool, server.opened("/echo") as socket:
+        working = pool.submit(server.http.post, f"/work/{job}", {})
+        while not working.done():
+            began = time.monotonic()
+            socket.send("still there?")
+            assert socket.recv(15) == "still there?"
+            waits.append(time.monotonic() - began)
+        seconds = working.result().json["seconds"]
+    goes_on = run.host == "threads" or job == "sleep"
+    assert (max(waits) < seconds / 2) == goes_on, (max(waits), seconds)
+
+
+def test_threads_refuses_other_work(run: Run) -> None:
+    answer = run("threads").http.post("/work/nothing", {})
+    assert answer.status == 404
+    assert answer.json == {"error": "there is no work 'nothing', only sleep, query, compute"}
+    assert run("threads").http.get("/work/sleep").status == 405
+
+
 # Their pages, in Chromium, on one server.
 
 
@@ -476,3 +588,32 @@ def test_chat_page(browser: Browser, own: Run) -> None:
     eventually(lambda: browser.title.startswith("Chat: Räume & mehr"))
     browser.find("[data-enter] button").click()  # the name is still there
     eventually(lambda: log(browser) == ["You are here as Ann."])
+
+
+def test_login_page(browser: Browser, own: Run) -> None:
+    server = own("login")
+    browser.open(server.url)
+    say(browser, name="Ann", password="wrong")
+    eventually(lambda: browser.find("[data-notice]").text == "that is not the password")
+    pictures(browser, "login")
+    say(browser, name="Ann", password=PASSWORD)
+    eventually(lambda: browser.find("[data-you]").text == "Ann")
+    assert browser.execute_script("return document.cookie") == "", "no script can see it"
+    say(browser, message="hi")
+    eventually(lambda: log(browser) == ["Ann: hi"])
+    pictures(browser, "login-inside")
+    browser.refresh()
+    eventually(lambda: browser.find("[data-you]").text == "Ann")
+    browser.find("[data-logout]").click()
+    eventually(lambda: browser.find("[data-notice]").text == "You are logged out.")
+    assert browser.find("#name").is_displayed()
+
+
+def test_threads_page(browser: Browser, own: Run) -> None:
+    visit(browser, own("threads"))
+    for number, job in enumerate(("sleep", "query", "compute"), 1):
+        browser.find(f"[data-job={job}]").click()
+        eventually(lambda number=number: len(log(browser)) == number)  # type: ignore[misc]
+        assert log(browser)[-1].startswith(f"{job}: ")
+        assert log(browser)[-1].endswith(": nobody waited")
+    pictures(browser, "threads")

@@ -141,8 +141,10 @@ class EventStream:
         """Read on to the next empty line; return the fields before it."""
         while b"\n\n" not in self._text:
             if not self._chunked:
-                self._text += self._received or self.socket.recv(65536)
-                self._received = b""
+                more, self._received = self._received or self.socket.recv(65536), b""
+                if not more:
+                    raise EOFError
+                self._text += more
                 continue
             size = int(self._until(b"\r\n"), 16)
             if not size:

@@ -1,0 +1,49 @@
+/** The browser's half of examples/threads.py. */
+
+import { connect, find, log, notice } from "./socket.js";
+
+const PERIOD = 100; // milliseconds, as all times here
+const running = new Set(); // jobs under way: each knows its longest echo
+let sent = null;
+
+const shown = (time) => (time < 1000 ? `${time.toFixed(0)} ms` : `${(time / 1000).toFixed(1)} s`);
+
+/** Note how long an echo took, or takes already, for everyone who wants the longest. */
+function note(time) {
+	for (const job of running) job.longest = Math.max(job.longest, Math.min(time, performance.now() - job.began));
+}
+
+const socket = connect("/echo", {
+	opened: ask,
+	heard() {
+		const time = performance.now() - sent;
+		sent = null;
+		note(time);
+		find("[data-last]").textContent = shown(time);
+		setTimeout(ask, PERIOD);
+	},
+});
+
+function ask() {
+	if (socket.send("")) sent = performance.now();
+}
+
+for (const button of document.querySelectorAll("[data-job]")) {
+	button.addEventListener("click", async () => {
+		const job = { longest: 0, began: performance.now() };
+		running.add(job);
+		button.disabled = true;
+		try {
+			const answer = await (await fetch(`/work/${button.dataset.job}`, { method: "POST" })).json();
+			if (sent !== null) note(performance.now() - sent);
+			const time = 1000 * answer.seconds;
+			const verdict = job.longest > time / 2 ? "everybody waited" : "nobody waited";
+			log(`${button.dataset.job}: ${shown(time)} of work, the longest echo ${shown(job.longest)}: ${verdict}`);
+		} catch {
+			notice("The server cannot be reached.");
+		}
+		running.delete(job);
+		button.disabled = false;
+		button.focus();
+	});
+}
