@@ -1,19 +1,20 @@
 # make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
-# Both set up all they need, in .venv and, for the browser of the tests, with apt.
+# make test-all   the same on every Python from 3.10 on that this machine has
+# All set up what they need, in .venv, and what the tests need of the system with apt.
 
 PYTHON ?= python3
 ARGS ?=
-VENV := .venv
+VENV ?= .venv
 APT := apt-get -qq -o DPkg::Lock::Timeout=120
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check browser clean
+.PHONY: run test test-all check packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
 
-test: check browser
+test: packages check
 ifeq ($(ARGS),)
 	# Five at a time on two cores, as most of them wait most of the time.
 	$(VENV)/bin/python -m pytest -q -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
@@ -21,6 +22,12 @@ ifeq ($(ARGS),)
 else
 	$(VENV)/bin/python -m pytest $(ARGS)
 endif
+
+test-all:
+	@for python in $$($(PYTHON) tests/pythons.py); do \
+		echo "== $$python"; \
+		$(MAKE) test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
+	done
 
 check: $(VENV)/test
 	$(VENV)/bin/ruff check .
@@ -31,7 +38,8 @@ $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/test: requirements.txt tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
+$(VENV)/test: requirements.txt servers/requirements.txt tests/requirements.txt \
+		tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt
 	@touch $@
@@ -45,13 +53,20 @@ $(VENV)/bin/python:
 		{ echo "Install Python's venv first: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-browser:
-	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+# A browser, a proxy, and what pip needs to compile uWSGI.
+DEBIAN := chromium chromium-driver fonts-dejavu-core nginx-light build-essential libssl-dev
+HEADERS := $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+
+packages: | $(VENV)/bin/python
+	@PATH="$$PATH:/usr/sbin"; \
+	has() { command -v chromium && command -v chromedriver && command -v nginx && command -v cc && \
+		test -e /usr/include/openssl/ssl.h && $(HEADERS); } >/dev/null 2>&1; \
+	has || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(APT) update && \
 		DEBIAN_FRONTEND=noninteractive $(APT) install -y --no-install-recommends \
-			chromium chromium-driver fonts-dejavu-core >/dev/null; } || \
-		{ echo "Install the tests' browser first: sudo apt install chromium chromium-driver" >&2; \
+			$(DEBIAN) python3-dev >/dev/null; } || \
+		{ echo "Install what the tests need first: sudo apt install $(DEBIAN) python3-dev" >&2; \
 		  exit 1; }
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv* build .pytest_cache .mypy_cache .ruff_cache

@@ -31,8 +31,8 @@ def echo(socket: Connection) -> None:
         socket.send(message)
 
 
-# Three million steps, all of them in C.
-COUNT = "WITH a AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM a WHERE n < 3e6) SELECT max(n) FROM a"
+# Two million steps, all of them in C.
+COUNT = "WITH a AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM a WHERE n < 2e6) SELECT max(n) FROM a"
 
 
 def query() -> None:
@@ -42,9 +42,9 @@ def query() -> None:
 
 
 JOBS: dict[str, Callable[[], object]] = {
-    "sleep": lambda: time.sleep(1),
+    "sleep": lambda: time.sleep(0.5),
     "query": query,
-    "compute": lambda: all(True for _ in range(10_000_000)),
+    "compute": lambda: all(True for _ in range(5_000_000)),
 }
 
 

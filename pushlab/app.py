@@ -71,6 +71,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             far=f"{far:g} ms" if far else "",
             halfway=f"{far / 2:g} ms",
             present="present" in request.args,
+            counted=lab.meters.are_counting,
         )
         page = Response(text)
         page.headers["Content-Security-Policy"] = content_security_policy(request.host)

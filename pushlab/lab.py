@@ -6,8 +6,8 @@ To the page, as JSON objects with one of these names:
 - `lab`: once, at first: the feed's epoch, whether the page may steer, the paces that there are.
 - `reading`: the truth, the newest reading, as soon as it changes.
 - `meters`: once a second, per lane that the page watches: the sums, and the exchanges that are over
-  since the last time, as in `meter.Record`. With it comes `pace`, which is all that comes where
-  nobody counts: then `lab` has `"metered": false`.
+  since the last time, as in `meter.Record`; with it comes `pace`. Where nobody counts there are
+  none, and `lab` has `"metered": false`.
 - `clock`: the server's time, with the time that the browser sent to ask for it.
 - `frozen`: for how many seconds nothing more will be heard.
 - `error`: what was wrong with the last message from the page. The lab goes on.
@@ -179,7 +179,7 @@ class Page:
 
     def _report(self) -> None:
         if not self._lab.meters.are_counting:
-            self._tell(pace=self._lab.pace.name)
+            self._tell(meters={}, pace=self._lab.pace.name)
             return
         with self._reporting:  # once a second, and when the page asks, but nothing twice
             self._tell(

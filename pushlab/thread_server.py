@@ -9,6 +9,7 @@ import ctypes
 import json
 import logging
 import math
+import re
 import select
 import signal
 import socket
@@ -40,6 +41,8 @@ FAREWELL_TIMEOUT = 3.5
 BODY_TIMEOUT = 60.0
 #: Seconds that a client may take to accept a piece of the answer.
 SEND_TIMEOUT = 60.0
+#: Seconds that a client may take to leave when it has its answer.
+LINGER = 2.0
 #: Clients that are told by a 503 that there is no room, at a time; more are just dropped.
 _TURNED_AWAY = 50
 #: Descriptors that are kept for files, pipes, and for turning clients away.
@@ -73,7 +76,8 @@ def _plain_answer(status: str, message: str) -> bytes:
 
 _FULL = _plain_answer("503 Service Unavailable", "this server is full; try again later")
 #: What Werkzeug writes and does not flush.
-_UNFLUSHED = (b"0\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n")
+_LAST_CHUNK = b"0\r\n\r\n"
+_UNFLUSHED = (_LAST_CHUNK, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class _Writer(BufferedIOBase):
@@ -117,6 +121,7 @@ class Handler(WSGIRequestHandler):
         super().setup()
         self.wfile = _Writer(self)
         self.environ: dict[str, Any] = {}
+        self._left, self._is_chunked = math.inf, False  # of the answer, to be sent
         self.due = time.monotonic() + self.server.head_timeout
 
     def handle(self) -> None:
@@ -141,11 +146,17 @@ class Handler(WSGIRequestHandler):
             self.connection.sendall(data)
         except OSError as error:  # whatever TLS calls it
             raise BrokenPipeError(str(error)) from error
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.sent(len(data))
-            if self._is_chunked:
-                exchange.told()  # it may have no end
+        self._left -= len(data)
+        if self.exchange is not None:
+            self.exchange.sent(len(data))
+            if self._left <= 0:
+                self.exchange.told()
+        if data == _LAST_CHUNK if self._is_chunked else self._left <= 0:
+            # Werkzeug waits for the client to leave, so that no answer is lost by a reset. Who goes
+            # on asking, although he was told that this was all, shall not wait for long.
+            self.due = time.monotonic() + LINGER
+            if not isinstance(self.connection, ssl.SSLSocket):
+                self.connection.shutdown(socket.SHUT_WR)
 
     # Reading.
 
@@ -175,7 +186,7 @@ class Handler(WSGIRequestHandler):
     def run_wsgi(self) -> None:
         if self._has_body():
             self.due = time.monotonic() + BODY_TIMEOUT
-        self._is_chunked = False
+        self._left, self._is_chunked = math.inf, False
         try:
             super().run_wsgi()
         finally:
@@ -183,7 +194,8 @@ class Handler(WSGIRequestHandler):
                 self.exchange.over()
 
     def _has_body(self) -> bool:
-        return bool(self.headers.get("content-length") or self.headers.get("transfer-encoding"))
+        coding, length = self.headers.get("transfer-encoding"), self.headers.get("content-length")
+        return bool(coding or int(length or 0))
 
     def make_environ(self) -> dict[str, Any]:
         environ = super().make_environ()
@@ -199,9 +211,25 @@ class Handler(WSGIRequestHandler):
                 raise ConnectionAbortedError
         return environ
 
-    def send_header(self, keyword: str, value: str) -> None:
-        self._is_chunked = self._is_chunked or keyword == "Transfer-Encoding"
-        super().send_header(keyword, value)
+    def send_response(self, code: int, message: str | None = None) -> None:
+        self.log_request(code)
+        self.send_response_only(code, message)
+
+    def end_headers(self) -> None:
+        if not any(line.lower().startswith(b"date:") for line in self._headers_buffer):
+            self.send_header("Date", self.date_time_string())
+        # An exchange is over, for the lab, when all is sent, and not when Werkzeug has looked for
+        # ten milliseconds whether more comes in. What may have no end is told with its head.
+        head = b"".join(self._headers_buffer) + b"\r\n"
+        fields = head.lower()
+        length = re.search(rb"\r\ncontent-length: *([0-9]+)\r\n", fields)
+        if self.command == "HEAD" or re.match(rb"http/1.1 (204|304) ", fields):
+            self._left = len(head)
+        elif b"\r\ntransfer-encoding: chunked\r\n" in fields:
+            self._left, self._is_chunked = len(head), True
+        elif length:
+            self._left = len(head) + int(length[1])
+        super().end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what is no request; that is the client's mistake, and not worth an alarm."""

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -23,13 +23,14 @@ from tests.browsing import Browser
 from tests.clients import CLOSE, TEXT, Http, RawSocket, frame
 from tests.conftest import ROOT, Program, Server, eventually
 
-#: Each way to host an example: the command, which the environment gives any free PORT.
+#: Each way to host an example: the command, which the environment gives any free PORT. What runs
+#: by itself in one of these ways does so, by its first line.
 HOSTS = {
     "gevent": "python examples/on_gevent.py {example}",
     "threads": "python examples/on_threads.py {example}",
     "gunicorn": "gunicorn -c servers/gunicorn.conf.py examples.{example}:app",
     "uwsgi": "uwsgi servers/uwsgi.ini",
-    "itself": "{first_line}",
+    "uwsgi-threads": "uwsgi servers/uwsgi-threads.ini",
 }
 EXAMPLES = sorted(
     path.stem for path in (ROOT / "examples").glob("*.py") if not path.stem.startswith("on_")
@@ -41,12 +42,21 @@ def docstring(example: str) -> str:
     return str(ast.get_docstring(ast.parse(source)))
 
 
+def own_host(example: str) -> str:
+    """The way in which it runs by itself."""
+    source = (ROOT / "examples" / f"{example}.py").read_text()
+    return "threads" if "import on_threads" in source else "gevent"
+
+
 class Example(Server):
     """A running example, ready for requests."""
 
     def __init__(self, example: str, host: str, *options: str, **environment: str) -> None:
-        first_line = docstring(example).partition(":")[0]
-        command = shlex.split(HOSTS[host].format(example=example, first_line=first_line))
+        self.example, self.host = example, host
+        line = HOSTS[host].format(example=example)
+        if host == own_host(example):
+            line = docstring(example).partition(":")[0]
+        command = shlex.split(line)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PORT": "0", "PATH": path, "APP": f"examples.{example}:app", **environment}
         Program.__init__(self, *options, command=command, environment=environment)
@@ -75,43 +85,52 @@ class Example(Server):
         with RawSocket(self.port, path, changes=headers) as socket:
             return socket.status
 
+    def end(self) -> None:
+        """It must stop by itself, cleanly, and without a traceback; it may have been told to."""
+        status = self.wait()
+        assert status == 0, (self.example, self.host, self.log)
+        assert "Traceback" not in self.log, (self.example, self.host, self.log)
+
 
 @contextmanager
-def running(example: str, host: str, *options: str, **environment: str) -> Iterator[Example]:
-    """Run an example; in the end it must stop by itself, cleanly, and without a traceback."""
-    server = Example(example, host, *options, **environment)
+def running(example: str, *options: str) -> Iterator[Example]:
+    """Run an example by its first line, for one test."""
+    server = Example(example, own_host(example), *options)
     try:
         yield server
     finally:
-        status = server.stop() if server.process.poll() is None else server.wait()
-    assert status == 0, server.log
-    assert "Traceback" not in server.log, server.log
-
-
-@pytest.fixture(scope="module", params=[host for host in HOSTS if host != "itself"])
-def host(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def run(host: str) -> Iterator["Run"]:
-    with ExitStack() as stack:
-        yield Run(host, stack)
+        if server.process.poll() is None:
+            server.process.terminate()
+        server.end()
 
 
 class Run:
     """The examples on one host, each started when it is first asked for."""
 
-    def __init__(self, host: str, stack: ExitStack) -> None:
-        self.host, self.stack = host, stack
-        self.servers: dict[str, Example] = {}
+    def __init__(self, host: str, servers: dict[tuple[str, str], Example]) -> None:
+        self.host, self._servers = host, servers
 
     def __call__(self, example: str) -> Example:
-        if example not in self.servers:
-            self.servers[example] = self.stack.enter_context(
-                running(example, self.host, EXAMPLE_PASSWORD=PASSWORD)
-            )
-        return self.servers[example]
+        key = example, self.host
+        if key not in self._servers:
+            self._servers[key] = Example(*key, EXAMPLE_PASSWORD=PASSWORD)
+        return self._servers[key]
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[tuple[str, str], Example]]:
+    """All that run, by example and host; all of them are told to stop at once."""
+    servers: dict[tuple[str, str], Example] = {}
+    yield servers
+    for server in servers.values():
+        server.process.terminate()
+    for server in servers.values():
+        server.end()
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def run(request: pytest.FixtureRequest, servers: dict[tuple[str, str], Example]) -> Run:
+    return Run(str(request.param), servers)
 
 
 PASSWORD = "open sesame, ü"
@@ -125,24 +144,34 @@ def test_it_is_at_most_a_screen_and_says_what_it_revives(example: str) -> None:
     source = (ROOT / "examples" / f"{example}.py").read_text()
     assert source.startswith(f'"""python examples/{example}.py: ')
     assert "\n\nWhat changed: " in docstring(example)
-    assert len(source.splitlines()) <= 67
+    assert len(source.splitlines()) <= 68
     assert f"examples/{example}.py" in (ROOT / "README.rst").read_text()
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_it_runs_by_its_first_line(example: str) -> None:
-    with running(example, "itself") as server:
-        assert server.out[0].startswith(f"Pushlab example `{example}` is at http://127.0.0.1:")
-        assert server.http.get("/static/style.css").status == 200
-        assert ("The password is" in server.log) == (example == "login")
-
-
-@pytest.mark.parametrize("example", EXAMPLES)
-def test_importing_it_patches_nothing(example: str) -> None:
-    say = f"import examples.{example}, time, socket; print(time.sleep, socket.socket.__module__)"
+def test_importing_them_patches_nothing() -> None:
+    modules = ", ".join(f"examples.{example}" for example in EXAMPLES)
+    say = f"import time, socket, {modules}; print(time.sleep, socket.socket.__module__)"
     done = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True,
                           check=True)  # fmt: skip
     assert done.stdout == "<built-in function sleep> socket\n"
+    assert re.fullmatch(r"The password is \w+; EXAMPLE_PASSWORD sets another.\n", done.stderr)
+
+
+@pytest.mark.parametrize("host", ["gevent", "threads"])
+def test_the_ready_line_names_the_example(
+    host: str, servers: dict[tuple[str, str], Example]
+) -> None:
+    for example in EXAMPLES:
+        ready = f"Pushlab example `{example}` is at http://127.0.0.1:"
+        assert Run(host, servers)(example).out[0].startswith(ready)
+
+
+@pytest.mark.parametrize("host", ["gevent", "threads"])
+def test_which_one_is_asked(host: str) -> None:
+    say = [sys.executable, f"examples/on_{host}.py", "nothing"]
+    done = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"on_{host}.py: which one? {', '.join(EXAMPLES)}\n"
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -177,15 +206,17 @@ def test_it_runs_from_anywhere(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_stopping_says_goodbye() -> None:
-    with running("echo", "itself") as server, server.opened("/echo") as socket:
+def test_stopping_says_goodbye(run: Run) -> None:
+    server = Example("echo", run.host)
+    with server.opened("/echo") as socket:
         socket.send("still here?")
         assert socket.recv(10) == "still here?"
-        assert server.stop() == 0
+        server.process.terminate()
         with pytest.raises(ConnectionClosed) as closed:
             socket.recv(10)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
+    server.end()
 
 
 # Each of them.
@@ -399,6 +430,7 @@ def log_in(server: Example, name: str = "Ann", **headers: str) -> dict[str, str]
     return {"Cookie": cookie.partition(";")[0]}
 
 
+Own = Callable[[str], Example]
 JSON = {"Content-Type": "application/json"}
 
 
@@ -464,19 +496,25 @@ def test_login_refuses_what_it_must(run: Run) -> None:
     assert server.status("/whoami", Cookie="session=eyJuYW1lIjoiQW5uIn0.forged") == 401
 
 
-@pytest.mark.parametrize("job", ["sleep", "query", "compute"])
-def test_threads_go_on_where_greenlets_wait(job: str, run: Run) -> None:
-    server, waits = run("threads"), []
+def longest_wait(server: Example, job: str) -> float:
+    """How long an echo takes at most while the server works, as a part of that time."""
     with ThreadPoolExecutor() as pool, server.opened("/echo") as socket:
-        working = pool.submit(server.http.post, f"/work/{job}", {})
+        working, waits = pool.submit(server.http.post, f"/work/{job}", {}), []
         while not working.done():
             began = time.monotonic()
             socket.send("still there?")
             assert socket.recv(15) == "still there?"
             waits.append(time.monotonic() - began)
-        seconds = working.result().json["seconds"]
-    goes_on = run.host == "threads" or job == "sleep"
-    assert (max(waits) < seconds / 2) == goes_on, (max(waits), seconds)
+        return max(waits) / float(working.result().json["seconds"])
+
+
+@pytest.mark.parametrize("job", ["sleep", "query", "compute"])
+def test_threads_go_on_where_greenlets_wait(job: str, run: Run) -> None:
+    if "threads" in run.host or job == "sleep":
+        # Where others want the processor, too, it may take some tries.
+        assert any(longest_wait(run("threads"), job) < 0.5 for _ in range(5))
+    else:
+        assert longest_wait(run("threads"), job) > 0.5
 
 
 def test_threads_refuses_other_work(run: Run) -> None:
@@ -489,10 +527,10 @@ def test_threads_refuses_other_work(run: Run) -> None:
 # Their pages, in Chromium, on one server.
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[Run]:
-    with ExitStack() as stack:
-        yield Run("itself", stack)
+@pytest.fixture
+def own(servers: dict[tuple[str, str], Example]) -> Callable[[str], Example]:
+    """An example as it runs by itself."""
+    return lambda example: Run(own_host(example), servers)(example)
 
 
 def state(browser: Browser) -> str:
@@ -527,7 +565,7 @@ def pictures(browser: Browser, name: str) -> None:
     browser.look_as_before()
 
 
-def test_echo_page(browser: Browser, own: Run) -> None:
+def test_echo_page(browser: Browser, own: Own) -> None:
     visit(browser, own("echo"))
     say(browser, message="<b>Grüße</b>")
     eventually(lambda: log(browser) == ["<b>Grüße</b>"])
@@ -535,19 +573,19 @@ def test_echo_page(browser: Browser, own: Run) -> None:
 
 
 def test_page_comes_back_when_the_server_does(browser: Browser) -> None:
-    with running("echo", "itself") as server:
+    with running("echo") as server:
         visit(browser, server)
         server.stop()
         eventually(lambda: state(browser) in ("retrying", "connecting"))
         say(browser, message="is anybody there?")
         assert "Not sent" in browser.find("[data-notice]").text
-    with running("echo", "itself", "--port", str(server.port)):
+    with running("echo", "--port", str(server.port)):
         eventually(lambda: state(browser) == "live")
         say(browser, message="again")
         eventually(lambda: log(browser) == ["again"])
 
 
-def test_json_echo_page_says_goodbye(browser: Browser, own: Run) -> None:
+def test_json_echo_page_says_goodbye(browser: Browser, own: Own) -> None:
     server = own("json_echo")
     visit(browser, server)
     say(browser, message='{"a": 1}')
@@ -562,7 +600,7 @@ def test_json_echo_page_says_goodbye(browser: Browser, own: Run) -> None:
     pictures(browser, "json_echo")
 
 
-def test_blueprints_page(browser: Browser, own: Run) -> None:
+def test_blueprints_page(browser: Browser, own: Own) -> None:
     visit(browser, own("blueprints"))
     browser.find("nav a:nth-child(3)").click()
     eventually(lambda: browser.current_url.endswith("/repeat/3") and state(browser) == "live")
@@ -571,7 +609,7 @@ def test_blueprints_page(browser: Browser, own: Run) -> None:
     pictures(browser, "blueprints")
 
 
-def test_chat_page(browser: Browser, own: Run) -> None:
+def test_chat_page(browser: Browser, own: Own) -> None:
     server = own("chat")
     browser.open(server.url)
     say(browser, name="Ann")
@@ -590,7 +628,7 @@ def test_chat_page(browser: Browser, own: Run) -> None:
     eventually(lambda: log(browser) == ["You are here as Ann."])
 
 
-def test_login_page(browser: Browser, own: Run) -> None:
+def test_login_page(browser: Browser, own: Own) -> None:
     server = own("login")
     browser.open(server.url)
     say(browser, name="Ann", password="wrong")
@@ -609,11 +647,14 @@ def test_login_page(browser: Browser, own: Run) -> None:
     assert browser.find("#name").is_displayed()
 
 
-def test_threads_page(browser: Browser, own: Run) -> None:
+def test_threads_page(browser: Browser, own: Own) -> None:
     visit(browser, own("threads"))
-    for number, job in enumerate(("sleep", "query", "compute"), 1):
-        browser.find(f"[data-job={job}]").click()
-        eventually(lambda number=number: len(log(browser)) == number)  # type: ignore[misc]
-        assert log(browser)[-1].startswith(f"{job}: ")
-        assert log(browser)[-1].endswith(": nobody waited")
+    tries = 0
+    for job in ("sleep", "query", "compute"):
+        # Where others want the processor, too, one try may not show it.
+        while not any(line.startswith(job) and "nobody waited" in line for line in log(browser)):
+            assert tries < 10
+            tries += 1
+            browser.find(f"[data-job={job}]").click()
+            eventually(lambda tries=tries: len(log(browser)) == tries)  # type: ignore[misc]
     pictures(browser, "threads")

@@ -448,6 +448,7 @@ def test_native_threads_tell_every_exchange_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(lab, "REPORT_EVERY", 0.001)
     feed = Feed()
     instruments = Lab(feed, Pace(), Settings(source="http"), time.sleep)
+    instruments.meters.are_counting = True
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
     page = Peer(theirs)

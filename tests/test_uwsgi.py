@@ -248,6 +248,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
         environment={"APP": "examples.echo:app", "PYTHONPATH": ""},
         before=f"cd {shlex.quote(str(tmp_path))}",
     )
+    assert server.out == [f"examples.echo:app is at {server.url} (Ctrl-C stops it)\n"]
     with RawSocket(server.port, "/echo") as opened:
         for opcode, payload in ((TEXT, b"text"), (BINARY, b"\x00\xff"), (TEXT, b"x" * 60_000)):
             opened.send(frame(opcode, payload))
@@ -320,6 +321,7 @@ def test_a_port_in_use_is_one_line(ini: str) -> None:
     [
         ({"PORT": "http"}, "argument --port: 'http' is not a port number"),
         ({"PUSHLAB_OPTIONS": "--every never"}, "argument --every: 'never'"),
+        ({"PUSHLAB_OPTIONS": "--certfile cert.pem"}, "--certfile is not for uWSGI"),
         ({"APP": "nowhere:app"}, "There is no app nowhere:app: No module named 'nowhere'."),
         ({"APP": "serve:nothing"}, "There is no app serve:nothing"),
     ],

@@ -5,11 +5,12 @@ import { connect, find, log, notice, onSubmit } from "./socket.js";
 let socket = null;
 
 async function post(path, value) {
+	notice("");
 	try {
 		const headers = { "Content-Type": "application/json" };
 		const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
 		const { error = "" } = await answer.json();
-		notice(error);
+		if (error) notice(error);
 		return answer.ok;
 	} catch {
 		notice("The server cannot be reached.");

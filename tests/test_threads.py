@@ -1,0 +1,531 @@
+"""Native threads: what is special where threads, and not greenlets, take turns."""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+import trustme
+
+from pushlab.thread_channel import ThreadChannel, Watch
+from pushlab.thread_server import freeze
+from tests.clients import CLOSE, PING, PONG, TEXT, UPGRADE, Http, LabPage, RawSocket, Wire, frame
+from tests.conftest import PATIENCE, ROOT, Program, Server, Start, eventually
+
+PROGRAM = "servers/threads.py"
+OWN = "tests/threaded.py"
+
+
+@pytest.fixture
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def layer(
+    request: pytest.FixtureRequest, certificate: tuple[str, str], trust: ssl.SSLContext
+) -> tuple[list[str], Callable[[socket.socket], socket.socket]]:
+    """The server's options, and what the client does to its socket."""
+    if request.param == "plain":
+        return [], lambda plain: plain
+    options = ["--certfile", certificate[0], "--keyfile", certificate[1]]
+    return options, lambda plain: trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+Layer = tuple[list[str], Callable[[socket.socket], socket.socket]]
+
+
+def threads_of(server: Program) -> int:
+    return int(psutil.Process(server.process.pid).num_threads())
+
+
+def test_gevent_is_not_imported() -> None:
+    """Nor anything of it, whatever is asked for."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{PROGRAM}', '--port', '0', '--far', 'none', '--source', 'http']\n"
+        f"runpy.run_path('{PROGRAM}', run_name='__main__')\n"
+        "found = [name for name in sys.modules if 'gevent' in name or 'greenlet' in name]\n"
+        "print(found, flush=True)\n"
+    )
+    program = Program("-c", code)
+    ready = eventually(lambda: program.out)
+    port = int(re.findall(r":(\d+) ", ready[0])[0])
+    http = Http("127.0.0.1", port)
+    for path in ("/", "/data", "/update", "/code/websocket", "/healthz"):
+        http.get(path)
+    with RawSocket(port) as push, LabPage(f"ws://127.0.0.1:{port}") as page:
+        push.json()
+        page.clock()
+    assert program.stop() == 0
+    assert program.out[1:] == ["[]\n"]
+    assert program.log == ""
+
+
+def test_gevent_need_not_be_installed(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('gevent', 'geventwebsocket', 'flask_sockets'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    before = f"PYTHONPATH={tmp_path}; export PYTHONPATH"
+    server = Server(PROGRAM, before=before)
+    assert server.http.get("/data").status == 200
+    assert server.stop() == 0
+    assert server.log == ""
+
+
+def test_a_push_socket_costs_no_thread(start: Start, layer: Layer) -> None:
+    options, wrap = layer
+    server = start(PROGRAM, "--source", "http", *options)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(RawSocket(server.port, wrap=wrap))]
+        sockets[0].json()
+        eventually(lambda: threads_of(server) <= 6)
+        for _ in range(200):
+            sockets.append(stack.enter_context(RawSocket(server.port, wrap=wrap)))
+        for each in sockets[1:]:
+            each.json()
+        eventually(lambda: threads_of(server) <= 6)
+    eventually(lambda: len(psutil.Process(server.process.pid).net_connections()) == 1)
+
+
+@pytest.mark.alone
+def test_a_browser_costs_four_kilobytes_at_most(start: Start) -> None:
+    server = start(PROGRAM, "--source", "http")
+
+    def hear(sockets: list[RawSocket]) -> None:
+        newest = server.publish({"text": "x" * 1000})
+        for each in sockets:
+            while each.json()["cursor"] != newest:
+                pass
+
+    with ExitStack() as stack:
+        warm = [stack.enter_context(RawSocket(server.port)) for _ in range(100)]
+        hear(warm)
+        before = server.memory
+        browsers = [stack.enter_context(RawSocket(server.port)) for _ in range(800)]
+        for _ in range(3):
+            hear(browsers)
+        assert (server.memory - before) / len(browsers) <= 4096
+
+
+def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> None:
+    """While another thread reads and echoes, which over TLS is where sockets break."""
+    options, wrap = layer
+    server = start(OWN, *options)
+    with RawSocket(server.port, "/many-senders", wrap=wrap) as client:
+        heard: dict[bytes, int] = {}
+        asked = [b"%d" % number for number in range(300)]
+
+        def ask() -> None:
+            for each in asked:
+                client.send(frame(TEXT, each))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        echoes: list[bytes] = []
+        while sum(heard.values()) < 200 or len(echoes) < 300:
+            got = client.frame()
+            assert got is not None
+            opcode, payload = got
+            if opcode == PING:
+                continue  # within half a second everything has been said
+            assert opcode == TEXT
+            if payload[:1].isdigit():
+                echoes.append(payload)
+            else:
+                assert payload == payload[:1] * 100_000
+                heard[payload[:1]] = heard.get(payload[:1], 0) + 1
+        asking.join()
+        assert echoes == asked
+        assert heard == {bytes([letter]): 20 for letter in b"abcdefghij"}
+
+
+def test_frames_that_come_with_the_handshake_are_not_lost(start: Start, layer: Layer) -> None:
+    options, wrap = layer
+    server = start(OWN, *options)
+    early = b"".join(frame(TEXT, b"%d" % number + b"x" * 400) for number in range(35))
+    assert len(early) > 8192  # more than the reader's buffer, within one record of TLS
+    with RawSocket(server.port, "/echo", early=early, wrap=wrap) as client:
+        for number in range(35):
+            assert client.frame() == (TEXT, b"%d" % number + b"x" * 400)
+    with RawSocket(server.port, "/push", early=frame(PING, b"early"), wrap=wrap) as client:
+        assert client.json()["value"] == {}
+        assert client.frame() == (PONG, b"early")
+
+
+def test_a_silent_peer_is_given_up(start: Start, layer: Layer) -> None:
+    options, wrap = layer
+    server = start(OWN, *options)
+    for path in ("/push", "/echo"):
+        with RawSocket(server.port, path, wrap=wrap) as client:
+            while client.frame() is not None:
+                pass  # pings, never answered
+
+
+def test_a_slow_reader_is_bounded_and_told_the_newest(start: Start) -> None:
+    server = start(PROGRAM, "--source", "http")
+    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096) as slow:
+        before = server.memory
+        for number in range(600):
+            newest = server.publish({"number": number, "text": "x" * 10_000})
+        assert server.memory - before < 3_000_000
+        heard = [slow.json()]
+        while heard[-1]["cursor"] != newest:
+            heard.append(slow.json())
+        assert len(heard) < 100
+        assert heard[-1]["value"]["number"] == 599
+
+
+def test_a_large_message_is_refused(start: Start, layer: Layer) -> None:
+    options, wrap = layer
+    server = start(OWN, *options)
+    for path in ("/echo", "/push"):
+        with RawSocket(server.port, path, wrap=wrap) as client:
+            client.send(frame(TEXT, length=1024 * 1024))
+            assert client.close_code() == 1009
+
+
+def test_pages_from_elsewhere_are_refused_before_the_101(start: Start) -> None:
+    server = start(OWN)
+    with RawSocket(server.port, "/echo", changes={"Origin": "https://evil.test"}) as client:
+        assert client.status == 403
+        assert "evil.test" in json.loads(client.body)["error"]
+    with RawSocket(server.port, "/echo", changes={"Host": "evil.test"}) as client:
+        assert client.status == 421
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_the_farewell(layer: Layer, name: str) -> None:
+    options, wrap = layer
+    server = Server(PROGRAM, "--source", "http", *options)
+    with (
+        RawSocket(server.port, wrap=wrap) as push,
+        RawSocket(server.port, "/lab", wrap=wrap) as page,
+    ):
+        push.json()
+        page.json()
+        held = wrap(socket.create_connection(("127.0.0.1", server.port), 10))
+        held.sendall(
+            b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        )
+        assert held.recv(10) == b"HTTP/1.1 2"
+        codes: list[int | None] = []
+        closing = [
+            threading.Thread(target=lambda c=client: codes.append(c.close_code()))
+            for client in (push, page)
+        ]
+        begun = time.monotonic()
+        for thread in closing:
+            thread.start()
+        server.process.send_signal(getattr(signal, name))
+        stream = b""
+        while piece := held.recv(4096):
+            stream += piece
+        assert stream.endswith(b"0\r\n\r\n")
+        held.close()
+        assert server.wait() == 0
+        assert time.monotonic() - begun < 5
+        for thread in closing:
+            thread.join()
+        assert codes == [1001, 1001]
+        assert server.log == ""
+
+
+def test_an_error_is_logged_and_the_others_go_on() -> None:
+    server = Server(OWN)
+    try:
+        with RawSocket(server.port, "/fail-early") as client:
+            assert client.status == 500
+        with RawSocket(server.port, "/fail-late") as client:
+            client.send(frame(TEXT, b"go"))
+            assert client.close_code() == 1011
+        eventually(lambda: server.log.count("RuntimeError: on purpose") == 2)
+        with RawSocket(server.port, "/echo") as client:
+            client.send(frame(TEXT, b"still here"))
+            assert client.frame() == (TEXT, b"still here")
+            client.send(frame(CLOSE, b"\x03\xe8"))
+            assert client.close_code() == 1000
+    finally:
+        assert server.stop() == 0
+
+
+def test_silence_holds_up_nobody(start: Start, layer: Layer) -> None:
+    """Neither in the handshake of TLS, which Werkzeug does where it accepts, nor in a head."""
+    options, wrap = layer
+    server = start(OWN, "--head-timeout", "1", *options)
+    begun = time.monotonic()
+    silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
+    with RawSocket(server.port, "/echo", wrap=wrap) as client:
+        client.send(frame(TEXT, b"hello"))
+        assert client.frame() == (TEXT, b"hello")
+    for each in silent:
+        assert each.recv(1) == b""
+        each.close()
+    assert 0.7 < time.monotonic() - begun < 5
+
+
+def test_one_too_many_is_told_so(start: Start, layer: Layer) -> None:
+    options, wrap = layer
+    server = start(OWN, "--max-clients", "3", *options)
+    with ExitStack() as stack:
+        for path in ("/push", "/push", "/echo"):
+            client = stack.enter_context(RawSocket(server.port, path, wrap=wrap))
+        with RawSocket(server.port, "/push", wrap=wrap) as refused:
+            assert refused.status == 503
+            assert "full" in json.loads(refused.body)["error"]
+        client.close()
+
+        def is_let_in() -> bool:
+            with RawSocket(server.port, "/push", wrap=wrap) as again:
+                return again.status == 101
+
+        eventually(is_let_in)
+
+
+def test_a_lane_is_cut_and_counted(start: Start) -> None:
+    server = start(PROGRAM, "--source", "http")
+    with LabPage(server.ws) as page:
+        with RawSocket(server.port, "/update?lane=a-websocket&carry=1") as push:
+            push.json()
+            sums = page.sums("a-websocket")
+            assert sums["requests"] == 1
+            page.do("cut", lane="a-websocket")
+            assert push.frame() is None
+        with Wire(server.port) as wire:
+            wire.socket.sendall(b"GET /data?lane=a-websocket HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert wire.rest() == b""
+        with Wire(server.port) as wire:
+            wire.socket.sendall(
+                b"GET /update?lane=b-sse HTTP/1.1\r\nHost: localhost\r\n"
+                b"Accept: text/event-stream\r\n\r\n"
+            )
+            wire.until(b'"}\n\n\r\n')
+            server.publish({})
+            wire.until(b'"}\n\n\r\n')
+            sums = page.sums("b-sse")
+            assert (sums["up"], sums["down"]) == (wire.sent, wire.received)
+            page.do("cut", lane="b-sse")
+            assert wire.rest() == b""
+
+
+def test_the_whole_server_is_frozen(start: Start) -> None:
+    """By a thread that keeps the interpreter's lock: no other runs."""
+    beats: list[float] = []
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(0.001):
+            beats.append(time.monotonic())
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    eventually(lambda: len(beats) > 5)
+    begun = time.monotonic()
+    freeze(0.5)
+    ended = time.monotonic()
+    done.set()
+    beating.join()
+    assert ended - begun >= 0.5
+    assert not [beat for beat in beats if begun + 0.05 < beat < ended - 0.05]
+
+
+# The one thread that watches.
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    yield ours, theirs
+    theirs.close()
+
+
+def test_what_is_closed_is_called_no_more(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Nor is another socket taken for it that has its number by then."""
+    watch = Watch()
+    called: list[str] = []
+    for _ in range(200):
+        ours, theirs = socket.socketpair()
+        channel = ThreadChannel(ours, watch)
+        closed = threading.Event()
+        channel.on_close(closed.set)
+        channel.watch(called.append, "old", writing=False)
+        channel.close()
+        assert closed.wait(5)
+        assert ours.fileno() == -1
+        channel.close()
+        channel.watch(called.append, "old", writing=False)
+        theirs.close()
+    heard = threading.Event()
+    channel = ThreadChannel(pair[0], watch)
+
+    def hear(event: threading.Event) -> None:
+        channel.receive(10)
+        event.set()
+
+    channel.watch(hear, heard, writing=False)
+    pair[1].send(b"x")
+    assert heard.wait(5)
+    assert called == []
+    channel.close()
+
+
+def test_a_callback_that_fails_does_not_stop_the_others(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch()
+    ours, theirs = socket.socketpair()
+    broken, closed = ThreadChannel(ours, watch), threading.Event()
+    broken.on_close(closed.set)
+    broken.watch(lambda number: 1 // number, 0, writing=True)
+    assert closed.wait(5)
+    assert "ZeroDivisionError" in caplog.text
+    heard = threading.Event()
+    channel = ThreadChannel(pair[0], watch)
+    channel.watch(threading.Event.set, heard, writing=True)
+    assert heard.wait(5)
+    channel.close()
+    theirs.close()
+
+
+# Under `flask run`.
+
+
+class FlaskRun(Program):
+    """`flask run`, in a process group of its own, as in a terminal."""
+
+    def __init__(self, app: str, *options: str, settings: str = "--source http") -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        super().__init__(
+            "-m", "flask", "--app", app, "run", "-p", str(self.port), *options,
+            before=f"PUSHLAB_OPTIONS='{settings}'; export PUSHLAB_OPTIONS",
+        )  # fmt: skip
+        self.http = Http("127.0.0.1", self.port)
+        eventually(self._is_up)
+
+    def _is_up(self) -> bool:
+        assert self.process.poll() is None, self.log
+        try:
+            return self.http.get("/nothing").status == 404
+        except OSError:
+            return False
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C, which the terminal tells to the reloader and to what it has started."""
+        process = psutil.Process(self.process.pid)
+        for each in [*process.children(recursive=True), process]:
+            each.send_signal(signal.SIGINT)
+        return self.wait()
+
+
+@pytest.mark.parametrize("options", [[], ["--debug"]])
+def test_flask_run(options: list[str]) -> None:
+    program = FlaskRun(PROGRAM, *options)
+    assert program.http.get("/data").status == 200
+    with RawSocket(program.port) as push, LabPage(f"ws://127.0.0.1:{program.port}") as page:
+        push.json()
+        assert page.hear("lab")["metered"] is False
+        page.do("watch", lanes=["a-poll"])
+        assert page.hear("pace") == "irregular"
+        page.do("cut", lane="a-poll")
+        assert "does not count" in page.hear("error")
+        assert not [message for message in page.heard if "meters" in message]
+        newest = program.http.post("/data", {"number": 1}).json["cursor"]
+        assert push.json()["cursor"] == newest
+        codes: list[int | None] = []
+        closing = threading.Thread(target=lambda: codes.append(push.close_code()))
+        closing.start()
+        assert program.interrupt() == 0
+        closing.join()
+        assert codes == [1001]
+    assert "Traceback" not in program.log
+    assert program.log.count(" 101 -") == 2
+
+
+def test_flask_run_says_goodbye_at_sigterm() -> None:
+    program = FlaskRun(PROGRAM)
+    with RawSocket(program.port) as push:
+        push.json()
+        program.process.terminate()
+        assert push.close_code() == 1001
+    assert program.wait() == 0
+    assert "Traceback" not in program.log
+
+
+def test_the_source_runs_once_where_it_serves(tmp_path: Path) -> None:
+    """With the reloader two processes import the app; one of them serves."""
+    counted = tmp_path / "counted"
+    counting = tmp_path / "counting.py"
+    counting.write_text(
+        "import os, runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pushlab import sources\n"
+        "def clock(pace, told=sources.clock):\n"
+        f"    with open({str(counted)!r}, 'a') as file:\n"
+        "        file.write(f'{os.getpid()}\\n')\n"
+        "    return told(pace)\n"
+        "sources.SOURCES['clock'] = clock\n"
+        f"app = runpy.run_path({str(ROOT / PROGRAM)!r}, run_name='hosted')['app']\n"
+        "@app.get('/fail')\n"
+        "def fail():\n"
+        "    raise RuntimeError('on purpose')\n"
+    )
+    program = FlaskRun(str(counting), "--debug", settings="--source clock --every 0.05")
+    for _ in range(10):
+        assert program.http.get("/data").status == 200
+    with RawSocket(program.port) as push:
+        first, second = push.json(), push.json()
+        assert first != second
+    [child] = psutil.Process(program.process.pid).children()
+    assert counted.read_text().split() == [str(child.pid)]
+    failed = program.http.get("/fail")  # the debugger's page, not ours
+    assert failed.status == 500
+    assert b"Werkzeug Debugger" in failed.body
+    with RawSocket(program.port) as push:
+        push.json()
+        counting.touch()  # which restarts it
+        assert push.close_code() == 1001
+    eventually(lambda: len(set(counted.read_text().split())) == 1 and program._is_up())
+    with RawSocket(program.port) as push:
+        push.json()
+    eventually(lambda: len(counted.read_text().split()) == 2)
+    assert program.interrupt() == 0
+
+
+def test_without_threads_a_websocket_is_refused() -> None:
+    program = FlaskRun(PROGRAM, "--without-threads")
+    answer = program.http.get("/update", headers=UPGRADE)
+    assert answer.status == 501
+    assert "threads" in answer.json["error"]
+    assert program.interrupt() == 0
+
+
+def test_it_can_be_imported_by_others() -> None:
+    code = (
+        "import signal, runpy\n"
+        f"app = runpy.run_path('{PROGRAM}', run_name='hosted')['app']\n"
+        "from werkzeug.test import Client\n"
+        "print(Client(app).get('/data').status_code)\n"
+        "print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          timeout=PATIENCE, env={**os.environ}, check=False)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "200\nTrue\n", "")

@@ -1,0 +1,95 @@
+"""Routes that converse, on native threads, beside one that gives its socket to the hub.
+
+Pings are frequent here, so that tests of silence are short. It takes the options of serve.py.
+"""
+
+import logging
+import sys
+import threading
+
+from flask import Flask, request
+
+from pushlab import options
+from pushlab.feed import Feed
+from pushlab.hub import Hub
+from pushlab.listening import listen
+from pushlab.thread_server import Server
+from pushlab.werkzeug_upgrade import WerkzeugUpgrade
+
+settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
+app = Flask(__name__)
+feed = Feed()
+hub = Hub(feed, ping_interval=1.0)
+upgrade = WerkzeugUpgrade(app.wsgi_app, settings, ping_interval=0.5, ping_timeout=0.5)
+app.wsgi_app = upgrade  # type: ignore[method-assign]
+
+
+@app.route("/echo", websocket=True)
+def echo() -> str:
+    socket = request.environ["wsgi.websocket"]
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    return ""
+
+
+@app.route("/many-senders", websocket=True)
+def many_senders() -> str:
+    """Ten threads send large messages of one letter, while what comes in is echoed."""
+    socket = request.environ["wsgi.websocket"]
+
+    def send(letter: str) -> None:
+        for _ in range(20):
+            socket.send(letter * 100_000)
+
+    threads = [threading.Thread(target=send, args=(letter,)) for letter in "abcdefghij"]
+    for thread in threads:
+        thread.start()
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    for thread in threads:
+        thread.join()
+    return ""
+
+
+@app.route("/push", websocket=True)
+def push() -> str:
+    hub.add(request.environ["wsgi.websocket"], carry=True)
+    return ""
+
+
+@app.post("/push")
+def publish() -> str:
+    return feed.publish({"text": request.get_data(as_text=True)}).cursor
+
+
+@app.get("/members")
+def members() -> str:
+    return str(len(hub))
+
+
+@app.route("/fail", endpoint="fail")
+@app.route("/fail-early", websocket=True, endpoint="fail-early")
+def fail() -> str:
+    raise RuntimeError("on purpose")
+
+
+@app.route("/fail-late", websocket=True)
+def fail_late() -> str:
+    request.environ["wsgi.websocket"].receive()
+    raise RuntimeError("on purpose")
+
+
+if __name__ == "__main__":
+    logging.basicConfig()
+    listener = listen(settings.host, settings.port)
+    server = Server(
+        listener,
+        app,
+        farewell=(feed.close, upgrade.close, hub.close),
+        max_clients=settings.max_clients,
+        head_timeout=settings.head_timeout,
+        ssl_context=settings.tls(),
+    )
+    server.start()
+    print(f"at {settings.url(listener.getsockname()[1])}", flush=True)
+    server.serve_forever()
