@@ -46,6 +46,8 @@ def host(name: str) -> WSGI:
         )
     parts = getattr(app, "extensions", {}).get("pushlab")
     settings: Settings = parts.settings if parts else options.parse([])
+    if settings.certfile:
+        sys.exit("--certfile is not for uWSGI: docs/reference/uwsgi.rst has the ways to have TLS.")
     address = _address()
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
@@ -63,7 +65,8 @@ def host(name: str) -> WSGI:
         where = settings.url(address[1]) if isinstance(address, tuple) else address
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
         with open(1, "w", closefd=False) as stdout:
-            print(f"Pushlab is at {where} (Ctrl-C stops it)", file=stdout)
+            what = "Pushlab" if parts else name
+            print(f"{what} is at {where} (Ctrl-C stops it)", file=stdout)
 
     uwsgi.post_fork_hook = ready  # in the process that serves, be it another one or not
     return hosted
@@ -88,9 +91,8 @@ class Hosted(Upgrade):
     ) -> Iterable[bytes]:
         body = super().__call__(environ, start_response)
         if body is _OVER:
-            start_response(
-                "101 Switching Protocols", []
-            )  # for uWSGI's log; nobody is there to hear
+            # For uWSGI's log; what it writes goes nowhere.
+            start_response("101 Switching Protocols", [])
         return body
 
     def connect(self, environ: dict[str, Any]) -> Any:

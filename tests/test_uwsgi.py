@@ -163,6 +163,7 @@ def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path
         (frame(TEXT, b"\xff\xfe"), 1007),
         (frame(TEXT, length=2**33), 1009),
     ],
+    ids=["unmasked", "UTF-8", "size"],  # masks are random
 )
 @pytest.mark.parametrize("path", ["/update", "/lab"])
 def test_broken_rules_are_named(host: Host, ini: str, path: str, sent: bytes, code: int) -> None:
@@ -247,6 +248,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
         environment={"APP": "examples.echo:app", "PYTHONPATH": ""},
         before=f"cd {shlex.quote(str(tmp_path))}",
     )
+    assert server.out == [f"examples.echo:app is at {server.url} (Ctrl-C stops it)\n"]
     with RawSocket(server.port, "/echo") as opened:
         for opcode, payload in ((TEXT, b"text"), (BINARY, b"\x00\xff"), (TEXT, b"x" * 60_000)):
             opened.send(frame(opcode, payload))
@@ -302,6 +304,7 @@ def test_the_page_can_freeze_it(host: Host, ini: str) -> None:
         assert lab.hear("lab")["metered"] is False
         lab.do("freeze")
         lab.hear("frozen")
+        time.sleep(0.3)  # it says so just before
         begun = time.monotonic()
         assert server.http.get("/data").status == 200
         assert time.monotonic() - begun > 3
@@ -318,6 +321,7 @@ def test_a_port_in_use_is_one_line(ini: str) -> None:
     [
         ({"PORT": "http"}, "argument --port: 'http' is not a port number"),
         ({"PUSHLAB_OPTIONS": "--every never"}, "argument --every: 'never'"),
+        ({"PUSHLAB_OPTIONS": "--certfile cert.pem"}, "--certfile is not for uWSGI"),
         ({"APP": "nowhere:app"}, "There is no app nowhere:app: No module named 'nowhere'."),
         ({"APP": "serve:nothing"}, "There is no app serve:nothing"),
     ],
