@@ -37,6 +37,8 @@ requests = logging.getLogger("pushlab.requests")
 
 #: Seconds that a stopping server gives requests and sockets to come to their end.
 FAREWELL_TIMEOUT = 3.5
+#: Seconds that a thread may compute while others wait.
+SWITCH_INTERVAL = 0.001
 #: Bytes of a request's first line, as many as gevent allows.
 MAX_REQUEST_LINE = 8192
 #: Seconds that a request with a body may take in all.
@@ -302,6 +304,9 @@ class Server(ThreadedWSGIServer):
 
     def start(self) -> None:
         """From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
+        # A thread that has much to do gives way after this, and not after the usual five
+        # milliseconds for each of those that do: a flood of frames would hold up all news.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         signal.set_wakeup_fd(self._signalled.fileno())
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
