@@ -34,7 +34,7 @@ def page(room: str) -> str:
     return render_template("chat.html", room=checked("room", room), rooms=rooms.sizes(20))
 
 
-@app.route("/chat/<room>", websocket=True, endpoint="chat")  # the same URL: see `diff serve*.py`
+@app.route("/chat/<room>", websocket=True, endpoint="chat")  # beside its page
 def chat(room: str) -> str:
     """Be in the room, by the name in `?name=`, and tell everyone what comes."""
     socket: Connection = request.environ["wsgi.websocket"]

@@ -192,7 +192,8 @@ class ThreadChannel:
             released()
 
     def _close(self) -> None:
-        self.kind.close(self._socket)
+        # `socket.close` would leave it to the last file made from it, which is Werkzeug's.
+        socket.close(self.kind.detach(self._socket))
 
     def ready(self, events: int) -> None:
         """Tell who waits, unless he has come to want something else."""

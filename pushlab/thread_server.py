@@ -37,14 +37,18 @@ requests = logging.getLogger("pushlab.requests")
 
 #: Seconds that a stopping server gives requests and sockets to come to their end.
 FAREWELL_TIMEOUT = 3.5
+#: Seconds that a thread may compute while others wait.
+SWITCH_INTERVAL = 0.001
+#: Bytes of a request's first line, as many as gevent allows.
+MAX_REQUEST_LINE = 8192
 #: Seconds that a request with a body may take in all.
 BODY_TIMEOUT = 60.0
 #: Seconds that a client may take to accept a piece of the answer.
 SEND_TIMEOUT = 60.0
 #: Seconds that a client may take to leave when it has its answer.
 LINGER = 2.0
-#: Clients that are told by a 503 that there is no room, at a time; more are just dropped.
-_TURNED_AWAY = 50
+#: Clients that are turned away at a time whose request is waited for; more are not.
+_TURNED_AWAY = 100
 #: Descriptors that are kept for files, pipes, and for turning clients away.
 _SPARE_DESCRIPTORS = 200
 
@@ -156,12 +160,17 @@ class Handler(WSGIRequestHandler):
             # on asking, although he was told that this was all, shall not wait for long.
             self.due = time.monotonic() + LINGER
             if not isinstance(self.connection, ssl.SSLSocket):
-                self.connection.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # the peer may be faster
+                    self.connection.shutdown(socket.SHUT_WR)
 
     # Reading.
 
     def parse_request(self) -> bool:
         # The head is read by our rules and within our limits; the base only takes it apart.
+        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+            self.requestline, self.command = "", ""
+            self.send_error(414)
+            return False
         try:
             head = Head(cast(BufferedReader, self.rfile))
         except BadHead as error:
@@ -295,6 +304,9 @@ class Server(ThreadedWSGIServer):
 
     def start(self) -> None:
         """From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
+        # A thread that has much to do gives way after this, and not after the usual five
+        # milliseconds for each of those that do: a flood of frames would hold up all news.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         signal.set_wakeup_fd(self._signalled.fileno())
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
@@ -363,6 +375,11 @@ class Server(ThreadedWSGIServer):
         except RuntimeError as error:  # the system has no more threads for us
             logger.warning("no thread for %s: %s", client_address[0], error)
             self.leave()
+        else:
+            with suppress(OSError):
+                request.setblocking(False)
+                if self.ssl_context is None:
+                    request.send(_FULL)
         self.shutdown_request(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:

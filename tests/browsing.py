@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,36 @@ def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
     while one != other and time.monotonic() < deadline:
         one, other = both()
     assert one == other
+
+
+AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core. Its package is not imported: that would want another browser."""
+    package = find_spec("axe_playwright_python")
+    assert package
+    assert package.origin
+    return (Path(package.origin).parent / "axe.min.js").read_text()
+
+
+def violations(browser: Browser, axe: str) -> list[str]:
+    """What axe-core finds: the rule, where, and what is wrong."""
+    browser.execute_script(f"if (!window.axe) {{ {axe} }}")
+    found = browser.execute_async_script(
+        "const [values, done] = arguments;"
+        "axe.run({ exclude: '.field svg' },"
+        " { runOnly: { type: 'tag', values }, resultTypes: ['violations'] })"
+        ".then((result) => done(result.violations), (error) => done(String(error)))",
+        AXE_TAGS,
+    )
+    assert isinstance(found, list), found
+    return [
+        f"{violation['id']}: {node['target']}: {node['failureSummary']}"
+        for violation in found
+        for node in violation["nodes"]
+    ]
 
 
 @contextmanager

@@ -26,8 +26,13 @@ HOSTED = {
     "flask run": ("flask", "--app", "servers/threads", "run", "-p", "{port}"),
 }  # fmt: skip
 
+#: How to ask those for TLS that take nothing of it from us.
+TLS_ARGUMENTS = {
+    "flask_sockets.worker": ("--certfile", "--keyfile"),
+    "flask run": ("--cert", "--key"),
+}
 #: With whom TLS ends in the server itself.
-WITH_TLS = ("serve.py", "gunicorn", "servers/threads.py")
+WITH_TLS = ("serve.py", "servers/threads.py", "gunicorn", *TLS_ARGUMENTS)
 
 
 def free_port() -> int:
@@ -42,11 +47,19 @@ class Hosted(Server):
     def __init__(self, way: str, *options: str, port: int = 0, **more: Any) -> None:
         self.port = port or free_port()
         executable, *arguments = (part.format(port=self.port) for part in HOSTED[way])
+        if "--certfile" in options and way in TLS_ARGUMENTS:
+            *rest, _, certfile, _, keyfile = options  # as `host` has it
+            certificate, key = TLS_ARGUMENTS[way]
+            arguments[-1:-1] = certificate, certfile, key, keyfile
+            options = (*rest,)
+            tls = True
+        else:
+            tls = "--certfile" in options
         environment = {"PORT": str(self.port), "PUSHLAB_OPTIONS": shlex.join(options)}
         Program.__init__(
             self, *arguments, command=[str(_BIN / executable)], environment=environment, **more
         )
-        scheme = "https" if "--certfile" in options else "http"
+        scheme = "https" if tls else "http"
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.http = Http("127.0.0.1", self.port, tls=self.tls)
         eventually(self._answers, timeout=30)

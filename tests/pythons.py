@@ -1,4 +1,4 @@
-"""Print every Python from 3.10 on that this machine has, one of each version: for `make test-all`."""
+"""Print every Python from 3.10 on that this machine has, one per version: for `make test-all`."""
 
 import os
 import re

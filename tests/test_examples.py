@@ -19,7 +19,7 @@ from websocket import create_connection
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.browsing import Browser
+from tests.browsing import Browser, violations
 from tests.clients import CLOSE, TEXT, Http, RawSocket, frame
 from tests.conftest import ROOT, Program, Server, eventually
 
@@ -555,21 +555,22 @@ def say(browser: Browser, **fields: str) -> None:
     field.send_keys("\n")
 
 
-def pictures(browser: Browser, name: str) -> None:
-    """Keep what it looks like: by day, by night, on a phone."""
+def pictures(browser: Browser, axe: str, name: str) -> None:
+    """Keep what it looks like by day, by night, on a phone, where all must be accessible."""
     for suffix, width, scheme in (
         ("", 1000, "light"), ("-dark", 1000, "dark"), ("-phone", 390, "light")
     ):  # fmt: skip
         browser.look(width=width, height=700, scheme=scheme)
         browser.picture(f"example-{name}{suffix}")
+        assert violations(browser, axe) == []
     browser.look_as_before()
 
 
-def test_echo_page(browser: Browser, own: Own) -> None:
+def test_echo_page(browser: Browser, own: Own, axe: str) -> None:
     visit(browser, own("echo"))
     say(browser, message="<b>Grüße</b>")
     eventually(lambda: log(browser) == ["<b>Grüße</b>"])
-    pictures(browser, "echo")
+    pictures(browser, axe, "echo")
 
 
 def test_page_comes_back_when_the_server_does(browser: Browser) -> None:
@@ -585,7 +586,7 @@ def test_page_comes_back_when_the_server_does(browser: Browser) -> None:
         eventually(lambda: log(browser) == ["again"])
 
 
-def test_json_echo_page_says_goodbye(browser: Browser, own: Own) -> None:
+def test_json_echo_page_says_goodbye(browser: Browser, own: Own, axe: str) -> None:
     server = own("json_echo")
     visit(browser, server)
     say(browser, message='{"a": 1}')
@@ -597,19 +598,19 @@ def test_json_echo_page_says_goodbye(browser: Browser, own: Own) -> None:
     eventually(lambda: server.http.get("/goodbyes").json.get("1000") == before + 1)
     visit(browser, server)
     eventually(lambda: "with 1000" in browser.find("[data-goodbyes]").text)
-    pictures(browser, "json_echo")
+    pictures(browser, axe, "json_echo")
 
 
-def test_blueprints_page(browser: Browser, own: Own) -> None:
+def test_blueprints_page(browser: Browser, own: Own, axe: str) -> None:
     visit(browser, own("blueprints"))
     browser.find("nav a:nth-child(3)").click()
     eventually(lambda: browser.current_url.endswith("/repeat/3") and state(browser) == "live")
     say(browser, message="hi")
     eventually(lambda: log(browser) == ["hi"] * 3)
-    pictures(browser, "blueprints")
+    pictures(browser, axe, "blueprints")
 
 
-def test_chat_page(browser: Browser, own: Own) -> None:
+def test_chat_page(browser: Browser, own: Own, axe: str) -> None:
     server = own("chat")
     browser.open(server.url)
     say(browser, name="Ann")
@@ -620,7 +621,7 @@ def test_chat_page(browser: Browser, own: Own) -> None:
         say(browser, text="hello, Bob")
         assert bob.hears()["text"] == "<img src=x onerror=alert(1)>"
         assert bob.hears() == {"from": "Ann", "text": "hello, Bob"}
-        pictures(browser, "chat")
+        pictures(browser, axe, "chat")
         browser.find("[name=room]").send_keys("Räume & mehr\n")
         assert bob.hears() == {"left": "Ann"}
     eventually(lambda: browser.title.startswith("Chat: Räume & mehr"))
@@ -628,18 +629,18 @@ def test_chat_page(browser: Browser, own: Own) -> None:
     eventually(lambda: log(browser) == ["You are here as Ann."])
 
 
-def test_login_page(browser: Browser, own: Own) -> None:
+def test_login_page(browser: Browser, own: Own, axe: str) -> None:
     server = own("login")
     browser.open(server.url)
     say(browser, name="Ann", password="wrong")
     eventually(lambda: browser.find("[data-notice]").text == "that is not the password")
-    pictures(browser, "login")
+    pictures(browser, axe, "login")
     say(browser, name="Ann", password=PASSWORD)
     eventually(lambda: browser.find("[data-you]").text == "Ann")
     assert browser.execute_script("return document.cookie") == "", "no script can see it"
     say(browser, message="hi")
     eventually(lambda: log(browser) == ["Ann: hi"])
-    pictures(browser, "login-inside")
+    pictures(browser, axe, "login-inside")
     browser.refresh()
     eventually(lambda: browser.find("[data-you]").text == "Ann")
     browser.find("[data-logout]").click()
@@ -647,7 +648,7 @@ def test_login_page(browser: Browser, own: Own) -> None:
     assert browser.find("#name").is_displayed()
 
 
-def test_threads_page(browser: Browser, own: Own) -> None:
+def test_threads_page(browser: Browser, own: Own, axe: str) -> None:
     visit(browser, own("threads"))
     tries = 0
     for job in ("sleep", "query", "compute"):
@@ -657,4 +658,4 @@ def test_threads_page(browser: Browser, own: Own) -> None:
             tries += 1
             browser.find(f"[data-job={job}]").click()
             eventually(lambda tries=tries: len(log(browser)) == tries)  # type: ignore[misc]
-    pictures(browser, "threads")
+    pictures(browser, axe, "threads")

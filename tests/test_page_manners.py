@@ -2,9 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 
 import pytest
 from selenium.webdriver import ActionChains
@@ -12,7 +10,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from tests.browsing import LANES, RUNNING, Browser, Part, notice
+from tests.browsing import LANES, RUNNING, Browser, Part, notice, violations
 from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.relay import Relay
 
@@ -277,36 +275,6 @@ def test_what_is_said_aloud(server: Server, browser: Browser) -> None:
 
 
 # In every state: it fits, it can be read, it can be understood.
-
-AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-
-
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """The source of axe-core. Its package is not imported: that would want another browser."""
-    package = find_spec("axe_playwright_python")
-    assert package
-    assert package.origin
-    return (Path(package.origin).parent / "axe.min.js").read_text()
-
-
-def violations(browser: Browser, axe: str) -> list[str]:
-    """What axe-core finds: the rule, where, and what is wrong."""
-    browser.execute_script(f"if (!window.axe) {{ {axe} }}")
-    found = browser.execute_async_script(
-        "const [values, done] = arguments;"
-        "axe.run({ exclude: '.field svg' },"
-        " { runOnly: { type: 'tag', values }, resultTypes: ['violations'] })"
-        ".then((result) => done(result.violations), (error) => done(String(error)))",
-        AXE_TAGS,
-    )
-    assert isinstance(found, list), found
-    return [
-        f"{violation['id']}: {node['target']}: {node['failureSummary']}"
-        for violation in found
-        for node in violation["nodes"]
-    ]
-
 
 State = Callable[[Browser, Server, Start], None]
 

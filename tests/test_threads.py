@@ -20,7 +20,19 @@ import trustme
 
 from pushlab.thread_channel import ThreadChannel, Watch
 from pushlab.thread_server import freeze
-from tests.clients import CLOSE, PING, PONG, TEXT, UPGRADE, Http, LabPage, RawSocket, Wire, frame
+from tests.clients import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    UPGRADE,
+    Http,
+    LabPage,
+    RawSocket,
+    Wire,
+    frame,
+    handshake,
+)
 from tests.conftest import PATIENCE, ROOT, Program, Server, Start, eventually
 
 PROGRAM = "servers/threads.py"
@@ -104,6 +116,22 @@ def test_a_push_socket_costs_no_thread(start: Start, layer: Layer) -> None:
             each.json()
         eventually(lambda: threads_of(server) <= 6)
     eventually(lambda: len(psutil.Process(server.process.pid).net_connections()) == 1)
+
+
+def test_who_leaves_at_once_leaves_nothing(start: Start, layer: Layer) -> None:
+    """Although the hub may let go of a socket before Werkzeug has ended its request."""
+    options, wrap = layer
+    server = start(PROGRAM, "--source", "http", *options)
+    process = psutil.Process(server.process.pid)
+    with RawSocket(server.port, wrap=wrap) as push:
+        push.json()
+    eventually(lambda: threads_of(server) <= 6)
+    before = process.num_fds()
+    for _ in range(100):
+        leaving = wrap(socket.create_connection(("127.0.0.1", server.port)))
+        leaving.sendall(handshake("/update", "localhost", {}))
+        leaving.close()
+    eventually(lambda: process.num_fds() <= before)
 
 
 @pytest.mark.alone

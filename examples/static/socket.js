@@ -91,7 +91,7 @@ export function notice(text) {
 
 /** Add a line to the log, as text, whatever it is; the oldest of many go. */
 export function log(text, kind = "heard") {
-	const line = document.createElement("li");
+	const line = document.createElement("p");
 	line.dataset.kind = kind;
 	line.textContent = text;
 	const lines = find("[data-log]");

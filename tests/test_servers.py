@@ -1,0 +1,219 @@
+"""The README's table of servers: each cell is what the server does. And: each command starts it."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clients import CLOSE, PING, PONG, UPGRADE, LabPage, RawSocket, frame
+from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
+from tests.hosting import HOSTED, WITH_TLS, free_port, host
+
+README = (ROOT / "README.rst").read_text()
+
+
+def table() -> dict[str, list[str]]:
+    """The README's table: what each server gives."""
+    found = re.search(
+        r"test_servers.py compares.*?={9}\n(.*?)={9}.*?={9}\n(.*?)\n={9}", README, re.S
+    )
+    assert found
+    return {line[:30].strip(): line[30:].split() for line in found[2].splitlines()}
+
+
+TABLE = table()
+SERVERS = [*PROGRAMS, "servers/threads.py", *HOSTED]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(way: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = host(way, tmp_path_factory.mktemp("server"), "--source", "http")
+    yield server
+    assert server.stop() == 0, server.log
+
+
+def row(way: str) -> list[str]:
+    return TABLE["serve.py, serve2.py" if way in PROGRAMS else way]
+
+
+def test_the_table_has_every_server() -> None:
+    assert len(TABLE) == len(SERVERS) - 1  # two of them share a row
+    assert all(len(row(way)) == 9 for way in SERVERS)
+
+
+def ask(server: Server, path: str, *fields: str) -> socket.socket:
+    """Send a request, and leave it at that."""
+    client = server.open_socket()
+    head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *fields, "", ""]
+    client.sendall("\r\n".join(head).encode())
+    return client
+
+
+def processes(server: Server) -> list[psutil.Process]:
+    main = psutil.Process(server.process.pid)
+    return [main, *main.children(recursive=True)]
+
+
+def threads(server: Server) -> int:
+    return sum(process.num_threads() for process in processes(server))
+
+
+def memory(server: Server) -> int:
+    return sum(process.memory_info().rss for process in processes(server))
+
+
+def test_a_held_request_is_a_greenlet_or_a_thread(way: str, server: Server) -> None:
+    newest = server.publish({"n": 1})
+    before = threads(server)
+    polls = [ask(server, f"/update?after={newest}&timeout=60") for _ in range(20)]
+    if row(way)[0] == "thread":
+        pool = 100 if way == "uwsgi threads" else 20  # uWSGI has them from the start
+        eventually(lambda: threads(server) >= (pool if pool == 100 else before + pool))
+    else:
+        assert server.http.get("/data").status == 200  # all that was asked before is being done
+        assert threads(server) <= before + 1
+    server.publish({"n": 2})
+    for poll in polls:
+        assert poll.recv(4096).startswith(b"HTTP/1.1 200 ")
+        poll.close()
+
+
+def test_so_many_requests_are_held_at_once(way: str, server: Server) -> None:
+    held = row(way)[1]
+    if held == "files":
+        assert way in (*PROGRAMS, "servers/threads.py", "flask run")
+        held = "300"  # and no end of it in sight; thousands are for test_scale.py
+    elif held == "10000":  # more than a test should open
+        configuration = (ROOT / "servers" / "gunicorn.conf.py").read_text()
+        assert "worker_connections = settings.max_clients or 10_000" in configuration
+        held = "300"
+    newest = server.publish({"n": 1})
+    path = f"/update?after={newest}&timeout=60"
+    most = int(held)
+    polls = [ask(server, path) for _ in range(most - 1)]
+    one = ask(server, "/data")
+    assert one.recv(4096).startswith(b"HTTP/1.1 200 "), "the last place is there"
+    one.close()
+    if most != 300:  # it has a limit
+        polls += [ask(server, path) for _ in range(2)]
+        waiting = ask(server, "/data")
+        waiting.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            waiting.recv(4096)
+        polls.pop(0).close()
+        polls.pop(0).close()
+        waiting.close()
+    for poll in polls:
+        poll.close()
+
+
+def test_who_is_pushed_to_costs_little(way: str, server: Server) -> None:
+    fields = [f"{name}: {value}" for name, value in UPGRADE.items()]
+
+    def join(count: int) -> list[socket.socket]:
+        joined = [ask(server, "/update", *fields) for _ in range(count)]
+        for client in joined:
+            told = b""
+            while b"cursor" not in told:
+                told += client.recv(4096)
+        return joined
+
+    warm = join(100)
+    before = memory(server), threads(server)
+    many = join(1000)
+    assert memory(server) - before[0] < 1000 * 3000
+    assert threads(server) <= before[1]
+    for client in warm + many:
+        client.close()
+
+
+def test_pings_and_codes(way: str, server: Server) -> None:
+    assert row(way)[2:5] == [
+        "yes",
+        "yes",
+        "yes",
+    ]  # the last by the contract, on a server of its own
+    with RawSocket(server.port, "/lab") as client:
+        client.send(frame(PING, b"payload"))
+        while (got := client.frame()) != (PONG, b"payload"):
+            assert got
+        client.send(frame(CLOSE, struct.pack("!H", 4321)))
+        assert client.close_code() == 4321
+
+
+def test_tls(way: str) -> None:
+    has = way in WITH_TLS or way == "serve2.py"  # by the contract, where all of them are asked
+    assert row(way)[5] == ("yes" if has else "no")
+
+
+def test_bytes_are_counted(way: str, server: Server) -> None:
+    with LabPage(server.ws) as page:
+        about = page.hear("lab")
+    assert row(way)[6] == ("yes" if about.get("metered", True) else "no")
+
+
+def test_far_ports(way: str, tmp_path: Path) -> None:
+    server = host(way, tmp_path, "--source", "http", "--far", "20")
+    expected = row(way)[7] == "yes"
+    if expected:
+        eventually(lambda: any("20 ms away" in line for line in server.out))
+    assert b"20 ms away" in server.http.get("/").body or not expected
+    assert server.stop() == 0, server.log
+    assert any("away" in line for line in server.out) is expected
+
+
+#: The commands of the files' first lines.
+FIRST_LINES = {
+    "gunicorn.conf.py": "gunicorn -c servers/gunicorn.conf.py serve:app",
+    "threads.py": "python servers/threads.py",
+    "uwsgi.ini": "uwsgi servers/uwsgi.ini",
+    "uwsgi-threads.ini": "uwsgi servers/uwsgi-threads.ini",
+}
+
+
+@pytest.mark.parametrize("file", FIRST_LINES)
+def test_the_first_line_starts_it(file: str) -> None:
+    with (ROOT / "servers" / file).open() as lines:
+        assert FIRST_LINES[file] in lines.readline()
+    port = free_port()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    program = Program(
+        command=shlex.split(FIRST_LINES[file]), environment={"PORT": str(port), "PATH": path}
+    )
+    ready = re.compile(rf" at http://127\.0\.0\.1:{port} \(Ctrl-C stops it\)")
+    eventually(lambda: ready.search("".join(program.out)) or program.process.poll() is not None)
+    assert ready.search("".join(program.out)), program.log
+    with RawSocket(port, "/update?carry=1") as client:
+        time.sleep(0)
+        assert client.frame()
+        program.process.send_signal(signal.SIGINT)  # Ctrl-C
+        assert client.close_code() == 1001
+    assert program.wait() == 0, program.log
+    assert "Traceback" not in program.log
+
+
+@pytest.mark.parametrize("file", FIRST_LINES)
+def test_a_taken_port_is_told(file: str) -> None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        program = Program(
+            command=shlex.split(FIRST_LINES[file]), environment={"PORT": port, "PATH": path}
+        )
+        assert program.wait(30) != 0
+    assert "in use" in program.log
+    assert "Traceback" not in program.log
