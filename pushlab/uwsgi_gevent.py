@@ -53,6 +53,14 @@ class UwsgiConnection(Connection):
             self._socket.close()
 
 
+def after_fork() -> None:
+    """Wait on descriptors of our own, if the app was imported in the master process.
+
+    gevent has opened them there, and several workers would take each other's wake-ups.
+    """
+    gevent.reinit()
+
+
 def wait_for_signal(signals: Collection[signal.Signals]) -> None:
     """Wait for one of these, which are blocked; in a real thread, or all greenlets would wait."""
     gevent.get_hub().threadpool.apply(signal.sigwait, (signals,))

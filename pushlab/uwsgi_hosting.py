@@ -112,6 +112,8 @@ class Hosted(Upgrade):
         kept from its handlers, and a thread waits for them.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if uwsgi.masterpid():
+            self._loop.after_fork()
         threading.Thread(target=self._stop_at_signal, name="signals", daemon=True).start()
 
     def _stop_at_signal(self) -> None:

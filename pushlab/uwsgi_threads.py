@@ -28,6 +28,10 @@ class UwsgiConnection(ThreadConnection):
         return self._socket, b""
 
 
+def after_fork() -> None:
+    """Do nothing: no thread of ours runs before the first request."""
+
+
 def wait_for_signal(signals: Collection[signal.Signals]) -> None:
     """Wait for one of these, which are blocked."""
     signal.sigwait(signals)
