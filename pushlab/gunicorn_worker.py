@@ -79,6 +79,10 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         for server in GunicornServer.running:
             gevent.spawn(server.close)
 
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Say goodbye on Ctrl-C, too, which gunicorn takes for a wish to be quick."""
+        Worker.handle_exit(self, sig, frame)
+
 
 def make_safe(worker: type[GeventPyWSGIWorker]) -> None:
     """Have a worker class of others, such as `flask_sockets.worker`, serve as ours does.
@@ -86,4 +90,4 @@ def make_safe(worker: type[GeventPyWSGIWorker]) -> None:
     gunicorn has chosen the class by then, but makes its server only after it has imported the app.
     """
     worker.server_class, worker.wsgi_handler = GunicornServer, GunicornHandler
-    worker.handle_exit = Worker.handle_exit
+    worker.handle_exit, worker.handle_quit = Worker.handle_exit, Worker.handle_quit
