@@ -28,6 +28,8 @@ PING_INTERVAL = PING_TIMEOUT = 20.0
 #: Seconds that a peer may take to accept what is sent, and to answer a close frame.
 SEND_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 2.0
+#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
+SEND_BUFFER = 32 * 1024
 #: Seconds that one conversation may go on before others have their turn.
 TURN = 0.0005
 

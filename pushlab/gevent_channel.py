@@ -36,19 +36,7 @@ class GeventChannel:
 
     def meter(self, meter: Meter) -> None:
         """Count what passes from now on; who is not counted does not pay for it."""
-        send, receive = self.send, self.receive
-
-        def counting_send(data: bytes | memoryview) -> int:
-            sent = send(data)
-            meter.count(down=sent)
-            return sent
-
-        def counting_receive(size: int) -> bytes:
-            data = receive(size)
-            meter.count(up=len(data))
-            return data
-
-        self.send, self.receive = counting_send, counting_receive
+        self.send, self.receive = meter.counting(self.send, self.receive)
 
     def finish(self) -> None:
         with suppress(OSError):  # the peer may be faster; reading will tell

@@ -5,7 +5,6 @@ no size limit, no Origin check, a broken close handshake, and mixes the frames o
 """
 
 import errno
-import json
 import logging
 import math
 import socket
@@ -21,7 +20,7 @@ from gevent import monkey
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import handshake
-from pushlab.connection import Connection
+from pushlab.connection import SEND_BUFFER, Connection
 from pushlab.gevent_channel import GeventChannel, TLSChannel
 from pushlab.heads import Head, HeadTooLarge
 from pushlab.meter import EXCHANGE, Exchange
@@ -29,8 +28,6 @@ from pushlab.upgrade import converse
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
-_SEND_BUFFER = 32 * 1024
 #: Up to this many bytes of body are copied behind the head, which is cheaper than a second write.
 _ONE_WRITE = 64 * 1024
 
@@ -52,16 +49,6 @@ def hang_up(sock: Any) -> None:
     kind = gevent.socket.socket if isinstance(sock, gevent.socket.socket) else _PlainSocket
     with suppress(OSError):  # the peer may be faster
         kind.shutdown(sock, socket.SHUT_RDWR)
-
-
-def _plain_answer(status: str, message: str) -> bytes:
-    """Return a whole answer, for when nothing is there yet to make one."""
-    body = json.dumps({"error": message}).encode()
-    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-_FULL = _plain_answer("503 Service Unavailable", "this server is full; try again later")
 
 
 class GeventConnection(Connection):
@@ -98,7 +85,7 @@ class GeventConnection(Connection):
                 leave_server()
 
         with suppress(OSError):  # macOS refuses if the browser has just left
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         if hasattr(sock, "pending"):
             # The server closes a TLS socket when its greenlet ends; that only takes effect
             # when the last file made from it is closed, too.
@@ -164,7 +151,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self.socket.settimeout(server.patience)
             with suppress(OSError):
                 self.socket.recv(16 * 1024)
-            self.socket.sendall(_FULL)
+            self.socket.sendall(handshake.FULL)
             self.socket.shutdown(socket.SHUT_WR)
             self.socket.recv(16 * 1024)
         except OSError:
@@ -285,7 +272,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.logger.info("%s: no request: %s", self.client_address, ex)
         is_large = isinstance(ex, HeadTooLarge)
         status = "431 Request Header Fields Too Large" if is_large else "400 Bad Request"
-        return status, _plain_answer(status, str(ex))
+        return status, handshake.plain_answer(status, str(ex))
 
     def _headers(self) -> Iterator[tuple[str, str]]:
         """Yield the header fields by their names in the environ."""

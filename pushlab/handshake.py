@@ -90,6 +90,8 @@ def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal
         return _refuse("400 Bad Request", "a WebSocket is asked for with GET")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return _refuse("400 Bad Request", "a WebSocket needs HTTP/1.1")
+    if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
+        return _refuse("400 Bad Request", "a WebSocket is asked for without a body")
     if "upgrade" not in _tokens(environ, "CONNECTION"):
         return _refuse("400 Bad Request", "the Connection header does not say Upgrade")
     if not environ.get("HTTP_HOST"):
@@ -169,6 +171,17 @@ def without_host() -> Refusal:
 def misdirected(host: str) -> Refusal:
     """Return the answer to a request for a host that this server is not (RFC 9110 15.5.20)."""
     return _refuse("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
+
+
+def plain_answer(status: str, message: str) -> bytes:
+    """Return a whole answer, for when nothing is there yet to make one."""
+    body = json.dumps({"error": message}).encode()
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+#: What everybody beyond the limit is told.
+FULL = plain_answer("503 Service Unavailable", "this server is full; try again later")
 
 
 def _tokens(environ: Environ, header: str) -> list[str]:

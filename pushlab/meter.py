@@ -26,6 +26,8 @@ CUT = 2.0
 _LANE = re.compile(r"[0-9A-Za-z]{1,16}(?:-[0-9A-Za-z]{1,16}){0,2}")
 _IN_QUERY = re.compile(r"(?:^|&)lane=([^&]*)")
 
+Send = Callable[[bytes | memoryview], int]
+Receive = Callable[[int], bytes]
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -93,6 +95,21 @@ class Meter:
         with self._lock:
             self.up += up
             self.down += down
+
+    def counting(self, send: Send, receive: Receive) -> tuple[Send, Receive]:
+        """Return both ways of a socket, such that all that passes them is counted."""
+
+        def counting_send(data: bytes | memoryview) -> int:
+            sent = send(data)
+            self.count(down=sent)
+            return sent
+
+        def counting_receive(size: int) -> bytes:
+            data = receive(size)
+            self.count(up=len(data))
+            return data
+
+        return counting_send, counting_receive
 
     def answered(self, status: int) -> None:
         """Count an answer."""

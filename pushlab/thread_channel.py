@@ -110,19 +110,7 @@ class ThreadChannel:
 
     def meter(self, meter: Meter) -> None:
         """Count what passes from now on; who is not counted does not pay for it."""
-        send, receive = self.send, self.receive
-
-        def counting_send(data: bytes | memoryview) -> int:
-            sent = send(data)
-            meter.count(down=sent)
-            return sent
-
-        def counting_receive(size: int) -> bytes:
-            data = receive(size)
-            meter.count(up=len(data))
-            return data
-
-        self.send, self.receive = counting_send, counting_receive
+        self.send, self.receive = meter.counting(self.send, self.receive)
 
     def pending(self) -> bytes:
         """Return what has come and would not make the socket readable: nothing without TLS."""

@@ -8,12 +8,10 @@ import time
 from contextlib import suppress
 
 from pushlab import frames
-from pushlab.connection import SEND_TIMEOUT, Connection
+from pushlab.connection import SEND_BUFFER, SEND_TIMEOUT, Connection
 from pushlab.frames import CloseConnection, CloseReason
 from pushlab.thread_channel import READ, WRITE, ThreadChannel
 
-#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
-_SEND_BUFFER = 32 * 1024
 #: Seconds to wait for whoever is sending before a conversation is left without a goodbye.
 _GOODBYE_TIMEOUT = 0.1
 
@@ -25,7 +23,7 @@ class ThreadConnection(Connection):
 
     def _release(self) -> ThreadChannel:
         channel, self._socket = self._channel, None
-        channel.limit(_SEND_BUFFER)
+        channel.limit(SEND_BUFFER)
         return channel
 
     @property

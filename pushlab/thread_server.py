@@ -6,7 +6,6 @@ take, TLS handshakes and silent clients hold up nobody, and all bytes are counte
 """
 
 import ctypes
-import json
 import logging
 import math
 import re
@@ -25,6 +24,7 @@ from typing import Any, cast
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
+from pushlab import handshake
 from pushlab.heads import BadHead, Head, HeadTooLarge
 from pushlab.listening import MANY, raise_descriptor_limit
 from pushlab.meter import EXCHANGE, Exchange, Metering, Meters
@@ -71,14 +71,6 @@ def hang_up(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def _plain_answer(status: str, message: str) -> bytes:
-    """Return a whole answer, for when nothing is there yet to make one."""
-    body = json.dumps({"error": message}).encode()
-    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-_FULL = _plain_answer("503 Service Unavailable", "this server is full; try again later")
 #: What Werkzeug writes and does not flush.
 _LAST_CHUNK = b"0\r\n\r\n"
 _UNFLUSHED = (_LAST_CHUNK, b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -245,7 +237,7 @@ class Handler(WSGIRequestHandler):
         reason = self.responses[code][0]
         self.log("info", "no request: %s %s", code, message or reason)
         self.close_connection = True
-        self.wfile.write(_plain_answer(f"{int(code)} {reason}", message or reason))
+        self.wfile.write(handshake.plain_answer(f"{int(code)} {reason}", message or reason))
         self.wfile.flush()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
@@ -379,7 +371,7 @@ class Server(ThreadedWSGIServer):
             with suppress(OSError):
                 request.setblocking(False)
                 if self.ssl_context is None:
-                    request.send(_FULL)
+                    request.send(handshake.FULL)
         self.shutdown_request(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
@@ -427,7 +419,7 @@ class Server(ThreadedWSGIServer):
                 request.do_handshake()
             with suppress(TimeoutError):
                 request.recv(16 * 1024)
-            request.sendall(_FULL)
+            request.sendall(handshake.FULL)
             request.shutdown(socket.SHUT_WR)
             request.recv(16 * 1024)
         except OSError:

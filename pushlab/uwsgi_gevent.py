@@ -11,13 +11,10 @@ import gevent.socket
 from gevent import monkey
 
 from pushlab import handshake
-from pushlab.connection import Connection
+from pushlab.connection import SEND_BUFFER, Connection
 from pushlab.frames import CloseReason
 from pushlab.gevent_channel import GeventChannel
 from pushlab.uwsgi_socket import take_socket
-
-#: Bytes that the kernel may hold for one push socket: a slow browser's backlog is bounded there.
-_SEND_BUFFER = 32 * 1024
 
 # The standard library's socket, not gevent's: its send and recv never switch greenlets.
 _PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -39,7 +36,7 @@ class UwsgiConnection(Connection):
     def _release(self) -> GeventChannel:
         sock, self._socket = _PlainSocket(fileno=self._socket.detach()), None
         with suppress(OSError):  # macOS refuses if the browser has just left
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setblocking(False)
         return GeventChannel(sock, lambda: None)
 

@@ -91,8 +91,7 @@ class WerkzeugConnection(ThreadConnection):
         self._socket = channel
         self._upgrade.conversing.add(self)
         early += channel.pending()
-        lines = [f"{name}: {value}\r\n" for name, value in handshake.accepted(environ)]
-        head = f"HTTP/1.1 101 Switching Protocols\r\n{''.join(lines)}\r\n".encode()
+        head = handshake.answer(environ)
         if exchange is not None:
             exchange.answer(101)
             exchange.goes_on(channel.hang_up)
