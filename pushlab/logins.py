@@ -67,7 +67,8 @@ class Logins:
     def end(self, login: str | None) -> None:
         """End a login, if it is one, and close its sockets."""
         with self._lock:
-            sockets = self._sockets.pop(login or "", set())
+            # A copy: they leave the set as soon as the first of them are closed.
+            sockets = tuple(self._sockets.pop(login or "", ()))
         for socket in sockets:  # each by a thread: one that takes nothing must not hold up the rest
             goodbye = (LOGGED_OUT, "logged out")
             threading.Thread(target=socket.close, args=goodbye, daemon=True).start()

@@ -45,6 +45,17 @@ def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> An
     return result
 
 
+#: Whatever happens to a test, its programs do not outlive it for long.
+_started: list[subprocess.Popen[str]] = []
+
+
+def pytest_sessionfinish() -> None:
+    """End what a failing test has left behind."""
+    for process in _started:
+        if process.poll() is None:
+            process.kill()
+
+
 class Program:
     """A server program in a process of its own, its output read as it comes."""
 
@@ -65,6 +76,7 @@ class Program:
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment},
         )
+        _started.append(self.process)
         self.out: list[str] = []
         self.err: list[str] = []
         self._readers = [

@@ -50,7 +50,7 @@ class Hosted(Server):
         if "--certfile" in options and way in TLS_ARGUMENTS:
             *rest, _, certfile, _, keyfile = options  # as `host` has it
             certificate, key = TLS_ARGUMENTS[way]
-            arguments[-1:-1] = certificate, certfile, key, keyfile
+            arguments += [certificate, certfile, key, keyfile]
             options = (*rest,)
             tls = True
         else:

@@ -475,7 +475,7 @@ def test_flask_run(options: list[str]) -> None:
         assert page.hear("pace") == "irregular"
         page.do("cut", lane="a-poll")
         assert "does not count" in page.hear("error")
-        assert not [message for message in page.heard if "meters" in message]
+        assert not any(message.get("meters") for message in page.heard)
         newest = program.http.post("/data", {"number": 1}).json["cursor"]
         assert push.json()["cursor"] == newest
         codes: list[int | None] = []
