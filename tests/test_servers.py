@@ -13,8 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import trustme
 
-from tests.clients import CLOSE, PING, PONG, UPGRADE, LabPage, RawSocket, frame
+from tests.clients import CLOSE, PING, PONG, TEXT, UPGRADE, LabPage, RawSocket, frame
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import HOSTED, WITH_TLS, free_port, host
 
@@ -152,9 +153,19 @@ def test_pings_and_codes(way: str, server: Server) -> None:
         assert client.close_code() == 4321
 
 
-def test_tls(way: str) -> None:
-    has = way in WITH_TLS or way == "serve2.py"  # by the contract, where all of them are asked
-    assert row(way)[5] == ("yes" if has else "no")
+def test_tls(way: str, tmp_path: Path, authority: trustme.CA) -> None:
+    assert row(way)[5] == ("yes" if way in WITH_TLS else "no")  # for uWSGI, see test_uwsgi.py
+    if way not in WITH_TLS:
+        return
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    server = host(f"{way} tls", tmp_path, "--source", "http")
+    newest = server.publish({"n": 1})
+    origin = {"Origin": server.url}
+    with RawSocket(server.port, "/update", wrap=server.wrap, changes=origin) as client:
+        assert client.frame() == (TEXT, b'{"cursor":"%s"}' % newest.encode())
+    assert server.stop() == 0, server.log
 
 
 def test_bytes_are_counted(way: str, server: Server) -> None:
