@@ -394,9 +394,11 @@ def after_hours(browser: Browser, server: Server, start: Start) -> None:
     )
 
 
-STATES: list[State] = [as_it_is_at_first, all_running, a_long_text, held_with_tables_open, with_its_server_gone,
-          with_a_lane_cut, with_a_dialog, without_controls, after_hours,
-          on_the_projector, on_the_projector_with_a_long_text]  # fmt: skip
+STATES: list[State] = [
+    as_it_is_at_first, all_running, a_long_text, held_with_tables_open, with_its_server_gone,
+    with_a_lane_cut, with_a_dialog, without_controls, after_hours,
+    on_the_projector, on_the_projector_with_a_long_text,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
