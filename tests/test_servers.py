@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import metadata
 from pathlib import Path
 
 import psutil
@@ -182,6 +183,16 @@ def test_far_ports(way: str, tmp_path: Path) -> None:
     assert b"20 ms away" in server.http.get("/").body or not expected
     assert server.stop() == 0, server.log
     assert any("away" in line for line in server.out) is expected
+
+
+def test_systems(way: str) -> None:
+    """As the packages' own classifiers say, where they say anything."""
+    makers = {"gunicorn": "gunicorn", "flask_sockets.worker": "gunicorn", "servers/threads.py":
+              "werkzeug", "flask run": "werkzeug", "uwsgi gevent": "uwsgi",
+              "uwsgi threads": "uwsgi"}  # fmt: skip
+    said = metadata(makers.get(way, "gevent")).get_all("Classifier") or []
+    everywhere = ("OS Independent", "Windows")
+    assert row(way)[8] == ("all" if any(each.endswith(everywhere) for each in said) else "Unix")
 
 
 #: The commands of the files' first lines.
