@@ -17,7 +17,7 @@ run: $(VENV)/run
 test: packages check
 ifeq ($(ARGS),)
 	# Five at a time on two cores, as most of them wait most of the time.
-	$(VENV)/bin/python -m pytest -q -n 5 --dist loadgroup --no-loadscope-reorder -m "not alone"
+	$(VENV)/bin/python -m pytest -q -n 5 --dist loadscope --no-loadscope-reorder -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone
 else
 	$(VENV)/bin/python -m pytest $(ARGS)

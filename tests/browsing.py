@@ -355,36 +355,6 @@ def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
         browser.quit()
 
 
-def _part(item: pytest.Item) -> str:
-    """Name the part of the suite that one worker runs as a whole: a file, or a server of one."""
-    callspec = getattr(item, "callspec", None)
-    way = callspec.params.get("way", "") if callspec and not _browses(item) else ""
-    return f"{item.path.stem} {way}".rstrip()
-
-
-def _browses(item: pytest.Item) -> bool:
-    return "chromium" in getattr(item, "fixturenames", ())
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the suite among workers, with every part that needs a browser between two that do not.
-
-    They take longest: all at once they would slow each other down, and one worker would be left
-    with them in the end.
-    """
-
-    def place(item: pytest.Item) -> tuple[int, bool]:
-        kind = kinds[_part(item) in browsing]
-        return kind.index(_part(item)), kind is kinds[False]
-
-    browsing = {_part(item) for item in items if _browses(item)}
-    parts = list(dict.fromkeys(_part(item) for item in items))
-    kinds = [[part for part in parts if (part in browsing) is kind] for kind in (False, True)]
-    items.sort(key=place)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_part(item)))
-
-
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser for all tests of a file."""

@@ -22,7 +22,7 @@ import trustme
 
 from tests.clients import Http
 
-pytest_plugins = ["tests.browsing"]
+pytest_plugins = ["tests.browsing", "tests.dividing"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
