@@ -26,7 +26,9 @@ password = Password("EXAMPLE_PASSWORD")
 def log_in() -> ResponseReturnValue:
     """Take `{"name", "password"}` as JSON, which no form of another site can send."""
     match request.get_json():
-        case {"name": str(name), "password": str(said)} if 0 < len(name.strip()) <= 30:
+        case {"name": str(name), "password": str(said)} if (
+            0 < len(name.strip()) <= 30 and name.isprintable()
+        ):
             if not password.is_it(said):
                 abort(401, "that is not the password")
         case _:

@@ -95,6 +95,9 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         ):
             message = "Authorization: not 'Bearer' and the token of this server"
             abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
+        if not settings.token and not handshake.is_from_here(request.environ):
+            # Another server may listen where our options know nothing of.
+            abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
         if not handshake.origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
         value = parse_object(request.get_data())

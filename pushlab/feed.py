@@ -121,6 +121,20 @@ class Feed:
                     logger.exception("a listener failed at reading %s", reading.cursor)
         return reading
 
+    def begin_anew(self) -> None:
+        """Begin another life, with another epoch, as if the feed had only now been made.
+
+        For a process that was forked from one that had made it: its parent may make more of them,
+        whose cursors would be the same.
+        """
+        with self._publishing:
+            self.epoch = secrets.token_hex(4)
+            superseded = self._now[1]
+            self._now = (self._reading(0, {}), threading.Event())
+            superseded.set()
+            for listener in self._listeners:
+                listener(self.latest)
+
     def subscribe(self, listener: Callable[[Reading], None]) -> None:
         """Call the listener with every reading from now on; it must not wait for anyone."""
         self._listeners.append(listener)

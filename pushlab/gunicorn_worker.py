@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
+from pushlab import options
 from pushlab.gevent_handler import Handler
 from pushlab.gevent_server import Server
-from pushlab.options import Settings
 
 
 class GunicornHandler(Handler):
@@ -29,19 +29,20 @@ class GunicornServer(Server):
     handler_class = GunicornHandler
     running: ClassVar[set["GunicornServer"]] = set()
 
-    def __init__(self, listener: Any, application: Any, **options: Any) -> None:
+    def __init__(self, listener: Any, application: Any, **its_options: Any) -> None:
         parts = getattr(application, "extensions", {}).get("pushlab")
         host = listener.getsockname()[0]  # of a Unix socket, its path
         self._settings = replace(
-            parts.settings if parts else Settings(),
+            parts.settings if parts else options.parse([]),
             host=host,
-            certfile="gunicorn's" if "ssl_context" in options else None,
+            certfile="gunicorn's" if "ssl_context" in its_options else None,
         )
+        self._is_ours = parts is not None
         self._goodbye: gevent.Greenlet | None = None
         if parts:
-            options.update(farewell=parts.farewell, meters=parts.lab.meters)
+            its_options.update(farewell=parts.farewell, meters=parts.lab.meters)
         settings = replace(self._settings, certfile=None).server()  # TLS is gunicorn's
-        super().__init__(listener, application, **settings, **options)
+        super().__init__(listener, application, **settings, **its_options)
 
     def start(self) -> None:
         """Accept clients, and print where; signals are gunicorn's."""
@@ -50,7 +51,8 @@ class GunicornServer(Server):
         gevent.spawn(self._look_after)
         address = self.socket.getsockname()
         where = self._settings.url(address[1]) if isinstance(address, tuple) else address
-        print(f"Ready at {where} (Ctrl-C stops it)", flush=True)
+        name = "Pushlab" if self._is_ours else "The app"
+        print(f"{name} is at {where} (Ctrl-C stops it)", flush=True)
 
     def _look_after(self) -> None:
         while not self.closed:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from wsproto.utilities import generate_accept_token
 
-from pushlab.proxies import UNTOLD, Network, believe
+from pushlab.proxies import UNTOLD, Network, believe, parse_address
 
 Environ = dict[str, Any]
 
@@ -153,14 +153,16 @@ def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
         return False
 
 
-def is_local(environ: Mapping[str, Any]) -> bool:
+def is_from_here(environ: Mapping[str, Any]) -> bool:
     """Tell whether somebody on this machine asks, and not a proxy that says it is for another."""
-    try:
-        is_loopback = ipaddress.ip_address(environ.get("REMOTE_ADDR", "")).is_loopback
-    except ValueError:
-        return False
+    address = parse_address(environ.get("REMOTE_ADDR", ""))
     forwarded = UNTOLD in environ or any(name.startswith(_FORWARDED) for name in environ)
-    return is_loopback and not forwarded and host_allowed(environ.get("HTTP_HOST", ""), ())
+    return address is not None and address.is_loopback and not forwarded
+
+
+def is_local(environ: Mapping[str, Any]) -> bool:
+    """Tell whether somebody on this machine asks for it by a name that only means this machine."""
+    return is_from_here(environ) and host_allowed(environ.get("HTTP_HOST", ""), ())
 
 
 def without_host() -> Refusal:

@@ -2,7 +2,8 @@
 
 Such a program imports the app and calls it, in as many processes as it likes: some import it in one
 that never serves (reloaders, gunicorn with --preload), some fork afterwards (uWSGI). So what
-runs in the background is started by the first request, in the process that answers it.
+runs in the background is started by the first request, in the process that answers it; and there
+the feed begins, with an epoch of its own.
 """
 
 import atexit
@@ -36,6 +37,7 @@ def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
         nonlocal started
         with starting:
             if not started:
+                app.extensions["pushlab"].feed.begin_anew()
                 started = True
                 threading.Thread(target=run, name="source", daemon=True).start()
 

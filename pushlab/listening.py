@@ -26,6 +26,8 @@ def listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=1024)
+    except UnicodeError:
+        sys.exit(f"Cannot listen on {host}: that is no host name.")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             sys.exit(f"Port {port} is in use. Choose another with --port; 0 takes any free one.")

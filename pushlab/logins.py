@@ -76,13 +76,17 @@ class Logins:
     @contextmanager
     def using(self, login: str | None, socket: Connection) -> Iterator[None]:
         """Have the socket closed when the login ends; a 401 if there is none, before the 101."""
+        if login not in self:
+            raise Unauthorized("log in first")
+        socket.accept()  # here, as some servers let only the request's own thread do that
         with self._lock:
             sockets = self._sockets.get(login or "")
-            if sockets is None:
-                raise Unauthorized("log in first")
-            sockets.add(socket)
+            if sockets is not None:
+                sockets.add(socket)
+        if sockets is None:  # it has ended in this very moment
+            socket.close(LOGGED_OUT, "logged out")
+            sockets = set()
         try:
-            socket.accept()  # here, as some servers let only the request's own thread do that
             yield
         finally:
             with self._lock:

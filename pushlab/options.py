@@ -91,7 +91,9 @@ class Settings:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+        # gunicorn would start a worker again and again, unless it ends with a status of gunicorn's.
+        is_worker = "gunicorn" in os.environ.get("SERVER_SOFTWARE", "")
+        self.exit(4 if is_worker else 2, f"{self.prog}: {message} (--help lists the options)\n")
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -113,7 +115,10 @@ def parse(arguments: Sequence[str]) -> Settings:
         help="what POST /data must bring; better set in PUSHLAB_TOKEN")  # fmt: skip
     add("--no-shortcut", action="store_false", dest="shortcut",
         help="answer GET /data and the long poll by Flask, too")  # fmt: skip
-    hosted = shlex.split(os.environ.get("PUSHLAB_OPTIONS", ""))
+    try:
+        hosted = shlex.split(os.environ.get("PUSHLAB_OPTIONS", ""))
+    except ValueError as error:
+        parser.error(f"PUSHLAB_OPTIONS: {error}")
     options = vars(parser.parse_args([*hosted, *arguments]))
     far = options.pop("far") or Settings.far
     if None in far and len(far) > 1:

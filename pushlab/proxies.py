@@ -51,9 +51,15 @@ def believe(environ: dict[str, Any], trusted: Collection[Network]) -> None:
         environ.pop(name, None)
 
 
-def _is_in(address: str, networks: Collection[Network]) -> bool:
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that the text is, if it is one; of IPv4 also where IPv6 brought it."""
     try:
-        parsed = ipaddress.ip_address(address)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return any(parsed in network for network in networks)
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_in(text: str, networks: Collection[Network]) -> bool:
+    address = parse_address(text)
+    return address is not None and any(address in network for network in networks)

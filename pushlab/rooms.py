@@ -104,8 +104,8 @@ class Rooms:
             member = room.members[own] = Member(connection, room, own, backlog=self._backlog)
             member.tell({"you": own, "members": [*room.members], "history": [*room.history]})
         sender = threading.Thread(target=member.send_backlog, name="sender", daemon=True)
-        sender.start()
         try:
+            sender.start()
             yield member
         finally:
             with self._lock:
@@ -116,7 +116,8 @@ class Rooms:
                 if not room.members and self._rooms.get(name) is room:
                     del self._rooms[name]
             member.leave()
-            sender.join()
+            if sender.ident is not None:  # the system had a thread for it
+                sender.join()
 
     def say(self, member: Member, text: str) -> None:
         """Tell everyone in the room, the speaker as well, unless he is there no longer."""

@@ -49,13 +49,14 @@ class Watch:
         with self._lock:
             self._changed[channel] = None
             if self._thread is None or self._waker is None:
-                self._waker, woken = socket.socketpair()
-                self._waker.setblocking(False)
+                waker, woken = socket.socketpair()
+                waker.setblocking(False)
                 woken.setblocking(False)
-                self._thread = threading.Thread(
+                thread = threading.Thread(
                     target=self._run, args=(woken,), name="watch", daemon=True
                 )
-                self._thread.start()
+                thread.start()  # if the system has one for us
+                self._waker, self._thread = waker, thread
             if not self._is_awake and threading.current_thread() is not self._thread:
                 self._is_awake = True
                 self._waker.send(b".")

@@ -13,7 +13,7 @@ from pushlab.frames import CloseConnection, CloseReason
 from pushlab.thread_channel import READ, WRITE, ThreadChannel
 
 #: Seconds to wait for whoever is sending before a conversation is left without a goodbye.
-_GOODBYE_TIMEOUT = 0.1
+_GOODBYE_TIMEOUT = 0.001
 
 
 class ThreadConnection(Connection):

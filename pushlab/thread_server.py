@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from io import BufferedIOBase, BufferedReader, BytesIO
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
@@ -173,7 +174,14 @@ class Handler(WSGIRequestHandler):
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.fields)
         rfile, self.rfile = self.rfile, BytesIO(f"{lines}\r\n".encode("latin-1"))
         try:
-            return super().parse_request()
+            if not super().parse_request():
+                return False
+            urlsplit(self.path)  # Werkzeug will, too
+        except ValueError:
+            self.send_error(400, "that is no URL")
+            return False
+        else:
+            return True
         finally:
             self.rfile = rfile
             self.idle = False
@@ -366,7 +374,11 @@ class Server(ThreadedWSGIServer):
                 return
         except RuntimeError as error:  # the system has no more threads for us
             logger.warning("no thread for %s: %s", client_address[0], error)
-            self.leave()
+            if has_room:
+                self.leave()
+            else:
+                with self._changed:
+                    self._turned_away -= 1
         else:
             with suppress(OSError):
                 request.setblocking(False)

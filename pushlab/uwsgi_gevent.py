@@ -29,7 +29,8 @@ class UwsgiConnection(Connection):
 
     def _open(self) -> tuple[Any, bytes]:
         self._socket = gevent.socket.socket(fileno=take_socket())
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # a Unix socket has no such option
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._send_all(self._handshake)
         return self._socket, b""
 

@@ -3,6 +3,7 @@
 import signal
 import socket
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 from pushlab import handshake
@@ -23,7 +24,8 @@ class UwsgiConnection(ThreadConnection):
     def _open(self) -> tuple[ThreadChannel, bytes]:
         sock = socket.socket(fileno=take_socket())
         self._socket = ThreadChannel(sock, _watch)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # a Unix socket has no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._send_all(self._handshake)
         return self._socket, b""
 

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -152,7 +153,8 @@ class WerkzeugUpgrade(Upgrade):
             self._host = environ["SERVER_NAME"]
         # Werkzeug writes head and body one after the other. The second would wait for the browser's
         # delayed acknowledgement of the first, 40 ms per request.
-        environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # a Unix socket has no such option, nor one whose peer has left
+            environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake.is_asked_for(environ) and not environ["wsgi.multithread"]:
             headers = [("Content-Type", "application/json"),
                        ("Content-Length", str(len(_NO_THREADS)))]  # fmt: skip

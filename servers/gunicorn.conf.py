@@ -23,7 +23,8 @@ host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
 worker_class = "pushlab.gunicorn_worker.Worker"
 workers = 1
-worker_connections = settings.max_clients or 10_000  # HTTP; a push socket is not counted
+# Requests at once, and some more to be told that there are too many. Push sockets do not count.
+worker_connections = (settings.max_clients or 10_000) + 100
 graceful_timeout = 4
 certfile, keyfile = settings.certfile, settings.keyfile
 loglevel = settings.log_level

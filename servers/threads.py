@@ -81,5 +81,7 @@ if __name__ == "__main__":
         lab.is_at(port, relays)
         server.serve_forever()
 else:  # `flask run`, or another server
+    if settings.certfile:
+        sys.exit("TLS is the server's here: `flask run` takes --cert and --key.")
     start_with_first_request(app, change_the_data)
     say_goodbye_at_exit(farewell)
