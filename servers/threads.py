@@ -15,6 +15,7 @@ from pushlab import needed
 needed.demand(gevent=False)
 
 import logging
+import os
 import threading
 
 from flask import request
@@ -81,7 +82,7 @@ if __name__ == "__main__":
         lab.is_at(port, relays)
         server.serve_forever()
 else:  # `flask run`, or another server
-    if settings.certfile:
-        sys.exit("TLS is the server's here: `flask run` takes --cert and --key.")
+    if settings.certfile and os.environ.get("FLASK_RUN_FROM_CLI"):
+        sys.exit("`flask run` takes its certificate from --cert and --key.")
     start_with_first_request(app, change_the_data)
     say_goodbye_at_exit(farewell)

@@ -15,6 +15,9 @@ from tests.hosting import WAYS
 #: Those whose tests' first parameter is a server.
 BY_SERVER = ("tests/test_contract.py", "tests/test_servers.py")
 
+#: Those that take longest in one piece, and so must not come last.
+LONGEST = ("tests/test_examples.py", "tests/test_uwsgi.py", "tests/test_threads.py")
+
 _WAY = re.compile(rf"\[({'|'.join(sorted(map(re.escape, WAYS), key=len, reverse=True))})[\]-]")
 
 
@@ -48,6 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = kinds[part in browsing]
         return kind.index(part), kind is kinds[False]
 
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     parts = list(dict.fromkeys(part_of(item.nodeid) for item in items))
     browsing = {
         part_of(item.nodeid) for item in items if "chromium" in getattr(item, "fixturenames", ())

@@ -474,6 +474,7 @@ def test_login_refuses_what_it_must(run: Run) -> None:
         (right | {"password": "\ud800"}, 401),
         (right | {"password": 7}, 400),
         (right | {"name": "  "}, 400),
+        (right | {"name": "\ud800"}, 400),
         (right | {"name": "x" * 31}, 400),
         ({"name": "Ann"}, 400),
         ([], 400),

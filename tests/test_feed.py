@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge, is_cursor
+from pushlab.feed import MAX_VALUE, Feed, Reading, ValueTooLarge, is_cursor
 from tests.conftest import ROOT
 
 
@@ -145,3 +145,18 @@ def test_the_largest_value(feed: Feed) -> None:
 )
 def test_the_form_of_a_cursor(text: str, is_one: bool) -> None:
     assert is_cursor(text) is is_one
+
+
+def test_a_feed_can_begin_anew() -> None:
+    feed = Feed()
+    heard: list[str] = []
+    feed.subscribe(lambda reading: heard.append(reading.cursor))
+    before = feed.publish({"n": 1}).cursor
+    told: list[Reading | None] = []
+    waiting = threading.Thread(target=lambda: told.append(feed.wait(before, timeout=10)))
+    waiting.start()
+    feed.begin_anew()
+    waiting.join()
+    assert feed.latest.cursor == f"{feed.epoch}-0" == heard[-1]
+    assert feed.epoch != before.partition("-")[0]
+    assert told == [feed.latest]

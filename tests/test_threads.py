@@ -557,3 +557,41 @@ def test_it_can_be_imported_by_others() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           timeout=PATIENCE, env={**os.environ}, check=False)  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "200\nTrue\n", "")
+
+
+def test_without_a_token_only_this_machine_may_publish() -> None:
+    """Whatever `flask run --host` says, which our options know nothing of."""
+    server = FlaskRun("servers/threads", "--host", "0.0.0.0")
+    assert server.http.post("/data", {"n": 1}).status == 201
+    told = server.http.post("/data", {"n": 2}, headers={"X-Forwarded-For": "203.0.113.9"})
+    assert told.status == 403
+    assert "PUSHLAB_TOKEN" in told.json["error"]
+    assert server.interrupt() == 0
+
+
+def test_flask_run_listens_on_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = Program("-m", "flask", "--app", "servers/threads", "run", "--host", f"unix://{path}")
+    eventually(path.exists)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+    server.process.send_signal(signal.SIGINT)
+    assert server.wait() == 0
+    assert "Traceback" not in server.log
+
+
+def test_flask_run_takes_no_certificate_of_ours() -> None:
+    server = Program("-m", "flask", "--app", "servers/threads", "run",
+                     environment={"PUSHLAB_OPTIONS": "--certfile cert.pem"})  # fmt: skip
+    assert server.wait() == 1
+    assert "--cert and --key" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_what_is_no_url_is_a_mistake(start: Start) -> None:
+    server = start("servers/threads.py")
+    with server.open_socket() as client:
+        client.sendall(b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
