@@ -48,7 +48,7 @@ JOBS: dict[str, Callable[[], object]] = {
 }
 
 
-@app.post("/work/<job>")
+@app.post("/jobs/<job>")
 def work(job: str) -> ResponseReturnValue:
     """Do it, and return how long that took."""
     if job not in JOBS:

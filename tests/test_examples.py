@@ -500,7 +500,7 @@ def test_login_refuses_what_it_must(run: Run) -> None:
 def longest_wait(server: Example, job: str) -> float:
     """How long an echo takes at most while the server works, as a part of that time."""
     with ThreadPoolExecutor() as pool, server.opened("/echo") as socket:
-        working, waits = pool.submit(server.http.post, f"/work/{job}", {}), []
+        working, waits = pool.submit(server.http.post, f"/jobs/{job}", {}), []
         while not working.done():
             began = time.monotonic()
             socket.send("still there?")
@@ -519,10 +519,10 @@ def test_threads_go_on_where_greenlets_wait(job: str, run: Run) -> None:
 
 
 def test_threads_refuses_other_work(run: Run) -> None:
-    answer = run("threads").http.post("/work/nothing", {})
+    answer = run("threads").http.post("/jobs/nothing", {})
     assert answer.status == 404
     assert answer.json == {"error": "there is no work 'nothing', only sleep, query, compute"}
-    assert run("threads").http.get("/work/sleep").status == 405
+    assert run("threads").http.get("/jobs/sleep").status == 405
 
 
 # Their pages, in Chromium, on one server.

@@ -34,7 +34,7 @@ for (const button of document.querySelectorAll("[data-job]")) {
 		running.add(job);
 		button.disabled = true;
 		try {
-			const answer = await (await fetch(`/work/${button.dataset.job}`, { method: "POST" })).json();
+			const answer = await (await fetch(`/jobs/${button.dataset.job}`, { method: "POST" })).json();
 			if (sent !== null) note(performance.now() - sent);
 			const time = 1000 * answer.seconds;
 			const verdict = job.longest > time / 2 ? "everybody waited" : "nobody waited";
