@@ -294,8 +294,10 @@ class LabPage:
         self._watched: list[str] = []
 
     def _connect(self, url: str, options: dict[str, Any]) -> None:
+        # The types of websockets differ between the releases for Python 3.10 and for later ones.
         self._opened = connect(url, **options)
-        self.socket: ClientConnection = self._opened.__enter__()
+        entered: Any = self._opened.__enter__()
+        self.socket: ClientConnection = entered
 
     def _receive(self) -> str | bytes:
         return self.socket.recv(10)

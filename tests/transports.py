@@ -70,8 +70,10 @@ class WebSocket:
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         after = "" if after is None else f"&after={after}"
+        # The types of websockets differ between the releases for Python 3.10 and for later ones.
         self._opened = connect(f"{server.ws}/update?carry={int(carry)}{after}")
-        self.socket: ClientConnection = self._opened.__enter__()
+        entered: Any = self._opened.__enter__()
+        self.socket: ClientConnection = entered
 
     def news(self, *, timeout: float = 5.0) -> Any:
         return json.loads(self.socket.recv(timeout))
