@@ -8,7 +8,7 @@ import binascii
 import ipaddress
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from wsproto.utilities import generate_accept_token
@@ -28,6 +28,11 @@ class Refusal(NamedTuple):
     status: str
     headers: list[tuple[str, str]]
     body: bytes
+
+    def answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Give it as WSGI has it; HEAD is answered without a body."""
+        start_response(self.status, self.headers)
+        return [self.body] if environ["REQUEST_METHOD"] != "HEAD" else []
 
 
 def is_asked_for(environ: Environ) -> bool:
@@ -87,25 +92,25 @@ class Gate:
 def refusal(environ: Environ, *, allow_origins: Collection[str] = ()) -> Refusal | None:
     """Return why the request cannot have its 101, or None if it can."""
     if environ.get("REQUEST_METHOD") != "GET":
-        return _refuse("400 Bad Request", "a WebSocket is asked for with GET")
+        return refuse("400 Bad Request", "a WebSocket is asked for with GET")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
-        return _refuse("400 Bad Request", "a WebSocket needs HTTP/1.1")
+        return refuse("400 Bad Request", "a WebSocket needs HTTP/1.1")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
-        return _refuse("400 Bad Request", "a WebSocket is asked for without a body")
+        return refuse("400 Bad Request", "a WebSocket is asked for without a body")
     if "upgrade" not in _tokens(environ, "CONNECTION"):
-        return _refuse("400 Bad Request", "the Connection header does not say Upgrade")
+        return refuse("400 Bad Request", "the Connection header does not say Upgrade")
     if not environ.get("HTTP_HOST"):
         return without_host()
     if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != "13":
-        return _refuse(
+        return refuse(
             "426 Upgrade Required",
             "only version 13 is spoken here",
             ("Sec-WebSocket-Version", "13"),
         )
     if not _is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
-        return _refuse("400 Bad Request", "Sec-WebSocket-Key is not 16 bytes of base64")
+        return refuse("400 Bad Request", "Sec-WebSocket-Key is not 16 bytes of base64")
     if not origin_allowed(environ, allow_origins):
-        return _refuse("403 Forbidden", f"origin {environ['HTTP_ORIGIN']!r} is not allowed here")
+        return refuse("403 Forbidden", f"origin {environ['HTTP_ORIGIN']!r} is not allowed here")
     return None
 
 
@@ -167,12 +172,12 @@ def is_local(environ: Mapping[str, Any]) -> bool:
 
 def without_host() -> Refusal:
     """Return the answer to a request that does not say for whom it is (RFC 9112 section 3.2)."""
-    return _refuse("400 Bad Request", "the Host header is missing")
+    return refuse("400 Bad Request", "the Host header is missing")
 
 
 def misdirected(host: str) -> Refusal:
     """Return the answer to a request for a host that this server is not (RFC 9110 15.5.20)."""
-    return _refuse("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
+    return refuse("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
 
 
 def plain_answer(status: str, message: str) -> bytes:
@@ -197,7 +202,8 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _refuse(status: str, message: str, *headers: tuple[str, str]) -> Refusal:
+def refuse(status: str, message: str, *headers: tuple[str, str]) -> Refusal:
+    """Return a refusal with `{"error": message}` as its body."""
     body = json.dumps({"error": message}).encode()
     return Refusal(
         status,

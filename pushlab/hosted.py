@@ -7,7 +7,6 @@ the feed begins, with an epoch of its own.
 """
 
 import atexit
-import json
 import os
 import signal
 import sys
@@ -17,12 +16,12 @@ from typing import Any
 
 from flask import Flask
 
-_SEVERAL = json.dumps(
-    {
-        "error": "this server runs several processes, each of which would show other data; "
-        "start it with one"
-    }
-).encode()
+from pushlab import handshake
+
+_SEVERAL = handshake.refuse(
+    "503 Service Unavailable",
+    "this server runs several processes, each of which would show other data; start it with one",
+)
 
 
 def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
@@ -43,9 +42,7 @@ def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
 
     def hosted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("wsgi.multiprocess"):
-            headers = [("Content-Type", "application/json"), ("Content-Length", str(len(_SEVERAL)))]
-            start_response("503 Service Unavailable", headers)
-            return [_SEVERAL] if environ["REQUEST_METHOD"] != "HEAD" else []
+            return _SEVERAL.answer(environ, start_response)
         if not started:
             start()
         return wsgi_app(environ, start_response)

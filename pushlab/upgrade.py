@@ -89,8 +89,7 @@ class Upgrade:
     ) -> Iterable[bytes]:
         refusal = self.gate.refusal(environ)
         if refusal is not None:
-            start_response(refusal.status, refusal.headers)
-            return [refusal.body] if environ["REQUEST_METHOD"] != "HEAD" else []
+            return refusal.answer(environ, start_response)
         if not handshake.is_asked_for(environ):
             return self.wsgi_app(environ, start_response)
         connection = self.connect(environ)

@@ -4,7 +4,6 @@ Werkzeug knows nothing of WebSockets, but shows the socket to the app. Once the 
 the handshake there, it is the app's alone.
 """
 
-import json
 import socket
 import ssl
 from collections.abc import Callable, Iterable
@@ -25,9 +24,9 @@ RELEASED = "pushlab.released"
 _SOCKET = "werkzeug.socket"
 _OVER: tuple[bytes, ...] = (b"",)  # what an app returns whose request has become a WebSocket
 
-_NO_THREADS = json.dumps(
-    {"error": "a WebSocket needs a server with threads; leave out --without-threads"}
-).encode()
+_NO_THREADS = handshake.refuse(
+    "501 Not Implemented", "a WebSocket needs a server with threads; leave out --without-threads"
+)
 
 #: What those hear who go on using a socket that is no longer theirs: that the peer has left.
 _LEFT, _peer = socket.socketpair()
@@ -156,10 +155,7 @@ class WerkzeugUpgrade(Upgrade):
         with suppress(OSError):  # a Unix socket has no such option, nor one whose peer has left
             environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake.is_asked_for(environ) and not environ["wsgi.multithread"]:
-            headers = [("Content-Type", "application/json"),
-                       ("Content-Length", str(len(_NO_THREADS)))]  # fmt: skip
-            start_response("501 Not Implemented", headers)
-            return [_NO_THREADS]
+            return _NO_THREADS.answer(environ, start_response)
         body = super().__call__(environ, start_response)
         if body is _OVER:
             # Werkzeug logs this status, tries to send it, and finds that the browser has left.
