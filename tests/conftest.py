@@ -159,16 +159,10 @@ Start = Callable[..., Server]
 
 
 @contextmanager
-def starting() -> Iterator[Start]:
-    """Start servers; each must in the end stop by itself, cleanly, and without a traceback."""
-    servers: list[Server] = []
-
-    def start(program: str = "serve.py", *options: str, **more: Any) -> Server:
-        servers.append(Server(program, *options, **more))
-        return servers[-1]
-
+def ending_well(servers: Sequence[Server]) -> Iterator[None]:
+    """Stop these in the end; all must stop by themselves, cleanly, and without a traceback."""
     try:
-        yield start
+        yield
     finally:
         alive = [server for server in servers if server.process.poll() is None]
         statuses = [server.stop() for server in alive]
@@ -177,6 +171,19 @@ def starting() -> Iterator[Start]:
     assert statuses == [0] * len(alive), [server.log for server in alive]
     for server in servers:
         assert "Traceback" not in server.log, server.log
+
+
+@contextmanager
+def starting() -> Iterator[Start]:
+    """Start servers; each must in the end stop by itself, cleanly, and without a traceback."""
+    servers: list[Server] = []
+
+    def start(program: str = "serve.py", *options: str, **more: Any) -> Server:
+        servers.append(Server(program, *options, **more))
+        return servers[-1]
+
+    with ending_well(servers):
+        yield start
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, Http, LabPage, RawSocket, frame
-from tests.conftest import ROOT, UNVERIFIED, Program, Server, eventually
+from tests.conftest import ROOT, UNVERIFIED, Program, Server, ending_well, eventually
 from tests.hosting import free_port
 from tests.transports import sequence
 
@@ -57,16 +57,8 @@ def host() -> Iterator[Host]:
         servers.append(Hosted(*arguments, **more))  # type: ignore[arg-type]
         return servers[-1]
 
-    try:
+    with ending_well(servers):
         yield host
-    finally:
-        alive = [server for server in servers if server.process.poll() is None]
-        statuses = [server.stop() for server in alive]
-        for server in servers:
-            server.wait()
-    assert statuses == [0] * len(alive), [server.log for server in alive]
-    for server in servers:
-        assert "Traceback" not in server.log, server.log
 
 
 @pytest.fixture(params=INIS)
