@@ -38,7 +38,7 @@ $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/test: requirements.txt servers/requirements.txt tests/requirements.txt \
+$(VENV)/test: requirements.txt pushlab/measure/requirements.txt servers/requirements.txt tests/requirements.txt \
 		tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt

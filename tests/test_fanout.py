@@ -10,11 +10,11 @@ from pathlib import Path
 import docutils.core
 import pytest
 
-from pushlab.measure import fanout, peers
-from pushlab.measure.browsers import WrongAnswer
-from pushlab.measure.crowd import Crowd
-from pushlab.measure.experiments import Figure
-from pushlab.measure.report import TARGETS, TITLES
+from pushlab.measure.fanout import benchmark, peers
+from pushlab.measure.fanout.browsers import WrongAnswer
+from pushlab.measure.fanout.crowd import Crowd
+from pushlab.measure.fanout.experiments import Figure
+from pushlab.measure.fanout.report import TARGETS, TITLES
 
 CLIENTS = 50
 
@@ -22,9 +22,9 @@ CLIENTS = 50
 def test_a_small_run_is_plausible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fanout, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
     options = f"--clients {CLIENTS} --rounds 2 --waiting 20 --most 60 --write"
-    fanout.main(options.split())
+    benchmark.main(options.split())
     found = json.loads((tmp_path / "fanout.json").read_text())
     assert found["versions"]["Python"]
     assert found["machine"]["cores"]

@@ -363,13 +363,13 @@ def test_one_who_never_reads_is_dropped_and_delays_nobody(quiet: Server) -> None
 def test_one_who_reads_late_gets_the_newest_and_no_backlog(quiet: Server) -> None:
     with RawSocket(quiet.port, "/push", receive_buffer=4096) as late:
         late.json()  # what was the newest before
-        for number in range(200):
+        for number in range(60):  # soon done: it answers no pings meanwhile
             quiet.http.request("POST", "/push", f"{number:5}{'x' * 15_000}".encode())
         numbers: list[int] = []
-        while not numbers or numbers[-1] < 199:
+        while not numbers or numbers[-1] < 59:
             numbers.append(int(late.json()["value"]["text"][:5]))
         assert numbers == sorted(set(numbers))
-        assert len(numbers) < 50
+        assert len(numbers) < 20
 
 
 def test_a_client_that_pings_and_never_reads_costs_nothing(quiet: Server) -> None:

@@ -21,7 +21,15 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from pushlab.gevent_server import raise_descriptor_limit
-from pushlab.measure.browsers import TRIGGERS, Listener, Poller, Streamer, WrongAnswer, get, parse
+from pushlab.measure.fanout.browsers import (
+    TRIGGERS,
+    Listener,
+    Poller,
+    Streamer,
+    WrongAnswer,
+    get,
+    parse,
+)
 from pushlab.measure.wire import AGENT, EVENT_SOURCE, HANDSHAKE
 
 #: How many members arrive at a time: as many handshakes are under way at once.

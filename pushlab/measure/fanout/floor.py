@@ -34,7 +34,7 @@ def floor() -> Iterator[tuple[Process, str]]:
         ):
             command, language = [program], "C"
         else:
-            command, language = [sys.executable, "-m", "pushlab.measure.floor"], "Python"
+            command, language = [sys.executable, "-m", "pushlab.measure.fanout.floor"], "Python"
         with running(command) as process:
             yield process, language
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from pushlab.measure.crowd import DistantCrowd, crowd
+from pushlab.measure.fanout.crowd import DistantCrowd, crowd
 from pushlab.measure.processes import Process, cores, running
+from pushlab.measure.samples import quantile
 
 #: Browsers that are there before anything is measured, for what is needed once, not once each.
 FIRST = 200
@@ -48,10 +49,7 @@ class Figure:
 
     def quantile(self, share: float) -> float:
         """Return the value below which this share of the samples lies."""
-        ordered = sorted(self.samples)
-        place = share * (len(ordered) - 1)
-        low = ordered[int(place)]
-        return low + (ordered[min(int(place) + 1, len(ordered) - 1)] - low) * (place % 1)
+        return quantile(self.samples, share)
 
     @property
     def median(self) -> float:

@@ -1,23 +1,14 @@
 """The fan-out benchmark's report: what was aimed at, tables, JSON with every sample."""
 
 import json
-import os
-import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-from pushlab.measure.experiments import Figure
+from pushlab.measure.fanout.experiments import Figure
 
 OURS = "Pushlab"
-_PACKAGES = ("flask", "werkzeug", "gevent", "greenlet", "gevent-websocket", "wsproto", "psutil")
 
 
 @dataclass(frozen=True)
@@ -214,24 +205,6 @@ How it is measured
   connection to the socket being held."""
 
 
-def about(*, rounds: int, floor: str, pinned: bool, more: Mapping[str, str]) -> dict[str, Any]:
-    """Describe the machine, the versions and the moment."""
-    packages = {name: metadata.version(name) for name in _PACKAGES}
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": {
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(psutil.virtual_memory().total / 2**30),
-            "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        },
-        "versions": {"Python": platform.python_version(), **packages, **more},
-        "rounds": rounds,
-        "floor": floor,
-        "pinned": "server and crowd on a core each" if pinned else "cores chosen by the system",
-    }
-
-
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return a reStructuredText table."""
     widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
@@ -255,11 +228,3 @@ def _summary(figure: Figure | None) -> str:
         return "–"
     spread = f" ({_number(figure.quantile(0.1))}–{_number(figure.quantile(0.9))})"
     return _number(figure.median) + spread * (figure.unit == "×")
-
-
-def _cpu_model() -> str:
-    if sys.platform == "linux":
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        if found:
-            return found[1]
-    return platform.processor() or platform.machine()

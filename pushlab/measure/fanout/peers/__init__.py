@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pushlab.measure.experiments import Subject
+from pushlab.measure.fanout.experiments import Subject
 
 SCRIPTS = Path(__file__).parent
 #: Seconds that an installation may take.

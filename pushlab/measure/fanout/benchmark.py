@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pushlab.measure import peers
-from pushlab.measure.browsers import WrongAnswer
-from pushlab.measure.crowd import crowd
-from pushlab.measure.experiments import Figure, Floor, Subject, held, push, requests, streams
-from pushlab.measure.floor import floor
+from pushlab.measure.fanout import peers
+from pushlab.measure.fanout.browsers import WrongAnswer
+from pushlab.measure.fanout.crowd import crowd
+from pushlab.measure.fanout.experiments import Figure, Floor, Subject, held, push, requests, streams
+from pushlab.measure.fanout.floor import floor
+from pushlab.measure.fanout.report import OURS, Report
+from pushlab.measure.machine import about
 from pushlab.measure.processes import ROOT, NotRunning, cores
-from pushlab.measure.report import OURS, Report, about
 
 RESULTS = ROOT / "docs" / "results"
 COMMAND = "python -m pushlab.measure.fanout"
@@ -99,7 +100,14 @@ def measure(
     return Report(
         run.figures,
         run.unavailable,
-        about(rounds=rounds, floor=language, pinned=cores() is not None, more=run.versions),
+        {
+            **about(**run.versions),
+            "rounds": rounds,
+            "floor": language,
+            "pinned": "server and crowd on a core each"
+            if cores()
+            else "cores chosen by the system",
+        },
     )
 
 
@@ -162,7 +170,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (RESULTS / "fanout.json").write_text(report.as_json())
         page = report.as_rst(" ".join([COMMAND, *arguments]))
         (RESULTS / "fanout.rst").write_text(page)
-
-
-if __name__ == "__main__":
-    main()

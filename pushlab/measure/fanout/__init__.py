@@ -1,0 +1,1 @@
+"""What telling thousands costs a server, beside others and a loop in C: the fan-out benchmark."""

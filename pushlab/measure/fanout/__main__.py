@@ -1,0 +1,5 @@
+"""`python -m pushlab.measure.fanout`."""
+
+from pushlab.measure.fanout.benchmark import main
+
+main()

@@ -1,0 +1,37 @@
+"""The machine that a measurement was made on, its versions and the moment."""
+
+import os
+import platform
+import re
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = ("flask", "werkzeug", "gevent", "greenlet", "gevent-websocket", "wsproto", "psutil")
+
+
+def about(**more: str) -> dict[str, Any]:
+    """Return the date, the machine and the versions, with those of more packages."""
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(psutil.virtual_memory().total / 2**30),
+            "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        },
+        "versions": {"Python": platform.python_version(), **packages, **more},
+    }
+
+
+def _cpu_model() -> str:
+    if sys.platform == "linux":
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,153 @@
+"""What comparisons leave: every raw sample, as JSON and CSV, and what follows from them."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pushlab.measure.samples import median
+from pushlab.measure.ways import Way
+
+#: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
+PACKET_HEADER = 20 + 20 + 12
+#: Bytes that fit a packet beside them, on Ethernet.
+SEGMENT = 1448
+
+
+@dataclass
+class Bill:
+    """What passed the sockets of all clients, as they counted it."""
+
+    requests: int = 0  #: among them handshakes of WebSockets
+    empty: int = 0  #: answers that said that there is nothing new
+    messages: int = 0  #: frames and events
+    up: int = 0  #: bytes, without those of TCP and IP
+    down: int = 0
+    packets: int = 0  #: as many as it takes, each with an acknowledgement for what is not answered
+
+    @property
+    def bytes(self) -> int:
+        return self.up + self.down
+
+    @property
+    def bytes_with_headers(self) -> int:
+        """Bytes with the headers of TCP and IP, which are estimated: PACKET_HEADER per packet."""
+        return self.bytes + self.packets * PACKET_HEADER
+
+
+@dataclass
+class Cell:
+    """What was measured of one way, on one server, for so many clients at such a distance."""
+
+    server: str
+    transport: str
+    carry: bool
+    clients: int
+    pace: float  #: seconds between two changes
+    distance: float  #: milliseconds of a round trip
+    period: float | None = None  #: seconds between two questions, of short polling only
+    handling: float = 0.0  #: seconds that a client takes for each piece of news
+    #: Readings published while it was measured, and what became of them, of all clients together.
+    published: int = 0
+    seen: int = 0
+    coalesced: int = 0
+    lost: int = 0
+    #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
+    known: list[float] = field(default_factory=list)
+    had: list[float] = field(default_factory=list)
+    opening: Bill = field(default_factory=Bill)  #: what it took until all listened
+    bill: Bill = field(default_factory=Bill)  #: what the readings cost from then on
+    #: CPU of the server, in microseconds: per turn, and with the number of changes in each turn.
+    #: Empty where it is not known.
+    cpu: list[float] = field(default_factory=list)
+    changes: list[int] = field(default_factory=list)
+    #: The same per change while there is nobody to tell.
+    publishing: list[float] = field(default_factory=list)
+    memory: int | None = None  #: bytes that the server's memory grew by when the clients came
+    audience_cpu: float = 0.0  #: share of one core that the clients needed meanwhile
+    seconds: float = 0.0  #: how long the turns took together
+    #: One client's messages in one turn: what, when sent and when received (milliseconds after the
+    #: first change of the turn), bytes up, bytes down. What only the server saw leave has None.
+    trace: list[tuple[str, float | None, float, int, int]] = field(default_factory=list)
+    #: When the readings of that turn changed, on the same scale.
+    trace_changes: list[float] = field(default_factory=list)
+
+    @property
+    def way(self) -> Way:
+        return Way(self.transport, self.carry)
+
+    @property
+    def updates(self) -> int:
+        """Updates that reached a client: what costs are divided by."""
+        return max(1, self.seen)
+
+    @property
+    def bytes_per_update(self) -> float:
+        return self.bill.bytes / self.updates
+
+    @property
+    def bytes_with_headers_per_update(self) -> float:
+        return self.bill.bytes_with_headers / self.updates
+
+    @property
+    def requests_per_update(self) -> float:
+        return self.bill.requests / self.updates
+
+    @property
+    def messages_per_update(self) -> float:
+        return self.bill.messages / self.updates
+
+    @property
+    def cpu_samples(self) -> list[float]:
+        """Microseconds of the server's CPU per change and client, one sample per turn.
+
+        Without what publishing the change costs where there is nobody to tell.
+        """
+        once = median(self.publishing) if self.publishing else 0.0
+        return [
+            (cpu / changes - once) / self.clients
+            for cpu, changes in zip(self.cpu, self.changes, strict=True)
+        ]
+
+    @property
+    def cpu_per_update(self) -> float | None:
+        """The median of `cpu_samples`; None where the server's CPU is not known."""
+        return median(self.cpu_samples) if self.cpu else None
+
+    @property
+    def memory_per_client(self) -> float | None:
+        """Bytes of the server's memory per client, from 100 clients on: below it is noise."""
+        return None if self.memory is None or self.clients < 100 else self.memory / self.clients
+
+
+@dataclass
+class Results:
+    """All that one run found out."""
+
+    command: str
+    about: dict[str, Any]  #: date, machine, versions: see machine.about
+    options: dict[str, Any]
+    cells: list[Cell] = field(default_factory=list)
+    verified: list[str] = field(default_factory=list)  #: titles of the ways that were right
+    #: What a preset found out beside its cells.
+    extra: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+    failure: str | None = None  #: why it ended early
+
+    def as_json(self) -> str:
+        """Return it all, a line per cell and list, so that a diff can be read."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Results":
+        """Return what `as_json` was made of."""
+        found: dict[str, Any] = json.loads(text)
+        found["cells"] = [
+            Cell(**{**cell, "bill": Bill(**cell["bill"]), "opening": Bill(**cell["opening"])})
+            for cell in found["cells"]
+        ]
+        return cls(**found)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        return cls.from_json(path.read_text())
