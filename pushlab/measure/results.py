@@ -23,6 +23,7 @@ class Bill:
     messages: int = 0  #: frames and events
     up: int = 0  #: bytes, without those of TCP and IP
     down: int = 0
+    keepalive: int = 0  #: bytes of pings, pongs and comments, which are not among those above
     packets: int = 0  #: as many as it takes, each with an acknowledgement for what is not answered
 
     @property
