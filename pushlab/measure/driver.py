@@ -35,6 +35,7 @@ class Publisher(Protocol):
     """What changes the data, or waits until it changes."""
 
     cursor: str  #: of the newest reading
+    is_ours: bool  #: nobody else changes the data
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         """Make a change, or wait for one; return what the data says from then on."""
@@ -42,6 +43,8 @@ class Publisher(Protocol):
 
 class Posting:
     """It changes the data with `POST /data`."""
+
+    is_ours = True
 
     def __init__(self, host: str, port: int, *, token: str = "") -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
@@ -64,6 +67,8 @@ class Posting:
 
 class Watching:
     """It waits until the data changes by itself: with long polls, one after the other."""
+
+    is_ours = False
 
     def __init__(self, host: str, port: int, *, patience: float = 60.0) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=patience)

@@ -1,7 +1,7 @@
 """The grid: which ways are compared, for how many clients, how far away, at what pace."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pushlab.measure.results import Cell
