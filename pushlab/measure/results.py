@@ -53,6 +53,7 @@ class Cell:
     seen: int = 0
     coalesced: int = 0
     lost: int = 0
+    waiting: int = 0  #: had arrived at slow readers, who had no time for them by the end
     #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
     known: list[float] = field(default_factory=list)
     had: list[float] = field(default_factory=list)
