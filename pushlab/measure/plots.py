@@ -154,7 +154,8 @@ def _latency(results: Results) -> _Drawn | None:
     if not of_distance:
         return None
     panels = [of_distance[distance] for distance in sorted(of_distance)]
-    figure = Figure(figsize=(6.8, 1.1 + 2.7 * len(panels)), layout="constrained")
+    tall = 4.2 if len(panels) < 3 else 3.0
+    figure = Figure(figsize=(6.8, 1.2 + tall * len(panels)), layout="constrained")
     every = figure.subplots(len(panels), squeeze=False)[:, 0]
     alt = []
     for axes, group in zip(every, panels, strict=True):

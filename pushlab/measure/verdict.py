@@ -160,7 +160,7 @@ def _first(group: Group) -> Iterator[str]:
         longest = units.duration(max(median(cell.had) for cell in equal))
         took = after if longest == after else f"{after} to {longest}"
         yield (
-            f"{where}, {_list([_name(cell) for cell in equal])} had the data first, "
+            f"{where}, {_names(equal)} had the data first, "
             f"{took} after the change (medians): a draw between them."
         )
 
@@ -187,7 +187,7 @@ def _rivals(group: Group) -> Iterator[str]:
     ]
     if draws:
         yield (
-            f"Between {_name(one)} and {_list([_name(cell) for cell in draws])}, it is a draw: "
+            f"Between {_name(one)} and {_names(draws)}, it is a draw: "
             "no difference beyond the spread."
         )
 
@@ -205,7 +205,7 @@ def _bytes(group: Group) -> Iterator[str]:
     if len(equal) == len(cells):
         yield f"Bytes are a draw: every way took about {units.size(best.bytes_per_update)}."
         return
-    by = _list([_name(cell) for cell in _in_order(equal)])
+    by = _names(_in_order(equal))
     told = [
         f"{_times(cell.bytes_per_update, best.bytes_per_update)} fewer than {_name(cell)} "
         f"({units.size(cell.bytes_per_update)})"
@@ -251,8 +251,8 @@ def _signals(group: Group) -> Iterator[str]:
         share = signal.bytes_per_update / poll.bytes_per_update
         if 0.75 <= share <= 1 / 0.75:
             yield (
-                f"So it pays a poll's worth of bytes for its fetch, a request like any other: "
-                f"{units.size(signal.bytes_per_update)} an update by {_name(signal)}, "
+                f"{_capital(_name(signal))} pays a poll's worth of bytes, as its fetch is a "
+                f"request like any other: {units.size(signal.bytes_per_update)} an update, against "
                 f"{units.size(poll.bytes_per_update)} by {_name(poll)}."
             )
 
@@ -297,7 +297,7 @@ def _cpu(results: Results) -> Iterator[str]:
     ]
     yield (
         f"{circumstances}, an update for one of them took the server the least CPU by "
-        f"{_list([_name(cell) for cell in _in_order(equal)])}: {units.cpu(least)}"
+        f"{_names(_in_order(equal))}: {units.cpu(least)}"
         + (f", which is {_list(told)}." if told else ".")
     )
 
@@ -393,7 +393,7 @@ def _slow(group: Group) -> Iterator[str]:
         if len(equal) == len(known):
             yield f"Slow readers, {what}: a draw. {_capital(figures)} {per}."
         else:
-            names = _list([_name(cell) for cell in equal])
+            names = _names(equal)
             win = "wins" if len(equal) == 1 else "win"
             yield f"Slow readers, {what}: {names} {win}. {_capital(figures)} {per}."
             for cell in equal:
@@ -462,13 +462,27 @@ def _range(low: float, high: float) -> str:
 
 def _plain(cell: Cell) -> str:
     name = _NAMES.get(cell.transport, cell.way.title.split(",")[0])
-    return f"the {name}" if cell.transport == "websocket" else name
+    asks = "" if cell.period is None else f" every {cell.period:g} s"
+    return (f"the {name}" if cell.transport == "websocket" else name) + asks
 
 
 def _name(cell: Cell) -> str:
-    """Return it as in "the WebSocket that carries", "short polling every second that signals"."""
-    asks = "" if cell.period is None else f" every {cell.period:g} s"
-    return f"{_plain(cell)}{asks} that {'carries' if cell.carry else 'signals'}"
+    """Return it as in "the WebSocket that carries", "short polling every 1 s that signals"."""
+    return f"{_plain(cell)} that {'carries' if cell.carry else 'signals'}"
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    """Return them as in "the WebSocket and SSE that carry"."""
+    payloads = {
+        carry: list(dict.fromkeys(_plain(cell) for cell in cells if cell.carry == carry))
+        for carry in (True, False)
+    }
+    both = [f"{_list(names)} that {'carry' if carry else 'signal'}" if len(names) > 1
+            else f"{names[0]} that {'carries' if carry else 'signals'}"
+            for carry, names in payloads.items() if names]  # fmt: skip
+    if len(both) > 1 and payloads[True] == payloads[False]:
+        return f"{_list(payloads[True])}, whether news carries or signals,"
+    return _list(both)
 
 
 def _where(group: Group) -> str:
