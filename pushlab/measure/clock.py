@@ -1,4 +1,4 @@
-"""How far the server's clock is from ours: it is asked often, and the shortest round trip counts."""
+"""How far the server's clock is from ours: asked often, and the shortest round trip counts."""
 
 import base64
 import json
@@ -41,7 +41,9 @@ def _ask(sock: socket.socket, name: str) -> float:
         sock.sendall(masked(1, json.dumps({"do": "clock", "sent": time.time() * 1e3}).encode()))
         while time.monotonic() < deadline:
             opcode, size = stream.read(2)
-            size = int.from_bytes(stream.read({126: 2, 127: 8}[size]), "big") if size > 125 else size
+            size = (
+                int.from_bytes(stream.read({126: 2, 127: 8}[size]), "big") if size > 125 else size
+            )
             message = stream.read(size)
             if opcode == 0x81 and "clock" in (told := json.loads(message)):
                 sent, at, now = told["clock"]["sent"] / 1e3, told["clock"]["at"] / 1e3, time.time()

@@ -73,9 +73,7 @@ class Watching:
 
     is_ours = False
 
-    def __init__(
-        self, host: str, port: int, *, name: str = "", patience: float = 60.0
-    ) -> None:
+    def __init__(self, host: str, port: int, *, name: str = "", patience: float = 60.0) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=patience)
         self._headers = {"Host": name or f"{host}:{port}"}
         self._patience = patience

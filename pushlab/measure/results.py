@@ -163,6 +163,21 @@ class Results:
     interrupted: bool = False
     failure: str | None = None  #: why it ended early
 
+    @property
+    def is_complete(self) -> bool:
+        """True if it neither failed nor was interrupted."""
+        return not (self.failure or self.interrupted)
+
+    def finish(self) -> None:
+        """Leave out what was not reached, and call it a failure if anything was lost."""
+        self.cells = [cell for cell in self.cells if cell.published]
+        if lost := sum(cell.lost for cell in self.cells):
+            worst = max(self.cells, key=lambda cell: cell.lost)
+            self.failure = self.failure or (
+                f"{lost:,} readings were lost, most of them by {worst.way.title}: they were still "
+                "the newest five seconds after their change, and not everybody had them"
+            )
+
     def as_json(self) -> str:
         """Return it all, a line per list, so that a diff can be read."""
         text = json.dumps(_rounded(asdict(self)), indent=1, ensure_ascii=False)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pushlab.measure import tables, units
+from pushlab.measure.report_page import Section
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.tables import shown
 
@@ -100,6 +101,16 @@ def _table(group: tables.Group) -> Table:
 def _emphasized(column: Column, cell: Cell) -> Text:
     bad = column.heading.endswith("lost") and cell.lost > 0
     return Text(column.of(cell), style="bold red" if bad else "")
+
+
+def section(of: Section) -> RenderableType:
+    """Return what a preset adds: its table, and its paragraphs below."""
+    found = Table(title=of.title, title_justify="left", title_style="bold", box=None)
+    for place, heading in enumerate(of.header):
+        found.add_column(heading, justify="left" if place == 0 else "right")
+    for row in of.rows:
+        found.add_row(*map(Text, row))
+    return Group(found, *(Text(paragraph) for paragraph in of.paragraphs), Text())
 
 
 class _Left(ProgressColumn):

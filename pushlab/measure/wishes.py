@@ -58,6 +58,11 @@ class Wishes:
     clients: Sequence[int] | None
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What its raw results are called in docs/results."""
+        return self.plan.paper.name if self.plan.paper else "compare"
+
     def check(self) -> None:
         """Raise Impossible if something is missing on this machine."""
         if self.peers is None and self.url is None:
@@ -140,10 +145,13 @@ def parse(arguments: Sequence[str]) -> Wishes:
     add = parser.add_argument_group("where").add_argument
     add("--server", type=_list(str, among=SERVERS), metavar="NAMES",
         help=f"some of {', '.join(SERVERS)} ({PROGRAMS[0]})")  # fmt: skip
-    add("--url", type=_url, help="a server of Pushlab's that is running, as in http://localhost:5000; "
+    add("--url", type=_url, help="a server that is running, as in http://localhost:5000; "
         "its own CPU and memory are then not measured")  # fmt: skip
-    add("--post", action="store_true",
-        help="change the data at --url with POST /data (and PUSHLAB_TOKEN), instead of waiting")
+    add(
+        "--post",
+        action="store_true",
+        help="change the data at --url with POST /data (and PUSHLAB_TOKEN), instead of waiting",
+    )
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, default=Path("comparison"), metavar="FOLDER",
         help="where the report, plots and raw results go (%(default)s)")  # fmt: skip
