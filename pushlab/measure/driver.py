@@ -175,6 +175,7 @@ class Venue:
         self.process = process
         self.name = name or f"{host}:{port}"  #: as in the Host header
         self.publishing: list[float] = []  #: microseconds of CPU per change with nobody to tell
+        self.was_attended = False  #: then it has memory to spare, and growth tells nothing
         self.offset = 0.0  #: how many seconds its clock is ahead of ours
 
     def warm_up(self) -> None:
@@ -253,8 +254,9 @@ class Trial:
             cell.opening = Bill(**found["bill"])
             self.settle()
             grown = venue.memory()
-            if memory is not None and grown is not None:
+            if memory is not None and grown is not None and not venue.was_attended:
                 cell.memory = grown - memory
+            venue.was_attended = True
             yield
 
     def settle(self) -> None:
@@ -321,7 +323,8 @@ def take_turn(trials: Sequence[Trial], venue: Venue, *, changes: int, counted: b
     pace = trials[0].cell.pace
     try:
         cpu = venue.cpu() if counted else None
-        begin_at = time.time() + NOTICE
+        # Whoever has just been told must have the time to ask again.
+        begin_at = time.time() + NOTICE + 2 * trials[0].cell.distance / 1e3
         for trial in trials:
             trial.begin(begin_at, changes * pace if counted else 0.0)
         first = venue.newest

@@ -58,7 +58,7 @@ class Grid:
 
     def turn_seconds(self, group: Group) -> float:
         """Return about how long a turn takes."""
-        return self.changes * group.pace + TURN + 3 * group.distance / 1e3
+        return self.changes * group.pace + TURN + 5 * group.distance / 1e3
 
     @property
     def seconds(self) -> float:
@@ -98,7 +98,7 @@ def quick(server: str, ways: Sequence[Way]) -> list[Grid]:
 def usual(server: str, ways: Sequence[Way]) -> list[Grid]:
     """Return what takes about two minutes: many first, as memory is measured of fresh servers."""
     return [
-        Grid([Group(server, 1000, 0.0, pace=0.5)], ways, rounds=3, changes=3),
+        Grid([Group(server, 1000, 0.0, pace=1.0)], ways, rounds=2, changes=3),
         Grid([Group(server, 100, distance, pace=1.0) for distance in (0.0, 200.0)], ways),
         Grid([Group(server, 10, 0.0, pace=1.0)], ways, rounds=2),
         slow_readers(server, ways),
