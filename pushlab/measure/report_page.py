@@ -45,7 +45,7 @@ class _Head(NamedTuple):
     """Words above neighbouring columns."""
 
     words: str
-    columns: int
+    columns: list[str]
 
 
 class _Row(NamedTuple):
@@ -57,7 +57,6 @@ class _Row(NamedTuple):
 class _Table(NamedTuple):
     title: str
     heads: list[_Head]
-    columns: list[str]
     rows: list[_Row]
     slow: bool
 
@@ -102,17 +101,15 @@ def _table(group: Group) -> _Table:
         _Row(cell.title, cell.transport, [tables.shown(column.of(cell)) for column in columns])
         for cell in group.cells
     ]
-    headings = [column.heading for column in columns]
-    return _Table(group.title, _heads(columns), headings, rows, bool(group.handling))
+    return _Table(group.title, _heads(columns), rows, bool(group.handling))
 
 
 def _heads(columns: Sequence[Column]) -> list[_Head]:
     heads: list[_Head] = []
     for column in columns:
-        if heads and heads[-1].words == column.head:
-            heads[-1] = _Head(column.head, heads[-1].columns + 1)
-        else:
-            heads.append(_Head(column.head, 1))
+        if not heads or heads[-1].words != column.head:
+            heads.append(_Head(column.head, []))
+        heads[-1].columns.append(column.heading)
     return heads
 
 
