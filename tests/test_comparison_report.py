@@ -63,7 +63,8 @@ def test_json_is_small_and_has_a_line_for_each_list(results: Results) -> None:
     "text", ["[1,\n 2]", 'a "quoted [ 1 , 2 ]" b', "back\\slash [", '["x", 1]']
 )
 def test_json_leaves_texts_alone(text: str) -> None:
-    found = Results(text, {text: text}, {"list": [text, text]}, failure=text)
+    options = {"list": [text, text, 0.0125], "empty": [], "none": {}, "deep": [[], [{"a": [text]}]]}
+    found = Results(text, {text: text}, options, failure=text)
     assert Results.from_json(found.as_json()) == found
 
 
