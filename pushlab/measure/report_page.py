@@ -64,9 +64,11 @@ class _Table(NamedTuple):
 def page(results: Results, plots: Sequence[Plot], sections: Sequence[Section] = ()) -> str:
     """Return the page, with the plots in it."""
     found = [_table(group) for group in tables.groups(results)]
+    alarms, sentences = verdict.alarms(results), verdict.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
         results=results,
-        sentences=[_figures_bold(sentence) for sentence in verdict.sentences(results)],
+        alarms=alarms,
+        sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
         plots=[(plot, _inlined(plot)) for plot in plots],
         tables=[table for table in found if not table.slow],
         slow_tables=[table for table in found if table.slow],
@@ -81,13 +83,13 @@ def page(results: Results, plots: Sequence[Plot], sections: Sequence[Section] = 
 
 def _figures_bold(sentence: str) -> Markup:
     """Return it with what was measured standing out, and no figure parted from its unit."""
-    return Markup(  # noqa: S704 - what it says is escaped
-        re.sub(
-            r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
-            lambda found: f"<strong>{found[0]}</strong>",
-            str(escape(sentence)),
-        )
+    text = re.sub(
+        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
+        lambda found: f"<strong>{found[0]}</strong>",
+        str(escape(sentence)),
     )
+    text = re.sub(r"(\d) (s\b|ms\b|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
+    return Markup(text)  # noqa: S704 - what it says is escaped
 
 
 def _table(group: Group) -> _Table:
@@ -95,7 +97,9 @@ def _table(group: Group) -> _Table:
     columns = [
         column
         for column in tables.FIGURES
-        if column.heading and any(column.of(cell) is not None for cell in group.cells)
+        if column.heading
+        and (group.handling or not column.slow)
+        and any(column.of(cell) is not None for cell in group.cells)
     ]
     rows = [
         _Row(cell.title, cell.transport, [tables.shown(column.of(cell)) for column in columns])
