@@ -107,6 +107,13 @@ def headline(results: Results) -> Group | None:
     return max(full, key=lambda group: (group.distance, group.clients), default=None)
 
 
+def _title(group: Group, results: Results) -> str:
+    """Return where it is and with how many, and on which server if there are several."""
+    several = len({cell.server for cell in results.cells}) > 1
+    title = f"{units.away(group.distance)}, {units.clients(group.clients)}"
+    return f"{title[0].upper()}{title[1:]}" + (f", {group.server}" if several else "")
+
+
 def _in_order(cells: Sequence[Cell]) -> list[Cell]:
     """Return them as the ways are listed everywhere, only those of this first server."""
     order = {way: place for place, way in enumerate(WAYS)}
@@ -154,7 +161,7 @@ def _latency(results: Results) -> _Drawn | None:
     if not of_distance:
         return None
     panels = [of_distance[distance] for distance in sorted(of_distance)]
-    tall = 4.2 if len(panels) < 3 else 3.0
+    tall = 4.8 if len(panels) < 3 else 3.0
     figure = Figure(figsize=(6.8, 1.2 + tall * len(panels)), layout="constrained")
     every = figure.subplots(len(panels), squeeze=False)[:, 0]
     alt = []
@@ -181,7 +188,7 @@ def _latency(results: Results) -> _Drawn | None:
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
         where = units.away(group.distance)
-        axes.set_title(f"{where[0].upper()}{where[1:]}, {units.clients(group.clients)}")
+        axes.set_title(_title(group, results))
         alt.append(
             f"{where}: " + ", ".join(f"{c.title} {units.duration(median(c.had))}" for c in cells)
         )
@@ -247,7 +254,8 @@ def _bytes(results: Results) -> _Drawn | None:
         figure,
         "What an update takes on the wire",
         "Bytes per update and browser, counted at the sockets, questions in vain included; the "
-        "figure is up and down together. Hatched: the headers of TCP and IP, estimated.",
+        "figure is up and down together. Hatched: the headers of TCP and IP, estimated. "
+        f"{_title(group, results)}.",
         f"Bytes per update: {said}.",
     )
 
@@ -400,7 +408,8 @@ def _strokes(results: Results) -> _Drawn | None:
     return _Drawn(
         figure,
         f"One update, {units.away(group.distance)}",
-        "Above the server, below a browser, time to the right. The upright line is the change; "
+        f"{_title(group, results)}. Above the server, below a browser, time to the right. "
+        "The upright line is the change; "
         "slanted strokes are messages on their way, thick where they bring this update, pale "
         "where the answer is “nothing new”; a bar is a question that waits at the server. As "
         "measured at the browser: the server's moment of a plain request is taken as the middle "

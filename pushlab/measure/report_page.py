@@ -45,7 +45,7 @@ class _Head(NamedTuple):
     """Words above neighbouring columns."""
 
     words: str
-    columns: int
+    columns: list[str]
 
 
 class _Row(NamedTuple):
@@ -57,7 +57,6 @@ class _Row(NamedTuple):
 class _Table(NamedTuple):
     title: str
     heads: list[_Head]
-    columns: list[str]
     rows: list[_Row]
     slow: bool
 
@@ -65,9 +64,11 @@ class _Table(NamedTuple):
 def page(results: Results, plots: Sequence[Plot], sections: Sequence[Section] = ()) -> str:
     """Return the page, with the plots in it."""
     found = [_table(group) for group in tables.groups(results)]
+    alarms, sentences = verdict.alarms(results), verdict.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
         results=results,
-        sentences=[_figures_bold(sentence) for sentence in verdict.sentences(results)],
+        alarms=alarms,
+        sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
         plots=[(plot, _inlined(plot)) for plot in plots],
         tables=[table for table in found if not table.slow],
         slow_tables=[table for table in found if table.slow],
@@ -82,13 +83,13 @@ def page(results: Results, plots: Sequence[Plot], sections: Sequence[Section] = 
 
 def _figures_bold(sentence: str) -> Markup:
     """Return it with what was measured standing out, and no figure parted from its unit."""
-    return Markup(  # noqa: S704 - what it says is escaped
-        re.sub(
-            r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
-            lambda found: f"<strong>{found[0]}</strong>",
-            str(escape(sentence)),
-        )
+    text = re.sub(
+        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
+        lambda found: f"<strong>{found[0]}</strong>",
+        str(escape(sentence)),
     )
+    text = re.sub(r"(\d) (s\b|ms\b|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
+    return Markup(text)  # noqa: S704 - what it says is escaped
 
 
 def _table(group: Group) -> _Table:
@@ -96,23 +97,23 @@ def _table(group: Group) -> _Table:
     columns = [
         column
         for column in tables.FIGURES
-        if column.heading and any(column.of(cell) is not None for cell in group.cells)
+        if column.heading
+        and (group.handling or not column.slow)
+        and any(column.of(cell) is not None for cell in group.cells)
     ]
     rows = [
         _Row(cell.title, cell.transport, [tables.shown(column.of(cell)) for column in columns])
         for cell in group.cells
     ]
-    headings = [column.heading for column in columns]
-    return _Table(group.title, _heads(columns), headings, rows, bool(group.handling))
+    return _Table(group.title, _heads(columns), rows, bool(group.handling))
 
 
 def _heads(columns: Sequence[Column]) -> list[_Head]:
     heads: list[_Head] = []
     for column in columns:
-        if heads and heads[-1].words == column.head:
-            heads[-1] = _Head(column.head, heads[-1].columns + 1)
-        else:
-            heads.append(_Head(column.head, 1))
+        if not heads or heads[-1].words != column.head:
+            heads.append(_Head(column.head, []))
+        heads[-1].columns.append(column.heading)
     return heads
 
 

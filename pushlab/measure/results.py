@@ -1,8 +1,7 @@
 """What comparisons leave: every raw sample, as JSON and CSV, and what follows from them."""
 
 import json
-import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -180,14 +179,9 @@ class Results:
 
     def as_json(self) -> str:
         """Return it all, a line per list, so that a diff can be read."""
-        text = json.dumps(_rounded(asdict(self)), indent=1, ensure_ascii=False)
-        # Lists of plain values; a string may have brackets of its own, so it is passed over.
-        lists = re.compile(r'"(?:[^"\\]|\\.)*"|\[[^\[\]{}"]*\]')
-        text = lists.sub(
-            lambda found: found[0] if found[0][0] == '"' else " ".join(found[0].split()), text
-        )
-        messages = re.compile(r'\[\s+("\w+",[^\[\]{}"]*?)\s+\]')  # of a trace
-        return messages.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+        cells = [{name: _rounded(value) for name, value in vars(cell).items()}
+                 for cell in self.cells]  # fmt: skip
+        return _text({**vars(self), "cells": cells}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
@@ -204,10 +198,21 @@ class Results:
         return cls.from_json(path.read_text())
 
 
-def _rounded(found: Any) -> Any:
-    """Return it with lists of numbers to the hundredth, which no clock of ours is better than."""
-    if isinstance(found, dict):
-        return {name: _rounded(value) for name, value in found.items()}
-    if isinstance(found, list | tuple):
-        return [round(v, 2) if isinstance(v, float) else _rounded(v) for v in found]
-    return found
+def _rounded(value: Any) -> Any:
+    """Return it, samples to the hundredth: no clock of ours is better than that."""
+    if isinstance(value, Bill):
+        return vars(value)
+    if isinstance(value, list | tuple):
+        return [round(v, 2) if isinstance(v, float) else _rounded(v) for v in value]
+    return value
+
+
+def _text(value: Any, start: str = "\n") -> str:
+    """Return it as JSON, where a list of plain values has one line, however long it is."""
+    inside = start + " "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_text(of_key, inside)}" for key, of_key in value.items()]
+        return "{" + inside + ("," + inside).join(lines) + start + "}"
+    if isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
+        return "[" + inside + ("," + inside).join(_text(v, inside) for v in value) + start + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -54,6 +54,7 @@ class Column(NamedTuple):
     of: Callable[[Cell], Value]
     heading: str = ""  #: for people; "" where it is not shown to them
     head: str = ""  #: above this and its neighbours with the same
+    slow: bool = False  #: it is for slow readers, who see few of the changes
 
 
 def _of_spread(which: str, place: int) -> Callable[[Cell], Value]:
@@ -110,8 +111,10 @@ FIGURES = (
     Column("memory_bytes_per_client", lambda cell: cell.memory_per_client,
            "memory, bytes", "per browser"),
     Column("opening_bytes_per_client", _opening, "opening, bytes", "per browser"),
-    Column("bytes_per_second_and_client", lambda cell: cell.bytes_per_second),
-    Column("cpu_us_per_second_and_client", lambda cell: cell.cpu_per_second),
+    Column("bytes_per_second_and_client", lambda cell: cell.bytes_per_second,
+           "bytes", "per second and browser", slow=True),
+    Column("cpu_us_per_second_and_client", lambda cell: cell.cpu_per_second,
+           "CPU, µs", "per second and browser", slow=True),
     Column("requests", lambda cell: cell.bill.requests, "requests", "in all"),
     Column("empty", lambda cell: cell.bill.empty, "in vain", "in all"),
     Column("messages", lambda cell: cell.bill.messages),

@@ -40,10 +40,9 @@ RIVALS = (
 
 def sentences(results: Results) -> list[str]:
     """Return the verdict, the most important first."""
-    found = [*_ending(results)]
+    found = alarms(results)
     if not results.cells:
         return [*found, "Nothing was measured, so there is nothing to tell."]
-    found += _losses(results.cells)
     servers = list(dict.fromkeys(cell.server for cell in results.cells))
     for server in servers:
         own = Results("", {}, {}, [cell for cell in results.cells if cell.server == server])
@@ -51,6 +50,11 @@ def sentences(results: Results) -> list[str]:
         found += [prefix + sentence for sentence in _on_one_server(own)]
     found += [*_nothing_lost(results.cells), *_audience(results.cells)]
     return found
+
+
+def alarms(results: Results) -> list[str]:
+    """Return those of the sentences that come first, as they cast doubt on all others."""
+    return [*_ending(results), *_losses(results.cells)]
 
 
 def _on_one_server(results: Results) -> Iterator[str]:
