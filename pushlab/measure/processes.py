@@ -58,6 +58,10 @@ class Process:
         """Return the resident bytes."""
         return sum(process.memory_info().rss for process in self._family)
 
+    def threads(self) -> int:
+        """Return how many threads there are."""
+        return sum(process.num_threads() for process in self._family)
+
 
 def _cpu_of(process: psutil.Process) -> float:
     threads = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
