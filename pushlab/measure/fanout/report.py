@@ -185,8 +185,8 @@ class Report:
         peers = self.peers()
         parts = [
             "What telling thousands costs\n============================",
-            f"Measured by ``{self.about['command']}``; "
-            "the raw samples are in `fanout.json <fanout.json>`_.",
+            f"Measured by ``{self.about['command']}``. Every sample is in "
+            "`fanout.json <fanout.json>`_, of which ``make figures`` makes this page.",
             "\n".join(f"| {line}" for line in self.summary().splitlines()),
             "Against the targets\n-------------------",
             self.ours(),
