@@ -128,6 +128,14 @@ def test_who_is_pushed_to_costs_little(server: Server) -> None:
     assert growth.threads <= 0
 
 
+def test_what_those_who_wait_cost_can_be_measured() -> None:
+    """As for docs/results/servers.json; what a server needs anyway must not be in it."""
+    (kinds,) = memory.measure(["servers/threads.py"], runs=1).values()
+    ((pushed,), (poll,), (stream,)) = (kinds[kind] for kind in memory.KINDS)
+    assert 0 < pushed < 3000 < min(poll, stream)
+    assert max(poll, stream) < 200_000
+
+
 def test_pings_and_codes(way: str, server: Server) -> None:
     assert row(way)[2:5] == ["yes", "yes", "yes"]  # the last one by the contract
     with RawSocket(server.port, "/lab") as client:

@@ -8,6 +8,7 @@ kernel's own memory for a socket is not in it.
 import argparse
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -24,6 +25,9 @@ from pushlab.measure.writing import as_json, table
 
 COMMAND = "python -m pushlab.measure.memory"
 RESULT = ROOT / "docs" / "results" / "servers.json"
+
+#: Seconds in which a server must do nothing to count as being at rest.
+REST = 0.3
 
 #: Sixteen zeros in base64; no server minds.
 KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
@@ -88,14 +92,28 @@ def _growth(
     with ExitStack() as all_of_them:
         for _ in range(first):
             all_of_them.enter_context(come())
-        server.cpu()  # which waits until there is nothing more to do
+        _rest(server)
         memory, threads = server.memory(), server.threads()
         for _ in range(count):
             all_of_them.enter_context(come())
-        server.cpu()
+        _rest(server)
         growth = Growth((server.memory() - memory) / count, server.threads() - threads)
         then()
         return growth
+
+
+def _rest(server: Process) -> None:
+    """Wait until the server has done all that it was asked for, also where it has to wait for it.
+
+    Between two looks at its CPU time it must have done nothing; on a busy machine a short time
+    would not tell that from not having had its turn.
+    """
+    deadline = time.monotonic() + PATIENCE
+    used = server.cpu()
+    time.sleep(REST)
+    while (now := server.cpu()) != used and time.monotonic() < deadline:
+        used = now
+        time.sleep(REST)
 
 
 def _asked(server: Process, path: str, template: str) -> socket.socket:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pushlab.measure.fanout.experiments import Figure
+from pushlab.measure.machine import described
 from pushlab.measure.writing import as_json, table
 
 OURS = "Pushlab"
@@ -169,13 +170,8 @@ class Report:
 
     def summary(self) -> str:
         """Return on what, with what and when this was measured."""
-        versions = ", ".join(
-            f"{name} {version}" for name, version in self.about["versions"].items()
-        )
-        machine = self.about["machine"]
         return (
-            f"{self.about['date']}, {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['memory_gib']} GiB, {machine['system']}.\n{versions}.\n"
+            f"{described(self.about)}\n"
             f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
             f"{self.about['pinned']}."
         )

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 
 from pushlab.measure.figures.pages import Part, Raw
+from pushlab.measure.machine import described
+from pushlab.measure.memory import as_table
 from pushlab.measure.samples import median
 
 #: What holds a request that waits, as the README's table of servers says.
@@ -47,7 +49,37 @@ def _versions(raw: Raw) -> str:
     return f"uWSGI {versions['uwsgi']}, Python {versions['Python']}"
 
 
+_PAGE = """\
+What those who wait cost each server
+====================================
+
+Measured by ``{command}``. Every sample is in `servers.json <servers.json>`_, of which
+``make figures`` makes this page.
+
+| {about}
+
+{table}
+
+Medians of {runs} runs, each with a server of its own: how much the resident set grows when
+browsers come, divided by their number. Others have come before them, for what is needed once and
+not once each. The kernel's own memory for a socket is not in it. Who is *pushed to*, by WebSocket,
+holds no request; a *long poll* or an *event stream* that waits holds one, and with it a greenlet or
+a native thread.
+"""
+
+
+def _page(raw: Raw) -> str:
+    found = raw.json("servers")
+    return _PAGE.format(
+        command=found["command"],
+        about=described(found).replace("\n", "\n| "),
+        table=as_table(found["servers"]),
+        runs=min(len(runs) for kinds in found["servers"].values() for runs in kinds.values()),
+    )
+
+
 PART = Part(
+    pages={"docs/results/servers.rst": _page},
     numbers={
         "memory per greenlet": _held(*GREENLETS),
         "memory per thread": _held(*THREADS),
