@@ -30,12 +30,26 @@ class Process:
 
     def __init__(self, pid: int, port: int) -> None:
         self.port = port
-        self._pid = pid
+        self._pids = [pid]
+
+    def beside(self, other: "Process") -> "Process":
+        """Return the two as one, which is reached at the other's port."""
+        both = Process(self._pids[0], other.port)
+        both._pids = self._pids + other._pids
+        return both
 
     @cached_property
     def _family(self) -> list[psutil.Process]:
-        parent = psutil.Process(self._pid)
-        return [parent, *parent.children(recursive=True)]
+        parents = [psutil.Process(pid) for pid in self._pids]
+        return [*parents, *(child for one in parents for child in one.children(recursive=True))]
+
+    @property
+    def is_alive(self) -> bool:
+        """False as soon as one of them has ended."""
+        return all(
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+            for process in self._family
+        )
 
     def cpu(self) -> float:
         """Return the microseconds of CPU used so far, once there is nothing more to do.

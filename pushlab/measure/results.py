@@ -1,11 +1,12 @@
 """What comparisons leave: every raw sample, as JSON and CSV, and what follows from them."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.samples import median
+from pushlab.measure.samples import Spread, median, spread
 from pushlab.measure.ways import Way
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
@@ -23,6 +24,7 @@ class Bill:
     messages: int = 0  #: frames and events
     up: int = 0  #: bytes, without those of TCP and IP
     down: int = 0
+    keepalive: int = 0  #: bytes of pings, pongs and comments, which are not among those above
     packets: int = 0  #: as many as it takes, each with an acknowledgement for what is not answered
 
     @property
@@ -52,6 +54,7 @@ class Cell:
     seen: int = 0
     coalesced: int = 0
     lost: int = 0
+    waiting: int = 0  #: had arrived at slow readers, who had no time for them by the end
     #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
     known: list[float] = field(default_factory=list)
     had: list[float] = field(default_factory=list)
@@ -77,6 +80,22 @@ class Cell:
         return Way(self.transport, self.carry)
 
     @property
+    def title(self) -> str:
+        """The way, and how often it asks if it is short polling."""
+        asks = "" if self.period is None else f", every {self.period:g} s"
+        return self.way.title + asks
+
+    @property
+    def known_spread(self) -> Spread | None:
+        """Milliseconds from the change to knowing of it."""
+        return spread(self.known)
+
+    @property
+    def had_spread(self) -> Spread | None:
+        """Milliseconds from the change to having the data."""
+        return spread(self.had)
+
+    @property
     def updates(self) -> int:
         """Updates that reached a client: what costs are divided by."""
         return max(1, self.seen)
@@ -88,6 +107,11 @@ class Cell:
     @property
     def bytes_with_headers_per_update(self) -> float:
         return self.bill.bytes_with_headers / self.updates
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Bytes per second and client, which is what counts where not every change is seen."""
+        return self.bill.bytes / self.seconds / self.clients if self.seconds else None
 
     @property
     def requests_per_update(self) -> float:
@@ -115,6 +139,11 @@ class Cell:
         return median(self.cpu_samples) if self.cpu else None
 
     @property
+    def cpu_per_second(self) -> float | None:
+        """Microseconds of the server's CPU per second and client, publishing included."""
+        return sum(self.cpu) / self.seconds / self.clients if self.cpu and self.seconds else None
+
+    @property
     def memory_per_client(self) -> float | None:
         """Bytes of the server's memory per client, from 100 clients on: below it is noise."""
         return None if self.memory is None or self.clients < 100 else self.memory / self.clients
@@ -134,20 +163,51 @@ class Results:
     interrupted: bool = False
     failure: str | None = None  #: why it ended early
 
+    @property
+    def is_complete(self) -> bool:
+        """True if it neither failed nor was interrupted."""
+        return not (self.failure or self.interrupted)
+
+    def finish(self) -> None:
+        """Leave out what was not reached, and call it a failure if anything was lost."""
+        self.cells = [cell for cell in self.cells if cell.published]
+        if lost := sum(cell.lost for cell in self.cells):
+            worst = max(self.cells, key=lambda cell: cell.lost)
+            self.failure = self.failure or (
+                f"{lost:,} readings were lost, most of them by {worst.way.title}: they were still "
+                "the newest five seconds after their change, and not everybody had them"
+            )
+
     def as_json(self) -> str:
-        """Return it all, a line per cell and list, so that a diff can be read."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """Return it all, a line per list, so that a diff can be read."""
+        text = json.dumps(_rounded(asdict(self)), indent=1, ensure_ascii=False)
+        # Lists of plain values; a string may have brackets of its own, so it is passed over.
+        lists = re.compile(r'"(?:[^"\\]|\\.)*"|\[[^\[\]{}"]*\]')
+        text = lists.sub(
+            lambda found: found[0] if found[0][0] == '"' else " ".join(found[0].split()), text
+        )
+        messages = re.compile(r'\[\s+("\w+",[^\[\]{}"]*?)\s+\]')  # of a trace
+        return messages.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
-        """Return what `as_json` was made of."""
+        """Return what `as_json` was made of, but for what it has rounded."""
         found: dict[str, Any] = json.loads(text)
-        found["cells"] = [
-            Cell(**{**cell, "bill": Bill(**cell["bill"]), "opening": Bill(**cell["opening"])})
-            for cell in found["cells"]
-        ]
+        for cell in found["cells"]:
+            cell["bill"], cell["opening"] = Bill(**cell["bill"]), Bill(**cell["opening"])
+            cell["trace"] = [tuple(message) for message in cell["trace"]]
+        found["cells"] = [Cell(**cell) for cell in found["cells"]]
         return cls(**found)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
         return cls.from_json(path.read_text())
+
+
+def _rounded(found: Any) -> Any:
+    """Return it with lists of numbers to the hundredth, which no clock of ours is better than."""
+    if isinstance(found, dict):
+        return {name: _rounded(value) for name, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [round(v, 2) if isinstance(v, float) else _rounded(v) for v in found]
+    return found

@@ -91,6 +91,15 @@ AGENT = (
 )
 
 
+class WrongAnswer(Exception):
+    """The server did not do what is being measured."""
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """Return a client's frame for a short payload, masked with zeros, which leaves it as it is."""
+    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
 class Cost(NamedTuple):
     """Bytes up (browser to server) and down, and how many requests went up."""
 

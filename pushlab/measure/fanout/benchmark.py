@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pushlab.measure.fanout import peers
-from pushlab.measure.fanout.browsers import WrongAnswer
 from pushlab.measure.fanout.crowd import crowd
 from pushlab.measure.fanout.experiments import Figure, Floor, Subject, held, push, requests, streams
 from pushlab.measure.fanout.floor import floor
 from pushlab.measure.fanout.report import OURS, Report
 from pushlab.measure.machine import about
 from pushlab.measure.processes import ROOT, NotRunning, cores
+from pushlab.measure.wire import WrongAnswer
 
 RESULTS = ROOT / "docs" / "results"
 COMMAND = "python -m pushlab.measure.fanout"

@@ -7,21 +7,12 @@ import json
 import socket
 from collections import Counter
 
-from pushlab.measure.wire import AGENT, FETCH
-
-
-class WrongAnswer(Exception):
-    """The server did not do what is being measured."""
+from pushlab.measure.wire import AGENT, FETCH, WrongAnswer, masked
 
 
 def text_frame(message: bytes) -> bytes:
     """Return a server's frame for a short message."""
     return bytes([0x81, len(message)]) + message
-
-
-def masked(opcode: int, payload: bytes) -> bytes:
-    """Return a client's frame for a short payload, masked with zeros, which leaves it as it is."""
-    return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
 def split(data: bytes) -> tuple[list[bytes], bytes]:

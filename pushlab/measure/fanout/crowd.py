@@ -26,11 +26,10 @@ from pushlab.measure.fanout.browsers import (
     Listener,
     Poller,
     Streamer,
-    WrongAnswer,
     get,
     parse,
 )
-from pushlab.measure.wire import AGENT, EVENT_SOURCE, HANDSHAKE
+from pushlab.measure.wire import AGENT, EVENT_SOURCE, HANDSHAKE, WrongAnswer
 
 #: How many members arrive at a time: as many handshakes are under way at once.
 ARRIVING = 50

@@ -1,0 +1,97 @@
+"""Server-sent events: an answer that never ends, read piece by piece (WHATWG HTML section 9.2)."""
+
+import re
+import time
+
+from pushlab.measure.clients.client import Client
+from pushlab.measure.clients.line import CLOSING_PACKETS, OPENING_PACKETS, packets
+from pushlab.measure.wire import AGENT, EVENT_SOURCE, WrongAnswer
+
+#: What each chunk of an answer without a length begins with (RFC 9112 section 7.1).
+_CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
+
+
+class EventStream(Client):
+    """The headless half of pushlab/transports/sse.py."""
+
+    def listen(self, after: str) -> None:
+        """Open the stream, and a line to fetch data by where events only signal."""
+        self.cursor = after
+        if not self.carry:
+            self.line.open()
+        self._received = self._text = b""
+        self._head: bytes | None = None
+        self._chunked = self._open = False
+        path = f"/update?carry={self.carry:d}&after={after}"
+        asked = EVENT_SOURCE.format(path=path, host=self.around.host, agent=AGENT).encode()
+        self._socket = self.around.connect()
+        self.around.watch(self._socket, self._readable)
+        self._socket.sendall(asked)
+        bill = self.around.bill
+        bill.requests += 1
+        bill.up += len(asked)
+        bill.packets += OPENING_PACKETS + packets(len(asked)) + 1
+
+    @property
+    def is_listening(self) -> bool:
+        return self._open
+
+    def idle(self) -> None:
+        """Fetch what it heard of meanwhile."""
+        if not self.carry:
+            self.fetch_news()
+
+    def leave(self) -> None:
+        super().leave()
+        self.around.unwatch(self._socket)
+        self._socket.close()
+        self.around.bill.packets += CLOSING_PACKETS
+
+    def _readable(self) -> None:
+        data = self._socket.recv(65536)
+        at = time.time()
+        if not data:
+            raise WrongAnswer("the server ended an event stream")
+        self.around.bill.down += len(data)
+        self._received += data
+        if self._head is None:
+            head, blank, rest = self._received.partition(b"\r\n\r\n")
+            if not blank:
+                return
+            if not head.startswith(b"HTTP/1.1 200 ") or b"text/event-stream" not in head:
+                raise WrongAnswer(f"GET /update: {head!r}")
+            self._head, self._received = head, rest
+            self._chunked = b"chunked" in head.lower()
+            self.around.bill.packets += packets(len(head))
+        self._dechunk()
+        *events, self._text = self._text.split(b"\n\n")
+        for event in events:
+            self._take(event, at)
+
+    def _dechunk(self) -> None:
+        if not self._chunked:
+            self._text, self._received = self._text + self._received, b""
+            return
+        while (chunk := _CHUNK.match(self._received)) is not None:
+            begin, end = chunk.end(), chunk.end() + int(chunk[1], 16)
+            if len(self._received) < end + 2:
+                return
+            self._text += self._received[begin:end]
+            self._received = self._received[end + 2 :]
+
+    def _take(self, event: bytes, at: float) -> None:
+        bill, size = self.around.bill, len(event) + 2
+        if self._chunked:  # each event comes as a chunk
+            size += len(f"{size:x}") + 4
+        if event.startswith(b":"):  # a comment, so that the line is not silent
+            bill.down -= size
+            bill.keepalive += size
+            return
+        bill.packets += packets(size) + 1
+        self._open = True  # it begins with `retry:`
+        _, found, message = event.partition(b"\ndata: ")
+        if found:
+            bill.messages += 1
+            if self.trace is not None:
+                self.trace.append(("event", None, at, 0, size))
+            self.told(message, at)

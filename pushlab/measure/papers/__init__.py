@@ -1,0 +1,4 @@
+from typing import Any
+
+Paper = Any
+PAPERS: dict[str, Any] = {}

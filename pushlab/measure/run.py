@@ -1,0 +1,199 @@
+"""One run: every way of hearing is verified, and then measured group by group."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Protocol, TypeVar
+
+from pushlab.measure.driver import DistantAudience, Posting, ServerDied, Trial, Venue, take_turn
+from pushlab.measure.grid import GROUP, Grid, Group
+from pushlab.measure.processes import NotRunning
+from pushlab.measure.results import Results
+from pushlab.measure.servers import started
+from pushlab.measure.verification import VERIFYING, verify
+from pushlab.measure.ways import Way
+from pushlab.measure.wire import WrongAnswer
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Seconds that starting a server takes, about; two start at a time on two cores.
+STARTING = 0.9
+
+
+class Failed(Exception):
+    """The run cannot go on; the message says at what and why."""
+
+
+class Progress(Protocol):
+    """Somebody who is told how far it is."""
+
+    def say(self, what: str) -> None:
+        """Hear what is being done."""
+
+    def advance(self, seconds: float) -> None:
+        """Hear that so much of what was planned is done."""
+
+
+class Run:
+    """What is going on: the servers, the audiences, and what was found out so far.
+
+    `shared` is a server that runs already, at which all ways are measured at the same time. Without
+    it, each way has a server of its own.
+    """
+
+    def __init__(
+        self, results: Results, progress: Progress, *, shared: Venue | None = None
+    ) -> None:
+        self.results = results
+        self.progress = progress
+        self._shared = shared
+        self._leaving: list[ExitStack] = []  # what is to be ended, all at the same time
+        self._audiences: dict[Way, DistantAudience] = {}
+        self._venues: dict[tuple[str, Way], Venue] = {}
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _close(self._leaving)
+
+    @staticmethod
+    def preparing_seconds(servers: int, ways: int) -> float:
+        """Return about how long it takes to start so many servers for each way, and to verify."""
+        return servers * (ways * STARTING + VERIFYING)
+
+    def measure(self, grid: Grid) -> None:
+        """Verify the grid's ways on each of its servers, then fill its cells.
+
+        Raises Failed if a server does not start, dies or gives a wrong answer; what was measured
+        by then is in the results.
+        """
+        for group in grid.groups:
+            self._prepare(group.server, grid.ways)
+            self._measure(grid, group)
+
+    def venue(self, server: str, way: Way) -> Venue:
+        """Return where this way is measured."""
+        return self._shared or self._venues[server, way]
+
+    def _prepare(self, server: str, ways: Sequence[Way]) -> None:
+        new = [way for way in ways if (server, way) not in self._venues]
+        if not new:
+            return
+        if self._shared is None:
+            self.progress.say(f"starting {server}, once for each way")
+            for way, venue in zip(new, _at_once(self._start, [server for _ in new]), strict=True):
+                self._venues[server, way] = venue
+        else:
+            self._venues.update({(server, way): self._shared for way in new})
+        for way in new:
+            if way not in self._audiences:
+                self._audiences[way] = DistantAudience()
+                self._until_the_end().callback(self._audiences[way].close)
+        self.progress.say("verifying that each way brings the right readings, across a reconnect")
+
+        def check(way: Way) -> None:
+            with explained(f"{way.title} is not right, so nothing is measured"):
+                verify(way, self.venue(server, way), self._audiences[way])
+
+        if self._shared is None:
+            _at_once(check, new)
+        else:
+            for way in new:
+                check(way)
+        self.results.verified += [f"{way.title} ({server})" for way in new]
+        self.progress.advance(VERIFYING + STARTING * len(new))
+
+    def _start(self, server: str) -> Venue:
+        try:
+            process = self._until_the_end().enter_context(started(server))
+        except NotRunning as error:
+            raise Failed(str(error)) from error
+        publisher = Posting("127.0.0.1", process.port)
+        venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
+        venue.warm_up()
+        return venue
+
+    def _until_the_end(self) -> ExitStack:
+        self._leaving.append(ExitStack())
+        return self._leaving[-1]
+
+    def _measure(self, grid: Grid, group: Group) -> None:
+        trials = [
+            Trial(grid.cell(group, way), self.venue(group.server, way), self._audiences[way])
+            for way in grid.ways
+        ]
+        self.results.cells += [trial.cell for trial in trials]
+        attendance = [ExitStack() for _ in trials]
+
+        def come(place: int) -> None:
+            with explained(f"{trials[place].cell.way.title}, {group.title}"):
+                attendance[place].enter_context(trials[place].attended())
+
+        try:
+            self.progress.say(f"{group.title}: they come")
+            if self._shared is None:
+                _at_once(come, range(len(trials)))
+            else:
+                for place in range(len(trials)):
+                    come(place)
+            self.progress.advance(GROUP)
+            for number in range(grid.rounds):
+                self._take_round(grid, group, trials, number)
+        finally:
+            _close(attendance)
+
+    def _take_round(self, grid: Grid, group: Group, trials: list[Trial], number: int) -> None:
+        """Have each of them take a turn: all at the same time, or one after the other."""
+        seconds = grid.turn_seconds(group)
+
+        def turn(trials: Sequence[Trial]) -> None:
+            with explained(
+                f"{trials[0].cell.way.title if len(trials) == 1 else 'all ways'}, {group.title}"
+            ):
+                venue = trials[0].venue
+                venue.keep_lengths(grid.changes + 1)
+                for trial in trials if venue.publisher.is_ours else ():
+                    trial.settle()
+                take_turn(trials, venue, changes=grid.changes)
+
+        where = f"{group.title}: {{}}, turn {number + 1} of {grid.rounds}"
+        if self._shared is not None:
+            self.progress.say(where.format("all ways"))
+            turn(trials)
+            self.progress.advance(seconds)
+        elif grid.is_together(group):
+            self.progress.say(where.format("all ways, each with a server of its own"))
+
+            def staggered(place: int) -> None:
+                time.sleep(place * group.pace / len(trials))  # so that they do not change at once
+                turn([trials[place]])
+
+            _at_once(staggered, range(len(trials)))
+            self.progress.advance(seconds)
+        else:  # forth and back, so that a drift of the machine's speed cancels
+            for trial in trials if number % 2 == 0 else trials[::-1]:
+                self.progress.say(where.format(f"{trial.cell.way.title}, alone"))
+                turn([trial])
+                self.progress.advance(seconds)
+
+
+def _at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return what comes of each of these, all at the same time."""
+    with ThreadPoolExecutor(max(1, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+def _close(stacks: Sequence[ExitStack]) -> None:
+    _at_once(lambda stack: stack.close(), stacks)
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Say where it was that something went wrong."""
+    try:
+        yield
+    except (WrongAnswer, ServerDied) as error:
+        raise Failed(f"{where}: {error}") from error
