@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.hosts import HOSTED, free_port
+from pushlab.measure.servers import HOSTED, free_port
 from tests.clients import Http
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 

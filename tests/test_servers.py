@@ -17,8 +17,8 @@ import pytest
 import trustme
 
 from pushlab.measure import memory
-from pushlab.measure.hosts import HOSTED, free_port
 from pushlab.measure.processes import Process
+from pushlab.measure.servers import HOSTED, free_port
 from tests.clients import CLOSE, PING, PONG, TEXT, Http, LabPage, RawSocket, frame
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import WITH_TLS, host

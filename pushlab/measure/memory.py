@@ -15,16 +15,19 @@ from importlib.metadata import version
 from typing import NamedTuple
 
 from pushlab.gevent_server import raise_descriptor_limit
-from pushlab.measure.fanout.browsers import WrongAnswer, parse
-from pushlab.measure.hosts import WAYS, hosting
+from pushlab.measure.fanout.browsers import parse
 from pushlab.measure.machine import about
 from pushlab.measure.processes import PATIENCE, ROOT, NotRunning, Process
 from pushlab.measure.samples import median
-from pushlab.measure.wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, post
+from pushlab.measure.servers import HOSTED, started
+from pushlab.measure.wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, WrongAnswer, post
 from pushlab.measure.writing import as_json, table
 
 COMMAND = "python -m pushlab.measure.memory"
 RESULT = ROOT / "docs" / "results" / "servers.json"
+
+#: Those whose memory differs: serve2.py is as serve.py.
+SERVERS = ("serve.py", "servers/threads.py", *HOSTED)
 
 #: Seconds in which a server must do nothing to count as being at rest.
 REST = 0.3
@@ -137,21 +140,23 @@ def _told(server: Process, path: str, template: str) -> socket.socket:
     return client
 
 
-def measure(ways: Sequence[str] = WAYS, *, runs: int = 3) -> dict[str, dict[str, list[float]]]:
+def measure(
+    servers: Sequence[str] = SERVERS, *, runs: int = 3
+) -> dict[str, dict[str, list[float]]]:
     """Return each server's bytes for each kind of browser, one sample per run."""
     raise_descriptor_limit()
     found: dict[str, dict[str, list[float]]] = {}
-    for way in ways:
-        sys.stderr.write(f"{way}\n")
-        found[way] = {}
+    for name in servers:
+        sys.stderr.write(f"{name}\n")
+        found[name] = {}
         for kind, growth in KINDS.items():
-            samples = found[way][kind] = []
+            samples = found[name][kind] = []
             for _ in range(runs):
-                with hosting(way) as server:
-                    if growth is of_pushed or way not in FEWER:
+                with started(name) as server:
+                    if growth is of_pushed or name not in FEWER:
                         cost = growth(server)
                     else:
-                        first, count = FEWER[way]
+                        first, count = FEWER[name]
                         cost = growth(server, count, first=first)
                     samples.append(round(cost.memory, 1))
     return found
@@ -161,7 +166,7 @@ def as_table(found: dict[str, dict[str, list[float]]]) -> str:
     """Return the medians as a reStructuredText table."""
     rows = [("bytes for one browser", *KINDS)]
     rows += [
-        (way, *(f"{median(kinds[kind]):,.0f}" for kind in KINDS)) for way, kinds in found.items()
+        (name, *(f"{median(kinds[kind]):,.0f}" for kind in KINDS)) for name, kinds in found.items()
     ]
     return table(rows)
 
