@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Protocol, cast
 
 import psutil
@@ -41,6 +41,9 @@ class Publisher(Protocol):
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         """Make a change, or wait for one; return what the data says from then on."""
 
+    def close(self) -> None:
+        """Hang up."""
+
 
 class Posting:
     """It changes the data with `POST /data`."""
@@ -66,6 +69,9 @@ class Posting:
             raise WrongAnswer(f"POST /data: {answer.status} {body.decode(errors='replace')[:200]}")
         self.cursor = str(json.loads(body)["cursor"])
         return value
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 class Watching:
@@ -94,6 +100,9 @@ class Watching:
                 self.cursor = reading["cursor"]
                 return dict(reading["value"])
         raise WrongAnswer(f"the data has not changed for {self._patience:.0f} s")
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def newest(connection: http.client.HTTPConnection, headers: Mapping[str, str]) -> str:
@@ -250,7 +259,7 @@ class Trial:
                 address=[venue.host, port], host=name,
                 after=venue.publisher.cursor, handling=cell.handling,
             )  # fmt: skip
-            stack.callback(self.audience.ask, "leave")
+            stack.callback(self._leave)
             cell.opening = Bill(**found["bill"])
             self.settle()
             grown = venue.memory()
@@ -258,6 +267,10 @@ class Trial:
                 cell.memory = grown - memory
             venue.was_attended = True
             yield
+
+    def _leave(self) -> None:
+        with suppress(WrongAnswer):  # which it has said before
+            self.audience.ask("leave")
 
     def settle(self) -> None:
         """Let everybody have the newest reading."""

@@ -58,6 +58,8 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         _close(self._leaving)
+        if self._shared is not None:
+            self._shared.publisher.close()
 
     @staticmethod
     def preparing_seconds(servers: int, ways: int) -> float:
@@ -111,7 +113,8 @@ class Run:
             process = self._until_the_end().enter_context(started(server))
         except NotRunning as error:
             raise Failed(str(error)) from error
-        publisher = Posting("127.0.0.1", process.port)
+        publisher = Posting("127.0.0.1", process.inner_port)
+        self._until_the_end().callback(publisher.close)
         venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
         venue.warm_up()
         return venue
