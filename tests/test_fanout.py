@@ -11,10 +11,10 @@ import docutils.core
 import pytest
 
 from pushlab.measure.fanout import benchmark, peers
-from pushlab.measure.wire import WrongAnswer
 from pushlab.measure.fanout.crowd import Crowd
 from pushlab.measure.fanout.experiments import Figure
 from pushlab.measure.fanout.report import TARGETS, TITLES
+from pushlab.measure.wire import WrongAnswer
 
 CLIENTS = 50
 

@@ -243,11 +243,11 @@ class Trial:
         """Let everybody have the newest reading."""
         take_turn([self], self.venue, changes=1, counted=False)
 
-    def begin(self, begin_at: float, seconds: float) -> None:
-        """Have the audience count, and ask if it is its way, for so long."""
+    def begin(self, begin_at: float, seconds: float, *, phase: float = 0.5) -> None:
+        """Have the audience count, and ask if it is its way, for so long (see Audience.begin)."""
         period = self.cell.period or 0.0
         ticks = max(1, round(seconds / period)) if period else 0
-        self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period)
+        self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period, phase=phase)
 
     def record(
         self, found: Mapping[str, Any], numbers: range, cpu: float | None, seconds: float
@@ -287,9 +287,17 @@ def _since(zero: float, moment: float, offset: float) -> float:
     return round(1e3 * (moment + offset - zero), 3)
 
 
-def take_turn(trials: Sequence[Trial], venue: Venue, *, changes: int, counted: bool = True) -> None:
+def take_turn(
+    trials: Sequence[Trial],
+    venue: Venue,
+    *,
+    changes: int,
+    counted: bool = True,
+    phase: float = 0.5,
+) -> None:
     """Change the data so many times while these listen, all of them at this venue.
 
+    `phase` is when in its period each of them asks, if it is its way (see Audience.begin).
     Raises ServerDied, or WrongAnswer if what happens is not what the protocol says.
     """
     pace = trials[0].cell.pace
@@ -297,7 +305,7 @@ def take_turn(trials: Sequence[Trial], venue: Venue, *, changes: int, counted: b
         cpu = venue.cpu() if counted else None
         begin_at = time.time() + NOTICE
         for trial in trials:
-            trial.begin(begin_at, changes * pace if counted else 0.0)
+            trial.begin(begin_at, changes * pace if counted else 0.0, phase=phase)
         first = sequence(venue.publisher.cursor)
         for number in range(changes):
             time.sleep(max(0.0, begin_at + number * pace - time.time()))

@@ -42,6 +42,9 @@ class Grid:
     #: Turns of each way, and changes in each turn.
     rounds: int = 4
     changes: int = 4
+    #: Whether short polling asks at another moment of its period in each turn. One client alone
+    #: would otherwise hear of every change after the same time.
+    drifting: bool = False
     #: Whether to measure what very frequent changes do to slow readers, at last.
     slow_reader: bool = False
 
@@ -60,6 +63,13 @@ class Grid:
     def turn_seconds(self, group: Group) -> float:
         """Return about how long a turn takes."""
         return self.changes * group.pace + TURN + 3 * group.distance / 1e3
+
+    def phase(self, number: int) -> float:
+        """Return the share of a period after which short polling asks in the turn of this number.
+
+        One turn after the other, they go through the period evenly if it is `drifting`.
+        """
+        return (number + 0.5) / self.rounds if self.drifting else 0.5
 
     @property
     def seconds(self) -> float:
