@@ -294,6 +294,7 @@ def take_turn(
     changes: int,
     counted: bool = True,
     phase: float = 0.5,
+    lost_after: float = LOST_AFTER,
 ) -> None:
     """Change the data so many times while these listen, all of them at this venue.
 
@@ -310,7 +311,7 @@ def take_turn(
         for number in range(changes):
             time.sleep(max(0.0, begin_at + number * pace - time.time()))
             venue.publisher.change()
-        last, deadline = sequence(venue.publisher.cursor), time.time() + LOST_AFTER
+        last, deadline = sequence(venue.publisher.cursor), time.time() + lost_after
         for trial in trials:
             trial.audience.order("finish", sequence=last, deadline=deadline)
         found = [trial.audience.answer() for trial in trials]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pushlab.measure.driver import LOST_AFTER
 from pushlab.measure.results import Cell
 from pushlab.measure.ways import WAYS, Way
 
@@ -42,6 +43,8 @@ class Grid:
     #: Turns of each way, and changes in each turn.
     rounds: int = 4
     changes: int = 4
+    #: Seconds after which a reading that a client does not have counts as lost.
+    lost_after: float = LOST_AFTER
     #: Whether short polling asks at another moment of its period in each turn. One client alone
     #: would otherwise hear of every change after the same time.
     drifting: bool = False

@@ -146,6 +146,11 @@ def _about(exchanges: Sequence[Exchange]) -> list[str]:
         "Short polling asks once per update. Every way brings the reading itself. The bytes of "
         "TCP and IP, pings and pongs are not counted.",
     ]
+    if (asked := found.get("long poll")) and asked.requests > asked.updates:
+        paragraphs.append(
+            f"Long polling needs {asked.requests} requests for {asked.updates} updates, because "
+            "the last one waits for what comes next."
+        )
     if page := found.get("reload"):
         small = found.get("reload of /data only")
         paragraphs.append(

@@ -27,6 +27,8 @@ MEGABIT, THEIR_MEGABIT = 1e6, 2**20
 KEEPING_UP = 0.95
 #: Clients that come and go in a second, about.
 COMING = 1000
+#: Seconds after which a reading counts as lost: who has to wait long for an answer gets it late.
+LOST_AFTER = 30.0
 
 
 class Traffic(NamedTuple):
@@ -132,6 +134,7 @@ class Kaazing:
         return Grid(
             [Group("serve.py", clients, 0.0, self.period) for clients in self.clients],
             ways=[POLLING, WEBSOCKET], period=self.period, rounds=1, changes=self.changes,
+            lost_after=LOST_AFTER,
         )  # fmt: skip
 
     @property
@@ -232,8 +235,8 @@ def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
     if not behind:
         sizes = listed([f"{pair.clients:,}" for pair in pairs])
         paragraphs.append(
-            f"This machine kept up with {sizes} polling clients: polls were answered as fast as they "
-            "were due."
+            f"This machine kept up with {sizes} polling clients: polls were answered as fast as "
+            "they were due."
         )
     return paragraphs
 
