@@ -64,6 +64,10 @@ class Posting:
         self.cursor = str(json.loads(body)["cursor"])
         return value
 
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
 
 class Watching:
     """It waits until the data changes by itself: with long polls, one after the other."""

@@ -109,10 +109,12 @@ class Run:
 
     def _start(self, server: str) -> Venue:
         try:
-            process = self._until_the_end().enter_context(started(server))
+            leaving = self._until_the_end()
+            process = leaving.enter_context(started(server))
         except NotRunning as error:
             raise Failed(str(error)) from error
         publisher = Posting("127.0.0.1", process.port)
+        leaving.callback(publisher.close)
         venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
         venue.warm_up()
         return venue

@@ -146,7 +146,7 @@ def _about(results: Results, held: int) -> list[str]:
         "not the most that the server can hold.",
     }.get(
         results.extra.get("ended_by", ""),
-        f"It was interrupted with {last:,} clients, at a p95 of {p95} ms.",
+        f"It ended early: with {last:,} clients, p95 of the round trip was {p95} ms.",
     )
     return [
         "This is the Python row that the original never had. The rule is the original's: add "
