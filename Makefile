@@ -1,6 +1,7 @@
 # make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
+# make figures   renew the figures in README and docs from docs/results/
 # All set up what they need, in .venv, and what the tests need of the system with apt.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 APT := apt-get -qq -o DPkg::Lock::Timeout=120
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all check packages clean
+.PHONY: run test test-all check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
@@ -33,6 +34,9 @@ check: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+figures: $(VENV)/run
+	$(VENV)/bin/python -m pushlab.measure.figures
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt

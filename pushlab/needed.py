@@ -17,21 +17,27 @@ NEEDED = {
     "psutil": "psutil",
     "pygments": "pygments",
 }
+#: What compare.py needs beside those, from pushlab/measure/requirements.txt.
+FOR_COMPARISON = {"rich": "rich", "matplotlib": "matplotlib"}
 #: What native threads do without.
 FOR_GEVENT = ("gevent", "geventwebsocket", "flask_sockets")
 
 
-def demand(*, gevent: bool = True) -> None:
-    """Exit with one line if a package is missing; which packages gevent needs may not matter."""
+def demand(*, gevent: bool = True, comparison: bool = False) -> None:
+    """Exit with one line if a package is missing.
+
+    Which packages gevent needs may not matter, and those for the comparison matter only to it.
+    """
     if sys.version_info < (3, 10):  # noqa: UP036 - a program is also run where it should not be
         sys.exit(f"Pushlab needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
     missing = [
         package
-        for module, package in NEEDED.items()
+        for module, package in {**NEEDED, **(FOR_COMPARISON if comparison else {})}.items()
         if (gevent or module not in FOR_GEVENT) and find_spec(module) is None
     ]
+    requirements = "pushlab/measure/requirements.txt" if comparison else "requirements.txt"
     if missing:
         sys.exit(
             f"Not installed: {', '.join(missing)}. "
-            f"Run: {sys.executable} -m pip install -r requirements.txt"
+            f"Run: {sys.executable} -m pip install -r {requirements}"
         )

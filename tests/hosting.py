@@ -4,27 +4,15 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Any
 
+from pushlab.measure.servers import HOSTED, free_port
 from tests.clients import Http
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 
 _BIN = Path(sys.executable).parent
-
-#: What follows the executable, by the name of the way; "{port}" is the port.
-HOSTED = {
-    "gunicorn": ("gunicorn", "-c", "servers/gunicorn.conf.py", "serve:app"),
-    "flask_sockets.worker": (
-        "gunicorn", "-k", "flask_sockets.worker", "-b", "127.0.0.1:{port}",
-        "--no-control-socket", "serve2:app",
-    ),
-    "uwsgi gevent": ("uwsgi", "servers/uwsgi.ini"),
-    "uwsgi threads": ("uwsgi", "servers/uwsgi-threads.ini"),
-    "flask run": ("flask", "--app", "servers/threads", "run", "-p", "{port}"),
-}  # fmt: skip
 
 #: How to ask those for TLS that take nothing of it from us.
 TLS_ARGUMENTS = {
@@ -33,12 +21,6 @@ TLS_ARGUMENTS = {
 }
 #: With whom TLS ends in the server itself.
 WITH_TLS = (*PROGRAMS, "servers/threads.py", "gunicorn", *TLS_ARGUMENTS)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Hosted(Server):

@@ -8,6 +8,7 @@ import pytest
 
 from pushlab.measure import wire
 from pushlab.measure.driver import VALUE
+from pushlab.measure.fanout.crowd import DistantCrowd
 from pushlab.measure.grid import Grid
 from pushlab.measure.papers import PAPERS, Abril, Kaazing, Paper, Pimentel, Section, Shootout
 from pushlab.measure.results import Bill, Cell, Results
@@ -208,7 +209,7 @@ def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise wire.WrongAnswer("the server closed a socket")
 
-    monkeypatch.setattr("pushlab.measure.papers.shootout.DistantCrowd.join", fail)
+    monkeypatch.setattr(DistantCrowd, "join", fail)
     run.results = nothing()
     with pytest.raises(Failed, match="shootout, 20 clients: the server closed a socket"):
         Shootout(step=20, samples=3).measure(run)
@@ -249,7 +250,7 @@ def test_kaazing_where_the_machine_does_not_keep_up() -> None:
     assert "over WebSocket 0%" in said(traffic)
     assert "700 bytes of headers, 500 of them in the request" in said(traffic)
     assert "and a message has 2: 350 to 1" in said(traffic)
-    assert "with every poll answered, its headers would be 51.2 Mbit/s" in said(traffic)
+    assert "with every poll answered, its headers would be 56.0 Mbit/s" in said(traffic)
     assert "of 1,000 clients, as if every poll were answered" in said(traffic)
     thousand, _, *_, computed, _ = traffic.rows
     assert thousand == ["1,000", "measured", "polling", "1,000", "5.60", "5.34", "6.6", "6.40"]

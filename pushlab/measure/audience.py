@@ -30,6 +30,8 @@ ARRIVING = 50
 PER_ADDRESS = 10_000
 #: Seconds until everybody who is to listen does.
 PATIENCE = 30.0
+#: As many questions as there is time for.
+ENDLESS = 10**12
 #: Seconds between two looks at whether everybody has what is to be had.
 GLANCE = 0.01
 
@@ -57,10 +59,11 @@ class Audience:
     # What a client finds around it.
 
     def connect(self) -> socket.socket:
-        sock = socket.socket()
+        sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
         sock.settimeout(PATIENCE)
-        if sys.platform == "linux" and (address := len(self._clients) // PER_ADDRESS):
-            sock.bind((f"127.0.0.{1 + address}", 0))
+        if self._address[0] == "127.0.0.1" and sys.platform == "linux":
+            # Each address has ports of its own.
+            sock.bind((f"127.0.0.{1 + len(self._clients) // PER_ADDRESS}", 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect(self._address)
         return sock
@@ -110,8 +113,9 @@ class Audience:
     ) -> dict[str, Any]:
         """Begin a turn: from now on count; from that time on ask, so many times each.
 
-        The clients' questions are spread evenly over the period. `phase`, from 0 to 1, moves all of
-        them by a share of the time between two of them, which for one client is the period.
+        With ENDLESS ticks they ask until the turn is finished. The clients' questions are spread
+        evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
+        between two of them, which for one client is the period.
         """
         self.bill = Bill()
         self._changed_at.clear()
@@ -131,9 +135,12 @@ class Audience:
 
         The questions of the turn are asked in any case. Returns what everybody heard and paid.
         """
-        asked_until = self._begin_at + self._ticks / max(1, len(self._clients)) * self._period
-        behind = self._clients
-        while (now := time.time()) < max(deadline, asked_until + 1):
+        many = max(1, len(self._clients))
+        if self._ticks >= ENDLESS:  # everybody asks once more
+            self._ticks = (self._ticked // many + 1) * many
+        asked_until = self._begin_at + self._ticks / many * self._period
+        behind, give_up_at = self._clients, max(deadline, asked_until + 1)
+        while (now := time.time()) < give_up_at:
             if self._ticked >= self._ticks:
                 behind = [client for client in behind if client.sequence < sequence]
                 waiting = self._period and any(client.line.is_waiting for client in self._clients)
@@ -153,6 +160,7 @@ class Audience:
             "bill": asdict(self.bill),
             "seen": seen,
             "lost": sum(client.sequence < sequence for client in self._clients),
+            "waiting": sum(client.waiting for client in self._clients),
             "trace": traced or [],
             "changed_at": self._changed_at,
             "cpu": (time.process_time() - self._cpu) / (time.time() - self._began),

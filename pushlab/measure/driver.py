@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol, cast
 import psutil
 
 from pushlab.far_ports import FarPort
+from pushlab.measure.audience import ENDLESS
 from pushlab.measure.clients.client import sequence
 from pushlab.measure.processes import PATIENCE, ROOT, Process, cores, on_core
 from pushlab.measure.results import Bill, Cell
@@ -40,16 +41,21 @@ class Publisher(Protocol):
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         """Make a change, or wait for one; return what the data says from then on."""
 
+    def close(self) -> None:
+        """Hang up."""
+
 
 class Posting:
     """It changes the data with `POST /data`."""
 
     is_ours = True
 
-    def __init__(self, host: str, port: int, *, token: str = "") -> None:
+    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.cursor = str(get(host, port)["cursor"])
+        self._headers = {"Host": name or f"{host}:{port}"}
+        self.cursor = newest(self._connection, self._headers)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         try:
@@ -65,7 +71,6 @@ class Posting:
         return value
 
     def close(self) -> None:
-        """Hang up."""
         self._connection.close()
 
 
@@ -74,16 +79,18 @@ class Watching:
 
     is_ours = False
 
-    def __init__(self, host: str, port: int, *, patience: float = 60.0) -> None:
+    def __init__(self, host: str, port: int, *, name: str = "", patience: float = 60.0) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=patience)
+        self._headers = {"Host": name or f"{host}:{port}"}
         self._patience = patience
-        self.cursor = str(get(host, port)["cursor"])
+        self.cursor = newest(self._connection, self._headers)
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:
             try:
-                self._connection.request("GET", f"/update?carry=1&after={self.cursor}")
+                path = f"/update?carry=1&after={self.cursor}"
+                self._connection.request("GET", path, headers=self._headers)
                 answer = self._connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
@@ -94,21 +101,23 @@ class Watching:
                 return dict(reading["value"])
         raise WrongAnswer(f"the data has not changed for {self._patience:.0f} s")
 
+    def close(self) -> None:
+        self._connection.close()
 
-def get(host: str, port: int, path: str = "/data") -> dict[str, Any]:
-    """Return the JSON object at that path; raises WrongAnswer if there is none."""
-    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+
+def newest(connection: http.client.HTTPConnection, headers: Mapping[str, str]) -> str:
+    """Return the cursor of the newest reading; raises WrongAnswer if /data is none."""
     try:
-        connection.request("GET", path)
+        connection.request("GET", "/data", headers=dict(headers))
         answer = connection.getresponse()
-        found = json.loads(answer.read())
-        if answer.status != 200 or "cursor" not in found:
-            raise WrongAnswer(f"GET {path}: {answer.status}, and not a reading")
-        return dict(found)
-    except (OSError, http.client.HTTPException, ValueError, TypeError) as error:
-        raise WrongAnswer(f"GET {path}: {error or type(error).__name__}") from error
-    finally:
-        connection.close()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise WrongAnswer(f"GET /data: {reason}") from error
+    try:
+        return str(json.loads(body)["cursor"])
+    except (ValueError, TypeError, KeyError):
+        raise WrongAnswer(f"GET /data: {answer.status}, and no reading") from None
 
 
 class DistantAudience:
@@ -161,17 +170,27 @@ class Venue:
     """A server, what changes its data, and from where it can be reached."""
 
     def __init__(
-        self, publisher: Publisher, *, host: str, port: int, process: Process | None = None
+        self,
+        publisher: Publisher,
+        *,
+        host: str,
+        port: int,
+        process: Process | None = None,
+        name: str = "",
     ) -> None:
         self.publisher = publisher
         self.host = host
         self.port = port
         self.process = process
+        self.name = name or f"{host}:{port}"  #: as in the Host header
         self.publishing: list[float] = []  #: microseconds of CPU per change with nobody to tell
+        self.was_attended = False  #: then it has memory to spare, and growth tells nothing
         self.offset = 0.0  #: how many seconds its clock is ahead of ours
 
     def warm_up(self) -> None:
         """Change the data WARMING times, and learn what that costs where nobody is told."""
+        if not self.publisher.is_ours:
+            return
         for _ in range(WARMING // 2):
             self.publisher.change()
         for _ in range(5):
@@ -195,10 +214,15 @@ class Venue:
 
     def keep_lengths(self, changes: int) -> None:
         """Let so many changes come without a cursor that is longer than the others."""
-        while len(str(sequence(self.publisher.cursor) + changes)) > len(
-            str(sequence(self.publisher.cursor) + 1)
+        while self.publisher.is_ours and len(str(self.newest + changes)) > len(
+            str(self.newest + 1)
         ):
             self.publisher.change()
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest reading."""
+        return sequence(self.publisher.cursor)
 
     def explain(self, error: Exception) -> Exception:
         """Return what is to be said of an error: if the server has died, that."""
@@ -222,25 +246,26 @@ class Trial:
         cell, venue = self.cell, self.venue
         cell.publishing = venue.publishing
         with ExitStack() as stack:
-            port = venue.port
+            port, name = venue.port, venue.name
             if cell.distance:
                 far = FarPort(cell.distance, host=venue.host, server_port=port, prefer=0)
                 stack.callback(far.close)
                 far.wait_until_open()
-                port = far.port
+                port, name = far.port, f"{venue.host}:{far.port}"
             venue.cpu()  # which waits until nothing is left of what was before
             memory = venue.memory()
             found = self.audience.ask(
                 "open", transport=cell.transport, carry=cell.carry, clients=cell.clients,
-                address=[venue.host, port], host=f"{venue.host}:{port}",
+                address=[venue.host, port], host=name,
                 after=venue.publisher.cursor, handling=cell.handling,
             )  # fmt: skip
             stack.callback(self.audience.ask, "leave")
             cell.opening = Bill(**found["bill"])
             self.settle()
             grown = venue.memory()
-            if memory is not None and grown is not None:
+            if memory is not None and grown is not None and not venue.was_attended:
                 cell.memory = grown - memory
+            venue.was_attended = True
             yield
 
     def settle(self) -> None:
@@ -251,6 +276,8 @@ class Trial:
         """Have the audience count, and ask if it is its way, for so long (see Audience.begin)."""
         period = self.cell.period or 0.0
         ticks = max(1, round(seconds / period)) if period else 0
+        if period and not self.venue.publisher.is_ours:
+            ticks = ENDLESS  # nobody knows how long it will take
         self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period, phase=phase)
 
     def record(
@@ -261,8 +288,12 @@ class Trial:
         seen = [entry for entry in found["seen"] if entry[0] in numbers]
         cell.published += len(numbers)
         cell.seen += len(seen)
-        cell.lost += found["lost"]
-        cell.coalesced += len(numbers) * cell.clients - len(seen) - found["lost"]
+        if cell.handling:  # it may be behind for ever, which is what is looked at
+            cell.waiting += found["waiting"]
+        else:
+            cell.lost += found["lost"]
+        missing = len(numbers) * cell.clients - len(seen)
+        cell.coalesced += missing - (found["waiting"] if cell.handling else found["lost"])
         cell.known += [round(known + offset, 3) for _, known, _ in seen]
         cell.had += [round(had + offset, 3) for _, _, had in seen]
         for name, amount in found["bill"].items():
@@ -272,6 +303,8 @@ class Trial:
             cell.changes.append(len(numbers))
         cell.audience_cpu = max(cell.audience_cpu, round(found["cpu"], 3))
         cell.seconds = round(cell.seconds + seconds, 3)
+        if not self.venue.publisher.is_ours:
+            cell.pace = round(cell.seconds / max(1, cell.published), 3)
         changed = {int(number): at for number, at in found["changed_at"].items()}
         if (first := min((n for n in changed if n in numbers), default=None)) is not None:
             zero = changed[first]
@@ -308,14 +341,18 @@ def take_turn(
     pace = trials[0].cell.pace
     try:
         cpu = venue.cpu() if counted else None
-        begin_at = time.time() + NOTICE
+        # Whoever has just been told must have the time to ask again.
+        begin_at = time.time() + NOTICE + 2 * trials[0].cell.distance / 1e3
         for trial in trials:
             trial.begin(begin_at, changes * pace if counted else 0.0, phase=phase)
-        first = sequence(venue.publisher.cursor)
+        first = venue.newest
         for number in range(changes):
-            time.sleep(max(0.0, begin_at + number * pace - time.time()))
+            if venue.publisher.is_ours:
+                time.sleep(max(0.0, begin_at + number * pace - time.time()))
             venue.publisher.change()
-        last, deadline = sequence(venue.publisher.cursor), time.time() + lost_after
+        last = venue.newest
+        patience = 0.0 if counted and trials[0].cell.handling else lost_after
+        deadline = time.time() + patience
         for trial in trials:
             trial.audience.order("finish", sequence=last, deadline=deadline)
         found = [trial.audience.answer() for trial in trials]

@@ -35,28 +35,27 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything that one run is to measure."""
+    """Groups that are measured in the same manner."""
 
     groups: Sequence[Group]
     ways: Sequence[Way] = WAYS
-    period: float | None = None
+    period: float | None = None  #: seconds between two questions of short polling
     #: Turns of each way, and changes in each turn.
     rounds: int = 4
     changes: int = 4
+    handling: float = 0.0  #: seconds that a browser takes for each reading before it shows it
     #: Seconds after which a reading that a client does not have counts as lost.
     lost_after: float = LOST_AFTER
     #: Whether short polling asks at another moment of its period in each turn. One client alone
     #: would otherwise hear of every change after the same time.
     drifting: bool = False
-    #: Whether to measure what very frequent changes do to slow readers, at last.
-    slow_reader: bool = False
 
     def cell(self, group: Group, way: Way) -> Cell:
         """Return the cell that is to be filled."""
         period = (self.period or group.pace * PERIOD) if way.transport == "poll" else None
         return Cell(
             server=group.server, transport=way.transport, carry=way.carry, clients=group.clients,
-            pace=group.pace, distance=group.distance, period=period,
+            pace=group.pace, distance=group.distance, period=period, handling=self.handling,
         )  # fmt: skip
 
     def is_together(self, group: Group) -> bool:
@@ -65,7 +64,7 @@ class Grid:
 
     def turn_seconds(self, group: Group) -> float:
         """Return about how long a turn takes."""
-        return self.changes * group.pace + TURN + 3 * group.distance / 1e3
+        return self.changes * group.pace + TURN + 5 * group.distance / 1e3
 
     def phase(self, number: int) -> float:
         """Return the share of a period after which short polling asks in the turn of this number.
@@ -77,12 +76,13 @@ class Grid:
     @property
     def seconds(self) -> float:
         """Return about how long it takes to measure it all."""
-        together = sum(
-            self.rounds * self.turn_seconds(group)
-            * (1 if self.is_together(group) else len(self.ways)) + GROUP
+        return sum(
+            self.rounds
+            * self.turn_seconds(group)
+            * (1 if self.is_together(group) else len(self.ways))
+            + GROUP
             for group in self.groups
-        )  # fmt: skip
-        return together + (SLOW_READER_SECONDS if self.slow_reader else 0)
+        )
 
     @property
     def descriptors(self) -> int:
@@ -90,4 +90,76 @@ class Grid:
         return 2 * max(group.clients for group in self.groups) + 100
 
 
-SLOW_READER_SECONDS = 8.0
+#: So often the data changes before slow readers, in seconds, and so long one takes for a reading.
+FREQUENT, SLOW = 0.04, 0.2
+
+
+def slow_readers(server: str, ways: Sequence[Way]) -> Grid:
+    """Return the case against push: changes far more frequent than a browser can show them."""
+    return Grid(
+        [Group(server, clients=5, distance=0.0, pace=FREQUENT)],
+        ways, period=0.5, rounds=1, changes=round(5 / FREQUENT), handling=SLOW,
+    )  # fmt: skip
+
+
+def quick(server: str, ways: Sequence[Way]) -> list[Grid]:
+    """Return what takes some twenty seconds."""
+    near, far = (Group(server, 20, distance, pace=1.0) for distance in (0.0, 200.0))
+    return [Grid([near, far], ways, rounds=1, changes=3)]
+
+
+def usual(server: str, ways: Sequence[Way]) -> list[Grid]:
+    """Return what takes about two minutes: many first, as memory is measured of fresh servers."""
+    return [
+        Grid([Group(server, 1000, 0.0, pace=1.0)], ways, rounds=2, changes=3),
+        Grid([Group(server, 100, distance, pace=1.0) for distance in (0.0, 200.0)], ways),
+        Grid([Group(server, 10, 0.0, pace=1.0)], ways, rounds=2),
+        slow_readers(server, ways),
+    ]
+
+
+def full(servers: Sequence[str], ways: Sequence[Way]) -> list[Grid]:
+    """Return the whole grid, which takes about half an hour for each server."""
+    return [
+        grid
+        for server in servers
+        for grid in (
+            Grid([Group(server, 5000, 0.0, pace=4.0)], ways, rounds=2, changes=2),
+            Grid(
+                [Group(server, 1000, distance, pace=1.0) for distance in (0.0, 50.0, 200.0)], ways
+            ),
+            Grid(
+                [
+                    Group(server, clients, distance, pace)
+                    for clients in (100, 10, 1)
+                    for distance in (0.0, 50.0, 200.0)
+                    for pace in (1.0, 4.0)
+                ],
+                ways,
+                changes=6,
+            ),
+            slow_readers(server, ways),
+        )
+    ]
+
+
+def crossed(
+    servers: Sequence[str],
+    ways: Sequence[Way],
+    *,
+    clients: Sequence[int],
+    distances: Sequence[float],
+    paces: Sequence[float],
+    period: float | None = None,
+    changes: int = 16,
+) -> list[Grid]:
+    """Return every combination of these, the most clients first, with so many changes of each."""
+    rounds = min(4, changes)
+    groups = [
+        Group(server, count, distance, pace)
+        for server in servers
+        for count in sorted(clients, reverse=True)
+        for distance in distances
+        for pace in paces
+    ]
+    return [Grid(groups, ways, period=period, rounds=rounds, changes=-(-changes // rounds))]

@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,16 @@ def about(**more: str) -> dict[str, Any]:
         },
         "versions": {"Python": platform.python_version(), **packages, **more},
     }
+
+
+def described(found: Mapping[str, Any]) -> str:
+    """Return what `about` has found out, in a line for the machine and one for the versions."""
+    machine = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"{found['date']}, {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']} GiB, {machine['system']}.\n{versions}."
+    )
 
 
 def _cpu_model() -> str:

@@ -72,10 +72,16 @@ class Process:
         """Return the resident bytes."""
         return sum(process.memory_info().rss for process in self._family)
 
+    def threads(self) -> int:
+        """Return how many threads there are."""
+        return sum(process.num_threads() for process in self._family)
+
 
 def _cpu_of(process: psutil.Process) -> float:
-    threads = Path(f"/proc/{process.pid}/task").glob("*/schedstat")
-    nanoseconds = [int(thread.read_text().split()[0]) for thread in threads]
+    nanoseconds = []
+    for thread in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
+            nanoseconds.append(int(thread.read_text().split()[0]))
     if nanoseconds:
         return sum(nanoseconds) / 1e3
     times = process.cpu_times()  # another system: coarser, down to 10 ms

@@ -1,11 +1,11 @@
 """What comparisons leave: every raw sample, as JSON and CSV, and what follows from them."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.samples import median
+from pushlab.measure.samples import Spread, median, spread
 from pushlab.measure.ways import Way
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
@@ -53,6 +53,7 @@ class Cell:
     seen: int = 0
     coalesced: int = 0
     lost: int = 0
+    waiting: int = 0  #: had arrived at slow readers, who had no time for them by the end
     #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
     known: list[float] = field(default_factory=list)
     had: list[float] = field(default_factory=list)
@@ -78,6 +79,22 @@ class Cell:
         return Way(self.transport, self.carry)
 
     @property
+    def title(self) -> str:
+        """The way, and how often it asks if it is short polling."""
+        asks = "" if self.period is None else f", every {self.period:g} s"
+        return self.way.title + asks
+
+    @property
+    def known_spread(self) -> Spread | None:
+        """Milliseconds from the change to knowing of it."""
+        return spread(self.known)
+
+    @property
+    def had_spread(self) -> Spread | None:
+        """Milliseconds from the change to having the data."""
+        return spread(self.had)
+
+    @property
     def updates(self) -> int:
         """Updates that reached a client: what costs are divided by."""
         return max(1, self.seen)
@@ -89,6 +106,11 @@ class Cell:
     @property
     def bytes_with_headers_per_update(self) -> float:
         return self.bill.bytes_with_headers / self.updates
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """Bytes per second and client, which is what counts where not every change is seen."""
+        return self.bill.bytes / self.seconds / self.clients if self.seconds else None
 
     @property
     def requests_per_update(self) -> float:
@@ -116,6 +138,11 @@ class Cell:
         return median(self.cpu_samples) if self.cpu else None
 
     @property
+    def cpu_per_second(self) -> float | None:
+        """Microseconds of the server's CPU per second and client, publishing included."""
+        return sum(self.cpu) / self.seconds / self.clients if self.cpu and self.seconds else None
+
+    @property
     def memory_per_client(self) -> float | None:
         """Bytes of the server's memory per client, from 100 clients on: below it is noise."""
         return None if self.memory is None or self.clients < 100 else self.memory / self.clients
@@ -135,20 +162,57 @@ class Results:
     interrupted: bool = False
     failure: str | None = None  #: why it ended early
 
+    @property
+    def is_complete(self) -> bool:
+        """True if it neither failed nor was interrupted."""
+        return not (self.failure or self.interrupted)
+
+    def finish(self) -> None:
+        """Leave out what was not reached, and call it a failure if anything was lost."""
+        self.cells = [cell for cell in self.cells if cell.published]
+        if lost := sum(cell.lost for cell in self.cells):
+            worst = max(self.cells, key=lambda cell: cell.lost)
+            self.failure = self.failure or (
+                f"{lost:,} readings were lost, most of them by {worst.way.title}: they were still "
+                "the newest five seconds after their change, and not everybody had them"
+            )
+
     def as_json(self) -> str:
-        """Return it all, a line per cell and list, so that a diff can be read."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """Return it all, a line per list, so that a diff can be read."""
+        cells = [{name: _rounded(value) for name, value in vars(cell).items()}
+                 for cell in self.cells]  # fmt: skip
+        return _text({**vars(self), "cells": cells}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
-        """Return what `as_json` was made of."""
+        """Return what `as_json` was made of, but for what it has rounded."""
         found: dict[str, Any] = json.loads(text)
-        found["cells"] = [
-            Cell(**{**cell, "bill": Bill(**cell["bill"]), "opening": Bill(**cell["opening"])})
-            for cell in found["cells"]
-        ]
+        for cell in found["cells"]:
+            cell["bill"], cell["opening"] = Bill(**cell["bill"]), Bill(**cell["opening"])
+            cell["trace"] = [tuple(message) for message in cell["trace"]]
+        found["cells"] = [Cell(**cell) for cell in found["cells"]]
         return cls(**found)
 
     @classmethod
     def load(cls, path: Path) -> "Results":
         return cls.from_json(path.read_text())
+
+
+def _rounded(value: Any) -> Any:
+    """Return it, samples to the hundredth: no clock of ours is better than that."""
+    if isinstance(value, Bill):
+        return vars(value)
+    if isinstance(value, list | tuple):
+        return [round(v, 2) if isinstance(v, float) else _rounded(v) for v in value]
+    return value
+
+
+def _text(value: Any, start: str = "\n") -> str:
+    """Return it as JSON, where a list of plain values has one line, however long it is."""
+    inside = start + " "
+    if isinstance(value, dict) and value:
+        lines = [f"{json.dumps(key)}: {_text(of_key, inside)}" for key, of_key in value.items()]
+        return "{" + inside + ("," + inside).join(lines) + start + "}"
+    if isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
+        return "[" + inside + ("," + inside).join(_text(v, inside) for v in value) + start + "]"
+    return json.dumps(value, ensure_ascii=False)

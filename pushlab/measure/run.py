@@ -58,12 +58,13 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         _close(self._leaving)
+        if self._shared is not None:
+            self._shared.publisher.close()
 
     @staticmethod
-    def seconds(grid: Grid) -> float:
-        """Return about how long it takes to measure this, with servers and verification."""
-        servers = {group.server for group in grid.groups}
-        return grid.seconds + len(servers) * (len(grid.ways) * STARTING + VERIFYING)
+    def preparing_seconds(servers: int, ways: int) -> float:
+        """Return about how long it takes to start so many servers for each way, and to verify."""
+        return servers * (ways * STARTING + VERIFYING)
 
     def measure(self, grid: Grid) -> None:
         """Verify the grid's ways on each of its servers, then fill its cells.
@@ -109,12 +110,11 @@ class Run:
 
     def _start(self, server: str) -> Venue:
         try:
-            leaving = self._until_the_end()
-            process = leaving.enter_context(started(server))
+            process = self._until_the_end().enter_context(started(server))
         except NotRunning as error:
             raise Failed(str(error)) from error
         publisher = Posting("127.0.0.1", process.port)
-        leaving.callback(publisher.close)
+        self._until_the_end().callback(publisher.close)
         venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
         venue.warm_up()
         return venue

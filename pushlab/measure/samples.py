@@ -1,6 +1,16 @@
 """Raw samples, and what lies below which share of them."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Spread(NamedTuple):
+    """What half, 95 in 100, 99 in 100 and all of some samples are not above."""
+
+    p50: float
+    p95: float
+    p99: float
+    most: float
 
 
 def quantile(samples: Sequence[float], share: float) -> float:
@@ -14,3 +24,11 @@ def quantile(samples: Sequence[float], share: float) -> float:
 def median(samples: Sequence[float]) -> float:
     """Return the value below which half of the samples lie."""
     return quantile(samples, 0.5)
+
+
+def spread(samples: Sequence[float]) -> Spread | None:
+    """Return how far samples are spread; None where there are none."""
+    if not samples:
+        return None
+    ordered = sorted(samples)  # once, as there may be many
+    return Spread(*(quantile(ordered, share) for share in (0.5, 0.95, 0.99, 1)))

@@ -29,7 +29,7 @@ class _Witness:
         venue = self._venue
         self._audience.ask(
             "open", transport=self._way.transport, carry=self._way.carry, clients=CLIENTS,
-            address=[venue.host, venue.port], host=f"{venue.host}:{venue.port}", after=after,
+            address=[venue.host, venue.port], host=venue.name, after=after,
             handling=0.0,
         )  # fmt: skip
 

@@ -13,13 +13,21 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
+from pushlab.measure import writing
+from pushlab.measure.machine import about
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+RESULT = ROOT / "docs" / "results" / "wire.json"
+COMMAND = "python -m pushlab.measure.wire"
+
+#: What changes.
+VALUE: dict[str, object] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
 
 #: As sent by Chromium 156 on Linux, past its cache; a test compares them with the browser's own.
 #: {etag} is what the page adds if it has an answer to ask about.
@@ -298,11 +306,10 @@ def measure(updates: int = 20) -> dict[str, Cost]:
 
     Every update costs the same; if one does not, that is an error.
     """
-    value: dict[str, object] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
     with server() as port:
 
         def publish() -> str:
-            return post(port, value)
+            return post(port, VALUE)
 
         for _ in range(100):  # so that every sequence has three digits
             publish()
@@ -330,20 +337,43 @@ def measure(updates: int = 20) -> dict[str, Cost]:
     return {way: costs[0] for way, costs in found.items()}
 
 
-def table(costs: dict[str, Cost]) -> str:
+def table(costs: Mapping[str, Cost]) -> str:
     """Return a reStructuredText table."""
     rows: list[tuple[str, ...]] = [("bytes for one update", "requests", "up", "down", "both")]
     rows += [(way, *map(str, cost), str(cost.total)) for way, cost in costs.items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    rule = "  ".join("=" * width for width in widths)
-    lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w)
-                  for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]  # fmt: skip
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+    return writing.table(rows)
+
+
+def raw_result(costs: Mapping[str, Cost]) -> str:
+    """Return what is kept of a measurement, as JSON."""
+    browser = re.search(r"Chrome/(\d+)", AGENT)
+    found = {
+        "command": f"{COMMAND} --write",
+        **about(),
+        "browser": f"Chromium {browser[1] if browser else ''}",
+        "value": VALUE,
+        "value_bytes": len(json.dumps(VALUE, separators=(",", ":"))),  # as the server writes it
+        "costs": {way: cost._asdict() for way, cost in costs.items()},
+    }
+    return writing.as_json(found)
+
+
+def from_raw_result(found: Mapping[str, Any]) -> dict[str, Cost]:
+    """Return the costs that `raw_result` was made of."""
+    return {way: Cost(**cost) for way, cost in found["costs"].items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, write what was asked for."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("--write", action="store_true", help="write docs/results/wire.json")
+    options = parser.parse_args(arguments)
+    costs = measure()
+    print(table(costs))
+    if options.write:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(raw_result(costs))
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description="Count what one update costs on the wire.").parse_args()
-    print(table(measure()))
+    main()

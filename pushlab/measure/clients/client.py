@@ -122,6 +122,11 @@ class Client:
         """True while it has no time for anything else."""
         return self._busy
 
+    @property
+    def waiting(self) -> int:
+        """How many readings have arrived for which it had no time yet."""
+        return len(self._queue)
+
     def _show(self, reading: dict[str, Any], at: float) -> None:
         number = sequence(reading["cursor"])
         if number <= self.sequence:

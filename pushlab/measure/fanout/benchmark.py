@@ -71,8 +71,12 @@ def measure(
     waiting: int = WAITING,
     most: int = 0,
     names: Sequence[str] = (),
+    command: str = COMMAND,
 ) -> Report:
-    """Measure our server, and the peers of these names, with so many clients each."""
+    """Measure our server, and the peers of these names, with so many clients each.
+
+    The command is what made it measure, as the report is to say.
+    """
     run = Run()
     run.invite(names)
     with standing_on() as (ground, language):
@@ -101,6 +105,7 @@ def measure(
         run.figures,
         run.unavailable,
         {
+            "command": command,
             **about(**run.versions),
             "rounds": rounds,
             "floor": language,
@@ -159,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             waiting=options.waiting,
             most=options.most,
             names=names or (),
+            command=" ".join([COMMAND, *arguments]),
         )
     except (WrongAnswer, NotRunning) as error:
         sys.exit(f"{COMMAND}: {error}")
@@ -168,5 +174,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.write:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "fanout.json").write_text(report.as_json())
-        page = report.as_rst(" ".join([COMMAND, *arguments]))
+        page = Report.from_json(report.as_json()).as_rst()  # as `make figures` would write it
         (RESULTS / "fanout.rst").write_text(page)

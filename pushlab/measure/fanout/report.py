@@ -1,12 +1,13 @@
 """The fan-out benchmark's report: what was aimed at, tables, JSON with every sample."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pushlab.measure.fanout.experiments import Figure
+from pushlab.measure.machine import described
+from pushlab.measure.writing import as_json, table
 
 OURS = "Pushlab"
 
@@ -88,8 +89,34 @@ class Report:
             for figure in self.figures
         ]
         found = {**self.about, "unavailable": dict(self.unavailable), "figures": rows}
-        text = json.dumps(found, indent=1, ensure_ascii=False)
-        return re.sub(r"\[[^\[\]{}\"]+\]", lambda plain: " ".join(plain[0].split()), text) + "\n"
+        return as_json(found)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Return what `as_json` was made of, but for digits that it did not write."""
+        about = json.loads(text)
+        unavailable, rows = about.pop("unavailable"), about.pop("figures")
+        figures = [
+            Figure(row["server"], row["what"], row["clients"], row["unit"], row["samples"])
+            for row in rows
+        ]
+        return cls(figures, unavailable, about)
+
+    def figure(self, what: str, clients: int | None = None, server: str = OURS) -> Figure:
+        """Return what was measured of this server with so many clients, or with however many."""
+        return self.all(what, server, clients)[0]
+
+    def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
+        """Return what was measured of this server, for each number of clients; at least one."""
+        found = [
+            figure
+            for figure in self.figures
+            if (figure.what, figure.server) == (what, server) and clients in (None, figure.clients)
+        ]
+        if not found:
+            many = "" if clients is None else f" for {clients:,}"
+            raise LookupError(f"there is no figure {what!r} of {server}{many}")
+        return found
 
     def ours(self) -> str:
         """Return the table of our own figures, with targets."""
@@ -100,13 +127,13 @@ class Report:
                 (
                     f"{TITLES[figure.what]}, {figure.unit}",
                     f"{figure.clients:,}",
-                    _number(figure.median),
+                    number(figure.median),
                     *(
-                        (_number(figure.quantile(0.1)), _number(figure.quantile(0.9)),
-                         _number(max(figure.samples)))
+                        (number(figure.quantile(0.1)), number(figure.quantile(0.9)),
+                         number(max(figure.samples)))
                         if len(figure.samples) > 1 else ("", "", "")
                     ),
-                    _number(target.most) if target else "",
+                    number(target.most) if target else "",
                     ("yes" if target.is_met(figure) else "no") if target else "",
                 )
             )  # fmt: skip
@@ -143,23 +170,19 @@ class Report:
 
     def summary(self) -> str:
         """Return on what, with what and when this was measured."""
-        versions = ", ".join(
-            f"{name} {version}" for name, version in self.about["versions"].items()
-        )
-        machine = self.about["machine"]
         return (
-            f"{self.about['date']}, {machine['cpu']}, {machine['cores']} cores, "
-            f"{machine['memory_gib']} GiB, {machine['system']}.\n{versions}.\n"
+            f"{described(self.about)}\n"
             f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
             f"{self.about['pinned']}."
         )
 
-    def as_rst(self, command: str) -> str:
+    def as_rst(self) -> str:
         """Return the page for docs/results/."""
         peers = self.peers()
         parts = [
             "What telling thousands costs\n============================",
-            f"Written by ``{command}``; the raw samples are in `fanout.json <fanout.json>`_.",
+            f"Measured by ``{self.about['command']}``. Every sample is in "
+            "`fanout.json <fanout.json>`_, of which ``make figures`` makes this page.",
             "\n".join(f"| {line}" for line in self.summary().splitlines()),
             "Against the targets\n-------------------",
             self.ours(),
@@ -205,26 +228,12 @@ How it is measured
   connection to the socket being held."""
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a reStructuredText table."""
-    widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
-    rule = "  ".join("=" * width for width in widths)
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else (cell or "\\").ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
-
-
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _summary(figure: Figure | None) -> str:
     if figure is None:
         return "–"
-    spread = f" ({_number(figure.quantile(0.1))}–{_number(figure.quantile(0.9))})"
-    return _number(figure.median) + spread * (figure.unit == "×")
+    spread = f" ({number(figure.quantile(0.1))}–{number(figure.quantile(0.9))})"
+    return number(figure.median) + spread * (figure.unit == "×")

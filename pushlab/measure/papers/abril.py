@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, measured
+from pushlab.measure.papers.paper import Section, measured, seconds_of
 from pushlab.measure.results import Results
 from pushlab.measure.run import Run, explained
 from pushlab.measure.ways import Way
@@ -64,7 +64,7 @@ class Abril:
 
     @property
     def seconds(self) -> float:
-        return Run.seconds(self.grid)
+        return seconds_of(self.grid)
 
     @property
     def descriptors(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, figure, listed, measured, milliseconds
+from pushlab.measure.papers.paper import Section, figure, listed, measured, milliseconds, seconds_of
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.samples import quantile
@@ -139,7 +139,7 @@ class Kaazing:
 
     @property
     def seconds(self) -> float:
-        return Run.seconds(self.grid) + self._coming
+        return seconds_of(self.grid) + self._coming
 
     @property
     def _coming(self) -> float:

@@ -2,19 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from pushlab.measure.grid import Grid
+from pushlab.measure.report_page import Section
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 
-
-class Section(NamedTuple):
-    """A part of a report: some text, and a table."""
-
-    title: str
-    paragraphs: Sequence[str]
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
+__all__ = ["Paper", "Section", "figure", "listed", "measured", "milliseconds", "seconds_of"]
 
 
 class Paper(Protocol):
@@ -47,6 +42,12 @@ class Paper(Protocol):
 
         Results that are incomplete have fewer rows; those of another experiment have no section.
         """
+
+
+def seconds_of(grid: Grid) -> float:
+    """Return about how long it takes to measure this, with servers and verification."""
+    servers = {group.server for group in grid.groups}
+    return grid.seconds + Run.preparing_seconds(len(servers), len(grid.ways))
 
 
 def measured(results: Results) -> list[Cell]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, listed, measured, milliseconds
+from pushlab.measure.papers.paper import Section, listed, measured, milliseconds, seconds_of
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.samples import quantile
@@ -43,7 +43,7 @@ class Pimentel:
 
     @property
     def seconds(self) -> float:
-        return Run.seconds(self.grid)
+        return seconds_of(self.grid)
 
     @property
     def descriptors(self) -> int:

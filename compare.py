@@ -1,0 +1,95 @@
+"""Measure every way of telling browsers side by side, and write a report: `python compare.py`.
+
+Each way is verified first. Then a server each is told of changes, audiences of headless browsers
+hear of them, and every sample is kept: when they knew, when they had it, what passed the sockets,
+and what it cost the server. `--help` says what else can be measured.
+"""
+
+from pushlab import needed
+
+needed.demand(comparison=True)
+
+import shlex
+import signal
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pushlab.measure import output, terminal, verdict, wishes
+from pushlab.measure.fanout import benchmark
+from pushlab.measure.machine import about
+from pushlab.measure.results import Results
+from pushlab.measure.run import Failed, Run
+from pushlab.measure.wishes import Impossible, Wishes
+
+#: Where the figures of the docs come from.
+PUBLISHED = Path(__file__).resolve().parent / "docs" / "results"
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; return the exit status."""
+    asked = wishes.parse(arguments)
+    try:
+        asked.check()
+        if asked.peers is not None:
+            return beside_peers(asked)
+        shared = asked.venue()
+    except Impossible as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    versions = {name: metadata.version(name) for name in ("rich", "matplotlib")}
+    results = Results(
+        command=shlex.join(["python", "compare.py", *arguments]),
+        about=about(**versions),
+        options=asked.options,
+    )
+    progress = terminal.Progress(asked.plan.seconds, Console(stderr=True))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
+    try:
+        with progress, Run(results, progress, shared=shared) as run:
+            asked.plan.measure(run)
+    except KeyboardInterrupt:
+        results.interrupted = True
+    except Failed as failure:
+        results.failure = str(failure)
+    return conclude(results, asked)
+
+
+def conclude(results: Results, asked: Wishes) -> int:
+    """Print and write what was found out; return the exit status."""
+    results.finish()
+    paper = asked.plan.paper
+    sections = paper.sections(results) if paper and results.is_complete else ()
+    output.write(results, asked.output, sections)
+    if asked.write and results.is_complete:
+        PUBLISHED.mkdir(parents=True, exist_ok=True)
+        (PUBLISHED / f"{asked.name}.json").write_text(results.as_json())
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(terminal.table(results))
+    for section in sections:
+        console.print(terminal.section(section))
+    for sentence in verdict.sentences(results):
+        console.print(f"- {sentence}", highlight=False, markup=False)
+    console.print(f"\nThe report: {asked.output / 'report.html'}", highlight=False, soft_wrap=True)
+    if results.failure:
+        print(f"compare.py: {results.failure}", file=sys.stderr)
+        return 1
+    return 130 if results.interrupted else 0
+
+
+def beside_peers(asked: Wishes) -> int:
+    """Run the fan-out benchmark, which puts other servers to the same test."""
+    more: list[Any] = ["--peers", *(asked.peers or ()), "--json", asked.output / "fanout.json"]
+    if asked.clients:
+        more += ["--clients", *asked.clients]
+    if asked.write:
+        more.append("--write")
+    benchmark.main([str(part) for part in more])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,29 @@
+"""Everything that a comparison leaves, written into one folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pushlab.measure import plots, report_page, tables
+from pushlab.measure.report_page import Section
+from pushlab.measure.results import Results
+
+
+def write(results: Results, folder: Path, sections: Sequence[Section] = ()) -> list[Path]:
+    """Write results.json, results.csv, the plots and report.html; return where they are.
+
+    The raw samples come first: whatever fails then, they are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+
+    def keep(name: str, text: str) -> None:
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+
+    keep("results.json", results.as_json())
+    keep("results.csv", tables.as_csv(results))
+    drawn = plots.draw(results, folder / "plots")
+    written += [path for plot in drawn for path in (plot.png, plot.svg)]
+    keep("report.html", report_page.page(results, drawn, sections))
+    return written

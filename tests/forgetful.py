@@ -1,0 +1,68 @@
+"""A server that is wrong on purpose, in the way that is asked for: what is measured must see it.
+
+    python tests/forgetful.py 5000 amnesia    whoever comes back is not told what he has missed
+    python tests/forgetful.py 5000 silence    nobody is told that the data has changed
+    python tests/forgetful.py 5000 stutter    everybody is told the first reading for ever
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys
+
+from flask import request
+
+from pushlab.app import create_app
+from pushlab.feed import Feed, Reading
+from pushlab.gevent_handler import Handler
+from pushlab.gevent_server import Server, freeze, listen
+from pushlab.hub import Hub
+from pushlab.lab import Lab
+from pushlab.options import Settings
+from pushlab.pace import Pace
+
+port, fault = int(sys.argv[1]), sys.argv[2]
+
+
+class ForgetfulFeed(Feed):
+    """One that waits for something else than it should."""
+
+    def wait(self, after: str | None, *, timeout: float) -> Reading | None:
+        if fault == "stutter" and self.latest.sequence > 0:
+            return first[0]
+        return super().wait(self.latest.cursor, timeout=60 if fault == "silence" else timeout)
+
+
+class ForgetfulHub(Hub):
+    """One that believes that everybody has the newest."""
+
+    def add(self, connection, *, after=None, carry=False):  # type: ignore[no-untyped-def]
+        super().add(connection, after=feed.latest.cursor, carry=carry)
+
+    def broadcast(self, reading: Reading) -> None:
+        if fault != "silence":
+            super().broadcast(first[0] if fault == "stutter" else reading)
+
+
+settings = Settings(source="http", far=(), shortcut=False)
+first: list[Reading] = []
+feed = ForgetfulFeed()
+feed.subscribe(lambda reading: first.append(reading))
+hub = ForgetfulHub(feed)
+app = create_app(feed, hub, Lab(feed, Pace(None), settings, freeze), settings)
+
+
+@app.route("/update", websocket=True, endpoint="websocket")
+def update() -> str:
+    """Give the socket to the hub, with what it was asked for."""
+    hub.add(request.environ["wsgi.websocket"], carry=request.args.get("carry") == "1")
+    return ""
+
+
+if __name__ == "__main__":
+    listener = listen("127.0.0.1", port)
+    server = Server(listener, app, handler_class=Handler, farewell=[feed.close, hub.close])
+    server.start()
+    print(f"wrong at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
+    server.serve_forever()

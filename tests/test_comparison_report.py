@@ -1,0 +1,555 @@
+"""What a comparison leaves says what the data says, and nothing else."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from pushlab.measure import output, plots, report_page, tables, terminal, units, verdict
+from pushlab.measure.report_page import Section
+from pushlab.measure.results import Bill, Cell, Results
+from pushlab.measure.ways import WAYS, Way
+from tests.sample_results import cell, sample_results, slow_readers
+
+CARRY = {way.transport: way for way in WAYS if way.carry}
+SIGNAL = {way.transport: way for way in WAYS if not way.carry}
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return sample_results()
+
+
+# Raw samples.
+
+
+def test_json_brings_back_what_was_measured(results: Results) -> None:
+    text = results.as_json()
+    again = Results.from_json(text)
+    assert again.as_json() == text
+    assert again.command == results.command
+    for one, other in zip(again.cells, results.cells, strict=True):
+        for name in ("known", "had", "cpu", "publishing", "trace_changes"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), abs=0.006)
+        assert [(m[0], *m[3:]) for m in one.trace] == [(m[0], *m[3:]) for m in other.trace]
+        assert one.bill == other.bill
+        assert without_samples(one) == without_samples(other)
+
+
+def without_samples(cell: Cell) -> Cell:
+    return replace(cell, known=[], had=[], cpu=[], publishing=[], trace=[], trace_changes=[])
+
+
+def test_json_is_small_and_has_a_line_for_each_list(results: Results) -> None:
+    text = results.as_json()
+    samples = sum(len(cell.known) + len(cell.had) for cell in results.cells)
+    assert len(text) < 9 * samples + 5000 * len(results.cells)
+    assert all(line.count("[") <= 1 for line in text.splitlines())
+    assert sum('"had": [' in line and "]" in line for line in text.splitlines()) == len(
+        results.cells
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["[1,\n 2]", 'a "quoted [ 1 , 2 ]" b', "back\\slash [", '["x", 1]']
+)
+def test_json_leaves_texts_alone(text: str) -> None:
+    options = {"list": [text, text, 0.0125], "empty": [], "none": {}, "deep": [[], [{"a": [text]}]]}
+    found = Results(text, {text: text}, options, failure=text)
+    assert Results.from_json(found.as_json()) == found
+
+
+# Figures.
+
+
+def test_csv_has_every_cell_and_figure(results: Results) -> None:
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
+    assert len(rows) == len(results.cells)
+    of = {(r["transport"], r["payload"], r["clients"], r["distance_ms"]): r for r in rows
+          if r["handling_s"] == "0"}  # fmt: skip
+    for measured in results.cells[: len(of)]:
+        key = (measured.transport, measured.way.payload, str(measured.clients),
+               f"{measured.distance:g}")  # fmt: skip
+        row = of[key]
+        assert float(row["bytes_per_update"]) == pytest.approx(measured.bytes_per_update, abs=0.01)
+        assert float(row["had_max_ms"]) == pytest.approx(max(measured.had), abs=0.01)
+        assert row["lost"] == "0"
+        assert None not in row
+        assert bool(row["memory_bytes_per_client"]) == (measured.clients >= 100)
+        assert row["period_s"] == ("1" if measured.transport == "poll" else "")
+
+
+def test_what_is_not_known_is_empty() -> None:
+    nothing = Results("", {}, {}, [Cell("gevent", "sse", True, 10, 1.0, 0.0)])
+    (row,) = csv.DictReader(io.StringIO(tables.as_csv(nothing)))
+    for name in ("had_p50_ms", "known_max_ms", "cpu_p50_us_per_update_and_client",
+                 "memory_bytes_per_client", "bytes_per_second_and_client"):  # fmt: skip
+        assert row[name] == ""
+
+
+def test_the_order_is_that_of_bytes_and_of_nothing_that_was_timed(results: Results) -> None:
+    shuffled = replace(results, cells=[replace(c, had=[], known=[], cpu=[], changes=[])
+                                       for c in reversed(results.cells)])  # fmt: skip
+
+    def order(results: Results) -> list[tuple[str, list[str]]]:
+        found = tables.groups(results)
+        for group in found:
+            for one, next_one in pairwise(group.cells):
+                assert one.bytes_per_update <= next_one.bytes_per_update
+        return [(group.title, [cell.title for cell in group.cells]) for group in found]
+
+    assert order(shuffled) == order(results)
+    assert len(order(results)) == 5
+    assert order(results)[-1][0].endswith("0.5 s to handle each")
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "said"),
+    [
+        (units.three, 0, "0"), (units.three, 0.01234, "0.0123"), (units.three, 9.996, "10.0"),
+        (units.three, 99.96, "100"), (units.three, 1234.5, "1,230"), (units.three, -3.14, "-3.14"),
+        (units.duration, 0.5, "500 µs"), (units.duration, 1.234, "1.23 ms"),
+        (units.duration, 999.6, "1.00 s"), (units.duration, 203.4, "203 ms"),
+        (units.size, 121, "121 bytes"), (units.size, 1514, "1,514 bytes"),
+        (units.size, 34_560, "34.6 kB"), (units.size, 1.2e6, "1.20 MB"),
+        (units.cpu, 12.34, "12.3 µs"), (units.cpu, 1234, "1.23 ms"),
+        (units.away, 0.0, "on the same machine"), (units.away, 200.0, "200 ms away"),
+        (units.clients, 1, "1 browser"), (units.clients, 1000, "1,000 browsers"),
+    ],
+)  # fmt: skip
+def test_numbers_for_people(function: Callable[[float], str], value: float, said: str) -> None:
+    assert function(value) == said
+
+
+# The terminal.
+
+
+def shown(results: Results, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO())
+    console.print(terminal.table(results))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_fits_a_terminal(results: Results) -> None:
+    text = shown(results)
+    assert "…" not in text
+    for group in tables.groups(results):
+        assert group.title.split(",")[0] in text
+    ways = [way.title for way in WAYS]
+    for way in ways:
+        assert len(re.findall(f"^{way} ", text, re.MULTILINE)) >= 4
+    assert re.search(r"^Long polling, signal .* 1,046 +468 ", text, re.MULTILINE)
+    assert "\x1b" not in text
+
+
+def test_the_table_has_no_room_for_what_nobody_knows() -> None:
+    plain = cell(CARRY["sse"], clients=10)
+    plain.cpu, plain.changes, plain.had = [], [], []
+    text = shown(Results("", {}, {}, [plain]))
+    assert "CPU" not in text
+    assert "mem." not in text
+    other = cell(CARRY["websocket"], clients=10)
+    assert re.search("^SSE, carry .*–", shown(Results("", {}, {}, [plain, other])), re.MULTILINE)
+    assert "Nothing was measured" in shown(Results("", {}, {}))
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress(is_terminal: bool) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=is_terminal, width=100)
+    with terminal.Progress(90, console) as progress:
+        progress.say("100 browsers, 200 ms away: [WebSocket], carry")
+        progress.advance(30)
+        progress.say("the next")
+    text = stream.getvalue()
+    if is_terminal:
+        assert "\x1b" in text
+        assert "the next" in text
+    else:
+        assert text.splitlines() == [
+            "1 min 30 s left: 100 browsers, 200 ms away: [WebSocket], carry",
+            "1 min 00 s left: the next",
+        ]
+
+
+# The verdict.
+
+FAR = 200.0
+
+
+def far(*ways: Way) -> list[Cell]:
+    return [cell(way, distance=FAR) for way in ways]
+
+
+def changed(cells: list[Cell], way: Way | None = None, **values: object) -> list[Cell]:
+    """Return them, those of a way or all with other values."""
+    return [replace(c, **values) if way in (None, c.way) else c  # type: ignore[arg-type]
+            for c in cells]  # fmt: skip
+
+
+def with_bytes(cells: list[Cell], way: Way, share: float) -> list[Cell]:
+    """Return them, the one with that share of the other's bytes."""
+    (own,), (other, *_) = [c for c in cells if c.way == way], [c for c in cells if c.way != way]
+    down = int(other.bytes_per_update * own.seen * share)
+    return changed(cells, way, bill=replace(own.bill, up=0, down=down))
+
+
+def slower(cells: list[Cell], way: Way, by: float) -> list[Cell]:
+    (own,) = [c for c in cells if c.way == way]
+    return changed(cells, way, had=[value + by for value in own.had])
+
+
+WS, LONG, POLL = CARRY["websocket"], CARRY["longpoll"], CARRY["poll"]
+ALL = far(*WAYS)
+NEAR = [cell(way) for way in WAYS]
+WITHOUT_CPU = changed(ALL, cpu=[], changes=[])
+
+#: What is said of some cells (a part of a sentence), and of which it is not.
+VERDICTS: dict[str, tuple[str, list[Cell], list[Cell]]] = {
+    "one is first": (
+        "the WebSocket that carries had the data first: 10", far(WS, SIGNAL["longpoll"]),
+        far(WS, LONG),
+    ),
+    "several are first": (
+        "the WebSocket, SSE and long polling that carry had the data first, ", ALL,
+        slower(ALL, WS, 50),
+    ),
+    "nobody is first": ("nobody was first", far(WS, LONG), far(WS, LONG, POLL)),
+    "a poll is first": (
+        "long polling that carries had the data first: 10", slower(far(WS, LONG), WS, 50),
+        far(WS, LONG),
+    ),
+    "a draw is said": (
+        "Between the WebSocket that carries and long polling that signals, it is a draw",
+        slower(far(WS, CARRY["sse"], SIGNAL["longpoll"]), WS, 200),
+        far(WS, CARRY["sse"], SIGNAL["longpoll"]),
+    ),
+    "one alone": (
+        "the WebSocket that carries had the data 10", far(WS), far(WS, LONG),
+    ),
+    "sooner than the long poll": ("20\\d ms sooner than long polling that signals", ALL, NEAR),
+    "later than the long poll": (
+        "ms later than long polling that carries", slower(ALL, WS, 300), ALL,
+    ),
+    "fewest bytes": (
+        "fewest bytes by the WebSocket that carries: 121 bytes, which is 12.5 times fewer than "
+        r"long polling that signals \(1,514 bytes\)", ALL, far(WS, LONG),
+    ),
+    "a poll takes the fewest bytes": (
+        "fewest bytes by long polling that carries", with_bytes(far(WS, LONG), LONG, 0.5), ALL,
+    ),
+    "bytes are a draw": ("Bytes are a draw", with_bytes(far(WS, LONG), WS, 0.99), far(WS, LONG)),
+    "headers": ("225 bytes against 2,159 bytes by short polling", ALL, far(WS)),
+    "signalling costs": (
+        "WebSocket that only signals, .*, takes 20\\d ms more .* and costs 6.68 times the bytes",
+        ALL, far(WS, LONG),
+    ),
+    "signalling costs no time nearby": (
+        "WebSocket that only signals, so that the browser fetches the data, costs 6.68 times",
+        NEAR, ALL,
+    ),
+    "a poll's worth": (
+        "WebSocket that signals pays a poll's worth of bytes.* 808 bytes .* 861 bytes", ALL,
+        with_bytes(far(SIGNAL["websocket"], LONG), LONG, 0.3),
+    ),
+    "asked in vain": (r"carries 200 of 1,000 \(20 %\)", far(POLL, WS), far(WS, LONG)),
+    "nothing asked in vain": (
+        "made no request in vain", changed(far(POLL), bill=Bill(requests=9, up=9)), far(POLL),
+    ),
+    "CPU": (
+        r"least CPU by the WebSocket that carries: .*times less than long polling that signals",
+        ALL, WITHOUT_CPU,
+    ),
+    "CPU is a draw": (
+        "the server's CPU is a draw: about 10.0 µs", changed(ALL, cpu=[1000.0], changes=[1],
+                                                             publishing=[]), ALL,
+    ),
+    "CPU of one": (r"took the server [\d.]+ µs of CPU by the WebSocket", far(WS), ALL),
+    "no CPU": ("CPU is not known", WITHOUT_CPU, ALL),
+    "near and far": (
+        "On the same machine, all that push or wait look alike: .*200 ms away, they do not",
+        NEAR + ALL, ALL,
+    ),
+    "only near": ("What distance does, this run cannot tell", NEAR, NEAR + ALL),
+    "near, they differ": (
+        "all that push or wait look alike", NEAR + ALL, slower(NEAR, WS, 300) + ALL,
+    ),
+    "polling draws": (
+        "polling draws with the WebSocket .*: long polling that carries by time", far(WS, LONG),
+        slower(far(WS, LONG), LONG, 100),
+    ),
+    "polling wins": (
+        "polling wins against the WebSocket .*: long polling that carries by time and bytes",
+        with_bytes(slower(far(WS, LONG), WS, 100), LONG, 0.5), ALL,
+    ),
+    "polling neither wins nor draws": (
+        "polling neither wins nor draws", slower(far(WS, LONG), LONG, 100), far(WS, LONG),
+    ),
+    "nothing lost": ("No update was lost, and none skipped: browsers saw all 2,000",
+                     far(WS, LONG), far(WS, POLL)),
+    "coalesced": ("No update was lost: .*; 200 were coalesced", far(WS, POLL), far(WS, LONG)),
+    "lost": (
+        "1 update was lost: the WebSocket that carries, 100 browsers 200 ms away",
+        changed(ALL, WS, lost=1), ALL,
+    ),
+    "lost, so not said": ("No update was lost", ALL, changed(ALL, WS, lost=1)),
+    "a busy audience": ("audience itself took up to 95% of a core",
+                        changed(ALL, WS, audience_cpu=0.95), ALL),
+    "several servers": (
+        "On threads: .*the WebSocket, .* had the data", ALL + changed(ALL, server="threads"),
+        changed(ALL, server="threads"),
+    ),
+    "slow readers: a draw": ("Slow readers, freshness: a draw", slow_readers(),
+                             slower(slow_readers(), WS, 500)),
+    "slow readers: bytes": (
+        "Slow readers, bytes: short polling every 0.5 s that carries wins.* 1,912 bytes .* 4,840",
+        slow_readers(), ALL,
+    ),
+    "slow readers: polling wins": (
+        "for slow readers short polling wins by bytes and the server's CPU", slow_readers(),
+        slower(slow_readers(), POLL, 500) + changed(slow_readers(), POLL, server="other"),
+    ),
+    "slow readers: the WebSocket wins": (
+        "Slow readers, freshness: the WebSocket that carries wins",
+        slower(slow_readers(), POLL, 500), slow_readers(),
+    ),
+    "slow readers, coalesced": ("58,000 of 100,000 updates were coalesced, so that nobody",
+                                slow_readers(), changed(slow_readers(), coalesced=0)),
+}  # fmt: skip
+
+
+def said(cells: list[Cell]) -> list[str]:
+    return verdict.sentences(Results("", {}, {}, cells))
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_a_sentence_is_said_if_the_data_says_it(name: str) -> None:
+    sentence, cells, others = VERDICTS[name]
+    assert any(re.search(sentence, s) for s in said(cells)), said(cells)
+    assert not any(re.search(sentence, s) for s in said(others)), said(others)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"failure": "the server died."}, "This run failed: the server died; what follows"),
+        ({"interrupted": True}, "This run was interrupted; what follows"),
+        ({"cells": []}, "Nothing was measured"),
+        ({"cells": [], "interrupted": True}, "Nothing was measured"),
+    ],
+)
+def test_how_it_ended_is_said(results: Results, values: dict[str, object], sentence: str) -> None:
+    ended = replace(results, **values)  # type: ignore[arg-type]
+    assert any(s.startswith(sentence) for s in verdict.sentences(ended))
+    assert not any(s.startswith(sentence) for s in verdict.sentences(results))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
+@pytest.mark.parametrize("had", [True, False])
+def test_any_way_alone_has_a_verdict(way: Way, had: bool) -> None:
+    alone = cell(way, distance=FAR)
+    if not had:
+        alone = Cell("gevent", *way, 100, 1.0, FAR)
+    for sentence in said([alone]):
+        assert re.fullmatch(r"[A-Z0-9].*\.", sentence)
+        assert not re.search(r"nan|None|\binf\b", sentence)
+
+
+def test_medians_within_two_milliseconds_or_the_spread_are_a_draw() -> None:
+    def of(*had: float) -> Cell:
+        return replace(cell(WS), had=list(had))
+
+    assert verdict.sooner(of(10, 10, 10), of(11.9, 11.9, 11.9)) == "draws"
+    assert verdict.sooner(of(10, 10, 10), of(12.1, 12.1, 12.1)) == "wins"
+    assert verdict.sooner(of(12.1, 12.1, 12.1), of(10, 10, 10)) == "loses"
+    assert verdict.sooner(of(10, 20, 60, 70, 80), of(40, 45, 90, 100, 110)) == "draws"
+
+
+# Plots and the page.
+
+OUTSIDE = re.compile(r"^(https?:)?//|^(data|file|javascript):")
+
+
+class Page(HTMLParser):
+    """The tags of a page, and its words."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comparison") / "new"
+    sections = [Section("A <paper>", ["What & why."], ["what", "then", "now"], [["a", "1", "2"]])]
+    written = output.write(results, folder, sections)
+    assert {str(path.relative_to(folder)) for path in written} == {
+        "results.json", "results.csv", "report.html",
+        *(f"plots/{name}.{kind}" for name in ("strokes", "latency", "bytes", "cpu")
+          for kind in ("png", "svg")),
+    }  # fmt: skip
+    assert all(path.stat().st_size for path in written)
+    return folder
+
+
+def test_everything_is_written(folder: Path, results: Results) -> None:
+    assert Results.load(folder / "results.json").as_json() == results.as_json()
+    assert json.loads((folder / "results.json").read_text())["command"] == results.command
+    assert (folder / "results.csv").read_text() == tables.as_csv(results)
+
+
+def test_the_report_needs_nothing_beside_it(folder: Path) -> None:
+    html = (folder / "report.html").read_text()
+    page = Page(html)
+    assert not page.all("script")
+    assert not page.all("link")
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset"):
+            assert not OUTSIDE.match(attributes.get(name, "")), (tag, attributes)
+        assert not any(name.startswith("on") for name in attributes)
+    assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)\)", html))
+    assert "@import" not in html
+
+
+def test_names_on_the_page_are_given_once_and_known(folder: Path) -> None:
+    html = (folder / "report.html").read_text()
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'url\(#([^)]*)\)|href="#', html)) - {""} <= set(ids)
+
+
+def test_the_report_says_it_all(folder: Path, results: Results) -> None:
+    page = Page((folder / "report.html").read_text())
+    text = " ".join(page.text.split())
+    for sentence in verdict.sentences(results):
+        assert sentence in text
+    told = (
+        "A <paper>", "What & why.", results.command, "A Processor, 3 GHz", "gevent 26.9.0",
+        "Slow readers", "coalesced", "52 bytes per packet", "10, 100, 1000",
+    )  # fmt: skip
+    for words in told:
+        assert words in text
+    for group in tables.groups(results):
+        assert group.title in text
+    assert len(page.all("table")) == 6
+    pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
+    assert len(pictures) == len(page.all("figure")) == 4
+    assert all(svg["aria-labelledby"] and svg["viewbox"] for svg in pictures)
+
+
+def test_plots_on_the_page_follow_day_and_night(folder: Path) -> None:
+    html = (folder / "report.html").read_text()
+    drawings = html[html.index("<figure") : html.rindex("</figure>")]
+    assert not re.search("#[0-9a-f]{6}", drawings)
+    assert "var(--websocket)" in drawings
+    # An attribute, unlike a style, cannot have a variable.
+    assert not re.search(r'="var\(', drawings)
+
+
+@pytest.mark.parametrize(
+    ("values", "alarm"),
+    [
+        ({"failure": "the <server> died"}, "This run failed: the <server> died;"),
+        ({"interrupted": True}, "This run was interrupted"),
+        ({"cells": [replace(cell(CARRY["sse"]), lost=2)]}, "2 updates were lost"),
+        ({}, ""),
+    ],
+)
+def test_the_page_says_how_it_ended(
+    results: Results, values: dict[str, object], alarm: str
+) -> None:
+    ended = replace(results, **{"cells": results.cells[:1]} | values)  # type: ignore[arg-type]
+    page = Page(report_page.page(ended, []))
+    alarms = [p for p in page.all("p") if p.get("class") == "alarm"]
+    assert len(alarms) == len(values)
+    assert page.text.count(alarm) == 1 or not alarm
+
+
+def test_a_page_of_nothing() -> None:
+    html = report_page.page(Results("compare.py", {}, {}), [])
+    assert "Nothing was measured" in html
+
+
+def test_plots_are_xml_and_have_few_points(folder: Path) -> None:
+    for path in (folder / "plots").glob("*.svg"):
+        root = ET.parse(path).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        for line in root.iter("{http://www.w3.org/2000/svg}path"):
+            assert line.get("d", "").count("L") <= 200
+        assert path.stat().st_size < 150_000
+
+
+def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
+    few = Results("", {}, {}, [cell(WS), cell(WS, clients=10)])
+    first, second = (plots.draw(few, tmp_path / name) for name in ("first", "second"))
+    assert [plot.name for plot in first] == ["strokes", "latency", "bytes", "cpu"]
+    for one, other in zip(first, second, strict=True):
+        assert one.svg.read_bytes() == other.svg.read_bytes()
+        assert one.png.read_bytes() == other.png.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ([], []),
+        ([Cell("gevent", "websocket", True, 10, 1.0, 0.0)], ["bytes"]),
+        ([cell(WS)], ["strokes", "latency", "bytes"]),
+        (slow_readers(), []),
+        (changed([cell(WS), cell(WS, clients=10)], cpu=[], changes=[]),
+         ["strokes", "latency", "bytes"]),
+    ],
+)  # fmt: skip
+def test_only_what_is_known_is_drawn(cells: list[Cell], names: list[str], tmp_path: Path) -> None:
+    drawn = plots.draw(Results("", {}, {}, cells), tmp_path)
+    assert [plot.name for plot in drawn] == names
+
+
+#: How the strokes of an update are told from a trace at 200 ms: when the browser has it, and the
+#: times at which that update's news left and came.
+@pytest.mark.parametrize(
+    ("way", "trace", "had", "news"),
+    [
+        (WS, [("frame", None, 101, 0, 9)], 101, [(0, 101)]),
+        (SIGNAL["websocket"], [("frame", None, 101, 0, 9), ("fetch", 101, 302, 9, 9)], 302,
+         [(0, 101), (101, 201.5), (201.5, 302)]),
+        (LONG, [("longpoll", -500, 101, 9, 9), ("longpoll", 101, 901, 9, 9)], 101,
+         [(-500, -400), (0, 101)]),
+        (POLL, [("empty", -900, -699, 9, 9), ("empty", -150, 51, 9, 9), ("poll", 600, 801, 9, 9)],
+         801, [(600, 700.5), (700.5, 801)]),
+        # One that was on its way when the data changed is told at once.
+        (LONG, [("longpoll", -40, 161, 9, 9)], 161, [(-40, 60), (60, 161)]),
+        # News of before the change brings nothing of it.
+        (WS, [("frame", None, -20, 0, 9), ("frame", None, 101, 0, 9)], 101, [(0, 101)]),
+    ],
+)  # fmt: skip
+def test_strokes(
+    way: Way,
+    trace: list[tuple[str, float | None, float, int, int]],
+    had: float,
+    news: list[tuple[float, float]],
+) -> None:
+    traced = replace(cell(way, distance=FAR), trace=trace, trace_changes=[0.0, 800.0])
+    story = plots._story(traced)
+    assert story.had == had
+    assert [(s.start, s.end) for s in story.strokes if s.news] == news
