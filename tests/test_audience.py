@@ -160,7 +160,7 @@ def test_every_byte_that_passes_is_counted(
             address=["127.0.0.1", relay.port], host=venue.name, after=venue.publisher.cursor,
         )["bill"])  # fmt: skip
         polls = way.transport == "poll"
-        audience.ask("begin", begin_at=time.time(), ticks=3 * polls, period=0.05)
+        audience.ask("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
         venue.publisher.change()
         found = audience.ask("finish", sequence=venue.newest, deadline=time.time() + 5)
         turn = Bill(**found["bill"])

@@ -306,6 +306,9 @@ def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
         chromium.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         eventually(lambda: {"websocket", "/events"} <= heard.keys())
+        heard.pop("/")
+        chromium.refresh()
+        eventually(lambda: "/" in heard)
         listener.shutdown(socket.SHUT_RDWR)
     chromium.get("about:blank")
 
@@ -315,6 +318,7 @@ def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
         return [line.partition(":")[0] for line in filled.split("\r\n")[1:]]
 
     etag = 'If-None-Match: "x-1"\r\n'
+    assert heard["/"] == names(wire.NAVIGATE, etag=etag)
     assert heard["/data"] == names(wire.FETCH)
     assert heard["/known"] == names(wire.FETCH, etag=etag)
     assert heard["/events"] == names(wire.EVENT_SOURCE)

@@ -52,6 +52,7 @@ class Audience:
         self._ticks = 0  # questions that are still to be asked, of all clients together
         self._ticked = 0
         self._period = self._begin_at = 0.0
+        self._phase = 0.5  # the share of a client's part of the period after which it asks
         self._cpu = self._began = 0.0
         self._wrong = ""
 
@@ -107,10 +108,14 @@ class Audience:
                     raise WrongAnswer(f"not everybody could listen within {PATIENCE:.0f} s")
         return {"bill": asdict(self.bill)}
 
-    def begin(self, *, begin_at: float, ticks: int, period: float) -> dict[str, Any]:
+    def begin(
+        self, *, begin_at: float, ticks: int, period: float, phase: float = 0.5
+    ) -> dict[str, Any]:
         """Begin a turn: from now on count; from that time on ask, so many times each.
 
-        With ENDLESS ticks they ask until the turn is finished.
+        With ENDLESS ticks they ask until the turn is finished. The clients' questions are spread
+        evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
+        between two of them, which for one client is the period.
         """
         self.bill = Bill()
         self._changed_at.clear()
@@ -120,7 +125,7 @@ class Audience:
             client.trace = None
         if self._clients:
             self._clients[len(self._clients) // 2].trace = []
-        self._begin_at, self._period = begin_at, period
+        self._begin_at, self._period, self._phase = begin_at, period, phase
         self._ticks, self._ticked = ticks * len(self._clients), 0
         self._cpu, self._began = time.process_time(), time.time()
         return {}
@@ -134,13 +139,14 @@ class Audience:
         if self._ticks >= ENDLESS:  # everybody asks once more
             self._ticks = (self._ticked // many + 1) * many
         asked_until = self._begin_at + self._ticks / many * self._period
-        while (now := time.time()) < max(deadline, asked_until + 1):
+        behind, give_up_at = self._clients, max(deadline, asked_until + 1)
+        while (now := time.time()) < give_up_at:
             if self._ticked >= self._ticks:
-                behind = any(client.sequence < sequence for client in self._clients)
+                behind = [client for client in behind if client.sequence < sequence]
                 waiting = self._period and any(client.line.is_waiting for client in self._clients)
                 if not behind and not waiting:
                     break
-                if behind and self._period and now > asked_until + self._period:
+                if self._period and now > asked_until and any(map(_has_to_ask, behind)):
                     self._ticks += len(self._clients)  # somebody has asked too early: once more
                     asked_until += self._period
             self._listen_until(now + GLANCE)
@@ -244,7 +250,12 @@ class Audience:
 
     def _tick_at(self) -> float:
         """Return when the next question is due: they are spread evenly over a period."""
-        return self._begin_at + (self._ticked + 0.5) * self._period / len(self._clients)
+        return self._begin_at + (self._ticked + self._phase) * self._period / len(self._clients)
+
+
+def _has_to_ask(client: Client) -> bool:
+    """Tell whether only another question can bring it the news: none is under way."""
+    return not client.line.is_waiting and not client.is_busy
 
 
 def _milliseconds(seconds: float) -> float:

@@ -276,13 +276,13 @@ class Trial:
         """Let everybody have the newest reading."""
         take_turn([self], self.venue, changes=1, counted=False)
 
-    def begin(self, begin_at: float, seconds: float) -> None:
-        """Have the audience count, and ask if it is its way, for so long."""
+    def begin(self, begin_at: float, seconds: float, *, phase: float = 0.5) -> None:
+        """Have the audience count, and ask if it is its way, for so long (see Audience.begin)."""
         period = self.cell.period or 0.0
         ticks = max(1, round(seconds / period)) if period else 0
         if period and not self.venue.publisher.is_ours:
             ticks = ENDLESS  # nobody knows how long it will take
-        self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period)
+        self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period, phase=phase)
 
     def record(
         self, found: Mapping[str, Any], numbers: range, cpu: float | None, seconds: float
@@ -328,9 +328,18 @@ def _since(zero: float, moment: float, offset: float) -> float:
     return round(1e3 * (moment + offset - zero), 3)
 
 
-def take_turn(trials: Sequence[Trial], venue: Venue, *, changes: int, counted: bool = True) -> None:
+def take_turn(
+    trials: Sequence[Trial],
+    venue: Venue,
+    *,
+    changes: int,
+    counted: bool = True,
+    phase: float = 0.5,
+    lost_after: float = LOST_AFTER,
+) -> None:
     """Change the data so many times while these listen, all of them at this venue.
 
+    `phase` is when in its period each of them asks, if it is its way (see Audience.begin).
     Raises ServerDied, or WrongAnswer if what happens is not what the protocol says.
     """
     pace = trials[0].cell.pace
@@ -339,14 +348,14 @@ def take_turn(trials: Sequence[Trial], venue: Venue, *, changes: int, counted: b
         # Whoever has just been told must have the time to ask again.
         begin_at = time.time() + NOTICE + 2 * trials[0].cell.distance / 1e3
         for trial in trials:
-            trial.begin(begin_at, changes * pace if counted else 0.0)
+            trial.begin(begin_at, changes * pace if counted else 0.0, phase=phase)
         first = venue.newest
         for number in range(changes):
             if venue.publisher.is_ours:
                 time.sleep(max(0.0, begin_at + number * pace - time.time()))
             venue.publisher.change()
         last = venue.newest
-        patience = 0.0 if counted and trials[0].cell.handling else LOST_AFTER
+        patience = 0.0 if counted and trials[0].cell.handling else lost_after
         deadline = time.time() + patience
         for trial in trials:
             trial.audience.order("finish", sequence=last, deadline=deadline)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pushlab.measure.driver import LOST_AFTER
 from pushlab.measure.results import Cell
 from pushlab.measure.ways import WAYS, Way
 
@@ -43,6 +44,11 @@ class Grid:
     rounds: int = 4
     changes: int = 4
     handling: float = 0.0  #: seconds that a browser takes for each reading before it shows it
+    #: Seconds after which a reading that a client does not have counts as lost.
+    lost_after: float = LOST_AFTER
+    #: Whether short polling asks at another moment of its period in each turn. One client alone
+    #: would otherwise hear of every change after the same time.
+    drifting: bool = False
 
     def cell(self, group: Group, way: Way) -> Cell:
         """Return the cell that is to be filled."""
@@ -59,6 +65,13 @@ class Grid:
     def turn_seconds(self, group: Group) -> float:
         """Return about how long a turn takes."""
         return self.changes * group.pace + TURN + 5 * group.distance / 1e3
+
+    def phase(self, number: int) -> float:
+        """Return the share of a period after which short polling asks in the turn of this number.
+
+        One turn after the other, they go through the period evenly if it is `drifting`.
+        """
+        return (number + 0.5) / self.rounds if self.drifting else 0.5
 
     @property
     def seconds(self) -> float:

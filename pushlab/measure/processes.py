@@ -135,6 +135,7 @@ def running(
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
                 env={**os.environ, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for us, who will end it
             )  # fmt: skip
         try:
             found = re.search(r":(\d+) ", process.stdout.readline() if process.stdout else "")

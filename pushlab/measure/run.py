@@ -160,7 +160,10 @@ class Run:
                 venue.keep_lengths(grid.changes + 1)
                 for trial in trials if venue.publisher.is_ours else ():
                     trial.settle()
-                take_turn(trials, venue, changes=grid.changes)
+                take_turn(
+                    trials, venue, changes=grid.changes, phase=grid.phase(number),
+                    lost_after=grid.lost_after,
+                )  # fmt: skip
 
         where = f"{group.title}: {{}}, turn {number + 1} of {grid.rounds}"
         if self._shared is not None:

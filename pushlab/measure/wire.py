@@ -85,6 +85,27 @@ Sec-WebSocket-Key: {key}\r
 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r
 \r
 """
+#: What somebody sends who reloads the page.
+NAVIGATE = """\
+GET {path} HTTP/1.1\r
+Host: {host}\r
+Connection: keep-alive\r
+Cache-Control: max-age=0\r
+sec-ch-ua: "Not:A-Brand";v="8", "Chromium";v="156"\r
+sec-ch-ua-mobile: ?0\r
+sec-ch-ua-platform: "Linux"\r
+Upgrade-Insecure-Requests: 1\r
+User-Agent: {agent}\r
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/jxl,image/avif,image/webp,\
+image/apng,*/*;q=0.8,application/signed-exchange;v=b3;q=0.7\r
+Sec-Fetch-Site: none\r
+Sec-Fetch-Mode: navigate\r
+Sec-Fetch-User: ?1\r
+Sec-Fetch-Dest: document\r
+Accept-Encoding: gzip, deflate, br, zstd\r
+Accept-Language: en-US,en;q=0.9\r
+{etag}\r
+"""
 AGENT = (
     "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
     "Chrome/156.0.0.0 Safari/537.36"
@@ -165,12 +186,16 @@ class Wire:
 
     def answer(self) -> dict[str, object]:
         """Read an answer and return its JSON."""
+        return dict(json.loads(self.body()))
+
+    def body(self) -> bytes:
+        """Read an answer and return what follows its headers."""
         head = self.head()
         length = re.search(rb"Content-Length: (\d+)", head)
         body = self._take(int(length[1])) if length else b""
         if not head.startswith(b"HTTP/1.1 200"):
             raise ConnectionError(f"unexpected answer: {head.splitlines()[0].decode()}")
-        return dict(json.loads(body))
+        return body
 
     def chunk(self) -> bytes:
         """Read a chunk of an answer that has no end (RFC 9112 section 7.1)."""

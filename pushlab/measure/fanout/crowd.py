@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import re
 import selectors
+import signal
 import socket
 import sys
 import time
@@ -199,7 +200,8 @@ class Crowd:
 
 
 def _live(commands: Connection, core: int | None, port: int, trigger: str) -> None:
-    """Be a crowd, and do what the other process says."""
+    """Be a crowd, and do what the other process says, whatever Ctrl-C may mean to that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if core is not None:
         os.sched_setaffinity(0, {core})
     try:
@@ -214,9 +216,13 @@ def _live(commands: Connection, core: int | None, port: int, trigger: str) -> No
         except EOFError:
             break
         try:
-            commands.send(getattr(crowd, name)(*arguments))
+            answer = getattr(crowd, name)(*arguments)
         except (WrongAnswer, OSError) as error:
-            commands.send(error)
+            answer = error
+        try:
+            commands.send(answer)
+        except BrokenPipeError:
+            break  # it did not wait for the answer
     crowd.close()
 
 

@@ -1,0 +1,73 @@
+"""What a paper is here: an experiment to be repeated, and its results beside the original's."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from pushlab.measure.grid import Grid
+from pushlab.measure.report_page import Section
+from pushlab.measure.results import Cell, Results
+from pushlab.measure.run import Run
+
+__all__ = ["Paper", "Section", "figure", "listed", "measured", "milliseconds", "seconds_of"]
+
+
+class Paper(Protocol):
+    """Somebody else's experiment, which can be made here and now."""
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+
+    @property
+    def title(self) -> str:
+        """Its authors, its title, and where and when it was published."""
+
+    @property
+    def seconds(self) -> float:
+        """About how long it takes."""
+
+    @property
+    def descriptors(self) -> int:
+        """How many files one process has to open."""
+
+    def measure(self, run: Run) -> None:
+        """Make the experiment: it is found in the run's results.
+
+        Raises Failed if it cannot go on; what was measured by then is in the results.
+        """
+
+    def sections(self, results: Results) -> list[Section]:
+        """Return what is to be said about these results, computed from nothing else.
+
+        Results that are incomplete have fewer rows; those of another experiment have no section.
+        """
+
+
+def seconds_of(grid: Grid) -> float:
+    """Return about how long it takes to measure this, with servers and verification."""
+    servers = {group.server for group in grid.groups}
+    return grid.seconds + Run.preparing_seconds(len(servers), len(grid.ways))
+
+
+def measured(results: Results) -> list[Cell]:
+    """Return the cells in which there is something: a run may have ended before others."""
+    return [cell for cell in results.cells if cell.published and cell.known]
+
+
+def figure(value: float) -> str:
+    """Return a number with three digits that count, or all of those before the point."""
+    if not value:
+        return "0"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def milliseconds(value: float) -> str:
+    """Return so many milliseconds in figures, with tenths."""
+    return f"{value:,.1f}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return these as people list them: "a, b and c"."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last

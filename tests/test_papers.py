@@ -1,0 +1,290 @@
+"""Each paper can be repeated, small, and says of its results what follows from them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pushlab.measure import wire
+from pushlab.measure.driver import VALUE
+from pushlab.measure.fanout.crowd import DistantCrowd
+from pushlab.measure.grid import Grid
+from pushlab.measure.papers import PAPERS, Abril, Kaazing, Paper, Pimentel, Section, Shootout
+from pushlab.measure.results import Bill, Cell, Results
+from pushlab.measure.run import Failed, Run
+from pushlab.measure.samples import quantile
+
+#: As many as the files that a process may open on the machines that this is for.
+FILES = 20_000
+
+
+class Quiet:
+    """Somebody who is told how far it is, and only adds up."""
+
+    advanced = 0.0
+
+    def say(self, what: str) -> None:
+        assert what
+
+    def advance(self, seconds: float) -> None:
+        self.advanced += seconds
+
+
+def nothing() -> Results:
+    return Results("compare.py", {}, {})
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """One run for all: what was started and verified for one paper serves the others, too."""
+    with Run(nothing(), Quiet()) as run:
+        yield run
+
+
+def made(run: Run, paper: Paper) -> Results:
+    """Make the experiment; return what was found out, as it is read from a file."""
+    run.results = nothing()
+    paper.measure(run)
+    return Results.from_json(run.results.as_json())
+
+
+def said(section: Section) -> str:
+    return "\n".join(section.paragraphs)
+
+
+def check_form(sections: list[Section]) -> None:
+    """Everything has its place in the table, and every sentence its end."""
+    for section in sections:
+        assert section.rows
+        assert {len(row) for row in section.rows} == {len(section.header)}
+        assert all(isinstance(cell, str) for row in section.rows for cell in row)
+        assert all(text.endswith(".") and "  " not in text for text in section.paragraphs)
+
+
+def test_every_paper_is_there() -> None:
+    assert list(PAPERS) == ["kaazing", "pimentel", "abril", "shootout"]
+    for name, paper in PAPERS.items():
+        assert paper.name == name
+        assert paper.title
+        assert 5 < paper.seconds < 300
+        assert paper.descriptors < FILES
+        assert paper.sections(nothing()) == []
+
+
+def test_kaazing(run: Run) -> None:
+    paper = Kaazing(clients=(4, 8), period=0.3, changes=2)
+    results = made(run, paper)
+    traffic, latency = sections = paper.sections(results)
+    check_form(sections)
+    polling = next(cell for cell in results.cells if cell.transport == "poll")
+    assert (polling.clients, polling.coalesced, polling.lost) == (4, 0, 0)
+    # What each of these is, without having been counted at a socket.
+    reading = {"cursor": "12345678-123", "changed_at": 1790000000.123456, "value": VALUE}
+    body = len(json.dumps(reading, separators=(",", ":")))
+    answers = polling.bill.down - polling.bill.empty * 113
+    assert answers % polling.seen == 0
+    headers = polling.bill.bytes / polling.bill.requests - body * polling.seen / (
+        polling.bill.requests
+    )
+    assert f"have {headers:,.0f} bytes of headers" in said(traffic)
+    assert f"a message has 2: {headers / 2:,.0f} to 1." in said(traffic)
+    assert "871 to 2 are 435 to 1." in said(traffic)
+    assert f"a whole message {body + 2}:" in said(traffic)
+    assert "6.97 million bits a second, and 6.6 in its unit" in said(traffic)
+    assert [row[0] for row in traffic.rows] == ["4", "4", "8", "8", "100,000", "100,000"]
+    for row, size in zip(traffic.rows[-2:], (headers, 2), strict=True):
+        assert row[1] == "computed"
+        bits = 100_000 / 0.3 * size * 8
+        assert float(row[4].replace(",", "")) == pytest.approx(bits / 1e6, rel=0.006)
+        assert float(row[5].replace(",", "")) == pytest.approx(bits / 2**20, rel=0.006)
+    assert [row[6] for row in traffic.rows] == ["–"] * 4 + ["665", "1.526"]
+    for row, cell in zip(latency.rows, results.cells, strict=True):
+        assert row[0] == str(cell.clients)
+        assert row[2] == f"{quantile(cell.known, 0.5):,.1f}"
+        assert row[-1] == f"{max(cell.known):,.1f}"
+
+
+def test_pimentel(run: Run) -> None:
+    paper = Pimentel(distances=(0.0, 30.0), pace=0.1, rounds=2, changes=2)
+    results = made(run, paper)
+    [section] = sections = paper.sections(results)
+    check_form(sections)
+    names = ["polling", "long polling", "WebSocket"]
+    assert [row[:2] for row in section.rows] == [
+        [distance, name] for distance in ("0", "30") for name in names
+    ]
+    for row, cell in zip(section.rows, results.cells, strict=True):
+        shares = (0.05, 0.5, 0.95, 0.99, 1)
+        assert row[2:7] == [f"{quantile(cell.known, share):,.1f}" for share in shares]
+        assert row[7:] == [str(cell.seen), str(cell.coalesced)]
+        assert cell.seen + cell.coalesced == cell.published == 4
+        assert min(cell.known) >= cell.distance / 2  # nothing is faster than its way
+    assert "0 and 30 ms for a round trip" in said(section)
+    assert "Near the server, half" in said(section)
+    assert "30 ms away, half" in said(section)
+    assert "a sensor with 10 readings a second" in said(section)
+
+
+def test_abril(run: Run) -> None:
+    paper = Abril(pace=0.1)
+    results = made(run, paper)
+    [section] = sections = paper.sections(results)
+    check_form(sections)
+    rows = {row[0]: [int(cell.replace(",", "").replace("–", "0")) for cell in row[1:]]
+            for row in section.rows}  # fmt: skip
+    assert {name: row[0] for name, row in rows.items()} == {
+        "reload": 5570, "reload of /data only": 0, "short poll": 3609, "long poll": 1908,
+        "SSE": 1071, "WebSocket": 629,
+    }  # fmt: skip
+    for _, responses, frames, up, _, total in rows.values():
+        assert responses + frames + up == total
+    # Five updates each, and what it takes to hear of them.
+    requests = {name: row[4] for name, row in rows.items()}
+    assert requests == {"reload": 5, "reload of /data only": 5, "short poll": 5, "long poll": 6,
+                        "SSE": 1, "WebSocket": 1}  # fmt: skip
+    reading = {"cursor": "12345678-123", "changed_at": 1790000000.123456, "value": VALUE}
+    frame = 2 + len(json.dumps(reading, separators=(",", ":")))
+    assert rows["WebSocket"][2] == 5 * frame
+    assert f"{frame} for each update" in said(section)
+    # The same as a browser's requests are, by their templates.
+    port = run.venue("serve.py", results.cells[0].way).port
+    template = wire.NAVIGATE.format(path="/", host=f"127.0.0.1:{port}", agent=wire.AGENT, etag="")
+    assert rows["reload"][3] == 5 * len(template)
+    assert rows["reload of /data only"][1] == rows["short poll"][1]
+    assert "Long polling needs 6 requests for 5 updates" in said(section)
+    smallest = min(rows, key=lambda name: rows[name][1])
+    assert f"From the fewest response bytes to the most: {smallest}, " in said(section)
+
+
+def test_shootout_until_there_are_no_more_files(run: Run) -> None:
+    paper = Shootout(step=20, samples=3, limit=60_000, files=145)
+    results = made(run, paper)
+    assert results.extra["ended_by"] == "descriptors"
+    steps = results.extra["steps"]
+    assert [step["clients"] for step in steps] == [20, 40]
+    assert [len(step["milliseconds"]) for step in steps] == [3, 3]
+    check_form(paper.sections(results))
+
+
+def test_shootout_until_it_takes_too_long(run: Run) -> None:
+    results = made(run, Shootout(step=20, samples=3, limit=0.0))
+    assert results.extra["ended_by"] == "latency"
+    assert len(results.extra["steps"]) == 1
+    capacity, _ = sections = Shootout().sections(results)
+    check_form(sections)
+    assert capacity.rows[-1][:2] == ["Python, serve.py", "0"]
+
+
+def shot(**more: Any) -> list[Section]:
+    """The sections of three steps, of which the last has a p95 of 600 ms."""
+    steps = [
+        {"clients": 1000 * number, "milliseconds": [200.0 * number] * 20} for number in (1, 2, 3)
+    ]
+    results = nothing()
+    results.extra = {"steps": steps, "limit": 500, "files": FILES, **more}
+    sections = Shootout().sections(results)
+    check_form(sections)
+    return sections
+
+
+def test_what_the_shootout_says_of_its_end() -> None:
+    capacity, every = shot(ended_by="latency")
+    assert "with 3,000 clients, p95 of the round trip was 600.0 ms" in said(capacity)
+    assert "So it held 2,000." in said(capacity)
+    assert capacity.rows[-1] == ["Python, serve.py", "2", "measured here"]
+    assert every.rows[1] == ["2,000", "400.0", "400.0", "400.0"]
+    assert "figures are not comparable one to one" in said(capacity)
+
+    capacity, _ = shot(ended_by="descriptors", limit=1000)
+    assert "A process may open 20,000 files here" in said(capacity)
+    assert "no 1,000 more could come: 3,000 is what was reached" in said(capacity)
+    assert capacity.rows[-1] == ["Python, serve.py", "≥ 3", "measured here"]
+
+    capacity, _ = shot(limit=1000)
+    assert "It ended early: with 3,000 clients" in said(capacity)
+
+
+def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise wire.WrongAnswer("the server closed a socket")
+
+    monkeypatch.setattr(DistantCrowd, "join", fail)
+    run.results = nothing()
+    with pytest.raises(Failed, match="shootout, 20 clients: the server closed a socket"):
+        Shootout(step=20, samples=3).measure(run)
+
+
+def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Cell]:
+    """Both ways, two changes, bodies of 100 bytes, 700 bytes of headers a poll with news."""
+    empty = requests - seen
+    common: dict[str, Any] = {
+        "server": "serve.py",
+        "carry": True,
+        "clients": clients,
+        "pace": 1.0,
+        "distance": 0.0,
+    }
+    return [
+        Cell(
+            transport="poll", period=1.0, published=2, seen=seen, coalesced=2 * clients - seen,
+            known=[400.0, 600.0], seconds=seconds, **common,
+            bill=Bill(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
+        ),
+        Cell(
+            transport="websocket", published=2, seen=2 * clients, known=[1.0, 3.0], seconds=1.1,
+            bill=Bill(messages=2 * clients, down=102 * 2 * clients), **common,
+        ),
+    ]  # fmt: skip
+
+
+def test_kaazing_where_the_machine_does_not_keep_up() -> None:
+    results = nothing()
+    results.cells = polled(1000, requests=2000, seen=2000)
+    results.cells += polled(10_000, requests=10_000, seen=8000, seconds=4.0)
+    traffic, latency = sections = Kaazing().sections(results)
+    check_form(sections)
+    assert "did not keep up with 10,000 clients" in said(traffic)
+    assert "2,500 polls a second were answered where 10,000 were due" in said(traffic)
+    assert "60% were never seen" in said(traffic)
+    assert "over WebSocket 0%" in said(traffic)
+    assert "700 bytes of headers, 500 of them in the request" in said(traffic)
+    assert "and a message has 2: 350 to 1" in said(traffic)
+    assert "with every poll answered, its headers would be 56.0 Mbit/s" in said(traffic)
+    assert "of 1,000 clients, as if every poll were answered" in said(traffic)
+    thousand, _, *_, computed, _ = traffic.rows
+    assert thousand == ["1,000", "measured", "polling", "1,000", "5.60", "5.34", "6.6", "6.40"]
+    assert computed[:7] == ["100,000", "computed", "polling", "100,000", "560", "534", "665"]
+    assert "With 1,000 clients, the median is 500.0 ms for polling and 2.0 ms" in said(latency)
+    assert "and here for the server besides" in latency.paragraphs[2]
+
+
+def test_kaazing_where_it_does() -> None:
+    results = nothing()
+    results.cells = polled(1000, requests=2000, seen=2000)
+    traffic, _ = Kaazing().sections(results)
+    assert "kept up with 1,000 polling clients" in said(traffic)
+    assert "did not keep up" not in said(traffic)
+
+
+def test_what_was_not_measured_any_more_is_left_out() -> None:
+    results = nothing()
+    results.cells = polled(1000, requests=2000, seen=2000)[1:]
+    results.cells.append(Cell("serve.py", "poll", True, 1000, 1.0, 0.0))
+    assert Kaazing().sections(results) == []
+    assert Pimentel().sections(results) == []
+
+    results.cells = polled(1, requests=2, seen=2)
+    [section] = Pimentel().sections(results)
+    assert len(section.rows) == 2
+    assert "half of the readings" not in said(section)
+    [section] = Abril().sections(results)
+    assert [row[0] for row in section.rows] == ["short poll", "WebSocket"]
+    assert "Our page" not in said(section)
+    check_form([section])
+
+
+def test_one_client_polls_at_another_moment_in_each_turn() -> None:
+    drifting = Grid([], rounds=4, drifting=True)
+    assert [drifting.phase(number) for number in range(4)] == [0.125, 0.375, 0.625, 0.875]
+    assert Grid([], rounds=4).phase(3) == 0.5
