@@ -10,6 +10,7 @@ from pushlab import needed
 needed.demand(comparison=True)
 
 import shlex
+import shutil
 import signal
 import sys
 from importlib import metadata
@@ -63,10 +64,9 @@ def conclude(results: Results, asked: Wishes) -> int:
     results.finish()
     paper = asked.plan.paper
     sections = paper.sections(results) if paper and results.is_complete else ()
-    output.write(results, asked.output, sections)
+    written = output.write(results, asked.output, sections)
     if asked.write and results.is_complete:
-        PUBLISHED.mkdir(parents=True, exist_ok=True)
-        (PUBLISHED / f"{asked.name}.json").write_text(results.as_json())
+        publish(results, asked.name, [path for path in written if path.suffix == ".svg"])
     console = Console(width=None if sys.stdout.isatty() else 100)
     console.print(terminal.table(results))
     for section in sections:
@@ -78,6 +78,16 @@ def conclude(results: Results, asked: Wishes) -> int:
         print(f"compare.py: {results.failure}", file=sys.stderr)
         return 1
     return 130 if results.interrupted else 0
+
+
+def publish(results: Results, name: str, plots: list[Path]) -> None:
+    """Put the raw results, and the comparison's plots, where the figures of the docs come from."""
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
+    (PUBLISHED / f"{name}.json").write_text(results.as_json())
+    if name == "compare":
+        (PUBLISHED / name).mkdir(exist_ok=True)
+        for plot in plots:
+            shutil.copy(plot, PUBLISHED / name)
 
 
 def beside_peers(asked: Wishes) -> int:

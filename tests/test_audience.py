@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -145,8 +146,9 @@ def test_bytes_are_those_of_the_wire_and_the_same_in_every_run(
         assert bill.requests == 6 * one["requests"] + bill.empty
         assert bill.messages == (6 if way.transport in ("sse", "websocket") else 0)
     if way.transport != "poll":  # which may have to ask once more where the machine is busy
-        assert runs[0].bill == runs[1].bill
-        assert runs[0].bill.empty == 0
+        paid = [replace(run.bill, keepalive=0) for run in runs]  # pings come when they come
+        assert paid[0] == paid[1]
+        assert paid[0].empty == 0
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
@@ -164,7 +166,7 @@ def test_every_byte_that_passes_is_counted(
         venue.publisher.change()
         found = audience.ask("finish", sequence=venue.newest, deadline=time.time() + 5)
         turn = Bill(**found["bill"])
-        assert found["lost"] == turn.keepalive == 0
+        assert found["lost"] == 0
         assert turn.bytes > 0
         eventually(
             lambda: (relay.up, relay.down) == (opening.up + turn.up, opening.down + turn.down)

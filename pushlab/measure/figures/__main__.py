@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pushlab.measure.figures import fanout, memory, wire
+from pushlab.measure.figures import comparison, fanout, memory, wire
 from pushlab.measure.figures.pages import Part, Wrong, paths, renewed, untrue
 from pushlab.measure.processes import ROOT
 
 #: What there is to publish, a module for each raw result.
-PARTS: tuple[Part, ...] = (wire.PART, fanout.PART, memory.PART)
+PARTS: tuple[Part, ...] = (wire.PART, comparison.PART, fanout.PART, memory.PART)
 
 
 def main(
