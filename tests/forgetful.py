@@ -1,8 +1,8 @@
 """A server that is wrong on purpose, in the way that is asked for: what is measured must see it.
 
-    python tests/forgetful.py 5000 amnesia    whoever comes back is not told what he has missed
-    python tests/forgetful.py 5000 silence    nobody is told that the data has changed
-    python tests/forgetful.py 5000 stutter    everybody is told the first reading for ever
+python tests/forgetful.py 5000 amnesia    whoever comes back is not told what he has missed
+python tests/forgetful.py 5000 silence    nobody is told that the data has changed
+python tests/forgetful.py 5000 stutter    everybody is told the first reading for ever
 """
 
 from gevent import monkey
@@ -14,6 +14,7 @@ import sys
 from flask import request
 
 from pushlab.app import create_app
+from pushlab.connection import Connection
 from pushlab.feed import Feed, Reading
 from pushlab.gevent_handler import Handler
 from pushlab.gevent_server import Server, freeze, listen
@@ -37,7 +38,7 @@ class ForgetfulFeed(Feed):
 class ForgetfulHub(Hub):
     """One that believes that everybody has the newest."""
 
-    def add(self, connection, *, after=None, carry=False):  # type: ignore[no-untyped-def]
+    def add(self, connection: Connection, *, after: str | None = None, carry: bool = False) -> None:
         super().add(connection, after=feed.latest.cursor, carry=carry)
 
     def broadcast(self, reading: Reading) -> None:

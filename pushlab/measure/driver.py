@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, Any, Protocol, cast
 
 import psutil
@@ -259,7 +259,7 @@ class Trial:
                 address=[venue.host, port], host=name,
                 after=venue.publisher.cursor, handling=cell.handling,
             )  # fmt: skip
-            stack.callback(self.audience.ask, "leave")
+            stack.callback(self._leave)
             cell.opening = Bill(**found["bill"])
             self.settle()
             grown = venue.memory()
@@ -267,6 +267,10 @@ class Trial:
                 cell.memory = grown - memory
             venue.was_attended = True
             yield
+
+    def _leave(self) -> None:
+        with suppress(WrongAnswer):  # which it has said before
+            self.audience.ask("leave")
 
     def settle(self) -> None:
         """Let everybody have the newest reading."""

@@ -113,7 +113,7 @@ class Run:
             process = self._until_the_end().enter_context(started(server))
         except NotRunning as error:
             raise Failed(str(error)) from error
-        publisher = Posting("127.0.0.1", process.port)
+        publisher = Posting("127.0.0.1", process.inner_port)
         self._until_the_end().callback(publisher.close)
         venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
         venue.warm_up()

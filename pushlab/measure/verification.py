@@ -37,13 +37,13 @@ class _Witness:
         period = PERIOD if self._way.transport == "poll" else 0.0
         self._audience.ask("begin", begin_at=time.time(), ticks=int(period > 0), period=period)
 
-    def must_have(self, cursor: str, *, within: float = PATIENCE) -> None:
+    def must_have(self, cursor: str) -> None:
         number = sequence(cursor)
         found = self._audience.ask(
-            "finish", sequence=number, deadline=time.time() + within
+            "finish", sequence=number, deadline=time.time() + PATIENCE
         )  # fmt: skip
         if found["lost"]:
-            raise WrongAnswer(f"reading {number} was not told within {within:g} s")
+            raise WrongAnswer(f"reading {number} was not told within {PATIENCE:g} s")
 
     def must_have_seen(self, *numbers: int) -> None:
         if not self._venue.publisher.is_ours:

@@ -212,7 +212,7 @@ How it is measured
 ------------------
 
 - *CPU* is what the kernel has counted for all threads of the server's processes, in nanoseconds
-  where there is ``/proc/PID/schedstat``, read when the server is idle again. The publishing
+  where it has a clock for each process, as Linux has, read when no thread runs. The publishing
   request, shared by N, and pings that fall due meanwhile are part of a notification.
 - A *floor* is one ``send()`` of the same bytes, in a loop over as many TCP sockets with
   ``TCP_NODELAY``, read by a crowd of the same kind. Floor and server take turns in every round

@@ -1,0 +1,255 @@
+"""compare.py as people run it: what it prints and leaves, what it refuses, and how it ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pushlab.measure import wishes
+from pushlab.measure.results import Cell, Results
+from pushlab.measure.servers import SERVERS, missing
+from tests.conftest import ROOT, Program, Start, eventually
+
+FEW = ["--clients", "2", "--pace", "0.2", "--changes", "4"]
+
+
+@contextmanager
+def comparing(*arguments: str | Path) -> Iterator[Program]:
+    """Run it; whatever it has started must have ended when it has."""
+    program = Program("compare.py", *map(str, arguments))
+    family: list[psutil.Process] = []
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            family = psutil.Process(program.process.pid).children(recursive=True)
+            program.process.terminate()
+            program.wait(30)
+        assert not [one for one in family if one.is_running() and one.status() != "zombie"]
+
+
+def compare(*arguments: str | Path) -> tuple[int, Program]:
+    """Run it to its end; return the exit status and what was said."""
+    with comparing(*arguments) as program:
+        return program.wait(60), program
+
+
+def children(program: Program, named: str) -> list[psutil.Process]:
+    """Return the processes that it has started with this in their command."""
+    return [
+        child
+        for child in psutil.Process(program.process.pid).children(recursive=True)
+        if named in " ".join(child.cmdline())
+    ]
+
+
+def results_in(folder: Path) -> Results:
+    return Results.load(folder / "results.json")
+
+
+def test_a_run(tmp_path: Path) -> None:
+    """Two distances, each way with a server of its own."""
+    ways = ("--transports", "poll,websocket", "--payloads", "carry")
+    status, program = compare(*ways, *FEW, "--distance", "0,60", "--output", tmp_path / "new")
+    assert status == 0, program.log
+    found = results_in(tmp_path / "new")
+    assert [(c.transport, c.distance) for c in found.cells] == [
+        ("poll", 0), ("websocket", 0), ("poll", 60), ("websocket", 60),
+    ]  # fmt: skip
+    assert len(found.verified) == 2
+    for cell in found.cells:
+        assert cell.published == 4
+        assert cell.seen == 8 - cell.coalesced
+        assert cell.lost == 0
+        assert len(cell.had) == cell.seen
+        assert len(cell.cpu) == 4
+        assert cell.cpu_per_update is not None
+        assert min(cell.known) >= cell.distance / 2
+    assert found.is_complete
+    assert found.about["versions"]["rich"]
+    out = "".join(program.out)
+    assert out.index("WebSocket, carry") < out.index("Short polling, carry")
+    assert str(tmp_path / "new" / "report.html") in re.sub(r"\s", "", out)
+    assert "verifying that each way brings the right readings" in program.log
+    assert "2 browsers, 60 ms away" in program.log
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {"results.json", "results.csv", "report.html", "plots"}
+
+
+def test_a_server_that_is_running(start: Start, tmp_path: Path) -> None:
+    """Its own pace; who measures it changes nothing."""
+    server = start("serve.py", "--source", "clock", "--every", "0.1")
+    options = ("--payloads", "carry", "--clients", "2", "--changes", "4", "--output", tmp_path)
+    status, program = compare("--url", server.url, *options)
+    assert status == 0, program.log
+    cells = results_in(tmp_path).cells
+    assert {cell.transport for cell in cells} == {"poll", "longpoll", "sse", "websocket"}
+    for cell in cells:
+        assert cell.published >= 4
+        assert cell.lost == 0
+        assert cell.cpu_per_update is None
+        assert cell.memory is None
+        assert 0.05 < cell.pace < 2
+
+
+def test_a_running_server_that_may_be_posted_to(start: Start, tmp_path: Path) -> None:
+    server = start("serve.py", "--source", "http")
+    ways = ("--transports", "longpoll", "--payloads", "signal")
+    status, program = compare("--url", server.url, "--post", *ways, *FEW, "--output", tmp_path)
+    assert status == 0, program.log
+    assert results_in(tmp_path).cells[0].published == 4
+
+
+def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
+    ways = ("--transports", "websocket,longpoll", "--payloads", "carry")
+    many = ("--clients", "2", "--pace", "0.5", "--changes", "40", "--distance", "0,60")
+    with comparing(*ways, *many, "--output", tmp_path) as program:
+        eventually(lambda: "turn 2" in program.log, timeout=40)
+        children(program, "serve.py")[0].kill()
+        assert program.wait(40) == 1
+    assert program.err[-1].startswith("compare.py: ")
+    assert "2 browsers, near: the server died" in program.err[-1]
+    assert "Traceback" not in program.log
+    found = results_in(tmp_path)
+    assert found.failure
+    assert found.failure in program.log
+    assert found.cells
+    assert found.cells[0].published >= 10
+    assert "the server died" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Path) -> None:
+    ways = ("--transports", "websocket", "--payloads", "carry")
+    many = ("--clients", "2", "--pace", "0.1", "--changes", "40")
+    with comparing(*ways, *many, "--output", tmp_path) as program:
+        eventually(lambda: "turn 2" in program.log, timeout=40)
+        started = psutil.Process(program.process.pid).children(recursive=True)
+        program.process.send_signal(stop)
+        assert program.wait(40) == 130
+    assert "Traceback" not in program.log
+    assert not [one for one in started if one.is_running() and one.status() != "zombie"]
+    found = results_in(tmp_path)
+    assert found.interrupted
+    assert found.cells[0].published >= 10
+    assert "interrupted" in "".join(program.out)
+
+
+REFUSED = [
+    ("--transports carrier-pigeon", "'carrier-pigeon' is none of poll, longpoll, sse, websocket"),
+    ("--payloads both", "'both' is none of signal, carry"),
+    ("--clients 0", "0 is not from 1 to"),
+    ("--clients ten", "'ten' is not a number"),
+    ("--clients 10,,20", "'' is not a number"),
+    ("--distance -1", "-1 is not from 0 to"),
+    ("--distance nan", "nan is not from 0 to"),
+    ("--pace 0", "0 is not from 0.01 to"),
+    ("--changes 1.5", "'1.5' is not a number"),
+    ("--server apache", "'apache' is none of serve.py"),
+    ("--quick --clients 5", "--quick has its own --clients"),
+    ("--quick --full", "not allowed with"),
+    ("--paper kaazing --transports sse", "--paper has its own --transports"),
+    ("--paper nobody", "invalid choice: 'nobody'"),
+    ("--peers nobody", "invalid choice: 'nobody'"),
+    ("--url http://localhost:5000 --server gunicorn", "--url is a server already"),
+    ("--url https://localhost:5000", "must be http, without TLS"),
+    ("--url localhost:5000", "is not like http://localhost:5000"),
+    ("--url http://localhost:port", "is not like http://localhost:5000"),
+    ("--url http://192.0.2.1 --distance 50", "--distance needs a server on this machine"),
+    ("--post", "--post is for the server at --url"),
+    ("--colour red", "unrecognized arguments"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "why"), REFUSED)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    arguments: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        wishes.parse(arguments.split())
+    assert refusal.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert why in said
+
+
+def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
+    """Before anything starts."""
+    (tmp_path / "file").touch()
+    for arguments, why in (
+        (["--output", str(tmp_path / "file" / "below")], "Cannot write to"),
+        (["--clients", "900000"], "open files in one process"),
+        (["--url", "http://127.0.0.1:9"], "cannot be measured: GET /data: Connection refused"),
+        (["--url", "http://nowhere.invalid"], "cannot be reached: there is no nowhere.invalid"),
+    ):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "compare.py", "--output", str(tmp_path / "out"), *arguments],
+            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert why in done.stderr
+        assert time.monotonic() - began < 15
+
+
+def test_something_else_than_pushlab_is_not_measured(tmp_path: Path) -> None:
+    serving = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"]
+    web = Program(command=serving)
+    try:
+        port = re.search(r"port (\d+)", eventually(lambda: web.out)[0])
+        assert port
+        done = subprocess.run(
+            [sys.executable, "compare.py", "--output", str(tmp_path), "--url",
+             f"http://127.0.0.1:{port[1]}"],
+            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    finally:
+        web.stop()
+    assert done.returncode == 1
+    assert done.stderr.endswith("cannot be measured: GET /data: 404, and no reading.\n")
+
+
+def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {server: missing(server) for server in SERVERS} == dict.fromkeys(SERVERS)
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert missing("gunicorn") == "gunicorn (pip install -r servers/requirements.txt)"
+    with pytest.raises(wishes.Impossible, match="To measure uwsgi gevent, install uwsgi"):
+        wishes.parse(["--server", "uwsgi gevent"]).check()
+
+
+def test_a_lost_reading_fails_the_run() -> None:
+    """Whatever else was right."""
+
+    def cell(**found: int) -> Cell:
+        return Cell("serve.py", "sse", True, clients=2, pace=1.0, distance=0.0, **found)  # type: ignore[arg-type]
+
+    results = Results("", {}, {}, [cell(published=3), cell(published=3, lost=2), cell()])
+    results.finish()
+    assert len(results.cells) == 2  # what was not reached is left out
+    assert results.failure
+    assert results.failure.startswith("2 readings were lost, most of them by SSE, carry")
+
+
+def test_a_missing_package_is_one_clear_line(tmp_path: Path) -> None:
+    """As with -S, which hides what is installed."""
+    done = subprocess.run(
+        [sys.executable, "-S", "compare.py", "--output", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "rich" in done.stderr
+    assert "matplotlib" in done.stderr
+    assert done.stderr.endswith("-m pip install -r pushlab/measure/requirements.txt\n")
