@@ -52,6 +52,7 @@ class Audience:
         self._ticks = 0  # questions that are still to be asked, of all clients together
         self._ticked = 0
         self._period = self._begin_at = 0.0
+        self._lacking: int | None = None  # who has this reading asks no more
         self._phase = 0.5  # the share of a client's part of the period after which it asks
         self._cpu = self._began = 0.0
         self._wrong = ""
@@ -127,6 +128,7 @@ class Audience:
             self._clients[len(self._clients) // 2].trace = []
         self._begin_at, self._period, self._phase = begin_at, period, phase
         self._ticks, self._ticked = ticks * len(self._clients), 0
+        self._lacking = None
         self._cpu, self._began = time.process_time(), time.time()
         return {}
 
@@ -147,7 +149,8 @@ class Audience:
                 if not behind and not waiting:
                     break
                 if self._period and now > asked_until and any(map(_has_to_ask, behind)):
-                    self._ticks += len(self._clients)  # somebody has asked too early: once more
+                    self._lacking = sequence  # who has asked too early asks once more
+                    self._ticks += len(self._clients)
                     asked_until += self._period
             self._listen_until(now + GLANCE)
         seen = [
@@ -244,7 +247,9 @@ class Audience:
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
         while self._ticked < self._ticks and self._tick_at() <= now:
-            self._clients[self._ticked % len(self._clients)].tick()
+            client = self._clients[self._ticked % len(self._clients)]
+            if self._lacking is None or client.sequence < self._lacking:
+                client.tick()
             self._ticked += 1
         return ordered
 

@@ -6,12 +6,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
+
+import psutil
 
 from pushlab.measure.processes import PATIENCE, ROOT, NotRunning, Process, cores, on_core
 
@@ -64,10 +67,19 @@ def nginx_configuration(*, listen: int, server: int) -> str:
     )
 
 
+_given: set[int] = set()
+_giving = threading.Lock()
+
+
 def free_port() -> int:
-    """Return a port that is free now, and of five digits as nearly all are."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that is free now, and of five digits as nearly all are; never one twice."""
+    with _giving:
+        while True:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                port = int(listener.getsockname()[1])
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def command(server: str, port: int) -> tuple[list[str], dict[str, str]]:
@@ -111,7 +123,7 @@ def _running(
             )  # fmt: skip
         try:
             deadline = time.monotonic() + STARTING
-            while not _answers(port):
+            while not (_answers(port) and _listens(process.pid, port)):
                 if process.poll() is not None or time.monotonic() > deadline:
                     said.seek(0)
                     raise NotRunning(
@@ -125,6 +137,24 @@ def _running(
                 process.wait(PATIENCE)
             process.kill()
             process.wait()
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Tell whether it is this process, or one that it started, which listens at that port.
+
+    Between free_port and its start, somebody else may have taken the port.
+    """
+    try:
+        process = psutil.Process(pid)
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for one in (process, *process.children(recursive=True))
+            for connection in one.net_connections("tcp")
+        )
+    except psutil.AccessDenied:
+        return True  # another system, which does not tell
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _answers(port: int) -> bool:

@@ -157,7 +157,8 @@ def _about(exchanges: Sequence[Exchange]) -> list[str]:
             "The two servers send different headers and different data, so the figures show an "
             "order, and are not the same quantities. Our page is larger than the original's: "
             f"{page.responses / page.updates:,.0f} bytes for each reload, although without its "
-            "scripts and styles, which the browser has in its cache."
+            "scripts and styles, which the browser has in its cache; it names the moment to the "
+            "last digit, so that a few bytes may differ."
             + (
                 f" Reloading only the data takes {small.responses / small.updates:,.0f}, with a "
                 "browser's headers for a page."

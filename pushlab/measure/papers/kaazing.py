@@ -176,7 +176,7 @@ def _traffic(pairs: Sequence[Pair]) -> Section:
         "Traffic that is not data: polling every second against WebSocket",
         _about_traffic(pairs, basis),
         (
-            "clients", "", "way", "polls or messages a second", "headers, Mbit/s",
+            "clients", "how", "way", "polls or messages a second", "headers, Mbit/s",
             "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
         ),
         rows,
