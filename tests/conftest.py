@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,9 +50,12 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def pytest_sessionfinish() -> None:
-    """End what a failing test has left behind."""
+    """End what a failing test has left behind, and what that has started."""
     for process in _started:
         if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
 
 

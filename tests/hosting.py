@@ -1,11 +1,13 @@
 """Every way to host the app, started as its first line says, for tests that hold on all of them."""
 
 import os
+import random
 import re
 import shlex
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,15 @@ WITH_TLS = (*PROGRAMS, "servers/threads.py", "gunicorn", *TLS_ARGUMENTS)
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that is free, and that no system hands out to who asks for any.
+
+    Such a one might be taken, by a server of another test or as a client's, until it is used. Those
+    that systems hand out begin at 32768, or at 49152.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Hosted(Server):

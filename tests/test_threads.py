@@ -34,6 +34,7 @@ from tests.clients import (
     handshake,
 )
 from tests.conftest import PATIENCE, ROOT, Program, Server, Start, eventually
+from tests.hosting import free_port
 
 PROGRAM = "servers/threads.py"
 OWN = "tests/threaded.py"
@@ -161,10 +162,15 @@ def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> Non
     with RawSocket(server.port, "/many-senders", wrap=wrap) as client:
         heard: dict[bytes, int] = {}
         asked = [b"%d" % number for number in range(300)]
+        one_at_a_time = threading.Lock()
+
+        def send(opcode: int, payload: bytes) -> None:
+            with one_at_a_time:
+                client.send(frame(opcode, payload))
 
         def ask() -> None:
             for each in asked:
-                client.send(frame(TEXT, each))
+                send(TEXT, each)
 
         asking = threading.Thread(target=ask)
         asking.start()
@@ -174,7 +180,8 @@ def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> Non
             assert got is not None
             opcode, payload = got
             if opcode == PING:
-                continue  # within half a second everything has been said
+                send(PONG, payload)
+                continue
             assert opcode == TEXT
             if payload[:1].isdigit():
                 echoes.append(payload)
@@ -440,8 +447,7 @@ class FlaskRun(Program):
     """`flask run`, in a process group of its own, as in a terminal."""
 
     def __init__(self, app: str, *options: str, settings: str = "--source http") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         super().__init__(
             "-m", "flask", "--app", app, "run", "-p", str(self.port), *options,
             before=f"PUSHLAB_OPTIONS='{settings}'; export PUSHLAB_OPTIONS",

@@ -360,14 +360,14 @@ def test_one_who_never_reads_is_dropped_and_delays_nobody(quiet: Server) -> None
         assert received < 300_000
 
 
-def test_one_who_reads_late_gets_the_newest_and_no_backlog(quiet: Server) -> None:
-    with RawSocket(quiet.port, "/push", receive_buffer=4096) as late:
+def test_one_who_reads_late_gets_the_newest_and_no_backlog(server: Server) -> None:
+    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096) as late:
         late.json()  # what was the newest before
-        for number in range(60):  # soon done: it answers no pings meanwhile
-            quiet.http.request("POST", "/push", f"{number:5}{'x' * 15_000}".encode())
+        for number in range(60):  # long before it would have to answer a ping
+            server.publish({"number": number, "text": "x" * 15_000})
         numbers: list[int] = []
         while not numbers or numbers[-1] < 59:
-            numbers.append(int(late.json()["value"]["text"][:5]))
+            numbers.append(late.json()["value"]["number"])
         assert numbers == sorted(set(numbers))
         assert len(numbers) < 20
 
