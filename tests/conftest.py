@@ -142,6 +142,13 @@ class Server(Program):
         """Return a new connection to it."""
         return self.wrap(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
 
+    def ask(self, path: str, *fields: str) -> socket.socket:
+        """Send a GET request on a connection of its own, and leave it at that."""
+        client = self.open_socket()
+        head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *fields, "", ""]
+        client.sendall("\r\n".join(head).encode())
+        return client
+
     def wrap(self, plain: socket.socket) -> socket.socket:
         """Speak TLS on this connection if the server does."""
         return self.tls.wrap_socket(plain, server_hostname="127.0.0.1") if self.tls else plain

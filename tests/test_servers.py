@@ -55,14 +55,6 @@ def test_the_table_has_every_server() -> None:
     assert all(len(row(way)) == 9 for way in SERVERS)
 
 
-def ask(server: Server, path: str, *fields: str) -> socket.socket:
-    """Send a request, and leave it at that."""
-    client = server.open_socket()
-    head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}", *fields, "", ""]
-    client.sendall("\r\n".join(head).encode())
-    return client
-
-
 def processes(server: Server) -> list[psutil.Process]:
     main = psutil.Process(server.process.pid)
     return [main, *main.children(recursive=True)]
@@ -79,7 +71,7 @@ def memory(server: Server) -> int:
 def test_a_held_request_is_a_greenlet_or_a_thread(way: str, server: Server) -> None:
     newest = server.publish({"n": 1})
     before = threads(server)
-    polls = [ask(server, f"/update?after={newest}&timeout=60") for _ in range(20)]
+    polls = [server.ask(f"/update?after={newest}&timeout=60") for _ in range(20)]
     if row(way)[0] == "thread":
         pool = 100 if way == "uwsgi threads" else 20  # uWSGI has them from the start
         eventually(lambda: threads(server) > pool)
@@ -104,13 +96,13 @@ def test_so_many_requests_are_held_at_once(way: str, server: Server) -> None:
     newest = server.publish({"n": 1})
     path = f"/update?after={newest}&timeout={2 if held == '300' else 6}"
     most = int(held)
-    polls = [ask(server, path) for _ in range(most - 1)]
-    one = ask(server, "/data")
+    polls = [server.ask(path) for _ in range(most - 1)]
+    one = server.ask("/data")
     assert one.recv(4096).startswith(b"HTTP/1.1 200 "), "the last place is there"
     one.close()
     if most != 300:  # it has a limit
-        polls.append(ask(server, path))
-        waiting = ask(server, "/data")
+        polls.append(server.ask(path))
+        waiting = server.ask("/data")
         waiting.settimeout(0.5)
         with pytest.raises(TimeoutError):
             waiting.recv(4096)
@@ -129,7 +121,7 @@ def test_who_is_pushed_to_costs_little(way: str, server: Server) -> None:
     def join(count: int) -> list[socket.socket]:
         joined = []
         for _ in range(count):  # one by one, as Werkzeug lets few wait to be accepted
-            joined.append(ask(server, "/update", *fields))
+            joined.append(server.ask("/update", *fields))
             told = b""
             while b"cursor" not in told:
                 told += joined[-1].recv(4096)

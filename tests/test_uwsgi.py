@@ -101,21 +101,22 @@ def test_everyone_is_told_when_it_stops(host: Host, ini: str, number: signal.Sig
         RawSocket(server.port) as push,
         RawSocket(server.port, "/lab") as lab,
         socket.create_connection(("127.0.0.1", server.port), 5) as stream,
-        ThreadPoolExecutor() as pool,
     ):
         push.json()
         stream.sendall(
             b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         )
         assert b"retry" in stream.recv(4096)
-        poll = pool.submit(server.http.get, f"/update?after={newest}&timeout=50")
-        time.sleep(0.3)
+        poll = server.ask(f"/update?after={newest}&timeout=50")
+        assert server.http.get("/data").status == 200, "what was asked before is being done by now"
+        time.sleep(0.1)  # or a thread is just about to
         begun = time.monotonic()
         server.process.send_signal(number)
         assert push.close_code() == lab.close_code() == 1001
         push.close()
         lab.close()
-        assert poll.result(5).status == 204
+        assert poll.recv(4096).startswith(b"HTTP/1.1 204 ")
+        poll.close()
         while stream.recv(4096):
             pass
     assert server.wait() == 0
