@@ -61,10 +61,18 @@ def host() -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture(params=INIS)
+@pytest.fixture(scope="module", params=INIS)
 def ini(request: pytest.FixtureRequest) -> str:
     """Each of the two ways: its configuration."""
     return f"servers/{request.param}"
+
+
+@pytest.fixture(scope="module")
+def server(ini: str) -> Iterator[Hosted]:
+    """One for all tests that want nothing special of it."""
+    server = Hosted(ini)
+    with ending_well([server]):
+        yield server
 
 
 def changed(ini: str, folder: Path, *changes: tuple[str, str], more: str = "") -> str:
@@ -133,9 +141,8 @@ def test_with_a_master_process_everyone_is_told_too(host: Host, ini: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path: str) -> None:
+def test_pongs_and_closes_bring_back_what_they_answer(server: Hosted, path: str) -> None:
     """What uWSGI's own frames would not: it sends empty pongs, and closes without a code."""
-    server = host(ini)
     with RawSocket(server.port, path) as opened:
         opened.send(frame(PING, b"who is there"))
         heard = [opened.frame()]
@@ -159,8 +166,7 @@ def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path
     ids=["unmasked", "UTF-8", "size"],  # masks are random
 )
 @pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_broken_rules_are_named(host: Host, ini: str, path: str, sent: bytes, code: int) -> None:
-    server = host(ini)
+def test_broken_rules_are_named(server: Hosted, path: str, sent: bytes, code: int) -> None:
     with RawSocket(server.port, path) as opened:
         opened.send(sent)
         assert opened.close_code() == code
@@ -217,8 +223,7 @@ def test_who_leaves_an_event_stream_makes_room(host: Host, ini: str, tmp_path: P
     assert "error" not in server.log.lower()
 
 
-def test_an_event_stream_is_told_at_once(host: Host, ini: str) -> None:
-    server = host(ini)
+def test_an_event_stream_is_told_at_once(server: Hosted) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 5) as stream:
         stream.sendall(
             b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
@@ -251,8 +256,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
     assert server.wait() == 0
 
 
-def test_who_may_come_is_checked(host: Host, ini: str) -> None:
-    server = host(ini)
+def test_who_may_come_is_checked(server: Hosted) -> None:
     foreign = {**UPGRADE, "Origin": "http://elsewhere.test"}
     assert server.http.get("/update", headers=foreign).status == 403
     assert server.http.get("/data", headers={"Host": "elsewhere.test"}).status == 421
