@@ -319,17 +319,17 @@ def test_silence_holds_up_nobody(start: Start, layer: Layer) -> None:
 
 def test_one_too_many_is_told_so(start: Start, layer: Layer) -> None:
     options, wrap = layer
-    server = start(OWN, "--max-clients", "3", *options)
+    server = start(PROGRAM, "--source", "http", "--max-clients", "3", *options)
     with ExitStack() as stack:
-        for path in ("/push", "/push", "/echo"):
+        for path in ("/update", "/update", "/lab"):
             client = stack.enter_context(RawSocket(server.port, path, wrap=wrap))
-        with RawSocket(server.port, "/push", wrap=wrap) as refused:
+        with RawSocket(server.port, wrap=wrap) as refused:
             assert refused.status == 503
             assert "full" in json.loads(refused.body)["error"]
         client.close()
 
         def is_let_in() -> bool:
-            with RawSocket(server.port, "/push", wrap=wrap) as again:
+            with RawSocket(server.port, wrap=wrap) as again:
                 return again.status == 101
 
         eventually(is_let_in)
