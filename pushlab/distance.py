@@ -3,9 +3,11 @@
     python -m pushlab.distance --server 5000 --milliseconds 200
 
 prints the port on which it listens. What comes there goes on to the server, and what the server
-answers goes back, each way half of the milliseconds later. It is a process of its own, so that
-its work is not the server's and a frozen server does not freeze the wire. It imports nothing of
-Pushlab, and ends when its standard input does: at the latest with whoever started it.
+answers goes back, each way half of the milliseconds later. Opening a connection takes all of them
+before the first byte leaves; as nobody's connect() can be held up here, that byte is. The relay is
+a process of its own, so that its work is not the server's and a frozen server does not freeze the
+wire. It imports nothing of Pushlab, and ends when its standard input does: at the latest with
+whoever started it.
 """
 
 import argparse
@@ -59,7 +61,7 @@ class Relay:
         with suppress(OSError):  # who started this is gone, and so is standard input
             os.write(1, b"%d\n" % listener.getsockname()[1])
         await self.stopping.wait()
-        deadline = self.loop.time() + 2 * self.delay + LINGER
+        deadline = self.loop.time() + 4 * self.delay + LINGER  # to open, to ask, to be answered
         # First, let in who has knocked: a server that is closed drops even those on the threshold.
         while self._opening() or select.select([listener], [], [], 0)[0]:
             if self.loop.time() > deadline:
@@ -97,6 +99,7 @@ class End(asyncio.BufferedProtocol):
         self.relay = relay
         self.waiting: deque[tuple[float, bytes | None]] = deque()  # each with its time of arrival
         self.size = 0  # of what is waiting
+        self.opened = 0.0  # over a real line, nothing would set out for here before that time
         self.timer: asyncio.TimerHandle | None = None
         self.ready = False  # connected, and the kernel has taken what has arrived
         self.full = False  # so the peer does not read
@@ -132,7 +135,8 @@ class End(asyncio.BufferedProtocol):
     def expect(self, piece: bytes | None) -> None:
         """Deliver this here when it has come the distance."""
         if not self.lost:
-            self.waiting.append((self.relay.loop.time() + self.relay.delay, piece))
+            left = max(self.relay.loop.time(), self.opened)
+            self.waiting.append((left + self.relay.delay, piece))
             self.size += len(piece or b"") + _OVERHEAD
             self._await_next()
 
@@ -191,6 +195,10 @@ class ClientEnd(End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        # Opening takes three ways: the client asks, the server agrees, the client confirms.
+        knocked = self.relay.loop.time()
+        self.opened = knocked + self.relay.delay  # a refusal sets out when the question is there
+        self.peer.opened = knocked + 2 * self.relay.delay
         self.connecting = self.relay.loop.create_task(self._connect())  # meanwhile, bytes may come
 
     async def _connect(self) -> None:
@@ -203,9 +211,14 @@ class ClientEnd(End):
         try:
             came_to = self.transport.get_extra_info("socket").getsockname()
             host, _ = socket.getnameinfo(came_to, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            await self.relay.loop.create_connection(lambda: self.peer, host, self.relay.server_port)
+            await self.relay.loop.create_connection(self._agreed, host, self.relay.server_port)
         except OSError:  # nobody listens there, or there are too many connections
             self.expect(None)
+
+    def _agreed(self) -> End:
+        """Let nothing come from the server before it could know that the connection is open."""
+        self.opened += 2 * self.relay.delay
+        return self.peer
 
 
 @cache

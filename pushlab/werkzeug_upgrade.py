@@ -29,8 +29,9 @@ _NO_THREADS = handshake.refuse(
 )
 
 #: What those hear who go on using a socket that is no longer theirs: that the peer has left.
-_LEFT, _peer = socket.socketpair()
+_left, _peer = socket.socketpair()
 _peer.close()
+_LEFT = _left.detach()  # for as long as the process runs
 
 
 class _Lost:
@@ -43,7 +44,7 @@ class _Lost:
     __slots__ = ()
 
     def fileno(self) -> int:
-        return _LEFT.fileno()
+        return _LEFT
 
     def recv_into(self, *buffer: Any) -> int:
         return 0

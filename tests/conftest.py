@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,9 +50,12 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def pytest_sessionfinish() -> None:
-    """End what a failing test has left behind."""
+    """End what a failing test has left behind, and what that has started."""
     for process in _started:
         if process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
 
 
@@ -138,6 +141,13 @@ class Server(Program):
     def open_socket(self) -> socket.socket:
         """Return a new connection to it."""
         return self.wrap(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
+
+    def ask(self, path: str, *fields: str) -> socket.socket:
+        """Send a GET request on a connection of its own, and leave it at that."""
+        client = self.open_socket()
+        head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *fields, "", ""]
+        client.sendall("\r\n".join(head).encode())
+        return client
 
     def wrap(self, plain: socket.socket) -> socket.socket:
         """Speak TLS on this connection if the server does."""

@@ -80,8 +80,10 @@ def serving(converse: Conversation, host: str = "127.0.0.1") -> Iterator[int]:
     threads = [threading.Thread(target=accept)]
     threads[0].start()
     with listener:
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
@@ -143,6 +145,76 @@ def test_each_way_takes_half_of_the_distance(milliseconds: float) -> None:
     assert statistics.median(late) < 0.05, late
 
 
+@pytest.mark.parametrize("milliseconds", [0, 200])
+def test_opening_a_connection_takes_a_round_trip_before_the_first_byte(milliseconds: float) -> None:
+    """As over a real line, where connect() waits for it. Here it cannot; so the first bytes do."""
+    heard: list[float] = []
+
+    def answer(client: socket.socket) -> None:
+        while data := client.recv(100):
+            heard.append(time.monotonic())
+            client.sendall(data)
+
+    way = milliseconds / 2000
+    with far(answer, milliseconds) as port:
+        began = time.monotonic()
+        with connect(port.port) as client:
+            client.sendall(b"first")
+            assert client.recv(100) == b"first"
+            answered = time.monotonic()
+            client.sendall(b"second")
+            assert client.recv(100) == b"second"
+            again = time.monotonic()
+    assert 3 * way <= heard[0] - began < 3 * way + LATE
+    assert 4 * way <= answered - began < 4 * way + LATE
+    assert way <= heard[1] - answered
+    assert 2 * way <= again - answered < 2 * way + LATE
+
+
+def test_who_speaks_late_has_the_opening_behind_him() -> None:
+    took = []
+    with far(echo, 200) as port, ExitStack() as stack:
+        clients = [stack.enter_context(connect(port.port)) for _ in range(5)]
+        time.sleep(0.25)  # the time itself is what is tested
+        for client in clients:
+            asked = time.monotonic()
+            client.sendall(b"hello")
+            assert read(client, 5) == b"hello"
+            took.append(time.monotonic() - asked)
+    assert 0.2 <= min(took) < 0.4, took
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_server_speaks_when_the_connection_is_open_there(ends: bool) -> None:
+    """The last of the three ways of the opening leads to it; its greeting is the fourth."""
+
+    def greet(client: socket.socket) -> None:
+        if not ends:
+            client.sendall(b"hello")
+            client.recv(1)
+
+    with far(greet, 200) as port:
+        began = time.monotonic()
+        with connect(port.port) as client:
+            assert client.recv(5) == (b"" if ends else b"hello")
+            assert 0.4 <= time.monotonic() - began < 0.4 + LATE
+
+
+def test_the_end_of_what_a_client_says_waits_for_the_opening_too() -> None:
+    heard: list[float] = []
+
+    def listen(client: socket.socket) -> None:
+        assert client.recv(1) == b""
+        heard.append(time.monotonic())
+
+    with far(listen, 200) as port:
+        began = time.monotonic()
+        with connect(port.port) as client:
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+    assert 0.3 <= heard[0] - began < 0.3 + LATE
+
+
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
     sent, came, received = [], [], []
@@ -160,7 +232,14 @@ def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
             came.extend([time.monotonic()] * len(data))
 
     at_client, at_server = (say, note) if way == "up" else (note, say)
-    with far(at_server, 60) as port, connect(port.port) as client:
+
+    def converse(client: socket.socket) -> None:
+        client.sendall(client.recv(1))
+        at_server(client)
+
+    with far(converse, 60) as port, connect(port.port) as client:
+        client.sendall(b"!")
+        assert client.recv(1) == b"!", "opened: what follows is not late with the opening"
         at_client(client)
         assert client.recv(1) == b""
     assert b"".join(received) == bytes(range(60))
@@ -257,7 +336,7 @@ def test_without_a_server_the_client_is_closed() -> None:
         began = time.monotonic()
         with connect(opened.port) as client, suppress(ConnectionResetError):
             assert client.recv(1) == b""
-        assert 0.05 <= time.monotonic() - began < 0.05 + LATE
+        assert 0.1 <= time.monotonic() - began < 0.1 + LATE, "to ask, and to be refused"
 
 
 def test_many_connections_do_not_delay_each_other() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import docutils.core
 import pytest
 
-from pushlab.measure.fanout import benchmark, peers
+from pushlab.measure.fanout import benchmark, experiments, peers
 from pushlab.measure.fanout.crowd import Crowd
 from pushlab.measure.fanout.experiments import Figure
 from pushlab.measure.fanout.report import TARGETS, TITLES
@@ -23,6 +23,9 @@ def test_a_small_run_is_plausible(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "RESULTS", tmp_path)
+    # Fewer than what makes a sample steady: what is tested is how it comes about.
+    monkeypatch.setattr(experiments, "NOTIFICATIONS", 200)
+    monkeypatch.setattr(experiments, "FETCHES", 80)
     options = f"--clients {CLIENTS} --rounds 2 --waiting 20 --most 60 --write"
     benchmark.main(options.split())
     found = json.loads((tmp_path / "fanout.json").read_text())

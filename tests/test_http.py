@@ -69,7 +69,7 @@ def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
         connection.getresponse().read()
         times.append(time.perf_counter() - start)
     connection.close()
-    assert sorted(times)[15] < 0.03
+    assert sorted(times)[10] < 0.03  # of the first ones, two or three are acknowledged at once
 
 
 def test_the_listener_has_tcp_nodelay() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import statistics
 import sys
 import threading
 import time
@@ -93,12 +94,12 @@ def test_it_tells_the_newest_reading_at_once_and_each_change(server: Server, pag
 def test_it_reports_once_a_second(server: Server, page: LabPage) -> None:
     page.hear("meters")
     times = [time.monotonic()]
-    for _ in range(2):
+    for _ in range(4):
         assert page.hear("meters") == {}
         times.append(time.monotonic())
         server.publish({})  # which does not make it report more often
-    for before, after in pairwise(times):
-        assert after - before == pytest.approx(lab.REPORT_EVERY, abs=0.35)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert statistics.median(gaps) == pytest.approx(lab.REPORT_EVERY, abs=0.35)
 
 
 @pytest.mark.parametrize("sent", [0, -1, 12345.678, 1e17, -1.5e-300, 2**53, 10**17 + 1])
@@ -385,7 +386,7 @@ def test_labs_are_closed_when_the_server_stops(start: Start, program: str) -> No
             assert page.socket.close_code == 1001
         stopping.join()
     assert server.process.returncode == 0
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
     assert server.log == ""
 
 

@@ -200,8 +200,8 @@ def test_lanes_that_are_cut_come_back(server: Server, browser: Browser, cut: lis
     browser.watch_states()
     for lane in map(browser.lane, cut):
         lane.press("cut")
-    for lane in map(browser.lane, cut):
-        lane.until(lambda lane: lane.state == "retrying")
+    retrying = [[transport, "retrying"] for transport in cut]
+    eventually(lambda: all(each in browser.states for each in retrying))  # it does not last
     server.publish({"line": "during the cut"})
     for other in set(LANES) - set(cut):
         browser.lane(other).until_it_shows("during the cut")

@@ -654,12 +654,12 @@ def test_a_poll_says_how_long_it_was_held(server: Server, lane: str, newest: str
     with Wire(server.port) as wire:
         answer = wire.ask(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
         assert answer.status == 204
-        assert 300 <= timing(answer.headers)[1] < 2000
+        assert 300 <= timing(answer.headers)[1] < 5000
 
         wire.socket.sendall(request(f"/update?after={newest}&lane={lane}"))
-        time.sleep(0.1)  # which is what is measured
+        time.sleep(0.5)  # which is what is measured, from when the server has come to read it
         server.publish({"n": 2})
-        assert 90 <= timing(wire.answer().headers)[1] < 2000
+        assert 200 <= timing(wire.answer().headers)[1] < 5000
 
 
 def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:

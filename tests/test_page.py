@@ -77,12 +77,12 @@ def test_time_since_update_ticks(server: Server, browser: Browser) -> None:
         part.until(lambda part: part.since >= started[part.selector][0] + 1.5)
         since, at = started[part.selector]
         before = time.monotonic()
-        assert before - at - 0.5 < part.since - since < time.monotonic() - at + 0.5
+        assert before - at - 1 < part.since - since < time.monotonic() - at + 1
     published = time.monotonic()
     server.publish({"line": "tock"})
     for part in browser.parts:
         part.until_it_shows("tock")
-        assert part.since < time.monotonic() - published + 0.5
+        assert part.since < time.monotonic() - published + 1
 
 
 def test_the_machines_load_is_shown(start: Start, browser: Browser) -> None:

@@ -199,7 +199,7 @@ def test_with_nobody_connected_it_stops_at_once(program: str, name: str) -> None
     begun = time.monotonic()
     server.process.send_signal(getattr(signal, name))
     assert server.wait() == 0
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 3
     assert server.log == ""
 
 
@@ -209,7 +209,7 @@ def test_ctrl_c_while_standard_input_is_silent(program: str) -> None:
     begun = time.monotonic()
     server.process.send_signal(signal.SIGINT)
     assert server.wait() == 0
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 3
     assert server.log == ""
 
 

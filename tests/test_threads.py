@@ -18,6 +18,7 @@ import psutil
 import pytest
 import trustme
 
+from pushlab.measure.servers import free_port
 from pushlab.thread_channel import ThreadChannel, Watch
 from pushlab.thread_server import freeze
 from tests.clients import (
@@ -161,10 +162,15 @@ def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> Non
     with RawSocket(server.port, "/many-senders", wrap=wrap) as client:
         heard: dict[bytes, int] = {}
         asked = [b"%d" % number for number in range(300)]
+        one_at_a_time = threading.Lock()
+
+        def send(opcode: int, payload: bytes) -> None:
+            with one_at_a_time:
+                client.send(frame(opcode, payload))
 
         def ask() -> None:
             for each in asked:
-                client.send(frame(TEXT, each))
+                send(TEXT, each)
 
         asking = threading.Thread(target=ask)
         asking.start()
@@ -174,7 +180,8 @@ def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> Non
             assert got is not None
             opcode, payload = got
             if opcode == PING:
-                continue  # within half a second everything has been said
+                send(PONG, payload)
+                continue
             assert opcode == TEXT
             if payload[:1].isdigit():
                 echoes.append(payload)
@@ -312,17 +319,17 @@ def test_silence_holds_up_nobody(start: Start, layer: Layer) -> None:
 
 def test_one_too_many_is_told_so(start: Start, layer: Layer) -> None:
     options, wrap = layer
-    server = start(OWN, "--max-clients", "3", *options)
+    server = start(PROGRAM, "--source", "http", "--max-clients", "3", *options)
     with ExitStack() as stack:
-        for path in ("/push", "/push", "/echo"):
+        for path in ("/update", "/update", "/lab"):
             client = stack.enter_context(RawSocket(server.port, path, wrap=wrap))
-        with RawSocket(server.port, "/push", wrap=wrap) as refused:
+        with RawSocket(server.port, wrap=wrap) as refused:
             assert refused.status == 503
             assert "full" in json.loads(refused.body)["error"]
         client.close()
 
         def is_let_in() -> bool:
-            with RawSocket(server.port, "/push", wrap=wrap) as again:
+            with RawSocket(server.port, wrap=wrap) as again:
                 return again.status == 101
 
         eventually(is_let_in)
@@ -440,8 +447,7 @@ class FlaskRun(Program):
     """`flask run`, in a process group of its own, as in a terminal."""
 
     def __init__(self, app: str, *options: str, settings: str = "--source http") -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         super().__init__(
             "-m", "flask", "--app", app, "run", "-p", str(self.port), *options,
             before=f"PUSHLAB_OPTIONS='{settings}'; export PUSHLAB_OPTIONS",

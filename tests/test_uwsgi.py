@@ -61,10 +61,18 @@ def host() -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture(params=INIS)
+@pytest.fixture(scope="module", params=INIS)
 def ini(request: pytest.FixtureRequest) -> str:
     """Each of the two ways: its configuration."""
     return f"servers/{request.param}"
+
+
+@pytest.fixture(scope="module")
+def server(ini: str) -> Iterator[Hosted]:
+    """One for all tests that want nothing special of it."""
+    server = Hosted(ini)
+    with ending_well([server]):
+        yield server
 
 
 def changed(ini: str, folder: Path, *changes: tuple[str, str], more: str = "") -> str:
@@ -101,21 +109,22 @@ def test_everyone_is_told_when_it_stops(host: Host, ini: str, number: signal.Sig
         RawSocket(server.port) as push,
         RawSocket(server.port, "/lab") as lab,
         socket.create_connection(("127.0.0.1", server.port), 5) as stream,
-        ThreadPoolExecutor() as pool,
     ):
         push.json()
         stream.sendall(
             b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         )
         assert b"retry" in stream.recv(4096)
-        poll = pool.submit(server.http.get, f"/update?after={newest}&timeout=50")
-        time.sleep(0.3)
+        poll = server.ask(f"/update?after={newest}&timeout=50")
+        assert server.http.get("/data").status == 200, "what was asked before is being done by now"
+        time.sleep(0.1)  # or a thread is just about to
         begun = time.monotonic()
         server.process.send_signal(number)
         assert push.close_code() == lab.close_code() == 1001
         push.close()
         lab.close()
-        assert poll.result(5).status == 204
+        assert poll.recv(4096).startswith(b"HTTP/1.1 204 ")
+        poll.close()
         while stream.recv(4096):
             pass
     assert server.wait() == 0
@@ -132,9 +141,8 @@ def test_with_a_master_process_everyone_is_told_too(host: Host, ini: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path: str) -> None:
+def test_pongs_and_closes_bring_back_what_they_answer(server: Hosted, path: str) -> None:
     """What uWSGI's own frames would not: it sends empty pongs, and closes without a code."""
-    server = host(ini)
     with RawSocket(server.port, path) as opened:
         opened.send(frame(PING, b"who is there"))
         heard = [opened.frame()]
@@ -158,8 +166,7 @@ def test_pongs_and_closes_bring_back_what_they_answer(host: Host, ini: str, path
     ids=["unmasked", "UTF-8", "size"],  # masks are random
 )
 @pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_broken_rules_are_named(host: Host, ini: str, path: str, sent: bytes, code: int) -> None:
-    server = host(ini)
+def test_broken_rules_are_named(server: Hosted, path: str, sent: bytes, code: int) -> None:
     with RawSocket(server.port, path) as opened:
         opened.send(sent)
         assert opened.close_code() == code
@@ -216,8 +223,7 @@ def test_who_leaves_an_event_stream_makes_room(host: Host, ini: str, tmp_path: P
     assert "error" not in server.log.lower()
 
 
-def test_an_event_stream_is_told_at_once(host: Host, ini: str) -> None:
-    server = host(ini)
+def test_an_event_stream_is_told_at_once(server: Hosted) -> None:
     with socket.create_connection(("127.0.0.1", server.port), 5) as stream:
         stream.sendall(
             b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
@@ -250,8 +256,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
     assert server.wait() == 0
 
 
-def test_who_may_come_is_checked(host: Host, ini: str) -> None:
-    server = host(ini)
+def test_who_may_come_is_checked(server: Hosted) -> None:
     foreign = {**UPGRADE, "Origin": "http://elsewhere.test"}
     assert server.http.get("/update", headers=foreign).status == 403
     assert server.http.get("/data", headers={"Host": "elsewhere.test"}).status == 421
@@ -267,12 +272,17 @@ def test_several_processes_are_refused(host: Host, ini: str) -> None:
 
 
 def test_the_source_runs_once(host: Host, ini: str) -> None:
-    server = host(ini, options="--source clock --every 0.2")
-    with ThreadPoolExecutor(20) as pool:
-        first = list(pool.map(lambda _: server.http.get("/data").json["cursor"], range(20)))
-    assert max(map(sequence, first)) <= 2
-    time.sleep(2)
-    assert 8 <= sequence(server.http.get("/data").json["cursor"]) <= 13
+    every = 0.1
+    server = host(ini, options=f"--source clock --every {every}")
+
+    def newest(_: int = 0) -> int:
+        return sequence(server.http.get("/data").json["cursor"])
+
+    begun = time.monotonic()
+    with ThreadPoolExecutor(20) as pool:  # the first request starts it, and all are that
+        first = min(pool.map(newest, range(20)))
+    last = eventually(lambda: (now := newest()) >= first + 10 and now)
+    assert last - first <= (time.monotonic() - begun) / every + 3, "two would make twice as many"
 
 
 def test_lines_of_standard_input_are_the_data(ini: str) -> None:
