@@ -1,6 +1,7 @@
 # make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
+# make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
 # make figures   renew the figures in README and docs from docs/results/
 # All set up what they need, in .venv, and what the tests need of the system with apt.
 
@@ -10,10 +11,13 @@ VENV ?= .venv
 APT := apt-get -qq -o DPkg::Lock::Timeout=120
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-all check figures packages clean
+.PHONY: run compare test test-all check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
+
+compare: $(VENV)/compare
+	@exec $(VENV)/bin/python compare.py $(ARGS)
 
 test: packages check
 ifeq ($(ARGS),)
@@ -35,15 +39,19 @@ check: $(VENV)/test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-figures: $(VENV)/run
+figures: $(VENV)/compare
 	$(VENV)/bin/python -m pushlab.measure.figures
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/test: requirements.txt pushlab/measure/requirements.txt servers/requirements.txt tests/requirements.txt \
-		tests/requirements-no-deps.txt | $(VENV)/bin/python
+$(VENV)/compare: requirements.txt pushlab/measure/requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r pushlab/measure/requirements.txt
+	@touch $@
+
+$(VENV)/test: requirements.txt pushlab/measure/requirements.txt servers/requirements.txt \
+		tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt
 	@touch $@
