@@ -127,7 +127,7 @@ def slow_readers(*, clients: int = 100) -> list[Cell]:
         slow.known = slow.had = [chance.uniform(20, 560) for _ in range(1000)]
         up = 601 * slow.seen if transport == "poll" else 0
         slow.bill = Bill(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
-                         bytes_down * slow.seen, 2 * slow.seen)  # fmt: skip
+                         bytes_down * slow.seen, packets=2 * slow.seen)  # fmt: skip
         slow.cpu, slow.changes = [cpu * slow.seen * share / 3 for share in (0.9, 1, 1.1)], [166] * 3
         slow.trace, slow.trace_changes = [], []
         found.append(slow)

@@ -323,8 +323,13 @@ VERDICTS: dict[str, tuple[str, list[Cell], list[Cell]]] = {
         "Slow readers, freshness: the WebSocket that carries wins",
         slower(slow_readers(), POLL, 500), slow_readers(),
     ),
-    "slow readers, coalesced": ("58,000 of 100,000 updates were coalesced, so that nobody",
+    "slow readers, coalesced": ("58,000 of 100,000 updates were coalesced, and nobody was shown",
                                 slow_readers(), changed(slow_readers(), coalesced=0)),
+    "slow readers, backlog": (
+        "coalesced, and 70 had arrived and still waited to be shown in the end, by short polling",
+        [replace(slow, waiting=70 * (slow.transport == "poll")) for slow in slow_readers()],
+        slow_readers(),
+    ),
 }  # fmt: skip
 
 

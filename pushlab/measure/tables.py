@@ -121,6 +121,7 @@ FIGURES = (
     Column("published", lambda cell: cell.published, "published", "updates"),
     Column("seen", lambda cell: cell.seen, "seen", "updates"),
     Column("coalesced", lambda cell: cell.coalesced, "coalesced", "updates"),
+    Column("waiting", lambda cell: cell.waiting, "waiting", "updates", slow=True),
     Column("lost", lambda cell: cell.lost, "lost", "updates"),
     Column("audience_cpu_share", lambda cell: cell.audience_cpu,
            "audience's CPU, cores", "measured"),

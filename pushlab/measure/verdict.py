@@ -378,12 +378,18 @@ def _slow(group: Group) -> Iterator[str]:
         ("the server's CPU", lambda cell: cell.cpu_per_second, units.cpu, SAME_CPU,
          "a second and browser"),
     ]  # fmt: skip
-    updates, skipped = (sum(c.seen + c.coalesced for c in cells), sum(c.coalesced for c in cells))
+    updates = sum(cell.seen + cell.coalesced + cell.waiting for cell in cells)
+    skipped = sum(cell.coalesced for cell in cells)
+    behind = [cell for cell in cells if cell.waiting]
+    if behind:
+        left = f"{sum(cell.waiting for cell in behind):,} had arrived and still waited to be shown"
+        end = f", and {left} in the end, by {_names(behind)}."
+    else:
+        end = ", and nobody was shown a backlog." if skipped else "."
     yield (
         f"Slow readers ({units.clients(group.clients)}, {units.away(group.distance)}, each busy "
         f"for {group.handling:g} s with every piece of news, while there is one every "
-        f"{group.pace:g} s): {skipped:,} of {updates:,} updates were coalesced"
-        + (", so that nobody was shown a backlog." if skipped else ".")
+        f"{group.pace:g} s): {skipped:,} of {updates:,} updates were coalesced{end}"
     )
     wins: dict[str, list[str]] = {}
     for what, of, unit, same, per in measures:
