@@ -227,3 +227,20 @@ def test_two_clocks_of_one_machine_agree(server: Server) -> None:
 def test_a_server_without_a_clock(server: Server) -> None:
     with pytest.raises(WrongAnswer, match="does not tell the time"):
         clock.offset("127.0.0.1", server.port, name="elsewhere.example")
+
+
+def test_a_connection_that_was_idle_for_too_long_is_opened_anew(audience: DistantAudience) -> None:
+    """A server gives up who is silent; a browser's next request takes another connection."""
+    with starting() as start:
+        server = start("serve.py", "--source", "http", "--head-timeout", "0.3")
+        with venue_at(server.port) as venue, Relay(server.port) as relay:
+            audience.ask(
+                "open", transport="poll", carry=True, clients=1, handling=0.0,
+                address=["127.0.0.1", relay.port], host=venue.name, after=venue.publisher.cursor,
+            )  # fmt: skip
+            eventually(lambda: relay.connections and relay.connections[0].over.is_set())
+            audience.ask("begin", begin_at=time.time(), ticks=1, period=0.05)
+            venue.publisher.change()
+            found = audience.ask("finish", sequence=venue.newest, deadline=time.time() + 5)
+            assert found["lost"] == 0
+            assert len(relay.connections) == 2

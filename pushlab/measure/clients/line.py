@@ -67,13 +67,13 @@ class Answer(NamedTuple):
 class Line:
     """A connection that is kept alive; where the server ends it, the next request opens another."""
 
-    __slots__ = ("_answered", "_around", "_asked_at", "_rest", "_sent", "_socket", "_used")
+    __slots__ = ("_answered", "_around", "_asked_at", "_fresh", "_rest", "_sent", "_socket")
 
     def __init__(self, around: Surroundings, answered: Callable[[Answer], None]) -> None:
         self._around = around
         self._answered = answered
         self._socket: socket.socket | None = None
-        self._used = False  # at least one answer came over this connection
+        self._fresh = False  # opened for the request that has no answer yet
         self._rest = b""
         self._sent = b""  # the request that has no answer yet
         self._asked_at = 0.0
@@ -92,7 +92,6 @@ class Line:
     def open(self) -> None:
         """Connect, as a browser has for the page itself."""
         self._socket = self._around.connect()
-        self._used = False
         self._around.watch(self._socket, self._readable)
         self._around.bill.packets += OPENING_PACKETS
 
@@ -105,7 +104,8 @@ class Line:
         self._send()
 
     def _send(self) -> None:
-        if self._socket is None:
+        self._fresh = self._socket is None
+        if self._fresh:
             self.open()
         bill, size = self._around.bill, len(self._sent)
         bill.up += size
@@ -125,8 +125,8 @@ class Line:
         self._sent = self._rest = b""
 
     def _hung_up(self) -> None:
-        """Send the request anew if it crossed the end of a connection that was idle."""
-        if self._sent and (self._rest or not self._used):
+        """Send the request anew if it crossed the end of a connection that had been idle."""
+        if self._sent and (self._rest or self._fresh):
             raise WrongAnswer("the server hung up on a request")
         unanswered = self._sent
         self.close()
@@ -168,7 +168,6 @@ class Line:
             status, head, body, self._asked_at, received_at, len(self._sent), len(data)
         )  # fmt: skip
         self._sent = self._rest = b""
-        self._used = True
         if answer.header(b"Connection").lower() == b"close":
             self.close()
         self._answered(answer)
