@@ -64,11 +64,12 @@ def conclude(results: Results, asked: Wishes) -> int:
     results.finish()
     paper = asked.plan.paper
     sections = paper.sections(results) if paper and results.is_complete else ()
-    written = output.write(results, asked.output, sections)
+    written = output.write(results, asked.output, sections, title=paper.title if paper else "")
     if asked.write and results.is_complete:
         publish(results, asked.name, [path for path in written if path.suffix == ".svg"])
     console = Console(width=None if sys.stdout.isatty() else 100)
-    console.print(terminal.table(results))
+    if results.cells or not sections:
+        console.print(terminal.table(results))
     for section in sections:
         console.print(terminal.section(section))
     for sentence in verdict.sentences(results):

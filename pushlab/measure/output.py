@@ -8,7 +8,9 @@ from pushlab.measure.report_page import Section
 from pushlab.measure.results import Results
 
 
-def write(results: Results, folder: Path, sections: Sequence[Section] = ()) -> list[Path]:
+def write(
+    results: Results, folder: Path, sections: Sequence[Section] = (), *, title: str = ""
+) -> list[Path]:
     """Write results.json, results.csv, the plots and report.html; return where they are.
 
     The raw samples come first: whatever fails then, they are kept.
@@ -25,5 +27,5 @@ def write(results: Results, folder: Path, sections: Sequence[Section] = ()) -> l
     keep("results.csv", tables.as_csv(results))
     drawn = plots.draw(results, folder / "plots")
     written += [path for plot in drawn for path in (plot.png, plot.svg)]
-    keep("report.html", report_page.page(results, drawn, sections))
+    keep("report.html", report_page.page(results, drawn, sections, title=title))
     return written

@@ -61,11 +61,14 @@ class _Table(NamedTuple):
     slow: bool
 
 
-def page(results: Results, plots: Sequence[Plot], sections: Sequence[Section] = ()) -> str:
-    """Return the page, with the plots in it."""
+def page(
+    results: Results, plots: Sequence[Plot], sections: Sequence[Section] = (), *, title: str = ""
+) -> str:
+    """Return the page, with the plots in it; with a title of its own, the sections come first."""
     found = [_table(group) for group in tables.groups(results)]
     alarms, sentences = verdict.alarms(results), verdict.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
+        title=title,
         results=results,
         alarms=alarms,
         sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],

@@ -42,7 +42,9 @@ def sentences(results: Results) -> list[str]:
     """Return the verdict, the most important first."""
     found = alarms(results)
     if not results.cells:
-        return [*found, "Nothing was measured, so there is nothing to tell."]
+        return (
+            found if results.extra else [*found, "Nothing was measured: there is nothing to tell."]
+        )
     servers = list(dict.fromkeys(cell.server for cell in results.cells))
     for server in servers:
         own = Results("", {}, {}, [cell for cell in results.cells if cell.server == server])
