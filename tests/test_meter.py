@@ -489,7 +489,7 @@ def test_a_slow_websocket_costs_what_it_takes(
 
 def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) -> None:
     """Heartbeats, pings, answers to polls that are held, close frames: until all has ended."""
-    server = start("tests/metered.py", "--source", "http")
+    server = start("tests/metered.py", "--source", "http", "--ping-interval", "2")
     newest = server.publish({"n": 1})
     witnesses: dict[str, tuple[int, int]] = {}
     cost: dict[str, tuple[int, int]] = {}  # requests, and of these empty
@@ -520,11 +520,11 @@ def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) ->
             hasty.sendall(text)
             hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             hasty.close()
+        browser.until((PING, b""))
+        browser.send(frame(PONG))
         stream.until(b"\r\n:\n\n\r\n")
         stream.until(b"\r\n:\n\n\r\n")
 
-        browser.until((PING, b""))
-        browser.send(frame(PONG))
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert browser.close_code() == 1001
