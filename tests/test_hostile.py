@@ -23,9 +23,10 @@ pytestmark = pytest.mark.alone
 
 CONTINUATION = 0
 
-#: Readings published during an attack, and seconds within which nine in ten must be told.
+#: Readings published during an attack, and seconds within which nine in ten must be told: some
+#: hundredths on a quiet machine.
 UPDATES = 20
-TOLD_WITHIN = 0.1
+TOLD_WITHIN = 0.25
 #: Bytes by which an attack may make the server grow: something, since allocators keep some slack.
 GROWTH = 5_000_000
 #: What a connection may cost that a greenlet serves: its stack, its buffers, its environ.
