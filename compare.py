@@ -33,6 +33,7 @@ PUBLISHED = Path(__file__).resolve().parent / "docs" / "results"
 def main(arguments: list[str]) -> int:
     """Do what the command line says; return the exit status."""
     asked = wishes.parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
     try:
         asked.check()
         if asked.peers is not None:
@@ -41,14 +42,15 @@ def main(arguments: list[str]) -> int:
     except Impossible as problem:
         print(problem, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     versions = {name: metadata.version(name) for name in ("rich", "matplotlib")}
     results = Results(
-        command=shlex.join(["python", "compare.py", *arguments]),
+        command=shlex.join(["python", "compare.py", *asked.arguments]),
         about=about(**versions),
         options=asked.options,
     )
     progress = terminal.Progress(asked.plan.seconds, Console(stderr=True))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
     try:
         with progress, Run(results, progress, shared=shared) as run:
             asked.plan.measure(run)
@@ -61,6 +63,8 @@ def main(arguments: list[str]) -> int:
 
 def conclude(results: Results, asked: Wishes) -> int:
     """Print and write what was found out; return the exit status."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # it takes a moment; a second one is impatience
+        signal.signal(stop, signal.SIG_IGN)
     results.finish()
     paper = asked.plan.paper
     sections = paper.sections(results) if paper and results.is_complete else ()
@@ -98,7 +102,11 @@ def beside_peers(asked: Wishes) -> int:
         more += ["--clients", *asked.clients]
     if asked.write:
         more.append("--write")
-    benchmark.main([str(part) for part in more])
+    try:
+        benchmark.main([str(part) for part in more])
+    except OSError as error:
+        print(f"compare.py --peers: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from pushlab.measure import clock
-from pushlab.measure.driver import DistantAudience, Posting, ServerDied, Trial, Venue, take_turn
+from pushlab.measure.driver import DistantAudience, ServerDied, Trial, Venue, take_turn
+from pushlab.measure.publishing import Posting
 from pushlab.measure.results import Bill, Cell
 from pushlab.measure.servers import SERVERS, started
 from pushlab.measure.verification import verify
@@ -178,17 +179,18 @@ def test_every_byte_that_passes_is_counted(
 def test_a_slow_reader_of_a_push_falls_behind_and_one_that_asks_does_not(
     venue: Venue, audience: DistantAudience
 ) -> None:
-    """Twenty changes within 0.4 s, of which a browser can show one in 0.1 s."""
+    """Twenty changes, of which a browser can show the first few while they come."""
     push, ask = (
-        measured(venue, audience, cell(way, clients=2, pace=0.02, handling=0.1), changes=20)
+        measured(venue, audience, cell(way, clients=2, pace=0.02, handling=0.3), changes=20)
         for way in (Way("websocket", carry=True), Way("longpoll", carry=True))
     )
-    assert push.waiting + push.seen == 2 * 20
-    assert push.waiting > 2 * 10
-    assert push.lost == push.coalesced == 0
+    for found in (push, ask):
+        assert found.seen + found.waiting + found.coalesced == 2 * 20
+        assert found.lost == 0
+    assert push.coalesced == 0
+    assert push.waiting > ask.waiting
     assert ask.waiting <= 2
-    assert ask.coalesced > 2 * 10
-    assert max(ask.had) < 400 or max(ask.had) < max(push.had)
+    assert ask.coalesced > 2 * 5
 
 
 def test_distance_is_in_the_times(venue: Venue, audience: DistantAudience) -> None:

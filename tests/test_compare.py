@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,9 +109,9 @@ def test_a_running_server_that_may_be_posted_to(start: Start, tmp_path: Path) ->
 
 def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
     ways = ("--transports", "websocket,longpoll", "--payloads", "carry")
-    many = ("--clients", "2", "--pace", "0.5", "--changes", "40", "--distance", "0,60")
+    many = ("--clients", "2", "--pace", "0.1", "--changes", "400", "--distance", "0,60")
     with comparing(*ways, *many, "--output", tmp_path) as program:
-        eventually(lambda: "turn 2" in program.log, timeout=40)
+        eventually(lambda: "turn 2" in program.log, timeout=60)
         children(program, "serve.py")[0].kill()
         assert program.wait(40) == 1
     assert program.err[-1].startswith("compare.py: ")
@@ -122,16 +121,16 @@ def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
     assert found.failure
     assert found.failure in program.log
     assert found.cells
-    assert found.cells[0].published >= 10
+    assert found.cells[0].published == found.cells[1].published == 100
     assert "the server died" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Path) -> None:
     ways = ("--transports", "websocket", "--payloads", "carry")
-    many = ("--clients", "2", "--pace", "0.1", "--changes", "40")
+    many = ("--clients", "2", "--pace", "0.02", "--changes", "400")
     with comparing(*ways, *many, "--output", tmp_path) as program:
-        eventually(lambda: "turn 2" in program.log, timeout=40)
+        eventually(lambda: "turn 2" in program.log, timeout=60)
         started = psutil.Process(program.process.pid).children(recursive=True)
         program.process.send_signal(stop)
         assert program.wait(40) == 130
@@ -139,7 +138,7 @@ def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Pa
     assert not [one for one in started if one.is_running() and one.status() != "zombie"]
     found = results_in(tmp_path)
     assert found.interrupted
-    assert found.cells[0].published >= 10
+    assert 100 <= found.cells[0].published < 400
     assert "interrupted" in "".join(program.out)
 
 
@@ -186,20 +185,20 @@ def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments, why in (
         (["--output", str(tmp_path / "file" / "below")], "Cannot write to"),
-        (["--clients", "900000"], "open files in one process"),
-        (["--url", "http://127.0.0.1:9"], "cannot be measured: GET /data: Connection refused"),
-        (["--url", "http://nowhere.invalid"], "cannot be reached: there is no nowhere.invalid"),
+        (["--clients", "1000"], "open files in one process"),
+        (["--peers", "--clients", "1000"], "open files in one process"),
+        (["--url", "http://127.0.0.1:9\n"], "cannot be measured: GET /data: Connection refused"),
+        (["--url", "http://a..b"], "cannot be reached: there is no a..b"),
     ):
-        began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "compare.py", "--output", str(tmp_path / "out"), *arguments],
+            ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh",
+             sys.executable, "compare.py", "--output", str(tmp_path / "out"), *arguments],
             cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
         assert done.returncode == 1
         assert done.stdout == ""
         assert done.stderr.count("\n") == 1
         assert why in done.stderr
-        assert time.monotonic() - began < 15
 
 
 def test_something_else_than_pushlab_is_not_measured(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from pushlab.measure import wire
-from pushlab.measure.driver import VALUE
 from pushlab.measure.fanout.crowd import DistantCrowd
 from pushlab.measure.grid import Grid
 from pushlab.measure.papers import PAPERS, Abril, Kaazing, Paper, Pimentel, Section, Shootout
 from pushlab.measure.results import Bill, Cell, Results
 from pushlab.measure.run import Failed, Run
 from pushlab.measure.samples import quantile
+from pushlab.measure.wire import VALUE
 
 #: As many as the files that a process may open on the machines that this is for.
 FILES = 20_000

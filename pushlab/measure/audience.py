@@ -26,7 +26,7 @@ from pushlab.measure.wire import WrongAnswer
 
 #: How many clients begin to listen at a time: as many handshakes are under way at once.
 ARRIVING = 50
-#: Clients per source address: each address has some 28,000 ports on Linux.
+#: Connections per source address: each address has some 28,000 ports on Linux.
 PER_ADDRESS = 10_000
 #: Seconds until everybody who is to listen does.
 PATIENCE = 30.0
@@ -46,6 +46,7 @@ class Audience:
         self._selector = selectors.DefaultSelector()
         self._clients: list[Client] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._connections = itertools.count()
         self._number = itertools.count()  # timers of the same time are kept apart by it
         self._changed_at: dict[int, float] = {}
         self._values: dict[int, Mapping[str, Any]] = {}
@@ -63,8 +64,10 @@ class Audience:
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
         sock.settimeout(PATIENCE)
         if self._address[0] == "127.0.0.1" and sys.platform == "linux":
-            # Each address has ports of its own.
-            sock.bind((f"127.0.0.{1 + len(self._clients) // PER_ADDRESS}", 0))
+            # Each address has ports of its own, and those of a connection that is over are not
+            # free for a minute: so each audience has addresses of its own.
+            network = f"127.{1 + os.getpid() % 250}.{os.getpid() // 250 % 250}"
+            sock.bind((f"{network}.{1 + next(self._connections) // PER_ADDRESS}", 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect(self._address)
         return sock

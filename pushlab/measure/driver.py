@@ -1,13 +1,13 @@
 """The driver: it changes the data, has the audiences listen, and takes down what that costs."""
 
-import http.client
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import psutil
 
@@ -15,11 +15,10 @@ from pushlab.far_ports import FarPort
 from pushlab.measure.audience import ENDLESS
 from pushlab.measure.clients.client import sequence
 from pushlab.measure.processes import PATIENCE, ROOT, Process, cores, on_core
+from pushlab.measure.publishing import Publisher
 from pushlab.measure.results import Bill, Cell
 from pushlab.measure.wire import WrongAnswer
 
-#: What the data says while it is measured: always the same, so that every update costs the same.
-VALUE: dict[str, Any] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
 #: Seconds after which a reading that a client does not have counts as lost.
 LOST_AFTER = 5.0
 #: Seconds between the order to begin and the beginning.
@@ -28,96 +27,18 @@ NOTICE = 0.05
 WARMING = 100
 
 
+#: Changes from which one learns what publishing costs, and the seconds between two, at most.
+LEARNING, UNHURRIED = 4, 1.0
+#: Seconds in which what was under way arrives at slow readers, in the end.
+ARRIVING = 0.5
+
+
 class ServerDied(Exception):
     """The server ended while it was measured; the message says when."""
 
 
-class Publisher(Protocol):
-    """What changes the data, or waits until it changes."""
-
-    cursor: str  #: of the newest reading
-    is_ours: bool  #: nobody else changes the data
-
-    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        """Make a change, or wait for one; return what the data says from then on."""
-
-    def close(self) -> None:
-        """Hang up."""
-
-
-class Posting:
-    """It changes the data with `POST /data`."""
-
-    is_ours = True
-
-    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
-        self._connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
-        self._headers = {"Host": name or f"{host}:{port}"}
-        self.cursor = newest(self._connection, self._headers)
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-
-    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        try:
-            self._connection.request("POST", "/data", json.dumps(value), self._headers)
-            answer = self._connection.getresponse()
-            body = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise WrongAnswer(f"POST /data: {error or type(error).__name__}") from error
-        if answer.status != 201:
-            raise WrongAnswer(f"POST /data: {answer.status} {body.decode(errors='replace')[:200]}")
-        self.cursor = str(json.loads(body)["cursor"])
-        return value
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class Watching:
-    """It waits until the data changes by itself: with long polls, one after the other."""
-
-    is_ours = False
-
-    def __init__(self, host: str, port: int, *, name: str = "", patience: float = 60.0) -> None:
-        self._connection = http.client.HTTPConnection(host, port, timeout=patience)
-        self._headers = {"Host": name or f"{host}:{port}"}
-        self._patience = patience
-        self.cursor = newest(self._connection, self._headers)
-
-    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        deadline = time.monotonic() + self._patience
-        while time.monotonic() < deadline:
-            try:
-                path = f"/update?carry=1&after={self.cursor}"
-                self._connection.request("GET", path, headers=self._headers)
-                answer = self._connection.getresponse()
-                body = answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise WrongAnswer(f"GET /update: {error or type(error).__name__}") from error
-            if answer.status == 200:
-                reading: dict[str, Any] = json.loads(body)
-                self.cursor = reading["cursor"]
-                return dict(reading["value"])
-        raise WrongAnswer(f"the data has not changed for {self._patience:.0f} s")
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def newest(connection: http.client.HTTPConnection, headers: Mapping[str, str]) -> str:
-    """Return the cursor of the newest reading; raises WrongAnswer if /data is none."""
-    try:
-        connection.request("GET", "/data", headers=dict(headers))
-        answer = connection.getresponse()
-        body = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or error or type(error).__name__
-        raise WrongAnswer(f"GET /data: {reason}") from error
-    try:
-        return str(json.loads(body)["cursor"])
-    except (ValueError, TypeError, KeyError):
-        raise WrongAnswer(f"GET /data: {answer.status}, and no reading") from None
+class Stopped(Exception):
+    """Somebody has asked for the run to end."""
 
 
 class DistantAudience:
@@ -157,7 +78,8 @@ class DistantAudience:
 
     def close(self) -> None:
         """End the process."""
-        self._orders.close()
+        with suppress(BrokenPipeError):  # it has ended by itself
+            self._orders.close()
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -177,29 +99,49 @@ class Venue:
         port: int,
         process: Process | None = None,
         name: str = "",
+        stopping: threading.Event | None = None,
     ) -> None:
         self.publisher = publisher
         self.host = host
         self.port = port
         self.process = process
         self.name = name or f"{host}:{port}"  #: as in the Host header
-        self.publishing: list[float] = []  #: microseconds of CPU per change with nobody to tell
         self.was_attended = False  #: then it has memory to spare, and growth tells nothing
         self.offset = 0.0  #: how many seconds its clock is ahead of ours
+        self.stopping = stopping or threading.Event()  #: set by who wants the run to end
+        self._publishing: dict[float, list[float]] = {}
 
     def warm_up(self) -> None:
-        """Change the data WARMING times, and learn what that costs where nobody is told."""
-        if not self.publisher.is_ours:
-            return
-        for _ in range(WARMING // 2):
+        """Change the data WARMING times."""
+        for _ in range(WARMING):
             self.publisher.change()
-        for _ in range(5):
-            before = self.cpu()
-            for _ in range(WARMING // 10):
+
+    def publishing(self, pace: float) -> list[float]:
+        """Return the microseconds of CPU that a change costs while there is nobody to tell.
+
+        One sample per change, at the pace at which it will be measured: a server that has rested
+        for a second takes longer for the same. Empty where the CPU is not known.
+        """
+        if not self.process:
+            return []
+        pace = min(pace, UNHURRIED)
+        if pace not in self._publishing:
+            samples = self._publishing[pace] = []
+            for _ in range(LEARNING):
+                before = self.cpu() or 0.0
                 self.publisher.change()
-            after = self.cpu()
-            if before is not None and after is not None:
-                self.publishing.append((after - before) / (WARMING // 10))
+                self.pause(pace)
+                samples.append(round((self.cpu() or 0.0) - before, 1))
+        return self._publishing[pace]
+
+    def knows_publishing(self, pace: float) -> bool:
+        """True if that need not be measured any more."""
+        return not self.process or min(pace, UNHURRIED) in self._publishing
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises Stopped if the run is to end."""
+        if seconds > 0 and self.stopping.wait(seconds):
+            raise Stopped
 
     def cpu(self) -> float | None:
         """Return the microseconds of CPU that the server has used, None if it is not ours."""
@@ -210,7 +152,10 @@ class Venue:
 
     def memory(self) -> int | None:
         """Return the bytes of memory that it has, None if it is not ours."""
-        return self.process.memory() if self.process else None
+        try:
+            return self.process.memory() if self.process else None
+        except psutil.Error:
+            raise ServerDied("the server died") from None
 
     def keep_lengths(self, changes: int) -> None:
         """Let so many changes come without a cursor that is longer than the others."""
@@ -244,22 +189,24 @@ class Trial:
     def attended(self) -> Iterator[None]:
         """Have the clients there, at their distance."""
         cell, venue = self.cell, self.venue
-        cell.publishing = venue.publishing
         with ExitStack() as stack:
             port, name = venue.port, venue.name
             if cell.distance:
-                far = FarPort(cell.distance, host=venue.host, server_port=port, prefer=0)
-                stack.callback(far.close)
-                far.wait_until_open()
+                try:
+                    far = FarPort(cell.distance, host=venue.host, server_port=port, prefer=0)
+                    stack.callback(far.close)
+                    far.wait_until_open()
+                except SystemExit as said:  # for programs of which it is a part
+                    raise WrongAnswer(f"the relay does not run: {said}") from None
                 port, name = far.port, f"{venue.host}:{far.port}"
             venue.cpu()  # which waits until nothing is left of what was before
             memory = venue.memory()
+            stack.callback(self._leave)
             found = self.audience.ask(
                 "open", transport=cell.transport, carry=cell.carry, clients=cell.clients,
                 address=[venue.host, port], host=name,
                 after=venue.publisher.cursor, handling=cell.handling,
             )  # fmt: skip
-            stack.callback(self._leave)
             cell.opening = Bill(**found["bill"])
             self.settle()
             grown = venue.memory()
@@ -285,7 +232,13 @@ class Trial:
         self.audience.ask("begin", begin_at=begin_at, ticks=ticks, period=period, phase=phase)
 
     def record(
-        self, found: Mapping[str, Any], numbers: range, cpu: float | None, seconds: float
+        self,
+        found: Mapping[str, Any],
+        numbers: range,
+        *,
+        cpu: float | None,
+        seconds: float,
+        between: float | None,
     ) -> None:
         """Add what was found out in a turn with the readings of these numbers."""
         cell, offset = self.cell, 1e3 * self.venue.offset
@@ -307,8 +260,8 @@ class Trial:
             cell.changes.append(len(numbers))
         cell.audience_cpu = max(cell.audience_cpu, round(found["cpu"], 3))
         cell.seconds = round(cell.seconds + seconds, 3)
-        if not self.venue.publisher.is_ours:
-            cell.pace = round(cell.seconds / max(1, cell.published), 3)
+        if between is not None:  # somebody else's pace
+            cell.pace = round(between, 3)
         changed = {int(number): at for number, at in found["changed_at"].items()}
         if (first := min((n for n in changed if n in numbers), default=None)) is not None:
             zero = changed[first]
@@ -342,21 +295,23 @@ def take_turn(
     `phase` is when in its period each of them asks, if it is its way (see Audience.begin).
     Raises ServerDied, or WrongAnswer if what happens is not what the protocol says.
     """
-    pace = trials[0].cell.pace
+    cell, publisher = trials[0].cell, venue.publisher
     try:
         cpu = venue.cpu() if counted else None
         # Whoever has just been told must have the time to ask again.
-        begin_at = time.time() + NOTICE + 2 * trials[0].cell.distance / 1e3
+        begin_at = time.time() + NOTICE + 2 * cell.distance / 1e3
         for trial in trials:
-            trial.begin(begin_at, changes * pace if counted else 0.0, phase=phase)
-        first = venue.newest
+            trial.begin(begin_at, changes * cell.pace if counted else 0.0, phase=phase)
+        venue.pause(begin_at - time.time())
+        if not publisher.is_ours:
+            publisher.refresh()
+        first, changed_at = venue.newest, publisher.changed_at
         for number in range(changes):
-            if venue.publisher.is_ours:
-                time.sleep(max(0.0, begin_at + number * pace - time.time()))
-            venue.publisher.change()
+            if publisher.is_ours:
+                venue.pause(begin_at + number * cell.pace - time.time())
+            publisher.change()
         last = venue.newest
-        patience = 0.0 if counted and trials[0].cell.handling else lost_after
-        deadline = time.time() + patience
+        deadline = time.time() + (ARRIVING if counted and cell.handling else lost_after)
         for trial in trials:
             trial.audience.order("finish", sequence=last, deadline=deadline)
         found = [trial.audience.answer() for trial in trials]
@@ -365,6 +320,10 @@ def take_turn(
     except WrongAnswer as error:
         raise venue.explain(error) from error
     if counted:
-        used = None if cpu is None or after is None else after - cpu
         for trial, its in zip(trials, found, strict=True):
-            trial.record(its, range(first + 1, last + 1), used, ended_at - begin_at)
+            trial.record(
+                its, range(first + 1, last + 1), seconds=ended_at - begin_at,
+                cpu=None if cpu is None or after is None else after - cpu,
+                between=None if publisher.is_ours
+                else (publisher.changed_at - changed_at) / (last - first),
+            )  # fmt: skip

@@ -110,6 +110,12 @@ def cores() -> tuple[int, int] | None:
     return (ours[0], ours[-1]) if len(ours) > 1 else None
 
 
+def environment_of_servers() -> dict[str, str]:
+    """Return our environment without what would change how our servers serve."""
+    theirs = ("PORT", "PUSHLAB_OPTIONS", "PUSHLAB_TOKEN")
+    return {name: value for name, value in os.environ.items() if name not in theirs}
+
+
 @contextmanager
 def on_core(core: int | None) -> Iterator[None]:
     """Let whatever is started meanwhile run on this core only."""
@@ -134,7 +140,7 @@ def running(
         with on_core(pair[0] if pair else None):
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
-                env={**os.environ, **(environment or {})},
+                env={**environment_of_servers(), **(environment or {})},
                 start_new_session=True,  # Ctrl-C is for us, who will end it
             )  # fmt: skip
         try:

@@ -174,7 +174,7 @@ class Results:
             worst = max(self.cells, key=lambda cell: cell.lost)
             self.failure = self.failure or (
                 f"{lost:,} readings were lost, most of them by {worst.way.title}: they were still "
-                "the newest five seconds after their change, and not everybody had them"
+                "the newest when they were no longer waited for"
             )
 
     def as_json(self) -> str:

@@ -1,14 +1,24 @@
 """One run: every way of hearing is verified, and then measured group by group."""
 
-import time
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from typing import Protocol, TypeVar
 
-from pushlab.measure.driver import DistantAudience, Posting, ServerDied, Trial, Venue, take_turn
+from pushlab.measure.driver import (
+    LEARNING,
+    UNHURRIED,
+    DistantAudience,
+    ServerDied,
+    Stopped,
+    Trial,
+    Venue,
+    take_turn,
+)
 from pushlab.measure.grid import GROUP, Grid, Group
 from pushlab.measure.processes import NotRunning
+from pushlab.measure.publishing import Posting
 from pushlab.measure.results import Results
 from pushlab.measure.servers import started
 from pushlab.measure.verification import VERIFYING, verify
@@ -49,6 +59,7 @@ class Run:
         self.results = results
         self.progress = progress
         self._shared = shared
+        self._stopping = threading.Event()
         self._leaving: list[ExitStack] = []  # what is to be ended, all at the same time
         self._audiences: dict[Way, DistantAudience] = {}
         self._venues: dict[tuple[str, Way], Venue] = {}
@@ -86,7 +97,9 @@ class Run:
             return
         if self._shared is None:
             self.progress.say(f"starting {server}, once for each way")
-            for way, venue in zip(new, _at_once(self._start, [server for _ in new]), strict=True):
+            for way, venue in zip(
+                new, self._at_once(self._start, [server for _ in new]), strict=True
+            ):
                 self._venues[server, way] = venue
         else:
             self._venues.update({(server, way): self._shared for way in new})
@@ -97,11 +110,12 @@ class Run:
         self.progress.say("verifying that each way brings the right readings, across a reconnect")
 
         def check(way: Way) -> None:
-            with explained(f"{way.title} is not right, so nothing is measured"):
-                verify(way, self.venue(server, way), self._audiences[way])
+            venue = self.venue(server, way)
+            with explained(f"{way.title} is not right, so nothing is measured", venue):
+                verify(way, venue, self._audiences[way])
 
         if self._shared is None:
-            _at_once(check, new)
+            self._at_once(check, new)
         else:
             for way in new:
                 check(way)
@@ -113,10 +127,14 @@ class Run:
             process = self._until_the_end().enter_context(started(server))
         except NotRunning as error:
             raise Failed(str(error)) from error
-        publisher = Posting("127.0.0.1", process.inner_port)
-        self._until_the_end().callback(publisher.close)
-        venue = Venue(publisher, host="127.0.0.1", port=process.port, process=process)
-        venue.warm_up()
+        with explained(f"starting {server}"):
+            publisher = Posting("127.0.0.1", process.inner_port)
+            self._until_the_end().callback(publisher.close)
+            venue = Venue(
+                publisher, host="127.0.0.1", port=process.port, process=process,
+                stopping=self._stopping,
+            )  # fmt: skip
+            venue.warm_up()
         return venue
 
     def _until_the_end(self) -> ExitStack:
@@ -131,14 +149,23 @@ class Run:
         self.results.cells += [trial.cell for trial in trials]
         attendance = [ExitStack() for _ in trials]
 
+        def learn(trial: Trial) -> None:
+            with explained(f"{trial.cell.way.title}, {group.title}", trial.venue):
+                trial.cell.publishing = trial.venue.publishing(group.pace)
+
         def come(place: int) -> None:
-            with explained(f"{trials[place].cell.way.title}, {group.title}"):
-                attendance[place].enter_context(trials[place].attended())
+            trial = trials[place]
+            with explained(f"{trial.cell.way.title}, {group.title}", trial.venue):
+                attendance[place].enter_context(trial.attended())
 
         try:
+            if not all(trial.venue.knows_publishing(group.pace) for trial in trials):
+                self.progress.say("what a change costs while nobody listens")
+                self._at_once(learn, trials)
+                self.progress.advance(LEARNING * min(group.pace, UNHURRIED))
             self.progress.say(f"{group.title}: they come")
             if self._shared is None:
-                _at_once(come, range(len(trials)))
+                self._at_once(come, range(len(trials)))
             else:
                 for place in range(len(trials)):
                     come(place)
@@ -153,13 +180,12 @@ class Run:
         seconds = grid.turn_seconds(group)
 
         def turn(trials: Sequence[Trial]) -> None:
-            with explained(
-                f"{trials[0].cell.way.title if len(trials) == 1 else 'all ways'}, {group.title}"
-            ):
-                venue = trials[0].venue
+            who = trials[0].cell.way.title if len(trials) == 1 else "all ways"
+            venue = trials[0].venue
+            with explained(f"{who}, {group.title}", venue):
                 venue.keep_lengths(grid.changes + 1)
-                for trial in trials if venue.publisher.is_ours else ():
-                    trial.settle()
+                if venue.publisher.is_ours:
+                    take_turn(trials, venue, changes=1, counted=False)
                 take_turn(
                     trials, venue, changes=grid.changes, phase=grid.phase(number),
                     lost_after=grid.lost_after,
@@ -174,10 +200,11 @@ class Run:
             self.progress.say(where.format("all ways, each with a server of its own"))
 
             def staggered(place: int) -> None:
-                time.sleep(place * group.pace / len(trials))  # so that they do not change at once
+                # One after the other, so that they do not change at once.
+                trials[place].venue.pause(place * group.pace / len(trials))
                 turn([trials[place]])
 
-            _at_once(staggered, range(len(trials)))
+            self._at_once(staggered, range(len(trials)))
             self.progress.advance(seconds)
         else:  # forth and back, so that a drift of the machine's speed cancels
             for trial in trials if number % 2 == 0 else trials[::-1]:
@@ -185,21 +212,35 @@ class Run:
                 turn([trial])
                 self.progress.advance(seconds)
 
-
-def _at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return what comes of each of these, all at the same time."""
-    with ThreadPoolExecutor(max(1, len(items))) as pool:
-        return list(pool.map(work, items))
-
-
-def _close(stacks: Sequence[ExitStack]) -> None:
-    _at_once(lambda stack: stack.close(), stacks)
+    def _at_once(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Return what comes of each of these; who interrupts it need not wait until all is done."""
+        with ThreadPoolExecutor(max(1, len(items))) as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            except BaseException:
+                self._stopping.set()
+                raise
+            if any(future.exception() for future in done):
+                self._stopping.set()
+        errors = [error for future in futures if (error := future.exception())]
+        if errors:  # not that of those who were only told to stop
+            raise min(errors, key=lambda error: isinstance(error, Stopped))
+        return [future.result() for future in futures]
 
 
 @contextmanager
-def explained(where: str) -> Iterator[None]:
-    """Say where it was that something went wrong."""
+def explained(where: str, venue: Venue | None = None) -> Iterator[None]:
+    """Say where it was that something went wrong, and if it was that the server died."""
     try:
         yield
-    except (WrongAnswer, ServerDied) as error:
+    except ServerDied as error:
         raise Failed(f"{where}: {error}") from error
+    except WrongAnswer as error:
+        raise Failed(f"{where}: {venue.explain(error) if venue else error}") from error
+
+
+def _close(stacks: Sequence[ExitStack]) -> None:
+    """End all of these at the same time."""
+    with ThreadPoolExecutor(max(1, len(stacks))) as pool:
+        list(pool.map(ExitStack.close, stacks))

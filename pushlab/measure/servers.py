@@ -1,5 +1,6 @@
 """The servers that can be measured: how each is started, as its own first line says."""
 
+import http.client
 import os
 import random
 import shutil
@@ -12,12 +13,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import psutil
 
-from pushlab.measure.processes import PATIENCE, ROOT, NotRunning, Process, cores, on_core
+from pushlab.measure.processes import (
+    PATIENCE,
+    ROOT,
+    NotRunning,
+    Process,
+    cores,
+    environment_of_servers,
+    on_core,
+)
 
 #: What follows the executable, by name; "{port}" is the port. Where it is not on the command line,
 #: it is PORT in the environment, and our options are in PUSHLAB_OPTIONS.
@@ -123,7 +130,7 @@ def _running(
         with on_core(pair[0] if pair else None):
             process = subprocess.Popen(  # noqa: S603 - our own servers
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                env={**environment_of_servers(), "PYTHONUNBUFFERED": "1", **environment},
                 start_new_session=True,  # Ctrl-C is for us, who will end it
             )  # fmt: skip
         try:
@@ -163,10 +170,12 @@ def _listens(pid: int, port: int) -> bool:
 
 
 def _answers(port: int) -> bool:
+    # Not by urllib, which would ask a proxy where the environment names one.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urlopen(f"http://127.0.0.1:{port}/data", timeout=5):
-            return True
-    except HTTPError:
-        return False  # nginx, before what is behind it
-    except OSError:
+        connection.request("GET", "/data")
+        return connection.getresponse().status == 200  # nginx may be there before what is behind it
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()

@@ -7,27 +7,25 @@ and IP add 40 bytes or more per packet, which are not counted.
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.request import Request, urlopen
 
 from pushlab.measure import writing
 from pushlab.measure.machine import about
+from pushlab.measure.processes import ROOT
+from pushlab.measure.servers import started
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RESULT = ROOT / "docs" / "results" / "wire.json"
 COMMAND = "python -m pushlab.measure.wire"
 
 #: What changes.
-VALUE: dict[str, object] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
+VALUE: dict[str, Any] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
 
 #: As sent by Chromium 156 on Linux, past its cache; a test compares them with the browser's own.
 #: {etag} is what the page adds if it has an answer to ask about.
@@ -280,25 +278,16 @@ def stays_open(
 @contextmanager
 def server() -> Iterator[int]:
     """Run serve.py for as long as needed; yields its port."""
-    command = [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
-    with subprocess.Popen(  # noqa: S603 - our own program
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            ready = process.stdout.readline() if process.stdout else ""
-            found = re.search(r":(\d+) ", ready)
-            if not found:
-                raise SystemExit("serve.py did not start")
-            yield int(found[1])
-        finally:
-            process.terminate()
+    with started("serve.py") as process:
+        yield process.port
 
 
 def post(port: int, value: dict[str, object]) -> str:
     """Publish a value; return its cursor."""
-    request = Request(f"http://127.0.0.1:{port}/data", json.dumps(value).encode())
-    with urlopen(request, timeout=10) as answer:  # noqa: S310 - our own server
-        return str(json.load(answer)["cursor"])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with closing(connection):
+        connection.request("POST", "/data", json.dumps(value))
+        return str(json.load(connection.getresponse())["cursor"])
 
 
 def measure(updates: int = 20) -> dict[str, Cost]:

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from pushlab.listening import raise_descriptor_limit
 from pushlab.measure import clock, grid
-from pushlab.measure.driver import Posting, Publisher, Venue, Watching
+from pushlab.measure.driver import Venue
 from pushlab.measure.fanout.peers import PEERS
 from pushlab.measure.grid import Grid
 from pushlab.measure.papers import PAPERS, Paper
+from pushlab.measure.publishing import Posting, Publisher, Watching
 from pushlab.measure.run import Run
 from pushlab.measure.servers import PROGRAMS, SERVERS, missing
 from pushlab.measure.ways import PAYLOADS, Way
@@ -28,6 +29,8 @@ MOST_CLIENTS = 1_000_000
 LONGEST_PACE = 3600.0
 FARTHEST = 60_000.0
 MOST_CHANGES = 10_000
+#: Seconds that a clock may be away from ours and yet be the same.
+SAME_CLOCK = 0.001
 
 
 class Impossible(Exception):
@@ -49,6 +52,7 @@ class Plan:
 class Wishes:
     """What the command line asks for."""
 
+    arguments: Sequence[str]  #: all but where the output goes
     output: Path
     write: bool
     plan: Plan
@@ -69,12 +73,6 @@ class Wishes:
             for server in self.plan.servers:
                 if lacking := missing(server):
                     raise Impossible(f"To measure {server}, install {lacking}.")
-        allowed = raise_descriptor_limit()
-        if self.plan.descriptors > allowed:
-            raise Impossible(
-                f"This needs {self.plan.descriptors:,} open files in one process, and the system "
-                f"allows {allowed:,}: ask for fewer --clients, or raise `ulimit -n`."
-            )
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             probe = self.output / f".{os.getpid()}"
@@ -82,6 +80,15 @@ class Wishes:
             probe.unlink()
         except OSError as error:
             raise Impossible(f"Cannot write to {self.output}: {error.strerror}.") from error
+        allowed = raise_descriptor_limit()
+        needed = self.plan.descriptors
+        if self.peers is not None:  # each client is a connection, to a peer and to the floor
+            needed = 2 * max(self.clients or [0]) + 100
+        if needed > allowed:
+            raise Impossible(
+                f"This needs {needed:,} open files in one process, and the system "
+                f"allows {allowed:,}: ask for fewer --clients, or raise `ulimit -n`."
+            )
 
     def venue(self) -> Venue | None:
         """Return the server that is running already, None if each way is to have its own.
@@ -93,23 +100,29 @@ class Wishes:
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port or 80
         try:
-            *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise Impossible(f"{self.url} cannot be reached: there is no {host}.") from None
-        where = str(address[0])
-        try:
-            if self.post:
-                publisher: Publisher = Posting(
-                    where, port, token=os.environ.get("PUSHLAB_TOKEN", ""), name=parts.netloc
-                )
-                publisher.change()
-            else:
-                publisher = Watching(where, port, name=parts.netloc)
-            venue = Venue(publisher, host=where, port=port, name=parts.netloc)
-            if not ip_address(where).is_loopback:
-                venue.offset = clock.offset(where, port, name=parts.netloc)
-        except WrongAnswer as error:
-            raise Impossible(f"{self.url} cannot be measured: {error}.") from error
+            raise Impossible(f"{parts.geturl()} cannot be reached: there is no {host}.") from None
+        problem: WrongAnswer | None = None
+        for *_, address in found:  # localhost may be ::1, where a server need not listen, too
+            try:
+                return self._venue(str(address[0]), port, parts.netloc)
+            except WrongAnswer as error:
+                problem = problem or error
+        raise Impossible(f"{parts.geturl()} cannot be measured: {problem}.")
+
+    def _venue(self, host: str, port: int, name: str) -> Venue:
+        publisher: Publisher
+        if self.post:
+            token = os.environ.get("PUSHLAB_TOKEN", "")
+            publisher = Posting(host, port, token=token, name=name)
+            publisher.change()
+        else:
+            publisher = Watching(host, port, name=name)
+        venue = Venue(publisher, host=host, port=port, name=name)
+        offset = clock.offset(host, port, name=name)
+        if abs(offset) > SAME_CLOCK:  # or it is the same clock, seen through what measuring takes
+            venue.offset = offset
         return venue
 
 
@@ -117,6 +130,7 @@ def parse(arguments: Sequence[str]) -> Wishes:
     """Parse the command line; exits with 2 and one line if it makes no sense."""
     parser = _Parser(
         prog="compare.py",
+        allow_abbrev=False,
         description="Measure every way of telling browsers that something has changed, side by "
         "side: verified first, then timed, counted and charged.",
         epilog="Without options it takes about two minutes.",
@@ -156,11 +170,19 @@ def parse(arguments: Sequence[str]) -> Wishes:
     add("--output", type=Path, default=Path("comparison"), metavar="FOLDER",
         help="where the report, plots and raw results go (%(default)s)")  # fmt: skip
     add("--write", action="store_true", help="also into docs/results, for the figures of the docs")
-    chosen = parser.parse_args(arguments)
-    return _wishes(parser, chosen)
+    return _wishes(parser, parser.parse_args(arguments), _without_output(arguments))
 
 
-def _wishes(parser: "_Parser", chosen: argparse.Namespace) -> Wishes:
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """Return what others need to make the same measurement."""
+    return [
+        argument
+        for before, argument in zip(("", *arguments), arguments, strict=False)
+        if "--output" not in (before, argument.partition("=")[0])
+    ]
+
+
+def _wishes(parser: "_Parser", chosen: argparse.Namespace, arguments: Sequence[str]) -> Wishes:
     crossing = [
         name for name in ("clients", "distance", "pace", "changes", "period", "url")
         if getattr(chosen, name) is not None
@@ -171,6 +193,9 @@ def _wishes(parser: "_Parser", chosen: argparse.Namespace) -> Wishes:
         crossing = [name for name in crossing if name != "clients"]
     if preset and crossing:
         parser.error(f"--{preset} has its own --{crossing[0]}")
+    if chosen.write and (crossing or chosen.quick or chosen.full or chosen.transports
+                         or chosen.payloads or chosen.server) and chosen.peers is None:  # fmt: skip
+        parser.error("--write is for the usual run, --paper and --peers: the docs are about those")
     whose = [name for name in ("transports", "payloads", "server") if getattr(chosen, name)]
     if preset in ("paper", "peers") and whose:
         parser.error(f"--{preset} has its own --{whose[0]}")
@@ -192,7 +217,8 @@ def _wishes(parser: "_Parser", chosen: argparse.Namespace) -> Wishes:
     else:
         plan = _plan(servers, _grids(chosen, servers, ways, crossed=bool(crossing)))
     return Wishes(
-        output=chosen.output, write=chosen.write, plan=plan, url=chosen.url, post=chosen.post,
+        arguments=arguments, output=chosen.output, write=chosen.write, plan=plan,
+        url=chosen.url, post=chosen.post,
         peers=chosen.peers, clients=chosen.clients,
         options={
             name: value for name, value in vars(chosen).items()
