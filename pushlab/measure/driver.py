@@ -28,7 +28,7 @@ WARMING = 100
 
 
 #: Changes from which one learns what publishing costs, and the seconds between two, at most.
-LEARNING, UNHURRIED = 4, 1.0
+LEARNING, UNHURRIED = 4, 0.5
 #: Seconds in which what was under way arrives at slow readers, in the end.
 ARRIVING = 0.5
 
