@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,8 +17,9 @@ import pytest
 from rich.console import Console
 
 from pushlab.measure import output, plots, report_page, tables, terminal, units, verdict
-from pushlab.measure.report_page import Section
+from pushlab.measure.processes import ROOT
 from pushlab.measure.results import Bill, Cell, Results
+from pushlab.measure.tables import Section
 from pushlab.measure.ways import WAYS, Way
 from tests.sample_results import cell, sample_results, slow_readers
 
@@ -66,6 +69,19 @@ def test_json_leaves_texts_alone(text: str) -> None:
     options = {"list": [text, text, 0.0125], "empty": [], "none": {}, "deep": [[], [{"a": [text]}]]}
     found = Results(text, {text: text}, options, failure=text)
     assert Results.from_json(found.as_json()) == found
+
+
+# Matplotlib.
+
+
+def test_nothing_but_drawing_takes_matplotlib() -> None:
+    """All that compare.py and `make figures` import does without it until there is a plot."""
+    modules = "compare, pushlab.measure.figures.__main__"
+    code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 # Figures.

@@ -13,15 +13,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pushlab.measure import units
+from pushlab.measure.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.samples import median, quantile
-from pushlab.measure.tables import Group, groups
+from pushlab.measure.tables import Group, groups, headline
 from pushlab.measure.ways import WAYS
 from pushlab.transports import TRANSPORTS
 
-#: The page's colours by day. report.html replaces them by its own variables, to follow the night.
-HUES = {"poll": "#636b7c", "longpoll": "#a86200", "sse": "#00805a", "websocket": "#0062ab"}
-TEXT, MUTED, EDGE, PAPER = "#1b2333", "#596274", "#dedcd5", "#ffffff"
 #: A second mark for each hue, for who cannot tell hues apart.
 MARKERS = {"poll": "s", "longpoll": "^", "sse": "D", "websocket": "o"}
 #: What carries is drawn through, what only signals is dashed.
@@ -55,17 +53,6 @@ _STYLE: Any = {
 }
 
 
-class Plot(NamedTuple):
-    """A plot: what it shows, and where it is."""
-
-    name: str
-    title: str
-    caption: str  #: how to read it
-    alt: str  #: what it shows, for who does not see it
-    png: Path
-    svg: Path
-
-
 class _Drawn(NamedTuple):
     figure: Figure
     title: str
@@ -94,17 +81,6 @@ def draw(results: Results, folder: Path) -> list[Plot]:
             drawn.figure.savefig(svg, metadata={"Date": None})
         plots.append(Plot(name, drawn.title, drawn.caption, drawn.alt, png, svg))
     return plots
-
-
-def headline(results: Results) -> Group | None:
-    """Return the cells that show most: the farthest ones, of these the most clients.
-
-    All ways are to be among them, if there is such a group; slow readers are another question.
-    """
-    found = [group for group in groups(results) if not group.handling]
-    most = max((len({cell.way for cell in group.cells}) for group in found), default=0)
-    full = [group for group in found if len({cell.way for cell in group.cells}) == most]
-    return max(full, key=lambda group: (group.distance, group.clients), default=None)
 
 
 def _title(group: Group, results: Results) -> str:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pushlab.measure.grid import Grid
-from pushlab.measure.report_page import Section
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
+from pushlab.measure.tables import Section
 
 __all__ = ["Paper", "Section", "figure", "listed", "measured", "milliseconds", "seconds_of"]
 
