@@ -64,13 +64,7 @@ def draw(results: Results, folder: Path) -> list[Plot]:
     """Write every plot that the results have the data for, as PNG and SVG, into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
-    drawers: dict[str, Callable[[Results], _Drawn | None]] = {
-        "strokes": _strokes,
-        "latency": _latency,
-        "bytes": _bytes,
-        "cpu": _cpu,
-    }
-    for name, drawer in drawers.items():
+    for name, drawer in DRAWERS.items():
         with rc_context(_STYLE):
             drawn = drawer(results)
             if drawn is None:
@@ -430,3 +424,12 @@ def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+#: Every plot by its name, in the order in which the page has them; None where there is no data.
+DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
+    "strokes": _strokes,
+    "latency": _latency,
+    "bytes": _bytes,
+    "cpu": _cpu,
+}
