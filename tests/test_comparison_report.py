@@ -550,6 +550,18 @@ def test_only_what_is_known_is_drawn(cells: list[Cell], names: list[str], tmp_pa
         assert {path.stem for path in tmp_path.iterdir()} == set(names)
 
 
+@pytest.mark.parametrize("others", [[], ["threads"]])
+def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
+    own = [cell(WS), cell(WS, clients=10)]
+    cells = own + [replace(c, server=other) for other in others for c in own]
+    drawn = plots.DRAWERS["cpu"](Results("", {}, {}, cells))
+    assert drawn
+    of_one = "gevent" if others else ""
+    assert [axes.get_title() for axes in drawn.figure.axes] == [of_one]
+    assert drawn.caption.endswith(" Of several servers, this is gevent.") == bool(others)
+    assert drawn.alt.startswith(f"The CPU of {of_one or 'the server'} per update and browser, ")
+
+
 #: How the strokes of an update are told from a trace at 200 ms: when the browser has it, and the
 #: times at which that update's news left and came.
 @pytest.mark.parametrize(

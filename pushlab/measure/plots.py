@@ -240,8 +240,12 @@ def _cpu(results: Results) -> _Drawn | None:
     counts = sorted({cell.clients for cell in cells})
     if len(counts) < 2:
         return None
+    server = found[0].server
+    several = len({cell.server for cell in results.cells}) > 1
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
     axes = figure.subplots()
+    if several:
+        axes.set_title(server)
     lines = list(dict.fromkeys((cell.way, cell.period) for cell in _in_order(cells)))
     for place, line in enumerate(lines):
         own = sorted(
@@ -275,8 +279,10 @@ def _cpu(results: Results) -> _Drawn | None:
         figure,
         "What an update costs the server",
         "Medians of the turns; the whiskers reach from the tenth to the ninetieth in a hundred. "
-        "What publishing the change itself takes is left out. Both scales are logarithmic.",
-        f"The server's CPU per update and browser, with {units.clients(counts[-1])}: {said}.",
+        "What publishing the change itself takes is left out. Both scales are logarithmic."
+        + (f" Of several servers, this is {server}." if several else ""),
+        f"The CPU of {server if several else 'the server'} per update and browser, with "
+        f"{units.clients(counts[-1])}: {said}.",
     )
 
 
