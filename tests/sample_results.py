@@ -12,6 +12,7 @@ GROUPS = ((10, 0.0), (100, 0.0), (1000, 0.0), (100, 200.0))
 PERIOD = 1.0  #: seconds between two questions
 PACE = 0.8  #: seconds between two changes
 CHANGES = 10
+SAMPLES = 500  #: of a cell, at most: more than a plot has points for
 
 
 class Cost(NamedTuple):
@@ -47,7 +48,7 @@ def cell(
     polls = way.transport == "poll"
     seen = clients * CHANGES - (clients * 2 if polls else 0)
     known, had = [], []
-    for _ in range(min(seen, 2000)):
+    for _ in range(min(seen, SAMPLES)):
         told = distance / 2 + chance.gammavariate(3, 0.25) + chance.random() * clients * 0.02
         if polls:
             told += chance.random() * PERIOD * 1000

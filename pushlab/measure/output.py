@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pushlab.measure import plots, report_page, tables
-from pushlab.measure.report_page import Section
+from pushlab.measure import report_page, tables
 from pushlab.measure.results import Results
+from pushlab.measure.tables import Section
 
 
 def write(
@@ -25,6 +25,10 @@ def write(
 
     keep("results.json", results.as_json())
     keep("results.csv", tables.as_csv(results))
+    # Matplotlib takes seconds to import, and says on stderr what it does not like about its own
+    # files: who only mistypes an option has nothing to do with it.
+    from pushlab.measure import plots
+
     drawn = plots.draw(results, folder / "plots")
     written += [path for plot in drawn for path in (plot.png, plot.svg)]
     keep("report.html", report_page.page(results, drawn, sections, title=title))

@@ -13,15 +13,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pushlab.measure import units
+from pushlab.measure.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.samples import median, quantile
-from pushlab.measure.tables import Group, groups
+from pushlab.measure.tables import Group, groups, headline
 from pushlab.measure.ways import WAYS
 from pushlab.transports import TRANSPORTS
 
-#: The page's colours by day. report.html replaces them by its own variables, to follow the night.
-HUES = {"poll": "#636b7c", "longpoll": "#a86200", "sse": "#00805a", "websocket": "#0062ab"}
-TEXT, MUTED, EDGE, PAPER = "#1b2333", "#596274", "#dedcd5", "#ffffff"
 #: A second mark for each hue, for who cannot tell hues apart.
 MARKERS = {"poll": "s", "longpoll": "^", "sse": "D", "websocket": "o"}
 #: What carries is drawn through, what only signals is dashed.
@@ -55,17 +53,6 @@ _STYLE: Any = {
 }
 
 
-class Plot(NamedTuple):
-    """A plot: what it shows, and where it is."""
-
-    name: str
-    title: str
-    caption: str  #: how to read it
-    alt: str  #: what it shows, for who does not see it
-    png: Path
-    svg: Path
-
-
 class _Drawn(NamedTuple):
     figure: Figure
     title: str
@@ -77,13 +64,7 @@ def draw(results: Results, folder: Path) -> list[Plot]:
     """Write every plot that the results have the data for, as PNG and SVG, into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
-    drawers: dict[str, Callable[[Results], _Drawn | None]] = {
-        "strokes": _strokes,
-        "latency": _latency,
-        "bytes": _bytes,
-        "cpu": _cpu,
-    }
-    for name, drawer in drawers.items():
+    for name, drawer in DRAWERS.items():
         with rc_context(_STYLE):
             drawn = drawer(results)
             if drawn is None:
@@ -94,17 +75,6 @@ def draw(results: Results, folder: Path) -> list[Plot]:
             drawn.figure.savefig(svg, metadata={"Date": None})
         plots.append(Plot(name, drawn.title, drawn.caption, drawn.alt, png, svg))
     return plots
-
-
-def headline(results: Results) -> Group | None:
-    """Return the cells that show most: the farthest ones, of these the most clients.
-
-    All ways are to be among them, if there is such a group; slow readers are another question.
-    """
-    found = [group for group in groups(results) if not group.handling]
-    most = max((len({cell.way for cell in group.cells}) for group in found), default=0)
-    full = [group for group in found if len({cell.way for cell in group.cells}) == most]
-    return max(full, key=lambda group: (group.distance, group.clients), default=None)
 
 
 def _title(group: Group, results: Results) -> str:
@@ -270,8 +240,12 @@ def _cpu(results: Results) -> _Drawn | None:
     counts = sorted({cell.clients for cell in cells})
     if len(counts) < 2:
         return None
+    server = found[0].server
+    several = len({cell.server for cell in results.cells}) > 1
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
     axes = figure.subplots()
+    if several:
+        axes.set_title(server)
     lines = list(dict.fromkeys((cell.way, cell.period) for cell in _in_order(cells)))
     for place, line in enumerate(lines):
         own = sorted(
@@ -305,8 +279,10 @@ def _cpu(results: Results) -> _Drawn | None:
         figure,
         "What an update costs the server",
         "Medians of the turns; the whiskers reach from the tenth to the ninetieth in a hundred. "
-        "What publishing the change itself takes is left out. Both scales are logarithmic.",
-        f"The server's CPU per update and browser, with {units.clients(counts[-1])}: {said}.",
+        "What publishing the change itself takes is left out. Both scales are logarithmic."
+        + (f" Of several servers, this is {server}." if several else ""),
+        f"The CPU of {server if several else 'the server'} per update and browser, with "
+        f"{units.clients(counts[-1])}: {said}.",
     )
 
 
@@ -454,3 +430,12 @@ def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+#: Every plot by its name, in the order in which the page has them; None where there is no data.
+DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
+    "strokes": _strokes,
+    "latency": _latency,
+    "bytes": _bytes,
+    "cpu": _cpu,
+}

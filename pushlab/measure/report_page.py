@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pushlab.measure import plots as drawn
-from pushlab.measure import tables, verdict
-from pushlab.measure.plots import Plot
+from pushlab.measure import drawing, tables, verdict
+from pushlab.measure.drawing import Plot
 from pushlab.measure.results import PACKET_HEADER, SEGMENT, Results
-from pushlab.measure.tables import Column, Group
+from pushlab.measure.tables import Column, Group, Section
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -24,21 +23,12 @@ _TEMPLATES = Environment(
 
 #: What the page has in place of a plot's colours, so that they follow the reader's day and night.
 _VARIABLES = {
-    **{hue: f"var(--{transport})" for transport, hue in drawn.HUES.items()},
-    drawn.TEXT: "var(--text)",
-    drawn.MUTED: "var(--muted)",
-    drawn.EDGE: "var(--edge)",
-    drawn.PAPER: "var(--card)",
+    **{hue: f"var(--{transport})" for transport, hue in drawing.HUES.items()},
+    drawing.TEXT: "var(--text)",
+    drawing.MUTED: "var(--muted)",
+    drawing.EDGE: "var(--edge)",
+    drawing.PAPER: "var(--card)",
 }
-
-
-class Section(NamedTuple):
-    """What a preset adds to the page: paragraphs, and a table if it has rows."""
-
-    title: str
-    paragraphs: Sequence[str] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
 
 
 class _Head(NamedTuple):

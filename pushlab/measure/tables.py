@@ -1,8 +1,8 @@
-"""The figures of every cell: which there are, in what order, and as CSV."""
+"""The figures of every cell: which there are, in what order, which show most, and as CSV."""
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pushlab.measure import units
@@ -45,6 +45,26 @@ def groups(results: Results) -> list[Group]:
         Group(*key, tuple(sorted(found[key], key=lambda cell: (cell.bytes_per_update, cell.title))))
         for key in keys
     ]
+
+
+def headline(results: Results) -> Group | None:
+    """Return the cells that show most: the farthest ones, of these the most clients.
+
+    All ways are to be among them, if there is such a group; slow readers are another question.
+    """
+    found = [group for group in groups(results) if not group.handling]
+    most = max((len({cell.way for cell in group.cells}) for group in found), default=0)
+    full = [group for group in found if len({cell.way for cell in group.cells}) == most]
+    return max(full, key=lambda group: (group.distance, group.clients), default=None)
+
+
+class Section(NamedTuple):
+    """What a preset adds to the tables of all cells: paragraphs, and a table if it has rows."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
 
 
 class Column(NamedTuple):

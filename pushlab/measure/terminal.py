@@ -12,9 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pushlab.measure import tables, units
-from pushlab.measure.report_page import Section
 from pushlab.measure.results import Cell, Results
-from pushlab.measure.tables import shown
+from pushlab.measure.tables import Section, shown
 
 #: As on the page; in the middle between its day and its night, to be read on either.
 HUES = {"poll": "#8a93a5", "longpoll": "#cf8117", "sse": "#1fa878", "websocket": "#3a8fdd"}

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from pushlab.measure import units
-from pushlab.measure.plots import headline
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.samples import median, quantile
-from pushlab.measure.tables import Group, groups
+from pushlab.measure.tables import Group, groups, headline
 from pushlab.measure.ways import WAYS, Way
 
 #: Nobody sees a difference of fewer milliseconds.

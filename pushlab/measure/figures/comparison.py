@@ -7,10 +7,9 @@ from pushlab.measure import tables, units, verdict
 from pushlab.measure.figures.pages import Claim, Part, Raw, Wrong
 from pushlab.measure.machine import described
 from pushlab.measure.papers import PAPERS, Paper
-from pushlab.measure.plots import headline
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.samples import quantile
-from pushlab.measure.tables import Group
+from pushlab.measure.tables import Group, headline
 from pushlab.measure.ways import Way
 from pushlab.measure.writing import table
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from pushlab.measure import units
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, figure, listed, measured, milliseconds, seconds_of
+from pushlab.measure.papers.paper import Section, listed, measured, milliseconds, seconds_of
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.samples import quantile
@@ -189,10 +190,10 @@ def _row(traffic: Traffic, how: str) -> list[str]:
         how,
         "polling" if traffic.way == POLLING else "WebSocket",
         f"{traffic.rate:,.0f}",
-        figure(traffic.headers / MEGABIT),
-        figure(traffic.headers / THEIR_MEGABIT),
+        units.three(traffic.headers / MEGABIT),
+        units.three(traffic.headers / THEIR_MEGABIT),
         PUBLISHED.get(traffic.clients, {}).get(traffic.way, "–"),
-        figure(traffic.everything / MEGABIT),
+        units.three(traffic.everything / MEGABIT),
     ]
 
 
@@ -226,7 +227,7 @@ def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
         f"{pair.polls().rate:,.0f} polls a second were answered where {pair.due:,.0f} were due, "
         "and who is still waiting for an answer does not ask again. Their row has the traffic "
         "that there was; with every poll answered, its headers would be "
-        f"{figure(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
+        f"{units.three(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
         f"{pair.polling.coalesced / (pair.polling.published * pair.clients):.0%} were never seen "
         "by the client that polled, because a newer one came first; over WebSocket "
         f"{pair.websocket.coalesced / (pair.websocket.published * pair.clients):.0%}."

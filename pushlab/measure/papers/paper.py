@@ -1,15 +1,14 @@
 """What a paper is here: an experiment to be repeated, and its results beside the original's."""
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
 from pushlab.measure.grid import Grid
-from pushlab.measure.report_page import Section
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
+from pushlab.measure.tables import Section
 
-__all__ = ["Paper", "Section", "figure", "listed", "measured", "milliseconds", "seconds_of"]
+__all__ = ["Paper", "Section", "listed", "measured", "milliseconds", "seconds_of"]
 
 
 class Paper(Protocol):
@@ -53,13 +52,6 @@ def seconds_of(grid: Grid) -> float:
 def measured(results: Results) -> list[Cell]:
     """Return the cells in which there is something: a run may have ended before others."""
     return [cell for cell in results.cells if cell.published and cell.known]
-
-
-def figure(value: float) -> str:
-    """Return a number with three digits that count, or all of those before the point."""
-    if not value:
-        return "0"
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def milliseconds(value: float) -> str:
