@@ -1,6 +1,6 @@
-"""A shortcut past Flask for the two requests that come again and again.
+"""A shortcut past Flask for the requests that come again and again.
 
-Flask answers `GET /data` and the long poll well, at the price of a request context, routing and
+Flask answers `GET /data`, `HEAD /data` and the long poll well, at the price of a request context, routing and
 response objects: two thirds of what such an answer costs. This WSGI middleware answers them from
 the feed, byte for byte as Flask would, if they are put in the plain way that a browser puts them.
 Anything unusual goes on to Flask, whose routes remain the ones to read (`app.py`, `longpoll.py`).
@@ -40,13 +40,17 @@ class Shortcut:
     def __init__(self, wsgi_app: WSGI, feed: Feed) -> None:
         self.wsgi_app = wsgi_app
         self.feed = feed
-        self._answers = {"/data": self._data, "/update": self._update}
+        self._answers = {
+            ("GET", "/data"): self._data,
+            ("HEAD", "/data"): self._head,
+            ("GET", "/update"): self._update,
+        }
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        answer = self._answers.get(environ["PATH_INFO"])
-        if answer is not None and environ["REQUEST_METHOD"] == "GET":
+        answer = self._answers.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        if answer is not None:
             body = answer(environ, start_response)
             if body is not None:
                 return body
@@ -71,6 +75,11 @@ class Shortcut:
         length = ("Content-Length", str(len(reading.carry)))
         start_response("200 OK", [_JSON, length, _NO_CACHE, tag])
         return (reading.carry,)
+
+    def _head(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes] | None:
+        return None if self._data(environ, start_response) is None else ()
 
     def _update(
         self, environ: dict[str, Any], start_response: Callable[..., Any]

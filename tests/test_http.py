@@ -448,8 +448,8 @@ def test_the_shortcut_minds_conditions_as_flask_does(
 ) -> None:
     quick, plain, feed = both
     filled = {name: value.format(feed.latest.cursor) for name, value in headers.items()}
-    for path in ("/data", "/update?timeout=0"):
-        one, two = (client.get(path, headers=filled) for client in (quick, plain))
+    for method, path in (("GET", "/data"), ("HEAD", "/data"), ("GET", "/update?timeout=0")):
+        one, two = (client.open(path, method=method, headers=filled) for client in (quick, plain))
         assert whole(one) == whole(two)
 
 
@@ -469,8 +469,10 @@ def test_the_shortcut_is_the_way_of_the_page() -> None:
     ):
         assert client.get(path).status_code == 200
     assert client.get(f"/update?after={now}&timeout=0&{lane}").status_code == 204
-    assert client.get(f"/data?{lane}").status_code == 200
-    assert client.get(f"/data?{lane}", headers={"If-None-Match": f'"{now}"'}).status_code == 304
+    for method in ("GET", "HEAD"):
+        assert client.open(f"/data?{lane}", method=method).status_code == 200
+        known = {"If-None-Match": f'"{now}"'}
+        assert client.open(f"/data?{lane}", method=method, headers=known).status_code == 304
 
 
 def test_the_shortcut_can_be_turned_off(start: Start, server: Server) -> None:
