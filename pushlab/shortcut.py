@@ -1,10 +1,10 @@
 """A shortcut past Flask for the requests that come again and again.
 
-Flask answers `GET /data`, `HEAD /data` and the long poll well, at the price of a request context, routing and
-response objects: two thirds of what such an answer costs. This WSGI middleware answers them from
-the feed, byte for byte as Flask would, if they are put in the plain way that a browser puts them.
-Anything unusual goes on to Flask, whose routes remain the ones to read (`app.py`, `longpoll.py`).
-`--no-shortcut` leaves everything to Flask; a test compares both.
+Flask answers `GET /data`, `HEAD /data` and the long poll well, at the price of a request context,
+routing and response objects: two thirds of what such an answer costs. This WSGI middleware answers
+them from the feed, byte for byte as Flask would, if they are put in the plain way that a browser
+puts them. Anything unusual goes on to Flask, whose routes remain the ones to read (`app.py`,
+`longpoll.py`). `--no-shortcut` leaves everything to Flask; a test compares both.
 """
 
 import re
