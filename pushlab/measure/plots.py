@@ -252,16 +252,12 @@ def _cpu(results: Results) -> _Drawn | None:
             (cell for cell in cells if (cell.way, cell.period) == line), key=lambda c: c.clients
         )
         # What is noise at few clients may come out below nothing; a logarithm has no place for it.
-        medians = [max(median(cell.cpu_samples), 0.1) for cell in own]
-        lows = [max(quantile(cell.cpu_samples, 0.1), 0.1) for cell in own]
+        costs = [max(cell.cpu_per_update or 0, 0.1) for cell in own]
         highs = [max(quantile(cell.cpu_samples, 0.9), 0.1) for cell in own]
         aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or their whiskers would be one
         axes.errorbar(
-            [cell.clients * aside for cell in own], medians,
-            yerr=[
-                [m - low for m, low in zip(medians, lows, strict=True)],
-                [high - m for m, high in zip(medians, highs, strict=True)],
-            ],
+            [cell.clients * aside for cell in own], costs,
+            yerr=[[0.0] * len(own), [max(0, h - c) for c, h in zip(costs, highs, strict=True)]],
             elinewidth=1.2, capsize=2.5, **_line(own[0]),
         )  # fmt: skip
     axes.set_xscale("log")
@@ -278,7 +274,8 @@ def _cpu(results: Results) -> _Drawn | None:
     return _Drawn(
         figure,
         "What an update costs the server",
-        "Medians of the turns; the whiskers reach from the tenth to the ninetieth in a hundred. "
+        "The tenth in a hundred turns, as what else a machine does only adds; the whiskers reach "
+        "to the ninetieth. "
         "What publishing the change itself takes is left out. Both scales are logarithmic."
         + (f" Of several servers, this is {server}." if several else ""),
         f"The CPU of {server if several else 'the server'} per update and browser, with "

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.samples import Spread, median, spread
+from pushlab.measure.samples import Spread, median, quantile, spread
 from pushlab.measure.ways import Way
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
 PACKET_HEADER = 20 + 20 + 12
 #: Bytes that fit a packet beside them, on Ethernet.
 SEGMENT = 1448
+#: The share of the turns whose CPU counts as what it takes: what else a machine does only adds.
+UNDISTURBED = 0.1
 
 
 @dataclass
@@ -134,8 +136,8 @@ class Cell:
 
     @property
     def cpu_per_update(self) -> float | None:
-        """The median of `cpu_samples`; None where the server's CPU is not known."""
-        return median(self.cpu_samples) if self.cpu else None
+        """What UNDISTURBED of `cpu_samples` are below; None where the server's CPU is not known."""
+        return quantile(self.cpu_samples, UNDISTURBED) if self.cpu else None
 
     @property
     def cpu_per_second(self) -> float | None:

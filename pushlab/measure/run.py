@@ -163,6 +163,8 @@ class Run:
                 self.progress.say("what a change costs while nobody listens")
                 self._at_once(learn, trials)
                 self.progress.advance(LEARNING * min(group.pace, UNHURRIED))
+            for trial in trials:
+                learn(trial)
             self.progress.say(f"{group.title}: they come")
             if self._shared is None:
                 self._at_once(come, range(len(trials)))
@@ -177,7 +179,7 @@ class Run:
 
     def _take_round(self, grid: Grid, group: Group, trials: list[Trial], number: int) -> None:
         """Have each of them take a turn: all at the same time, or one after the other."""
-        seconds = grid.turn_seconds(group)
+        seconds = max(grid.turn_seconds(group, trial.cell.way) for trial in trials)
 
         def turn(trials: Sequence[Trial]) -> None:
             who = trials[0].cell.way.title if len(trials) == 1 else "all ways"
@@ -210,7 +212,7 @@ class Run:
             for trial in trials if number % 2 == 0 else trials[::-1]:
                 self.progress.say(where.format(f"{trial.cell.way.title}, alone"))
                 turn([trial])
-                self.progress.advance(seconds)
+                self.progress.advance(grid.turn_seconds(group, trial.cell.way))
 
     def _at_once(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """Return what comes of each of these; who interrupts it need not wait until all is done."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 from pushlab.measure import units
-from pushlab.measure.results import Cell, Results
+from pushlab.measure.results import UNDISTURBED, Cell, Results
 from pushlab.measure.samples import median, quantile
 from pushlab.measure.tables import Group, groups, headline
 from pushlab.measure.ways import WAYS, Way
@@ -13,7 +13,7 @@ from pushlab.measure.ways import WAYS, Way
 SAME_TIME = 2.0
 #: Bytes are counted exactly, but a header more or less is no difference.
 SAME_SIZE = 1.05
-#: CPU is compared by medians of few turns: two runs agree to so much.
+#: CPU is compared by few turns on a machine that may be busy: two runs agree to so much.
 SAME_CPU = 1.15
 #: The age of what slow readers see, likewise.
 SAME_AGE = 1.10
@@ -101,7 +101,8 @@ def less(one: float, other: float, same: float) -> Outcome:
 def cheaper(one: Cell, other: Cell) -> Outcome:
     """Tell whether one takes less of the server's CPU: by more than SAME_CPU, and the spread."""
     costs = [sorted(max(cost, 0.1) for cost in cell.cpu_samples) for cell in (one, other)]
-    outcome = less(median(costs[0]), median(costs[1]), SAME_CPU)
+    least, other_least = (quantile(cost, UNDISTURBED) for cost in costs)
+    outcome = less(least, other_least, SAME_CPU)
     low, high = costs if outcome == "wins" else costs[::-1]
     return "draws" if quantile(low, 0.75) >= quantile(high, 0.25) else outcome
 

@@ -71,7 +71,8 @@ _LEGEND = """\
   *with TCP/IP* adds 52 bytes for each packet, and a packet for each acknowledgement that nothing
   else carries: an estimate.
 - *CPU* is the server's, in microseconds per update and browser, without what publishing takes where
-  nobody listens; *memory* is what the server grew by, in bytes per browser, where it was fresh.
+  nobody listens, and of all turns the tenth in a hundred: what else a machine does only adds;
+  *memory* is what the server grew by, in bytes per browser, where it was fresh.
 - *coalesced*: skipped on purpose, as a newer one was there; *lost*: still the newest after five
   seconds, and somebody did not have it. A lost one fails the run."""
 
