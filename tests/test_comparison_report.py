@@ -552,7 +552,7 @@ def test_only_what_is_known_is_drawn(cells: list[Cell], names: list[str], tmp_pa
 
 @pytest.mark.parametrize("others", [[], ["threads"]])
 def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
-    own = [cell(WS), cell(WS, clients=10)]
+    own = [cell(WS), cell(WS, clients=1000)]
     cells = own + [replace(c, server=other) for other in others for c in own]
     drawn = plots.DRAWERS["cpu"](Results("", {}, {}, cells))
     assert drawn

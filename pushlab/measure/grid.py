@@ -111,8 +111,7 @@ def usual(server: str, ways: Sequence[Way]) -> list[Grid]:
     """Return what takes about two minutes: many first, as memory is measured of fresh servers."""
     return [
         Grid([Group(server, 1000, 0.0, pace=1.0)], ways, rounds=8, changes=1),
-        Grid([Group(server, 100, distance, pace=1.0) for distance in (0.0, 200.0)], ways),
-        Grid([Group(server, 10, 0.0, pace=1.0)], ways, rounds=2),
+        Grid([Group(server, 100, away, pace=1.0) for away in (0.0, 200.0)], ways, rounds=5),
         slow_readers(server, ways),
     ]
 

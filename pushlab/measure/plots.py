@@ -235,7 +235,7 @@ def _cpu(results: Results) -> _Drawn | None:
     found = [group for group in groups(results) if not group.handling]
     nearest = min((group.distance for group in found), default=0.0)
     cells = [cell for group in found for cell in group.cells
-             if cell.cpu and group.distance == nearest and group.server == found[0].server
+             if cell.knows_cpu and group.distance == nearest and group.server == found[0].server
              and group.pace == found[0].pace]  # fmt: skip
     counts = sorted({cell.clients for cell in cells})
     if len(counts) < 2:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.samples import Spread, median, quantile, spread
+from pushlab.measure.samples import Spread, quantile, spread
 from pushlab.measure.ways import Way
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
@@ -14,6 +14,8 @@ PACKET_HEADER = 20 + 20 + 12
 SEGMENT = 1448
 #: The share of the turns whose CPU counts as what it takes: what else a machine does only adds.
 UNDISTURBED = 0.1
+#: So few clients cost less than what measuring a server's CPU and memory varies by.
+MANY = 100
 
 
 @dataclass
@@ -128,26 +130,33 @@ class Cell:
 
         Without what publishing the change costs where there is nobody to tell.
         """
-        once = median(self.publishing) if self.publishing else 0.0
+        once = quantile(self.publishing, UNDISTURBED) if self.publishing else 0.0
         return [
             (cpu / changes - once) / self.clients
             for cpu, changes in zip(self.cpu, self.changes, strict=True)
         ]
 
     @property
+    def knows_cpu(self) -> bool:
+        """Whether the server's CPU was measured, and is more than what publishing varies by."""
+        return bool(self.cpu) and self.clients >= MANY
+
+    @property
     def cpu_per_update(self) -> float | None:
-        """What UNDISTURBED of `cpu_samples` are below; None where the server's CPU is not known."""
-        return quantile(self.cpu_samples, UNDISTURBED) if self.cpu else None
+        """What UNDISTURBED of `cpu_samples` are below; None where it is not known."""
+        return quantile(self.cpu_samples, UNDISTURBED) if self.knows_cpu else None
 
     @property
     def cpu_per_second(self) -> float | None:
         """Microseconds of the server's CPU per second and client, publishing included."""
-        return sum(self.cpu) / self.seconds / self.clients if self.cpu and self.seconds else None
+        if not self.knows_cpu or not self.seconds:
+            return None
+        return sum(self.cpu) / self.seconds / self.clients
 
     @property
     def memory_per_client(self) -> float | None:
-        """Bytes of the server's memory per client, from 100 clients on: below it is noise."""
-        return None if self.memory is None or self.clients < 100 else self.memory / self.clients
+        """Bytes of the server's memory per client, from MANY clients on."""
+        return None if self.memory is None or self.clients < MANY else self.memory / self.clients
 
 
 @dataclass

@@ -151,7 +151,7 @@ class Run:
 
         def learn(trial: Trial) -> None:
             with explained(f"{trial.cell.way.title}, {group.title}", trial.venue):
-                trial.cell.publishing = trial.venue.publishing(group.pace)
+                trial.venue.publishing(group.pace)
 
         def come(place: int) -> None:
             trial = trials[place]
@@ -163,8 +163,11 @@ class Run:
                 self.progress.say("what a change costs while nobody listens")
                 self._at_once(learn, trials)
                 self.progress.advance(LEARNING * min(group.pace, UNHURRIED))
+            # The same for all of them: servers of one kind, in the same circumstances.
             for trial in trials:
-                learn(trial)
+                trial.cell.publishing = [
+                    sample for other in trials for sample in other.venue.publishing(group.pace)
+                ]
             self.progress.say(f"{group.title}: they come")
             if self._shared is None:
                 self._at_once(come, range(len(trials)))

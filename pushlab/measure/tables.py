@@ -86,7 +86,7 @@ def _of_spread(which: str, place: int) -> Callable[[Cell], Value]:
 
 
 def _cpu_quantile(share: float) -> Callable[[Cell], Value]:
-    return lambda cell: quantile(cell.cpu_samples, share) if cell.cpu else None
+    return lambda cell: quantile(cell.cpu_samples, share) if cell.knows_cpu else None
 
 
 def _opening(cell: Cell) -> Value:

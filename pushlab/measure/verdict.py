@@ -277,14 +277,14 @@ def _in_vain(group: Group) -> Iterator[str]:
 
 def _cpu(results: Results) -> Iterator[str]:
     ordinary = [group for group in groups(results) if not group.handling]
-    known = [group for group in ordinary if sum(bool(cell.cpu) for cell in group.cells)]
+    known = [group for group in ordinary if sum(cell.knows_cpu for cell in group.cells)]
     if not known:
         yield "What it costs the server in CPU is not known from this run."
         return
     # Nearby and with the most clients, where the most of it is the server's own.
     group = min(known, key=lambda group: (-len(group.cells), group.distance, -group.clients))
     costs = {cell.title: (cell, max(cell.cpu_per_update or 0, 0.1))
-             for cell in group.cells if cell.cpu}  # fmt: skip
+             for cell in group.cells if cell.knows_cpu}  # fmt: skip
     (best, least), *rest = sorted(costs.values(), key=lambda cost: cost[1])
     equal = [best, *(cell for cell, _ in rest if cheaper(best, cell) == "draws")]
     circumstances = f"With {units.clients(group.clients)} {units.away(group.distance)}"
@@ -350,7 +350,7 @@ def _polling(group: Group) -> Iterator[str]:
         if poll.had and push.had:
             outcomes["time"] = sooner(poll, push)
         outcomes["bytes"] = less(poll.bytes_per_update, push.bytes_per_update, SAME_SIZE)
-        if poll.cpu and push.cpu:
+        if poll.knows_cpu and push.knows_cpu:
             outcomes["the server's CPU"] = cheaper(poll, push)
         for outcome, into in (("wins", wins), ("draws", draws)):
             what = [measure for measure, found in outcomes.items() if found == outcome]
