@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +39,11 @@ class Wrong(Exception):
     """A page cannot be made from what there is; the message says why in one line."""
 
 
+@lru_cache(maxsize=8)  # every number on a page is made from the same
+def _results(text: str) -> Results:
+    return Results.from_json(text)
+
+
 class Raw:
     """The raw results in a folder."""
 
@@ -56,8 +62,8 @@ class Raw:
         return json.loads(self.text(name))
 
     def results(self, name: str) -> Results:
-        """Return what a comparison has left in NAME.json."""
-        return Results.from_json(self.text(name))
+        """Return what a comparison has left in NAME.json; nobody may change it."""
+        return _results(self.text(name))
 
 
 Made = TypeVar("Made")
