@@ -111,7 +111,7 @@ def test_a_running_server_that_may_be_posted_to(start: Start, tmp_path: Path) ->
 
 def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
     ways = ("--transports", "websocket,longpoll", "--payloads", "carry")
-    many = ("--clients", "2", "--pace", "0.1", "--changes", "400", "--distance", "0,60")
+    many = ("--clients", "2", "--pace", "0.05", "--changes", "200", "--distance", "0,60")
     with comparing(*ways, *many, "--output", tmp_path) as program:
         eventually(lambda: "turn 2" in program.log, timeout=60)
         children(program, "serve.py")[0].kill()
@@ -123,7 +123,7 @@ def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
     assert found.failure
     assert found.failure in program.log
     assert found.cells
-    assert found.cells[0].published == found.cells[1].published == 100
+    assert all(50 <= cell.published < 200 for cell in found.cells)
     assert "the server died" in (tmp_path / "report.html").read_text()
 
 
