@@ -21,8 +21,8 @@ compare: $(VENV)/compare
 
 test: packages check
 ifeq ($(ARGS),)
-	# Six at a time on two cores, as most of them wait most of the time.
-	$(VENV)/bin/python -m pytest -q -n 6 --dist loadscope --no-loadscope-reorder -m "not alone"
+	# Five at a time on two cores, as most of them wait most of the time.
+	$(VENV)/bin/python -m pytest -q -n 5 --dist loadscope --no-loadscope-reorder -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone
 else
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from typing import BinaryIO
 
 from pushlab.measure.wire import AGENT, HANDSHAKE, WrongAnswer, masked
 
@@ -21,16 +22,18 @@ def offset(host: str, port: int, *, name: str) -> float:
     there is none.
     """
     try:
-        with socket.create_connection((host, port), PATIENCE) as sock:
-            return _ask(sock, name)
+        with (
+            socket.create_connection((host, port), PATIENCE) as sock,
+            sock.makefile("rb") as stream,
+        ):
+            return _ask(sock, stream, name)
     except (OSError, ValueError) as error:
         raise WrongAnswer(f"/lab does not tell the time: {error}") from error
 
 
-def _ask(sock: socket.socket, name: str) -> float:
+def _ask(sock: socket.socket, stream: BinaryIO, name: str) -> float:
     key = base64.b64encode(os.urandom(16)).decode()
     sock.sendall(HANDSHAKE.format(path="/lab", host=name, agent=AGENT, key=key).encode())
-    stream = sock.makefile("rb")
     if b" 101 " not in stream.readline():
         raise WrongAnswer("/lab does not tell the time: it is no WebSocket there")
     while stream.readline().strip():
