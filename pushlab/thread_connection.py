@@ -12,9 +12,6 @@ from pushlab.connection import SEND_BUFFER, SEND_TIMEOUT, Connection
 from pushlab.frames import CloseConnection, CloseReason
 from pushlab.thread_channel import READ, WRITE, ThreadChannel
 
-#: Seconds to wait for whoever is sending before a conversation is left without a goodbye.
-_GOODBYE_TIMEOUT = 0.001
-
 
 class ThreadConnection(Connection):
     """A connection on a channel, which `_open` makes and the hub may take over."""
@@ -49,10 +46,15 @@ class ThreadConnection(Connection):
             except BlockingIOError:
                 channel.wait(WRITE, timeout=deadline - time.monotonic())
 
-    def go_away(self) -> None:
-        """Send a close frame with 1001 if there is room for it: a server that stops cannot wait."""
-        if self.closed or not self._sending.acquire(timeout=_GOODBYE_TIMEOUT):
-            return
+    def go_away(self) -> bool:
+        """Send a close frame with 1001 if there is room for it: a server that stops cannot wait.
+
+        Returns False if somebody is sending just now, so that it should be tried again.
+        """
+        if self.closed:
+            return True
+        if not self._sending.acquire(blocking=False):
+            return False
         try:
             if self._socket is not None and not self._close_sent:
                 self._close_sent = True
@@ -60,6 +62,7 @@ class ThreadConnection(Connection):
                     self._socket.send(frames.encode(CloseConnection(CloseReason.GOING_AWAY)))
         finally:
             self._sending.release()
+        return True
 
     def leave(self) -> None:
         """Close the socket, whatever there may be left to say or to hear."""

@@ -6,15 +6,19 @@ same where it handles requests.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pushlab import handshake
 from pushlab.connection import Connection, ConnectionClosed
 from pushlab.frames import CloseReason
 
 logger = logging.getLogger(__name__)
+
+#: Seconds in which everybody is told that the server goes away, where telling does not wait.
+GOODBYE_TIMEOUT = 1.0
 
 WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -67,6 +71,26 @@ def converse(application: WSGI, environ: dict[str, Any], connection: Connection)
     finally:
         getattr(body, "close", lambda: None)()
     return None
+
+
+class Leavable(Protocol):
+    """A connection that can be told that the server goes away."""
+
+    def go_away(self) -> bool:
+        """Close with 1001, without waiting; False if that cannot be done just now."""
+
+
+def say_goodbye(connections: Iterable[Leavable]) -> None:
+    """Tell all of them that the server goes away, within GOODBYE_TIMEOUT.
+
+    Who has only just been let in, or is sent something, is told a moment later; who is stuck in
+    that is left without a goodbye.
+    """
+    deadline = time.monotonic() + GOODBYE_TIMEOUT
+    left = [connection for connection in connections if not connection.go_away()]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.005)
+        left = [connection for connection in left if not connection.go_away()]
 
 
 class Upgrade:

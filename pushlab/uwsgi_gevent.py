@@ -41,9 +41,10 @@ class UwsgiConnection(Connection):
         sock.setblocking(False)
         return GeventChannel(sock, lambda: None)
 
-    def go_away(self) -> None:
+    def go_away(self) -> bool:
         """Close with 1001, without waiting for it."""
         gevent.spawn(self.close, CloseReason.GOING_AWAY)
+        return True
 
     def leave(self) -> None:
         """Close the socket, unless the hub has it."""

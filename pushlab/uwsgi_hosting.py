@@ -16,7 +16,7 @@ import uwsgi
 
 from pushlab import options
 from pushlab.options import Settings
-from pushlab.upgrade import WSGI, Upgrade
+from pushlab.upgrade import WSGI, Upgrade, say_goodbye
 
 #: What ends a server: Ctrl-C, what service managers send, and uWSGI's wish to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -136,9 +136,7 @@ class Hosted(Upgrade):
     def _close_conversations(self) -> None:
         with self._connecting:
             connections = tuple(self._connections)
-        for connection in connections:
-            if connection.accepted:
-                connection.go_away()
+        say_goodbye(connection for connection in connections if connection.accepted)
 
 
 def _app(name: str) -> Any:

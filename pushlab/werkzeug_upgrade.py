@@ -16,7 +16,7 @@ from pushlab.meter import EXCHANGE, Exchange
 from pushlab.options import Settings
 from pushlab.thread_channel import ThreadChannel, TLSThreadChannel, Watch
 from pushlab.thread_connection import ThreadConnection
-from pushlab.upgrade import WSGI, Upgrade
+from pushlab.upgrade import WSGI, Upgrade, say_goodbye
 
 #: Where a server leaves what is to be called when the hub has let go of the socket.
 RELEASED = "pushlab.released"
@@ -172,5 +172,4 @@ class WerkzeugUpgrade(Upgrade):
 
     def close(self) -> None:
         """Tell everyone who converses that the server goes away."""
-        for connection in self.conversing.copy():
-            connection.go_away()
+        say_goodbye(self.conversing.copy())

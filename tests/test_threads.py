@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +21,9 @@ import trustme
 
 from pushlab.measure.servers import free_port
 from pushlab.thread_channel import ThreadChannel, Watch
+from pushlab.thread_connection import ThreadConnection
 from pushlab.thread_server import freeze
+from pushlab.upgrade import say_goodbye
 from tests.clients import (
     CLOSE,
     PING,
@@ -601,3 +604,29 @@ def test_what_is_no_url_is_a_mistake(start: Start) -> None:
     with server.open_socket() as client:
         client.sendall(b"GET http://[::1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+def test_who_is_just_being_sent_something_hears_the_goodbye_then() -> None:
+    """As who has his 101 already, but whose thread has not yet been given its turn again."""
+    ours, peer = socket.socketpair()
+    connection = ThreadConnection()
+    connection.accepted, connection._socket = True, ThreadChannel(ours, Watch())
+    peer.settimeout(PATIENCE)
+    with connection._sending:
+        goodbye = threading.Thread(target=say_goodbye, args=[[connection]])
+        goodbye.start()
+        goodbye.join(0.1)
+        assert goodbye.is_alive()
+    assert peer.recv(100) == bytes([0x88, 2]) + struct.pack("!H", 1001)
+    goodbye.join(PATIENCE)
+    assert connection.closed
+    peer.close()
+    ours.close()
+
+
+def test_who_is_stuck_holds_up_no_goodbye() -> None:
+    connection = ThreadConnection()
+    with connection._sending:
+        began = time.monotonic()
+        say_goodbye([connection])
+        assert time.monotonic() - began < 3
