@@ -581,9 +581,9 @@ def test_without_a_token_only_this_machine_may_publish() -> None:
 def test_flask_run_listens_on_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "socket"
     server = Program("-m", "flask", "--app", "servers/threads", "run", "--host", f"unix://{path}")
-    eventually(path.exists)
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
+        # It is there a moment before anybody listens at it.
+        eventually(lambda: client.connect_ex(str(path)) == 0)
         client.sendall(b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
     server.process.send_signal(signal.SIGINT)
