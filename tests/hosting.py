@@ -1,14 +1,12 @@
 """Every way to host the app, started as its first line says, for tests that hold on all of them."""
 
-import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.servers import HOSTED, free_port
+from pushlab.measure.servers import HOSTED, free_port, nginx
 from tests.clients import Http
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 
@@ -67,7 +65,7 @@ class Nginx(Program):
             text = text.replace("listen 127.0.0.1:8080;", "")
         text = text.replace("127.0.0.1:8080", f"127.0.0.1:{listen}")
         (folder / "nginx.conf").write_text(text)
-        executable = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        executable = nginx()
         assert executable, "nginx is not installed"
         super().__init__("-p", str(folder), "-c", "nginx.conf", command=[executable])
 

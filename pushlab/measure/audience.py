@@ -176,7 +176,6 @@ class Audience:
         """Tell what each client has, in the order in which it came: numbers, and all values."""
         return {
             "shown": [list(client.news) for client in self._clients],
-            "newest": [client.sequence for client in self._clients],
             "values": self._values,
         }
 

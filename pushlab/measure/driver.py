@@ -25,8 +25,6 @@ LOST_AFTER = 5.0
 NOTICE = 0.05
 #: Changes that are made before anything is measured: all cursors then have the same length.
 WARMING = 100
-
-
 #: Changes from which one learns what publishing costs, and the seconds between two, at most.
 LEARNING, UNHURRIED = 4, 0.5
 #: Seconds in which what was under way arrives at slow readers, in the end.

@@ -130,6 +130,15 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def end(process: "subprocess.Popen[str]") -> None:
+    """Ask a process to end, and kill it if it does not within PATIENCE."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)
+    process.kill()
+    process.wait()
+
+
 @contextmanager
 def running(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None
@@ -151,10 +160,6 @@ def running(
                 raise NotRunning(errors.read().strip().rpartition("\n")[2])
             yield Process(process.pid, int(found[1]))
         finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            process.wait()
+            end(process)
             if process.stdout:
                 process.stdout.close()

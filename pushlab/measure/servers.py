@@ -17,11 +17,11 @@ from pathlib import Path
 import psutil
 
 from pushlab.measure.processes import (
-    PATIENCE,
     ROOT,
     NotRunning,
     Process,
     cores,
+    end,
     environment_of_servers,
     on_core,
 )
@@ -144,11 +144,7 @@ def _running(
                 time.sleep(0.02)
             yield Process(process.pid, port)
         finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            process.kill()
-            process.wait()
+            end(process)
 
 
 def _listens(pid: int, port: int) -> bool:

@@ -60,6 +60,13 @@ class _Witness:
         if said != value:
             raise WrongAnswer(f"reading {number} said {said}, not {value}")
 
+    def must_be_told(self, value: object) -> None:
+        """Must have, see and know the newest reading, which says this, and have seen no other."""
+        publisher = self._venue.publisher
+        self.must_have(publisher.cursor)
+        self.must_have_seen(sequence(publisher.cursor))
+        self.must_know_value(sequence(publisher.cursor), value)
+
     def leave(self) -> None:
         self._audience.ask("leave")
 
@@ -75,9 +82,7 @@ def verify(way: Way, venue: Venue, audience: DistantAudience) -> None:
     for number in (1, 2, 3):  # one after the other
         witness.begin()
         value = publisher.change({"number": number})
-        witness.must_have(publisher.cursor)
-        witness.must_have_seen(sequence(publisher.cursor))
-        witness.must_know_value(sequence(publisher.cursor), value)
+        witness.must_be_told(value)
     witness.leave()
     last_seen = publisher.cursor
     for number in (4, 5):  # while nobody listens
@@ -86,9 +91,7 @@ def verify(way: Way, venue: Venue, audience: DistantAudience) -> None:
     witness.come(last_seen)
     if way.transport == "poll":
         witness.begin()
-    witness.must_have(publisher.cursor)
-    witness.must_have_seen(sequence(publisher.cursor))
-    witness.must_know_value(sequence(publisher.cursor), value)
+    witness.must_be_told(value)
     witness.leave()
     witness.begin()
     witness.come(publisher.cursor)  # it has the newest
@@ -97,7 +100,5 @@ def verify(way: Way, venue: Venue, audience: DistantAudience) -> None:
     time.sleep(SILENCE)
     witness.must_have_seen()
     value = publisher.change({"number": 6})
-    witness.must_have(publisher.cursor)
-    witness.must_have_seen(sequence(publisher.cursor))
-    witness.must_know_value(sequence(publisher.cursor), value)
+    witness.must_be_told(value)
     witness.leave()

@@ -3,49 +3,25 @@
 import re
 import time
 
-from pushlab.measure.clients.client import Client
-from pushlab.measure.clients.line import CLOSING_PACKETS, OPENING_PACKETS, packets
+from pushlab.measure.clients.line import packets
+from pushlab.measure.clients.staying import Staying
 from pushlab.measure.wire import AGENT, EVENT_SOURCE, WrongAnswer
 
 #: What each chunk of an answer without a length begins with (RFC 9112 section 7.1).
 _CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
 
 
-class EventStream(Client):
+class EventStream(Staying):
     """The headless half of pushlab/transports/sse.py."""
 
     def listen(self, after: str) -> None:
         """Open the stream, and a line to fetch data by where events only signal."""
         self.cursor = after
-        if not self.carry:
-            self.line.open()
-        self._received = self._text = b""
+        self._text = b""
         self._head: bytes | None = None
-        self._chunked = self._open = False
+        self._chunked = False
         path = f"/update?carry={self.carry:d}&after={after}"
-        asked = EVENT_SOURCE.format(path=path, host=self.around.host, agent=AGENT).encode()
-        self._socket = self.around.connect()
-        self.around.watch(self._socket, self._readable)
-        self._socket.sendall(asked)
-        bill = self.around.bill
-        bill.requests += 1
-        bill.up += len(asked)
-        bill.packets += OPENING_PACKETS + packets(len(asked)) + 1
-
-    @property
-    def is_listening(self) -> bool:
-        return self._open
-
-    def idle(self) -> None:
-        """Fetch what it heard of meanwhile."""
-        if not self.carry:
-            self.fetch_news()
-
-    def leave(self) -> None:
-        super().leave()
-        self.around.unwatch(self._socket)
-        self._socket.close()
-        self.around.bill.packets += CLOSING_PACKETS
+        self.open(EVENT_SOURCE.format(path=path, host=self.around.host, agent=AGENT).encode())
 
     def _readable(self) -> None:
         data = self._socket.recv(65536)

@@ -4,49 +4,24 @@ import base64
 import os
 import time
 
-from pushlab.measure.clients.client import Client
-from pushlab.measure.clients.line import CLOSING_PACKETS, OPENING_PACKETS, packets
+from pushlab.measure.clients.line import packets
+from pushlab.measure.clients.staying import Staying
 from pushlab.measure.wire import AGENT, HANDSHAKE, WrongAnswer, masked
 
 TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 
 
-class WebSocket(Client):
+class WebSocket(Staying):
     """The headless half of pushlab/transports/websocket.py."""
 
     def listen(self, after: str) -> None:
         """Shake hands, and have a line to fetch data by where frames only signal."""
         self.cursor = after
-        if not self.carry:
-            self.line.open()
-        self._received = b""
-        self._open = False
         asked = HANDSHAKE.format(
             path=f"/update?carry={self.carry:d}&after={after}", host=self.around.host,
             agent=AGENT, key=base64.b64encode(os.urandom(16)).decode(),
-        ).encode()  # fmt: skip
-        self._socket = self.around.connect()
-        self.around.watch(self._socket, self._readable)
-        self._socket.sendall(asked)
-        bill = self.around.bill
-        bill.requests += 1
-        bill.up += len(asked)
-        bill.packets += OPENING_PACKETS + packets(len(asked)) + 1
-
-    @property
-    def is_listening(self) -> bool:
-        return self._open
-
-    def idle(self) -> None:
-        """Fetch what it heard of meanwhile."""
-        if not self.carry:
-            self.fetch_news()
-
-    def leave(self) -> None:
-        super().leave()
-        self.around.unwatch(self._socket)
-        self._socket.close()
-        self.around.bill.packets += CLOSING_PACKETS
+        )  # fmt: skip
+        self.open(asked.encode())
 
     def _readable(self) -> None:
         data = self._socket.recv(65536)

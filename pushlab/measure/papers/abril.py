@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, measured, seconds_of
+from pushlab.measure.papers.paper import OfGrid, Section, measured
 from pushlab.measure.results import Results
 from pushlab.measure.run import Run, explained
 from pushlab.measure.ways import Way
@@ -46,7 +46,7 @@ class Exchange(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Abril:
+class Abril(OfGrid):
     """One client, who hears of five updates, a second apart."""
 
     updates: int = 5
@@ -61,14 +61,6 @@ class Abril:
             [Group("serve.py", 1, 0.0, self.pace)], ways=tuple(WAYS), period=self.pace, rounds=1,
             changes=self.updates,
         )  # fmt: skip
-
-    @property
-    def seconds(self) -> float:
-        return seconds_of(self.grid)
-
-    @property
-    def descriptors(self) -> int:
-        return self.grid.descriptors
 
     def measure(self, run: Run) -> None:
         run.measure(self.grid)

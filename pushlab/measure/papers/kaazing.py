@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pushlab.measure import units
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, listed, measured, milliseconds, seconds_of
+from pushlab.measure.papers.paper import OfGrid, Section, listed, measured, milliseconds
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.samples import quantile
@@ -120,7 +120,7 @@ def _seconds(cell: Cell) -> float:
 
 
 @dataclass(frozen=True)
-class Kaazing:
+class Kaazing(OfGrid):
     """Polling once a second against WebSocket, where the data changes once a second."""
 
     clients: Sequence[int] = (1_000, 10_000)
@@ -140,7 +140,7 @@ class Kaazing:
 
     @property
     def seconds(self) -> float:
-        return seconds_of(self.grid) + self._coming
+        return super().seconds + self._coming
 
     @property
     def _coming(self) -> float:

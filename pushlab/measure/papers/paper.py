@@ -8,7 +8,7 @@ from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.tables import Section
 
-__all__ = ["Paper", "Section", "listed", "measured", "milliseconds", "seconds_of"]
+__all__ = ["OfGrid", "Paper", "Section", "listed", "measured", "milliseconds"]
 
 
 class Paper(Protocol):
@@ -43,10 +43,22 @@ class Paper(Protocol):
         """
 
 
-def seconds_of(grid: Grid) -> float:
-    """Return about how long it takes to measure this, with servers and verification."""
-    servers = {group.server for group in grid.groups}
-    return grid.seconds + Run.preparing_seconds(len(servers), len(grid.ways))
+class OfGrid:
+    """A paper whose experiment is a grid, from which follow its time and what it needs."""
+
+    @property
+    def grid(self) -> Grid:
+        """What is measured."""
+        raise NotImplementedError
+
+    @property
+    def seconds(self) -> float:
+        servers = {group.server for group in self.grid.groups}
+        return self.grid.seconds + Run.preparing_seconds(len(servers), len(self.grid.ways))
+
+    @property
+    def descriptors(self) -> int:
+        return self.grid.descriptors
 
 
 def measured(results: Results) -> list[Cell]:

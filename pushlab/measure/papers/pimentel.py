@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pushlab.measure.grid import Grid, Group
-from pushlab.measure.papers.paper import Section, listed, measured, milliseconds, seconds_of
+from pushlab.measure.papers.paper import OfGrid, Section, listed, measured, milliseconds
 from pushlab.measure.results import Cell, Results
 from pushlab.measure.run import Run
 from pushlab.measure.samples import quantile
@@ -19,7 +19,7 @@ SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
-class Pimentel:
+class Pimentel(OfGrid):
     """One client, who hears four times a second from a server at one of several distances."""
 
     distances: Sequence[float] = (0.0, 50.0, 150.0, 300.0)  #: milliseconds of a round trip
@@ -40,14 +40,6 @@ class Pimentel:
             ways=tuple(WAYS), period=self.pace, rounds=self.rounds, changes=self.changes,
             drifting=True,
         )  # fmt: skip
-
-    @property
-    def seconds(self) -> float:
-        return seconds_of(self.grid)
-
-    @property
-    def descriptors(self) -> int:
-        return self.grid.descriptors
 
     def measure(self, run: Run) -> None:
         run.measure(self.grid)
