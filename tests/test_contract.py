@@ -215,7 +215,8 @@ def last_frame(client: RawSocket) -> tuple[int, bytes]:
 @pytest.mark.parametrize("path", ["/update", "/lab"])
 def test_contract_what_a_browser_must_not_send_ends_its_socket(server: Server, path: str) -> None:
     for sent, code in (
-        (frame(TEXT, b"x" * (64 * 1024 + 1)), 1009),
+        # Its beginning: who still sends when nginx closes a line of TLS may not hear the answer.
+        (frame(TEXT, b"x" * 1024, length=64 * 1024 + 1), 1009),
         (frame(TEXT, length=2**33), 1009),
         (frame(TEXT, b"hello", masked=False), 1002),
         (frame(TEXT, b"\xff"), 1007),
