@@ -40,17 +40,17 @@ check: $(VENV)/test
 	$(VENV)/bin/mypy
 
 figures: $(VENV)/compare
-	$(VENV)/bin/python -m pushlab.measure.figures
+	$(VENV)/bin/python -m bench.figures
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
 	@touch $@
 
-$(VENV)/compare: requirements.txt pushlab/measure/requirements.txt | $(VENV)/bin/python
-	$(INSTALL) -r pushlab/measure/requirements.txt
+$(VENV)/compare: requirements.txt bench/requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r bench/requirements.txt
 	@touch $@
 
-$(VENV)/test: requirements.txt pushlab/measure/requirements.txt servers/requirements.txt \
+$(VENV)/test: requirements.txt bench/requirements.txt servers/requirements.txt \
 		tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt

@@ -5,7 +5,7 @@ hear of them, and every sample is kept: when they knew, when they had it, what p
 and what it cost the server. `--help` says what else can be measured.
 """
 
-from pushlab import needed
+from lab import requirements_check as needed
 
 needed.demand(comparison=True)
 
@@ -19,12 +19,15 @@ from typing import Any
 
 from rich.console import Console
 
-from pushlab.measure import output, terminal, verdict, wishes
-from pushlab.measure.fanout import benchmark
-from pushlab.measure.machine import about
-from pushlab.measure.results import Results
-from pushlab.measure.run import Failed, Run
-from pushlab.measure.wishes import Impossible, Wishes
+from bench import output
+from bench.report import terminal
+from bench.report import findings as verdict
+from bench import cli as wishes
+from bench.fanout import benchmark
+from bench.environment import about
+from bench.results import Results
+from bench.runner import Failed, Run
+from bench.cli import CannotMeasure, Options
 
 #: Where the figures of the docs come from.
 PUBLISHED = Path(__file__).resolve().parent / "docs" / "results"
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> int:
         if asked.peers is not None:
             return beside_peers(asked)
         shared = asked.venue()
-    except Impossible as problem:
+    except CannotMeasure as problem:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -61,7 +64,7 @@ def main(arguments: list[str]) -> int:
     return conclude(results, asked)
 
 
-def conclude(results: Results, asked: Wishes) -> int:
+def conclude(results: Results, asked: Options) -> int:
     """Print and write what was found out; return the exit status."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # it takes a moment; a second one is impatience
         signal.signal(stop, signal.SIG_IGN)
@@ -95,7 +98,7 @@ def publish(results: Results, name: str, plots: list[Path]) -> None:
             shutil.copy(plot, PUBLISHED / name)
 
 
-def beside_peers(asked: Wishes) -> int:
+def beside_peers(asked: Options) -> int:
     """Run the fan-out benchmark, which puts other servers to the same test."""
     more: list[Any] = ["--peers", *(asked.peers or ()), "--json", asked.output / "fanout.json"]
     if asked.clients:

@@ -5,7 +5,7 @@ at /update ("data ready"), and the browser fetches /data. The same change answer
 poll that waits at /update. `diff serve.py serve2.py` shows the same with Flask-Sockets.
 """
 
-import pushlab.installed  # first, so that a missing package is one clear line
+from lab import installed  # first, so that a missing package is one clear line
 
 # From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
 # come before the modules that it changes are used.
@@ -19,17 +19,17 @@ import sys
 import gevent
 from flask import request
 
-from pushlab import options
-from pushlab.app import create_app
-from pushlab.far_ports import far_ports
+from lab import settings as options
+from lab.app import create_app
+from lab.far_ports import far_ports
 from pushlab.feed import Feed
-from pushlab.gevent_handler import Handler
-from pushlab.gevent_server import Server, freeze, listen
-from pushlab.hosted import start_with_first_request
+from pushlab.hosting.gevent_handler import Handler
+from pushlab.hosting.gevent_server import Server, freeze, listen
+from pushlab.hosting.lifecycle import start_with_first_request
 from pushlab.hub import Hub
-from pushlab.lab import Lab
-from pushlab.pace import Pace
-from pushlab.sources import SOURCES
+from lab.instruments import Lab
+from lab.pace import Pace
+from lab.sources import SOURCES
 from pushlab.transports import websocket
 
 # When another server imports this file, the command line is that server's, not ours.
@@ -63,7 +63,7 @@ if __name__ == "__main__":
         listener,
         app,
         handler_class=Handler,  # gevent-websocket's, with connections that are safe to serve
-        farewell=[feed.close, hub.close],
+        on_shutdown=[feed.close, hub.close],
         meters=lab.meters,  # who counts the bytes of each lane of the page
         **settings.server(),
     )

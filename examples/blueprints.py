@@ -12,9 +12,9 @@ from typing import Any
 
 from flask import Blueprint, Flask, render_template
 
-from pushlab.connection import Connection
-from pushlab.manners import with_manners
 from pushlab.sockets import Sockets
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi.responses import configure
 
 pages = Blueprint("pages", __name__)
 conversations = Blueprint("conversations", __name__)
@@ -43,7 +43,7 @@ def join(socket: Connection, times: int, separator: str) -> Any:
         socket.send(separator.join([str(message)] * times))
 
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 app.register_blueprint(pages)
 sockets = Sockets(app)
 sockets.register_blueprint(conversations, url_prefix="/repeat")

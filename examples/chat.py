@@ -11,14 +11,14 @@ if __name__ == "__main__":
 from flask import Flask, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from pushlab.connection import Connection
-from pushlab.frames import CloseReason
-from pushlab.manners import with_manners
-from pushlab.rooms import Rooms
+from examples.chat_rooms import Rooms
+from pushlab.websocket.connection import Connection
+from pushlab.websocket.frames import CloseReason
+from pushlab.wsgi.responses import configure
 
 LONGEST_NAME, LONGEST_TEXT = 30, 1000
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 rooms = Rooms()
 
 

@@ -10,11 +10,11 @@ if __name__ == "__main__":
 
 from flask import Flask, render_template
 
-from pushlab.connection import Connection
-from pushlab.manners import with_manners
 from pushlab.sockets import Sockets
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi.responses import configure
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 sockets = Sockets(app)
 
 

@@ -14,10 +14,10 @@ from collections import Counter
 
 from flask import Flask, Response, jsonify, render_template, request
 
-from pushlab.connection import Connection
-from pushlab.manners import with_manners
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi.responses import configure
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 goodbyes: Counter[str] = Counter()  # by the code of the close frame
 
 

@@ -13,11 +13,11 @@ import json
 from flask import Flask, abort, render_template, request, session
 from flask.typing import ResponseReturnValue
 
-from pushlab.connection import Connection
-from pushlab.logins import Logins, Password
-from pushlab.manners import with_manners
+from examples.logins import Logins, Password
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi.responses import configure
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 logins = Logins(app)
 password = Password("EXAMPLE_PASSWORD")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 # As if the example had been started in the directory that has pushlab/.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import pushlab.installed  # so that a missing package is one clear line
+from lab import installed  # so that a missing package is one clear line
 
 # From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
 # come before the modules that it changes are used, and so before Flask.
@@ -22,9 +22,9 @@ from importlib import import_module
 
 from flask import Flask
 
-from pushlab import options
-from pushlab.gevent_server import Server
-from pushlab.listening import listen
+from lab import settings as options
+from pushlab.hosting.gevent_server import Server
+from pushlab.hosting.listener import listen
 
 
 def serve(app: Flask) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 # As if the example had been started in the directory that has pushlab/.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pushlab import needed
+from lab import requirements_check as needed
 
 needed.demand(gevent=False)  # a missing package is one clear line
 
@@ -18,10 +18,10 @@ from importlib import import_module
 
 from flask import Flask
 
-from pushlab import options
-from pushlab.listening import listen
-from pushlab.thread_server import Server
-from pushlab.werkzeug_upgrade import WerkzeugUpgrade
+from lab import settings as options
+from pushlab.hosting.listener import listen
+from pushlab.hosting.threaded_server import Server
+from pushlab.hosting.werkzeug import WerkzeugUpgrade
 
 
 def serve(app: Flask) -> None:
@@ -34,7 +34,7 @@ def serve(app: Flask) -> None:
     server = Server(
         listener,
         upgrade,
-        farewell=[upgrade.close],
+        on_shutdown=[upgrade.close],
         max_clients=settings.max_clients,
         head_timeout=settings.head_timeout,
         ssl_context=settings.tls(),

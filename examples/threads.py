@@ -16,11 +16,11 @@ from contextlib import closing
 from flask import Flask, abort, render_template
 from flask.typing import ResponseReturnValue
 
-from pushlab.connection import Connection
-from pushlab.manners import with_manners
 from pushlab.sockets import Sockets
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi.responses import configure
 
-app = with_manners(Flask(__name__))
+app = configure(Flask(__name__))
 sockets = Sockets(app)
 
 

@@ -121,7 +121,7 @@ class Feed:
                     logger.exception("a listener failed at reading %s", reading.cursor)
         return reading
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Begin another life, with another epoch, as if the feed had only now been made.
 
         For a process that was forked from one that had made it: its parent may make more of them,

@@ -16,9 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from pushlab.connection import CLOSE_TIMEOUT, PING_INTERVAL, Channel, Connection
 from pushlab.feed import Feed, Reading
-from pushlab.frames import CloseConnection, CloseReason, Decoder, Ping, Pong, TextMessage, encode
+from pushlab.websocket.connection import CLOSE_TIMEOUT, PING_INTERVAL, Channel, Connection
+from pushlab.websocket.frames import (
+    CloseConnection,
+    CloseReason,
+    Decoder,
+    Ping,
+    Pong,
+    TextMessage,
+    encode,
+)
 
 logger = logging.getLogger(__name__)
 

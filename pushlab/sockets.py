@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect, Rule
 
 if hasattr(flask_sockets, "worker"):  # gunicorn is installed
-    from pushlab.gunicorn_worker import make_safe
+    from pushlab.hosting.gunicorn import make_safe
 
     # `gunicorn -k flask_sockets.worker`, as its README says, would serve stock connections.
     make_safe(flask_sockets.worker)

@@ -15,13 +15,13 @@ from pathlib import Path
 chdir = str(Path(__file__).resolve().parent.parent)
 sys.path.insert(0, chdir)
 
-from pushlab import options
+from lab import settings as options
 
 settings = options.parse([])
 
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
-worker_class = "pushlab.gunicorn_worker.Worker"
+worker_class = "pushlab.hosting.gunicorn.Worker"
 workers = 1
 # Requests at once, and some more to be told that there are too many. Push sockets do not count.
 worker_connections = (settings.max_clients or 10_000) + 100

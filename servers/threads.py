@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where pushlab is
 
-from pushlab import needed
+from lab import requirements_check as needed
 
 needed.demand(gevent=False)
 
@@ -20,19 +20,19 @@ import threading
 
 from flask import request
 
-from pushlab import options
-from pushlab.app import create_app
-from pushlab.far_ports import far_ports
+from lab import settings as options
+from lab.app import create_app
+from lab.far_ports import far_ports
 from pushlab.feed import Feed
-from pushlab.hosted import say_goodbye_at_exit, start_with_first_request
+from pushlab.hosting.lifecycle import shutdown_at_exit, start_with_first_request
 from pushlab.hub import Hub
-from pushlab.lab import Lab
-from pushlab.listening import listen
-from pushlab.pace import Pace
-from pushlab.sources import SOURCES
-from pushlab.thread_server import Server, freeze
+from lab.instruments import Lab
+from pushlab.hosting.listener import listen
+from lab.pace import Pace
+from lab.sources import SOURCES
+from pushlab.hosting.threaded_server import Server, freeze
 from pushlab.transports import websocket
-from pushlab.werkzeug_upgrade import WerkzeugUpgrade
+from pushlab.hosting.werkzeug import WerkzeugUpgrade
 
 # When another server imports this file, the command line is that server's, not ours.
 settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
@@ -44,7 +44,7 @@ lab = Lab(feed, pace, settings, freeze)
 app = create_app(feed, hub, lab, settings)
 upgrade = WerkzeugUpgrade(app.wsgi_app, settings)  # Werkzeug's server knows no WebSockets
 app.wsgi_app = upgrade  # type: ignore[method-assign]
-farewell = (feed.close, upgrade.close, hub.close)
+on_shutdown = (feed.close, upgrade.close, hub.close)
 
 
 @app.route("/update", websocket=True, endpoint="websocket")
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     server = Server(
         listener,
         app,
-        farewell=farewell,
+        on_shutdown=on_shutdown,
         meters=lab.meters,
         max_clients=settings.max_clients,
         head_timeout=settings.head_timeout,
@@ -85,4 +85,4 @@ else:  # `flask run`, or another server
     if settings.certfile and os.environ.get("FLASK_RUN_FROM_CLI"):
         sys.exit("`flask run` takes its certificate from --cert and --key.")
     start_with_first_request(app, change_the_data)
-    say_goodbye_at_exit(farewell)
+    shutdown_at_exit(on_shutdown)

@@ -4,6 +4,6 @@ import os
 
 import uwsgi
 
-from pushlab.uwsgi_hosting import host
+from pushlab.hosting.uwsgi import host
 
 application = host(os.environ.get("APP") or uwsgi.opt["app"].decode())

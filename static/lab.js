@@ -9,7 +9,7 @@ const AGAIN = 2000;
 const STALE_AFTER = 2500; // a report should come every second; noticed before any reading counts as lost
 const GIVE_UP_AFTER = 15_000; // longer than a server is frozen on purpose
 
-/** The browser half of pushlab/lab.py. `onMessage` hears all but the time. */
+/** The browser half of lab/instruments.py. `onMessage` hears all but the time. */
 export class Lab extends Line {
 	#socket = null;
 

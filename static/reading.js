@@ -1,4 +1,4 @@
-/** A reading in words: the browser's half of pushlab/headline.py; and times. */
+/** A reading in words: the browser's half of lab/summary.py; and times. */
 
 export function headline(value) {
 	if (isNumber(value.cpu_percent, 100)) return `CPU ${value.cpu_percent.toFixed(1)} %`;

@@ -14,7 +14,7 @@ from flask import Flask, abort, redirect, request
 from flask.typing import ResponseReturnValue
 
 from pushlab.feed import Feed
-from pushlab.gevent_server import Server, listen
+from pushlab.hosting.gevent_server import Server, listen
 from pushlab.hub import Hub
 from pushlab.sockets import Sockets
 
@@ -72,7 +72,7 @@ def fail2(socket, when):  # type: ignore[no-untyped-def]
 
 
 @app.route("/refuse", websocket=True)
-def refuse() -> str:
+def reject() -> str:
     abort(403, "not you")
 
 
@@ -126,6 +126,6 @@ if __name__ == "__main__":
     Server(
         listener,
         app,
-        farewell=[feed.close, hub.close],
+        on_shutdown=[feed.close, hub.close],
         connection_options={"ping_interval": 0.5, "ping_timeout": 0.5},
     ).serve_forever()

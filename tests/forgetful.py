@@ -13,15 +13,15 @@ import sys
 
 from flask import request
 
-from pushlab.app import create_app
-from pushlab.connection import Connection
+from lab.app import create_app
+from lab.instruments import Lab
+from lab.pace import Pace
+from lab.settings import Settings
 from pushlab.feed import Feed, Reading
-from pushlab.gevent_handler import Handler
-from pushlab.gevent_server import Server, freeze, listen
+from pushlab.hosting.gevent_handler import Handler
+from pushlab.hosting.gevent_server import Server, freeze, listen
 from pushlab.hub import Hub
-from pushlab.lab import Lab
-from pushlab.options import Settings
-from pushlab.pace import Pace
+from pushlab.websocket.connection import Connection
 
 port, fault = int(sys.argv[1]), sys.argv[2]
 
@@ -63,7 +63,7 @@ def update() -> str:
 
 if __name__ == "__main__":
     listener = listen("127.0.0.1", port)
-    server = Server(listener, app, handler_class=Handler, farewell=[feed.close, hub.close])
+    server = Server(listener, app, handler_class=Handler, on_shutdown=[feed.close, hub.close])
     server.start()
     print(f"wrong at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
     server.serve_forever()

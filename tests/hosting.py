@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pushlab.measure.servers import HOSTED, free_port, nginx
+from bench.servers import HOSTED, free_port, nginx
 from tests.clients import Http
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 

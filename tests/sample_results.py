@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pushlab.measure.results import Bill, Cell, Results
-from pushlab.measure.ways import WAYS, Way
+from bench.results import Cell, Results, Traffic
+from bench.variants import WAYS, Variant
 
 #: Where so many browsers are so far away, in milliseconds.
 GROUPS = ((10, 0.0), (100, 0.0), (1000, 0.0), (100, 200.0))
@@ -40,7 +40,7 @@ EMPTY = 540, 160  #: bytes up and down of a question in vain
 
 
 def cell(
-    way: Way, *, clients: int = 100, distance: float = 0.0, chance: random.Random | None = None
+    way: Variant, *, clients: int = 100, distance: float = 0.0, chance: random.Random | None = None
 ) -> Cell:
     """Return a plausible cell."""
     chance = chance or random.Random(f"{way} {clients} {distance}")
@@ -57,7 +57,7 @@ def cell(
         had.append(told + fetched)
     asked = int(clients * CHANGES * PACE / PERIOD) if polls else 0
     empty = asked // 4
-    bill = Bill(
+    bill = Traffic(
         requests=cost.requests * seen + empty,
         empty=empty,
         messages=cost.messages * seen,
@@ -72,7 +72,9 @@ def cell(
         "gevent", way.transport, way.carry, clients, PACE, distance,
         period=PERIOD if polls else None, published=CHANGES, seen=seen,
         coalesced=clients * CHANGES - seen, known=known, had=had,
-        opening=Bill(requests=clients, up=480 * clients, down=130 * clients, packets=2 * clients),
+        opening=Traffic(
+            requests=clients, up=480 * clients, down=130 * clients, packets=2 * clients
+        ),
         bill=bill, cpu=cpu, changes=[5] * len(cpu), publishing=[140.0, 150.0, 160.0],
         memory=cost.memory * clients, audience_cpu=0.1 + clients / 2000, seconds=CHANGES * PACE,
     )  # fmt: skip
@@ -82,7 +84,7 @@ def cell(
 
 
 def trace(
-    way: Way, distance: float, changes: Sequence[float]
+    way: Variant, distance: float, changes: Sequence[float]
 ) -> list[tuple[str, float | None, float, int, int]]:
     """Return the messages of one client."""
     cost, far = COSTS[way], distance + 1.2
@@ -119,7 +121,7 @@ def slow_readers(*, clients: int = 100) -> list[Cell]:
     chance = random.Random("slow")
     found = []
     for transport, bytes_down, cpu in (("poll", 355, 100), ("websocket", 121, 9)):
-        slow = cell(Way(transport, True), clients=clients)
+        slow = cell(Variant(transport, True), clients=clients)
         slow.pace, slow.handling, slow.seconds, slow.published = 0.02, 0.5, 10.0, 500
         slow.period = 0.5 if transport == "poll" else None
         told = 20 if transport == "poll" else 400
@@ -127,7 +129,7 @@ def slow_readers(*, clients: int = 100) -> list[Cell]:
         slow.coalesced = 500 * clients - slow.seen
         slow.known = slow.had = [chance.uniform(20, 560) for _ in range(1000)]
         up = 601 * slow.seen if transport == "poll" else 0
-        slow.bill = Bill(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
+        slow.bill = Traffic(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
                          bytes_down * slow.seen, packets=2 * slow.seen)  # fmt: skip
         slow.cpu, slow.changes = [cpu * slow.seen * share / 3 for share in (0.9, 1, 1.1)], [166] * 3
         slow.trace, slow.trace_changes = [], []

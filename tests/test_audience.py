@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from pushlab.measure import clock
-from pushlab.measure.driver import DistantAudience, ServerDied, Trial, Venue, take_turn
-from pushlab.measure.publishing import Posting
-from pushlab.measure.results import Bill, Cell
-from pushlab.measure.servers import SERVERS, started
-from pushlab.measure.verification import verify
-from pushlab.measure.ways import WAYS, Way
-from pushlab.measure.wire import WrongAnswer
+from bench import clock
+from bench.bytes_on_wire import WrongAnswer
+from bench.clients.publisher import Posting
+from bench.driver import DistantAudience, Measurement, ServerDied, Target, take_turn
+from bench.results import Cell, Traffic
+from bench.servers import SERVERS, started
+from bench.variants import WAYS, Variant
+from bench.verify import verify
 from tests.conftest import ROOT, Program, Server, eventually, starting
 from tests.relay import Relay
 
@@ -30,7 +30,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def venue(server: Server) -> Iterator[Venue]:
+def venue(server: Server) -> Iterator[Target]:
     """The same, for measuring."""
     with venue_at(server.port) as venue:
         venue.warm_up()
@@ -38,10 +38,10 @@ def venue(server: Server) -> Iterator[Venue]:
 
 
 @contextmanager
-def venue_at(port: int) -> Iterator[Venue]:
+def venue_at(port: int) -> Iterator[Target]:
     """A server, for measuring."""
     with closing(Posting("127.0.0.1", port)) as publisher:
-        yield Venue(publisher, host="127.0.0.1", port=port)
+        yield Target(publisher, host="127.0.0.1", port=port)
 
 
 @pytest.fixture
@@ -52,7 +52,12 @@ def audience() -> Iterator[DistantAudience]:
 
 
 def cell(
-    way: Way, *, clients: int = 3, pace: float = 0.2, distance: float = 0.0, handling: float = 0.0
+    way: Variant,
+    *,
+    clients: int = 3,
+    pace: float = 0.2,
+    distance: float = 0.0,
+    handling: float = 0.0,
 ) -> Cell:
     return Cell(
         "serve.py", way.transport, way.carry, clients, pace, distance, handling=handling,
@@ -61,7 +66,7 @@ def cell(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
-def test_every_way_is_right(way: Way, venue: Venue, audience: DistantAudience) -> None:
+def test_every_way_is_right(way: Variant, venue: Target, audience: DistantAudience) -> None:
     verify(way, venue, audience)
 
 
@@ -71,7 +76,7 @@ def test_on_every_server(name: str, audience: DistantAudience) -> None:
         venue.process, venue.port = process, process.port
         venue.name = f"127.0.0.1:{process.port}"
         for transport in ("poll", "longpoll", "sse", "websocket"):
-            verify(Way(transport, carry=True), venue, audience)
+            verify(Variant(transport, carry=True), venue, audience)
         before = venue.cpu()
         for _ in range(20):
             venue.publisher.change()
@@ -85,7 +90,7 @@ def test_on_every_server(name: str, audience: DistantAudience) -> None:
 
 
 @contextmanager
-def wrong(fault: str) -> Iterator[Venue]:
+def wrong(fault: str) -> Iterator[Target]:
     """Run a server that is wrong in this way."""
     program = Program(str(ROOT / "tests" / "forgetful.py"), "0", fault)
     try:
@@ -107,18 +112,18 @@ def wrong(fault: str) -> Iterator[Venue]:
 def test_a_wrong_server_is_not_measured(
     fault: str, transports: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pushlab.measure.verification.PATIENCE", 0.7)
+    monkeypatch.setattr("bench.verify.PATIENCE", 0.7)
     with wrong(fault) as venue:
         for transport in transports:
             with closing(DistantAudience()) as audience, pytest.raises(WrongAnswer, match=why):
-                verify(Way(transport, carry=True), venue, audience)
+                verify(Variant(transport, carry=True), venue, audience)
 
 
 def measured(
-    venue: Venue, audience: DistantAudience, cell: Cell, *, changes: int = 1, turns: int = 1
+    venue: Target, audience: DistantAudience, cell: Cell, *, changes: int = 1, turns: int = 1
 ) -> Cell:
     """Return the cell, after so many turns."""
-    trial = Trial(cell, venue, audience)
+    trial = Measurement(cell, venue, audience)
     with trial.attended():
         for _ in range(turns):
             take_turn([trial], venue, changes=changes)
@@ -127,9 +132,9 @@ def measured(
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
 def test_bytes_are_those_of_the_wire_and_the_same_in_every_run(
-    way: Way, venue: Venue, audience: DistantAudience
+    way: Variant, venue: Target, audience: DistantAudience
 ) -> None:
-    """What `python -m pushlab.measure.wire` counts for one browser, one message at a time."""
+    """What `python -m bench.bytes_on_wire` counts for one browser, one message at a time."""
     costs = json.loads((ROOT / "docs" / "results" / "wire.json").read_text())["costs"]
     name = way.title.replace("Short polling", "short poll").replace("Long polling", "long poll")
     one = costs[name.replace("signal", "signal then fetch")]
@@ -154,11 +159,11 @@ def test_bytes_are_those_of_the_wire_and_the_same_in_every_run(
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
 def test_every_byte_that_passes_is_counted(
-    way: Way, venue: Venue, audience: DistantAudience
+    way: Variant, venue: Target, audience: DistantAudience
 ) -> None:
     """A relay that knows nothing of HTTP counts the same."""
     with Relay(venue.port) as relay:
-        opening = Bill(**audience.ask(
+        opening = Traffic(**audience.ask(
             "open", transport=way.transport, carry=way.carry, clients=2, handling=0.0,
             address=["127.0.0.1", relay.port], host=venue.name, after=venue.publisher.cursor,
         )["bill"])  # fmt: skip
@@ -166,7 +171,7 @@ def test_every_byte_that_passes_is_counted(
         audience.ask("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
         venue.publisher.change()
         found = audience.ask("finish", sequence=venue.newest, deadline=time.time() + 5)
-        turn = Bill(**found["bill"])
+        turn = Traffic(**found["bill"])
         assert found["lost"] == 0
         assert turn.bytes > 0
         eventually(
@@ -177,12 +182,12 @@ def test_every_byte_that_passes_is_counted(
 
 
 def test_a_slow_reader_of_a_push_falls_behind_and_one_that_asks_does_not(
-    venue: Venue, audience: DistantAudience
+    venue: Target, audience: DistantAudience
 ) -> None:
     """Twenty changes, of which a browser can show the first few while they come."""
     push, ask = (
         measured(venue, audience, cell(way, clients=2, pace=0.02, handling=0.3), changes=20)
-        for way in (Way("websocket", carry=True), Way("longpoll", carry=True))
+        for way in (Variant("websocket", carry=True), Variant("longpoll", carry=True))
     )
     for found in (push, ask):
         assert found.seen + found.waiting + found.coalesced == 2 * 20
@@ -193,8 +198,10 @@ def test_a_slow_reader_of_a_push_falls_behind_and_one_that_asks_does_not(
     assert ask.coalesced > 2 * 5
 
 
-def test_distance_is_in_the_times(venue: Venue, audience: DistantAudience) -> None:
-    far = measured(venue, audience, cell(Way("websocket", carry=False), clients=2, distance=80.0))
+def test_distance_is_in_the_times(venue: Target, audience: DistantAudience) -> None:
+    far = measured(
+        venue, audience, cell(Variant("websocket", carry=False), clients=2, distance=80.0)
+    )
     assert min(far.known) >= 40
     assert min(far.had) >= 3 * 40
     assert far.lost == 0
@@ -204,7 +211,7 @@ def test_distance_is_in_the_times(venue: Venue, audience: DistantAudience) -> No
     assert len(far.trace_changes) == 1
 
 
-def test_cursors_of_one_length(venue: Venue) -> None:
+def test_cursors_of_one_length(venue: Target) -> None:
     """Bytes must not depend on whether a run crosses from reading 999 to 1000."""
     while venue.newest < 995:
         venue.publisher.change()
@@ -215,7 +222,7 @@ def test_cursors_of_one_length(venue: Venue) -> None:
 def test_a_server_that_dies_is_said_to_have_died(audience: DistantAudience) -> None:
     with started("serve.py") as process, venue_at(process.port) as venue:
         venue.process = process
-        trial = Trial(cell(Way("websocket", carry=True)), venue, audience)
+        trial = Measurement(cell(Variant("websocket", carry=True)), venue, audience)
         with trial.attended():
             os.kill(process.pids[0], signal.SIGKILL)
             with pytest.raises(ServerDied):

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pushlab.measure import wishes
-from pushlab.measure.results import Cell, Results
-from pushlab.measure.servers import SERVERS, missing
+from bench import cli as wishes
+from bench.results import Cell, Results
+from bench.servers import SERVERS, missing
 from tests.conftest import ROOT, Program, Start, eventually
 
 FEW = ["--clients", "2", "--pace", "0.2", "--changes", "4"]
@@ -225,7 +225,7 @@ def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     monkeypatch.setenv("PATH", "/nowhere")
     assert missing("gunicorn") == "gunicorn (pip install -r servers/requirements.txt)"
-    with pytest.raises(wishes.Impossible, match="To measure uwsgi gevent, install uwsgi"):
+    with pytest.raises(wishes.CannotMeasure, match="To measure uwsgi gevent, install uwsgi"):
         wishes.parse(["--server", "uwsgi gevent"]).check()
 
 
@@ -253,4 +253,4 @@ def test_a_missing_package_is_one_clear_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert "rich" in done.stderr
     assert "matplotlib" in done.stderr
-    assert done.stderr.endswith("-m pip install -r pushlab/measure/requirements.txt\n")
+    assert done.stderr.endswith("-m pip install -r bench/requirements.txt\n")

@@ -16,11 +16,15 @@ from xml.etree import ElementTree as ET
 import pytest
 from rich.console import Console
 
-from pushlab.measure import output, plots, report_page, tables, terminal, units, verdict
-from pushlab.measure.processes import ROOT
-from pushlab.measure.results import Bill, Cell, Results
-from pushlab.measure.tables import Section
-from pushlab.measure.ways import WAYS, Way
+from bench import output
+from bench.processes import ROOT
+from bench.report import findings as verdict
+from bench.report import formatting as units
+from bench.report import html as report_page
+from bench.report import plots, tables, terminal
+from bench.report.tables import Section
+from bench.results import Cell, Results, Traffic
+from bench.variants import WAYS, Variant
 from tests.sample_results import cell, sample_results, slow_readers
 
 CARRY = {way.transport: way for way in WAYS if way.carry}
@@ -76,7 +80,7 @@ def test_json_leaves_texts_alone(text: str) -> None:
 
 def test_nothing_but_drawing_takes_matplotlib() -> None:
     """All that compare.py and `make figures` import does without it until there is a plot."""
-    modules = "compare, pushlab.measure.figures.__main__"
+    modules = "compare, bench.figures.__main__"
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -203,24 +207,24 @@ def test_progress(is_terminal: bool) -> None:
 FAR = 200.0
 
 
-def far(*ways: Way) -> list[Cell]:
+def far(*ways: Variant) -> list[Cell]:
     return [cell(way, distance=FAR) for way in ways]
 
 
-def changed(cells: list[Cell], way: Way | None = None, **values: object) -> list[Cell]:
+def changed(cells: list[Cell], way: Variant | None = None, **values: object) -> list[Cell]:
     """Return them, those of a way or all with other values."""
     return [replace(c, **values) if way in (None, c.way) else c  # type: ignore[arg-type]
             for c in cells]  # fmt: skip
 
 
-def with_bytes(cells: list[Cell], way: Way, share: float) -> list[Cell]:
+def with_bytes(cells: list[Cell], way: Variant, share: float) -> list[Cell]:
     """Return them, the one with that share of the other's bytes."""
     (own,), (other, *_) = [c for c in cells if c.way == way], [c for c in cells if c.way != way]
     down = int(other.bytes_per_update * own.seen * share)
     return changed(cells, way, bill=replace(own.bill, up=0, down=down))
 
 
-def slower(cells: list[Cell], way: Way, by: float) -> list[Cell]:
+def slower(cells: list[Cell], way: Variant, by: float) -> list[Cell]:
     (own,) = [c for c in cells if c.way == way]
     return changed(cells, way, had=[value + by for value in own.had])
 
@@ -280,7 +284,7 @@ VERDICTS: dict[str, tuple[str, list[Cell], list[Cell]]] = {
     ),
     "asked in vain": (r"carries 200 of 1,000 \(20 %\)", far(POLL, WS), far(WS, LONG)),
     "nothing asked in vain": (
-        "made no request in vain", changed(far(POLL), bill=Bill(requests=9, up=9)), far(POLL),
+        "made no request in vain", changed(far(POLL), bill=Traffic(requests=9, up=9)), far(POLL),
     ),
     "CPU": (
         r"least CPU by the WebSocket that carries: .*times less than long polling that signals",
@@ -377,7 +381,7 @@ def test_how_it_ended_is_said(results: Results, values: dict[str, object], sente
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
 @pytest.mark.parametrize("had", [True, False])
-def test_any_way_alone_has_a_verdict(way: Way, had: bool) -> None:
+def test_any_way_alone_has_a_verdict(way: Variant, had: bool) -> None:
     alone = cell(way, distance=FAR)
     if not had:
         alone = Cell("gevent", *way, 100, 1.0, FAR)
@@ -581,7 +585,7 @@ def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_strokes(
-    way: Way,
+    way: Variant,
     trace: list[tuple[str, float | None, float, int, int]],
     had: float,
     news: list[tuple[float, float]],

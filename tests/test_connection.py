@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pushlab.connection import Connection, ConnectionClosed
+from pushlab.websocket.connection import Connection, ConnectionClosed
 from tests.clients import BINARY, CLOSE, PING, TEXT, frame
 
 CONTINUATION = 0

@@ -106,13 +106,13 @@ def test_the_strokes_have_the_servers_bytes(
             sizes = [int(size.removesuffix(" B")) for size in brought]
             assert len(sizes) == 2
             rest = lab.sums(name)["down"] - opening[4] - sum(sizes)
-            assert rest in UNTOLD[transport]
+            assert rest in FORWARDED_MISSING[transport]
 
 
 #: Bytes of which the browser does not tell: a chunk with when to retry, then maybe one with a
 #: comment; and maybe a ping.
 RETRY, COMMENT, PING = len(b"d\r\nretry: 1000\n\n\r\n"), len(b"3\r\n:\n\n\r\n"), 2
-UNTOLD = {"sse": (RETRY, RETRY + COMMENT), "websocket": (0, PING)}
+FORWARDED_MISSING = {"sse": (RETRY, RETRY + COMMENT), "websocket": (0, PING)}
 
 
 def rows(lane: Part) -> list[list[str]]:

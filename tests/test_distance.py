@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import psutil
 import pytest
 
-from pushlab.far_ports import FarPort, far_ports
+from lab.far_ports import FarPort, far_ports
 from tests.conftest import PATIENCE, Program, eventually
 
 Conversation = Callable[[socket.socket], None]
@@ -378,11 +378,11 @@ def test_with_nobody_connected_it_ends_at_once() -> None:
 def test_what_is_under_way_arrives_although_it_closes() -> None:
     received = []
 
-    def say_goodbye(client: socket.socket) -> None:
+    def close_all(client: socket.socket) -> None:
         received.append(client.recv(100))
         client.sendall(b"goodbye")
 
-    with far(say_goodbye, 300) as port, connect(port.port) as client:
+    with far(close_all, 300) as port, connect(port.port) as client:
         client.sendall(b"hello")
         client.shutdown(socket.SHUT_WR)
         port.close()
@@ -398,7 +398,7 @@ def test_who_knocked_before_it_closes_is_let_in() -> None:
         for client in clients:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
-        port.hang_up()
+        port.abort()
         relay.resume()
         for client in clients:
             assert read(client) == b"hello"
@@ -417,7 +417,7 @@ def test_who_stays_is_cut_off() -> None:
 
 PARENT = """
 import sys
-from pushlab.far_ports import far_ports
+from lab.far_ports import far_ports
 
 with far_ports([100, 50], host="127.0.0.1", port=int(sys.argv[1])) as ports:
     print(*(far.port for far in ports), flush=True)
@@ -537,7 +537,7 @@ monkey.patch_all()
 
 import socket, sys, time
 import gevent
-from pushlab.far_ports import far_ports
+from lab.far_ports import far_ports
 
 def echo(client, _):
     while data := client.recv(100):
@@ -601,13 +601,13 @@ def test_what_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_as_a_program_it_refuses_what_makes_no_sense(options: str) -> None:
-    relay = Program("-m", "pushlab.distance", *options.split())
+    relay = Program("-m", "lab.relay", *options.split())
     assert relay.wait() == 2
     assert "Traceback" not in relay.log
 
 
 def test_as_a_program_it_helps() -> None:
-    relay = Program("-m", "pushlab.distance", "--help")
+    relay = Program("-m", "lab.relay", "--help")
     assert relay.wait() == 0
     assert "--milliseconds" in "".join(relay.out)
 
@@ -621,7 +621,7 @@ def test_too_many_connections_harm_nobody() -> None:
 
     with serving(echo_to_who_may_not_listen) as server:
         relay = Program(
-            "-m", "pushlab.distance", "--server", str(server), "--milliseconds", "10",
+            "-m", "lab.relay", "--server", str(server), "--milliseconds", "10",
             stdin=subprocess.PIPE, before="ulimit -n 100",
         )  # fmt: skip
         eventually(lambda: relay.out or relay.process.poll() is not None)

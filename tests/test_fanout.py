@@ -10,11 +10,12 @@ from pathlib import Path
 import docutils.core
 import pytest
 
-from pushlab.measure.fanout import benchmark, experiments, peers
-from pushlab.measure.fanout.crowd import Crowd
-from pushlab.measure.fanout.experiments import Figure
-from pushlab.measure.fanout.report import TARGETS, TITLES
-from pushlab.measure.wire import WrongAnswer
+from bench.bytes_on_wire import WrongAnswer
+from bench.fanout import benchmark, experiments
+from bench.fanout import servers as peers
+from bench.fanout.crowd import Crowd
+from bench.fanout.experiments import Figure
+from bench.fanout.report import TARGETS, TITLES
 
 CLIENTS = 50
 

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from pushlab.options import parse
+from lab.settings import parse
 from tests.clients import Http, RawSocket
 from tests.conftest import Program, Server, Start, eventually
 

@@ -155,7 +155,7 @@ def test_a_feed_can_begin_anew() -> None:
     told: list[Reading | None] = []
     waiting = threading.Thread(target=lambda: told.append(feed.wait(before, timeout=10)))
     waiting.start()
-    feed.begin_anew()
+    feed.reset()
     waiting.join()
     assert feed.latest.cursor == f"{feed.epoch}-0" == heard[-1]
     assert feed.epoch != before.partition("-")[0]

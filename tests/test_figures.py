@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pushlab.measure.fanout.report import Report
-from pushlab.measure.figures.__main__ import PARTS, main
-from pushlab.measure.figures.pages import NUMBERS, Claim, Part, Wrong, paths, renewed
+from bench.fanout.report import Report
+from bench.figures.__main__ import PARTS, main
+from bench.figures.pages import NUMBERS, Claim, Part, Wrong, paths, renewed
 from tests.conftest import ROOT
 
 PAGES = {page: (ROOT / page).read_text() for page in paths(ROOT, PARTS)}

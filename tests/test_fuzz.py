@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from websockets.extensions import Extension
 from websockets.frames import Frame, Opcode
 
-from pushlab import frames
-from pushlab import handshake as pushlab_handshake
-from pushlab.frames import BytesMessage, CloseConnection, Decoder, Ping, Pong, TextMessage
+from pushlab.websocket import frames
+from pushlab.websocket import handshake as pushlab_handshake
+from pushlab.websocket.frames import BytesMessage, CloseConnection, Decoder, Ping, Pong, TextMessage
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, frame, handshake
 from tests.conftest import Server, starting
 
@@ -334,7 +334,7 @@ environs = st.dictionaries(
 @given(environs, st.lists(st.text(max_size=20), max_size=2))
 @examples(500)
 def test_a_request_is_refused_and_never_raises(environ: dict[str, Any], allowed: list[str]) -> None:
-    assert pushlab_handshake.is_asked_for(environ) in (True, False)
+    assert pushlab_handshake.is_websocket_upgrade(environ) in (True, False)
     refusal = pushlab_handshake.refusal(environ, allow_origins=allowed)
     if refusal is not None:
         assert re.fullmatch(r"4\d\d [A-Z][A-Za-z ]+", refusal.status)

@@ -19,14 +19,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import Client, TestResponse
 
-from pushlab.app import create_app
+from lab.app import create_app
+from lab.instruments import Lab
+from lab.pace import Pace
+from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.gevent_server import listen
+from pushlab.hosting.gevent_server import listen
 from pushlab.hub import Hub
-from pushlab.lab import Lab
-from pushlab.options import Settings
-from pushlab.pace import Pace
-from pushlab.shortcut import Shortcut
+from pushlab.wsgi.direct import Shortcut
 from tests.clients import CLOSE, PING, PONG, RawSocket, frame
 from tests.conftest import Server, Start, eventually
 
@@ -232,7 +232,7 @@ def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> Non
     client = app_of(feed, Settings(source="load", every=10)).test_client()
     changed = feed.latest.changed_at
     for age, status in [(0, 200), (49, 200), (51, 503)]:
-        monkeypatch.setattr("pushlab.app.time.time", lambda now=changed + age: now)
+        monkeypatch.setattr("lab.app.time.time", lambda now=changed + age: now)
         assert client.get("/healthz").status_code == status
 
 
@@ -240,7 +240,7 @@ def test_health_when_the_data_is_paused_on_purpose(monkeypatch: pytest.MonkeyPat
     feed, pace = Feed(), Pace()
     client = app_of(feed, Settings(source="load"), pace).test_client()
     changed = feed.latest.changed_at
-    monkeypatch.setattr("pushlab.app.time.time", lambda: changed + 1000)
+    monkeypatch.setattr("lab.app.time.time", lambda: changed + 1000)
     assert client.get("/healthz").status_code == 503
     pace.set("paused")
     assert client.get("/healthz").status_code == 200

@@ -42,7 +42,7 @@ class Line:
         assert writing
         callback(argument)
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         assert self.watching
         callback, argument, writing = self.watching
         assert not writing
@@ -146,7 +146,7 @@ def test_a_broken_socket_is_dropped_and_the_others_are_told(feed: Feed, hub: Hub
 def test_coming_and_going_without_news_leaves_nothing_behind(feed: Feed, hub: Hub) -> None:
     """It once remembered everyone who had come since the last reading."""
     for _ in range(100):
-        add(hub, Line()).hang_up()
+        add(hub, Line()).abort()
     add(hub, Line(room=0))
     assert len(hub) == 1
     held = [name for name, value in vars(hub).items() if isinstance(value, (set, dict)) and value]

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from pushlab import connection as pushlab_connection
-from pushlab import lab
+from lab import instruments as lab
+from lab.instruments import Lab
+from lab.meter import Exchange
+from lab.pace import PACES, Pace
+from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.gevent_server import FAREWELL_TIMEOUT
-from pushlab.lab import Lab
-from pushlab.meter import Exchange
-from pushlab.options import Settings
-from pushlab.pace import PACES, Pace
+from pushlab.hosting.gevent_server import SHUTDOWN_TIMEOUT
+from pushlab.websocket import connection as pushlab_connection
 from tests.clients import (
     BINARY,
     CLOSE,
@@ -295,7 +295,7 @@ def test_a_page_that_reads_nothing_holds_nobody_up(start: Start) -> None:
         assert page.clock()
         begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < FAREWELL_TIMEOUT + 4  # it gets no longer than others
+        assert time.monotonic() - begun < SHUTDOWN_TIMEOUT + 4  # it gets no longer than others
     assert server.log == ""
 
 
@@ -470,7 +470,7 @@ def test_native_threads_tell_every_exchange_once(monkeypatch: pytest.MonkeyPatch
         for number in range(500):
             answered.acquire()
             meter = instruments.meters["busy"]
-            exchange = Exchange(meter, up=1, hang_up=lambda: None)
+            exchange = Exchange(meter, up=1, abort=lambda: None)
             exchange.answer(200)
             exchange.sent(worker * 1000 + number)
             exchange.over()

@@ -13,9 +13,9 @@ from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from pushlab import listing
+from lab import source_view as listing
+from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.options import Settings
 from pushlab.transports import TRANSPORTS
 from tests.browsing import Browser, browsing, until_same
 from tests.conftest import ROOT, Server, eventually, starting

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import pytest
 import trustme
 
-from pushlab import lab, meter
-from pushlab.meter import Exchange, Meter, Meters
+from lab import instruments as lab
+from lab import meter
+from lab.meter import Exchange, Meter, Meters
 from tests.clients import (
     BINARY,
     CLOSE,
@@ -778,7 +779,7 @@ def test_of_a_lane_that_nobody_watches_only_the_last_exchanges_are_kept() -> Non
 
 
 def exchange_of(one: Meter) -> Exchange:
-    return Exchange(one, up=10, hang_up=lambda: None)
+    return Exchange(one, up=10, abort=lambda: None)
 
 
 def test_exchanges_are_numbered_as_they_are_over() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pushlab import pace
-from pushlab.pace import PACES, Pace
+from lab import pace
+from lab.pace import PACES, Pace
 from tests.conftest import eventually
 
 
@@ -19,8 +19,8 @@ def waits(pace: Pace, times: int, monkeypatch: pytest.MonkeyPatch) -> list[float
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr("pushlab.pace.time.monotonic", lambda: now)
-    monkeypatch.setattr("pushlab.pace.time.sleep", pass_time)
+    monkeypatch.setattr("lab.pace.time.monotonic", lambda: now)
+    monkeypatch.setattr("lab.pace.time.sleep", pass_time)
     monkeypatch.setattr(pace._changed, "wait", pass_time)
     taken = []
     for _ in range(times):

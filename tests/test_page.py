@@ -17,8 +17,8 @@ from selenium.common.exceptions import NoSuchElementException, StaleElementRefer
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from pushlab.headline import headline
-from pushlab.measure import wire
+from bench import bytes_on_wire as wire
+from lab.summary import headline
 from tests.browsing import LANES, RUNNING, Browser, browsing
 from tests.conftest import Server, Start, eventually, starting
 
@@ -268,7 +268,7 @@ def reloaded(browser: Browser) -> str:
 
 
 def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
-    """pushlab.measure.wire sends what this browser sends, header by header."""
+    """bench.bytes_on_wire sends what this browser sends, header by header."""
     heard: dict[str, list[str]] = {}
     script = (
         "<script type=module>const cache = 'no-store', method = 'HEAD';"

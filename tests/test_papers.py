@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from pushlab.measure import wire
-from pushlab.measure.fanout.crowd import DistantCrowd
-from pushlab.measure.grid import Grid
-from pushlab.measure.papers import PAPERS, Abril, Kaazing, Paper, Pimentel, Section, Shootout
-from pushlab.measure.results import Bill, Cell, Results
-from pushlab.measure.run import Failed, Run
-from pushlab.measure.samples import quantile
-from pushlab.measure.wire import VALUE
+from bench import bytes_on_wire as wire
+from bench.bytes_on_wire import VALUE
+from bench.fanout.crowd import DistantCrowd
+from bench.results import Cell, Results, Traffic
+from bench.runner import Failed, Run
+from bench.scenarios import Grid
+from bench.statistics import quantile
+from bench.studies import PAPERS, Abril, Kaazing, Pimentel, Section, Shootout, Study
 
 #: As many as the files that a process may open on the machines that this is for.
 FILES = 20_000
@@ -46,7 +46,7 @@ def run() -> Iterator[Run]:
         yield run
 
 
-def made(run: Run, paper: Paper) -> Results:
+def made(run: Run, paper: Study) -> Results:
     """Make the experiment; return what was found out, as it is read from a file."""
     run.results = nothing()
     paper.measure(run)
@@ -247,11 +247,11 @@ def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> l
         Cell(
             transport="poll", period=1.0, published=2, seen=seen, coalesced=2 * clients - seen,
             known=[400.0, 600.0], seconds=seconds, **common,
-            bill=Bill(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
+            bill=Traffic(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
         ),
         Cell(
             transport="websocket", published=2, seen=2 * clients, known=[1.0, 3.0], seconds=1.1,
-            bill=Bill(messages=2 * clients, down=102 * 2 * clients), **common,
+            bill=Traffic(messages=2 * clients, down=102 * 2 * clients), **common,
         ),
     ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from pushlab import options
+from lab import settings as options
 from tests.clients import RawSocket
 from tests.conftest import PATIENCE, PROGRAMS, ROOT, Program, Server, Start, eventually
 
@@ -167,7 +167,7 @@ def test_a_missing_package_is_one_line(program: str, module: str, tmp_path: Path
 
 
 def test_every_requirement_is_checked_at_the_start() -> None:
-    from pushlab.installed import NEEDED
+    from lab.installed import NEEDED
 
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert sorted(pinned) == sorted(NEEDED.values())

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from pushlab import handshake
-from pushlab.handshake import Gate
-from pushlab.proxies import believe, network
+from pushlab.websocket import handshake
+from pushlab.websocket.handshake import AccessPolicy
+from pushlab.wsgi.proxy_headers import apply_forwarded, network
 
 TRUSTED = (network("127.0.0.1"), network("10.0.0.0/8"))
 
@@ -27,7 +27,7 @@ def environ(**changes: str) -> dict[str, Any]:
 def forwarded(*, peer: str = "127.0.0.1", by: str) -> dict[str, Any]:
     told = environ(REMOTE_ADDR=peer, HTTP_X_FORWARDED_FOR=by, HTTP_X_FORWARDED_PROTO="https",
                    HTTP_X_FORWARDED_HOST="example.org")  # fmt: skip
-    believe(told, TRUSTED)
+    apply_forwarded(told, TRUSTED)
     return told
 
 
@@ -55,13 +55,13 @@ def test_nobody_else_is(peer: str) -> None:
     told = forwarded(peer=peer, by="127.0.0.1")
     assert told["REMOTE_ADDR"] == peer
     assert (told["wsgi.url_scheme"], told["HTTP_HOST"]) == ("http", "127.0.0.1:5000")
-    assert not handshake.is_local(told)
+    assert not handshake.is_loopback_request(told)
 
 
 def test_who_is_local_behind_a_proxy() -> None:
     local = environ(HTTP_X_FORWARDED_FOR="127.0.0.1")
-    believe(local, TRUSTED)
-    assert handshake.is_local(local)
+    apply_forwarded(local, TRUSTED)
+    assert handshake.is_loopback_request(local)
     for unknown in (
         environ(HTTP_X_FORWARDED_FOR="203.0.113.9"),
         environ(),  # the proxy does not tell, so it may be anybody
@@ -69,13 +69,13 @@ def test_who_is_local_behind_a_proxy() -> None:
         environ(HTTP_X_FORWARDED_FOR="127.0.0.1", HTTP_X_REAL_IP="203.0.113.9"),
         environ(HTTP_X_FORWARDED_FOR="127.0.0.1", HTTP_FORWARDED="for=203.0.113.9"),
     ):
-        believe(unknown, TRUSTED)
-        assert not handshake.is_local(unknown)
+        apply_forwarded(unknown, TRUSTED)
+        assert not handshake.is_loopback_request(unknown)
 
 
 def test_both_hosts_must_be_ours() -> None:
     """The one in the Host header, which a browser cannot forge, and the one that a proxy tells."""
-    gate = Gate(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
+    gate = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
     told = {"HTTP_X_FORWARDED_FOR": "203.0.113.9"}
 
     def status(host: str, forwarded: str) -> str | None:
@@ -89,7 +89,7 @@ def test_both_hosts_must_be_ours() -> None:
 
 
 def test_the_origin_is_compared_with_the_host_that_the_browser_knows() -> None:
-    gate = Gate(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
+    gate = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
     asked = {
         "HTTP_UPGRADE": "websocket",
         "HTTP_CONNECTION": "Upgrade",

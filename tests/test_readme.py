@@ -10,7 +10,7 @@ from pathlib import Path
 import docutils.core
 import pytest
 
-from pushlab.measure import wire
+from bench import bytes_on_wire as wire
 from tests.conftest import ROOT
 
 README = (ROOT / "README.rst").read_text()

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import trustme
 
-from pushlab.measure import memory
-from pushlab.measure.processes import Process
-from pushlab.measure.servers import HOSTED, free_port
+from bench import memory
+from bench.processes import Process
+from bench.servers import HOSTED, free_port
 from tests.clients import CLOSE, PING, PONG, TEXT, Http, LabPage, RawSocket, frame
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import WAYS, WITH_TLS, host

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 import psutil
 import pytest
 
-from pushlab import sources
+from lab import sources
+from lab.pace import Pace
 from pushlab.feed import MAX_VALUE
-from pushlab.pace import Pace
 from tests.conftest import Start, eventually
 
 

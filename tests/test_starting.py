@@ -2,9 +2,9 @@
 
 import pytest
 
-from pushlab.measure import servers
-from pushlab.measure.processes import NotRunning
-from pushlab.measure.servers import started
+from bench import servers
+from bench.processes import NotRunning
+from bench.servers import started
 
 
 def test_who_has_the_port_already_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:

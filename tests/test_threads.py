@@ -19,11 +19,11 @@ import psutil
 import pytest
 import trustme
 
-from pushlab.measure.servers import free_port
-from pushlab.thread_channel import ThreadChannel, Watch
-from pushlab.thread_connection import ThreadConnection
-from pushlab.thread_server import freeze
-from pushlab.upgrade import say_goodbye
+from bench.servers import free_port
+from pushlab.hosting.threaded_connection import ThreadConnection
+from pushlab.hosting.threaded_server import freeze
+from pushlab.hosting.threaded_sockets import ThreadChannel, Watch
+from pushlab.websocket.middleware import close_all
 from tests.clients import (
     CLOSE,
     PING,
@@ -251,7 +251,7 @@ def test_pages_from_elsewhere_are_refused_before_the_101(start: Start) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_the_farewell(layer: Layer, name: str) -> None:
+def test_the_on_shutdown(layer: Layer, name: str) -> None:
     options, wrap = layer
     server = Server(PROGRAM, "--source", "http", *options)
     with (
@@ -613,7 +613,7 @@ def test_who_is_just_being_sent_something_hears_the_goodbye_then() -> None:
     connection.accepted, connection._socket = True, ThreadChannel(ours, Watch())
     peer.settimeout(PATIENCE)
     with connection._sending:
-        goodbye = threading.Thread(target=say_goodbye, args=[[connection]])
+        goodbye = threading.Thread(target=close_all, args=[[connection]])
         goodbye.start()
         goodbye.join(0.1)
         assert goodbye.is_alive()
@@ -628,5 +628,5 @@ def test_who_is_stuck_holds_up_no_goodbye() -> None:
     connection = ThreadConnection()
     with connection._sending:
         began = time.monotonic()
-        say_goodbye([connection])
+        close_all([connection])
         assert time.monotonic() - began < 3

@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import pytest
 
-from pushlab.measure.servers import free_port
+from bench.servers import free_port
 from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, Http, LabPage, RawSocket, frame
 from tests.conftest import ROOT, UNVERIFIED, Program, Server, ending_well, eventually
 from tests.transports import sequence

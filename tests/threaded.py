@@ -9,12 +9,12 @@ import threading
 
 from flask import Flask, request
 
-from pushlab import options
+from lab import settings as options
 from pushlab.feed import Feed
+from pushlab.hosting.listener import listen
+from pushlab.hosting.threaded_server import Server
+from pushlab.hosting.werkzeug import WerkzeugUpgrade
 from pushlab.hub import Hub
-from pushlab.listening import listen
-from pushlab.thread_server import Server
-from pushlab.werkzeug_upgrade import WerkzeugUpgrade
 
 settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
 app = Flask(__name__)
@@ -85,7 +85,7 @@ if __name__ == "__main__":
     server = Server(
         listener,
         app,
-        farewell=(feed.close, upgrade.close, hub.close),
+        on_shutdown=(feed.close, upgrade.close, hub.close),
         max_clients=settings.max_clients,
         head_timeout=settings.head_timeout,
         ssl_context=settings.tls(),

@@ -6,8 +6,8 @@
 
 from flask import Response
 
-from pushlab import query
 from pushlab.feed import Feed
+from pushlab.wsgi import parameters as query
 
 
 def update(feed: Feed) -> Response:

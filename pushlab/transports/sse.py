@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from flask import Response, request
 
-from pushlab import query
 from pushlab.feed import Feed
+from pushlab.wsgi import parameters as query
 
 #: Seconds of silence after which a comment shows that the stream lives, and its reader.
 HEARTBEAT = 15.0

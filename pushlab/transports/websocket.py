@@ -4,9 +4,9 @@
 `carry=1` the reading. Whoever names an old reading, or none, is told at once.
 """
 
-from pushlab import query
-from pushlab.connection import Connection
 from pushlab.hub import Hub
+from pushlab.websocket.connection import Connection
+from pushlab.wsgi import parameters as query
 
 
 def update(hub: Hub, socket: Connection) -> None:

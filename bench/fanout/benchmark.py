@@ -1,0 +1,178 @@
+"""Measure what telling thousands costs a server: `python -m bench.fanout`.
+
+Runs serve.py with N open WebSockets, and in turns with it a loop of send() in C, the floor: CPU
+per notification, memory per socket, CPU per handshake, the time to the last browser; then GET
+/data and the long poll. `--peers` puts other servers to the same test, in the same run.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.bytes_on_wire import WrongAnswer
+from bench.environment import about
+from bench.fanout import servers as peers
+from bench.fanout.crowd import crowd
+from bench.fanout.experiments import Figure, Floor, Subject, held, push, requests, streams
+from bench.fanout.floor import floor
+from bench.fanout.report import OURS, Report
+from bench.processes import ROOT, NotRunning, cores
+
+RESULTS = ROOT / "docs" / "results"
+COMMAND = "python -m bench.fanout"
+
+#: Long polls that wait when a reading is published.
+WAITING = 1000
+
+PUSHLAB = Subject(
+    OURS, [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
+)
+
+
+class Run:
+    """One run: what it has found out so far, and who had to leave it."""
+
+    def __init__(self) -> None:
+        self.figures: list[Figure] = []
+        self.subjects = [PUSHLAB]
+        self.versions: dict[str, str] = {}
+        self.unavailable: dict[str, str] = {}
+
+    def invite(self, names: Sequence[str]) -> None:
+        """Have these peers take part."""
+        for peer in (peer for peer in peers.PEERS if peer.name in names):
+            _say(f"{peer.name}: installed on demand")
+            try:
+                self.subjects.append(peers.install(peer))
+                self.versions.update(self.subjects[-1].versions)
+            except peers.Unavailable as reason:
+                self.unavailable[peer.name] = str(reason)
+
+    def attempt(
+        self, what: str, experiment: Callable[[Subject], list[Figure]], subject: Subject
+    ) -> None:
+        """Make an experiment with this server; a peer that fails is out, with its reason."""
+        _say(f"{subject.name}: {what}")
+        try:
+            self.figures += experiment(subject)
+        except (WrongAnswer, NotRunning, OSError) as error:
+            if subject is PUSHLAB:
+                raise
+            self.unavailable[subject.name] = f"{what}: {error}"
+            self.subjects.remove(subject)
+
+
+def measure(
+    clients: Sequence[int],
+    *,
+    rounds: int,
+    waiting: int = WAITING,
+    most: int = 0,
+    names: Sequence[str] = (),
+    command: str = COMMAND,
+) -> Report:
+    """Measure our server, and the peers of these names, with so many clients each.
+
+    The command is what made it measure, as the report is to say.
+    """
+    run = Run()
+    run.invite(names)
+    with standing_on() as (ground, language):
+        for count in sorted(clients):
+            for subject in tuple(run.subjects):
+                run.attempt(
+                    f"{count:,} WebSockets",
+                    lambda who, n=count: push(who, n, ground, rounds=rounds),  # type: ignore[misc]
+                    subject,
+                )
+    with standing_on() as (ground, language):
+        for subject in [subject for subject in run.subjects if subject.http]:
+            run.attempt(
+                f"GET /data, and {waiting:,} long polls",
+                lambda who: requests(who, waiting, ground, rounds=rounds),
+                subject,
+            )
+        run.attempt(
+            f"{waiting:,} event streams",
+            lambda who: streams(who, waiting, ground, rounds=rounds),
+            PUSHLAB,
+        )
+    if most:
+        run.attempt(f"{most:,} WebSockets", lambda who: held(who, most, rounds=10), PUSHLAB)
+    return Report(
+        run.figures,
+        run.unavailable,
+        {
+            "command": command,
+            **about(**run.versions),
+            "rounds": rounds,
+            "floor": language,
+            "pinned": "server and crowd on a core each"
+            if cores()
+            else "cores chosen by the system",
+        },
+    )
+
+
+@contextmanager
+def standing_on() -> Iterator[tuple[Floor, str]]:
+    """Have a floor, and the language that it is written in."""
+    pair = cores()
+    with (
+        floor() as (process, language),
+        crowd(process.port, "floor", core=pair[1] if pair else None) as there,
+    ):
+        yield Floor(process, there), language
+
+
+def _say(progress: str) -> None:
+    sys.stderr.write(progress + "\n")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--clients", type=int, nargs="+", default=[1000, 5000], metavar="N",
+        help="open so many WebSockets (1000 5000)")  # fmt: skip
+    add("--rounds", type=int, default=30, help="rounds of server and floor (%(default)s)")
+    add("--waiting", type=int, default=WAITING, metavar="N", help="long polls (%(default)s)")
+    add("--most", type=int, default=0, metavar="N",
+        help="at last hold so many sockets, as 18000, and tell them all")  # fmt: skip
+    add("--peers", nargs="*", metavar="NAME", choices=[peer.name for peer in peers.PEERS],
+        help="measure others, too, all of them unless named: %(choices)s")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write every sample there")
+    add("--write", action="store_true", help="write docs/results/fanout.json and fanout.rst")
+    options = parser.parse_args(arguments)
+    if min(*options.clients, options.rounds, options.waiting) < 1 or options.most < 0:
+        parser.error("there must be at least one of each")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, write what was asked for."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parse(arguments)
+    names = options.peers
+    if names is not None:
+        names = names or [peer.name for peer in peers.PEERS]
+    try:
+        report = measure(
+            options.clients,
+            rounds=options.rounds,
+            waiting=options.waiting,
+            most=options.most,
+            names=names or (),
+            command=" ".join([COMMAND, *arguments]),
+        )
+    except (WrongAnswer, NotRunning) as error:
+        sys.exit(f"{COMMAND}: {error}")
+    sys.stdout.write(report.text() + "\n")
+    if options.json:
+        options.json.write_text(report.as_json())
+    if options.write:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "fanout.json").write_text(report.as_json())
+        page = Report.from_json(report.as_json()).as_rst()  # as `make figures` would write it
+        (RESULTS / "fanout.rst").write_text(page)

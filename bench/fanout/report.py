@@ -1,0 +1,239 @@
+"""The fan-out benchmark's report: what was aimed at, tables, JSON with every sample."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.environment import described
+from bench.fanout.experiments import Figure
+from bench.report.rst import as_json, table
+
+OURS = "Pushlab"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The most that a figure's median may be; with `worst`, that any sample of it may be."""
+
+    what: str
+    most: float
+    clients: int | None = None
+    worst: bool = False
+
+    def aims_at(self, figure: Figure) -> bool:
+        return figure.what == self.what and self.clients in (None, figure.clients)
+
+    def is_met(self, figure: Figure) -> bool:
+        return (max(figure.samples) if self.worst else figure.median) <= self.most
+
+
+#: What a floor took, in microseconds, where the targets in microseconds were set.
+FLOOR_THEN = 6.8
+
+TARGETS = (
+    Target("notification / floor", 1.10),
+    Target("memory", 1024, clients=5000),
+    Target("handshake", 120),
+    Target("handshake / floor", 120 / FLOOR_THEN),
+    Target("GET /data", 80),
+    Target("GET /data / floor", 80 / FLOOR_THEN),
+    Target("long-poll cycle", 85, clients=1000),
+    Target("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
+    Target("event", 18),
+    Target("event / floor", 18 / FLOOR_THEN),
+    Target("last told of the most", 1000, worst=True),
+)
+
+TITLES = {
+    "floor": "the floor: one send() in a loop",
+    "publishing": "CPU per publishing request, with nobody to tell",
+    "change": "CPU per change and browser, with the publishing request",
+    "notification": "CPU per notification, without it",
+    "notification / floor": "CPU per notification, in floors",
+    "handshake": "CPU per WebSocket handshake",
+    "handshake / floor": "CPU per WebSocket handshake, in floors",
+    "memory": "memory (RSS) per idle push socket",
+    "last told": "time from POST to the last one told",
+    "floor beside HTTP": "the floor, beside the next",
+    "GET /data": "CPU per GET /data",
+    "GET /data / floor": "CPU per GET /data, in floors",
+    "long-poll cycle": "CPU per long-poll cycle",
+    "long-poll cycle / floor": "CPU per long-poll cycle, in floors",
+    "event": "CPU per server-sent event",
+    "event / floor": "CPU per server-sent event, in floors",
+    "last told of the most": "time to the last one of the most that fit",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one run found out."""
+
+    figures: Sequence[Figure]
+    unavailable: Mapping[str, str]
+    about: Mapping[str, Any]
+
+    def as_json(self) -> str:
+        rows = [
+            {
+                "server": figure.server,
+                "what": figure.what,
+                "clients": figure.clients,
+                "unit": figure.unit,
+                "median": round(figure.median, 3),
+                "p10": round(figure.quantile(0.1), 3),
+                "p90": round(figure.quantile(0.9), 3),
+                "samples": [round(sample, 3) for sample in figure.samples],
+            }
+            for figure in self.figures
+        ]
+        found = {**self.about, "unavailable": dict(self.unavailable), "figures": rows}
+        return as_json(found)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """Return what `as_json` was made of, but for digits that it did not write."""
+        about = json.loads(text)
+        unavailable, rows = about.pop("unavailable"), about.pop("figures")
+        figures = [
+            Figure(row["server"], row["what"], row["clients"], row["unit"], row["samples"])
+            for row in rows
+        ]
+        return cls(figures, unavailable, about)
+
+    def figure(self, what: str, clients: int | None = None, server: str = OURS) -> Figure:
+        """Return what was measured of this server with so many clients, or with however many."""
+        return self.all(what, server, clients)[0]
+
+    def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
+        """Return what was measured of this server, for each number of clients; at least one."""
+        found = [
+            figure
+            for figure in self.figures
+            if (figure.what, figure.server) == (what, server) and clients in (None, figure.clients)
+        ]
+        if not found:
+            many = "" if clients is None else f" for {clients:,}"
+            raise LookupError(f"there is no figure {what!r} of {server}{many}")
+        return found
+
+    def ours(self) -> str:
+        """Return the table of our own figures, with targets."""
+        rows = [("", "N", "median", "p10", "p90", "worst", "target", "met")]
+        for figure in (figure for figure in self.figures if figure.server == OURS):
+            target = next((target for target in TARGETS if target.aims_at(figure)), None)
+            rows.append(
+                (
+                    f"{TITLES[figure.what]}, {figure.unit}",
+                    f"{figure.clients:,}",
+                    number(figure.median),
+                    *(
+                        (number(figure.quantile(0.1)), number(figure.quantile(0.9)),
+                         number(max(figure.samples)))
+                        if len(figure.samples) > 1 else ("", "", "")
+                    ),
+                    number(target.most) if target else "",
+                    ("yes" if target.is_met(figure) else "no") if target else "",
+                )
+            )  # fmt: skip
+        return table(rows)
+
+    def peers(self) -> str:
+        """Return everybody's figures side by side, a table for each N; "" without peers."""
+        servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
+        if len(servers) == 1:
+            return ""
+        sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
+        tables = [self._side_by_side(f"N = {n:,}", servers, _PUSH, n) for n in sizes]
+        speak_http = {f.server for f in self.figures if f.what in _REQUESTS}
+        tables.append(
+            self._side_by_side("HTTP", [s for s in servers if s in speak_http], _REQUESTS)
+        )
+        notes = [f"- {name}: {why}" for name, why in self.unavailable.items()]
+        if notes:
+            tables.append("\n".join(["Not measured, or not in full:", "", *notes]))
+        return "\n\n".join(tables)
+
+    def _side_by_side(
+        self, title: str, servers: Sequence[str], whats: Mapping[str, str], n: int | None = None
+    ) -> str:
+        rows = [(title, *whats.values())]
+        for server in servers:
+            own = {f.what: f for f in self.figures if f.server == server and n in (None, f.clients)}
+            rows.append((server, *(_summary(own.get(what)) for what in whats)))
+        return table(rows)
+
+    def text(self) -> str:
+        """Return what a terminal shows."""
+        return "\n\n".join(filter(None, [self.summary(), self.ours(), self.peers()]))
+
+    def summary(self) -> str:
+        """Return on what, with what and when this was measured."""
+        return (
+            f"{described(self.about)}\n"
+            f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
+            f"{self.about['pinned']}."
+        )
+
+    def as_rst(self) -> str:
+        """Return the page for docs/results/."""
+        peers = self.peers()
+        parts = [
+            "What telling thousands costs\n============================",
+            f"Measured by ``{self.about['command']}``. Every sample is in "
+            "`fanout.json <fanout.json>`_, of which ``make figures`` makes this page.",
+            "\n".join(f"| {line}" for line in self.summary().splitlines()),
+            "Against the targets\n-------------------",
+            self.ours(),
+            *(("Side by side\n------------", "Medians of the same run.", peers) if peers else ()),
+            _METHOD,
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+#: The columns where everyone is shown side by side.
+_PUSH = {
+    "notification / floor": "CPU, floors (p10–p90)",
+    "memory": "bytes per socket",
+    "handshake / floor": "handshake, floors (p10–p90)",
+    "handshake": "µs",
+    "last told": "last told, ms",
+}
+_REQUESTS = {
+    "GET /data / floor": "GET /data, floors (p10–p90)",
+    "GET /data": "µs",
+    "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
+    "long-poll cycle": "µs",
+}
+
+_METHOD = """\
+How it is measured
+------------------
+
+- *CPU* is what the kernel has counted for all threads of the server's processes, in nanoseconds
+  where it has a clock for each process, as Linux has, read when no thread runs. The publishing
+  request, shared by N, and pings that fall due meanwhile are part of a notification.
+- A *floor* is one ``send()`` of the same bytes, in a loop over as many TCP sockets with
+  ``TCP_NODELAY``, read by a crowd of the same kind. Floor and server take turns in every round
+  (server, floor twice, server), handshakes and requests in theirs; a ratio is that of one round.
+  Targets that were set in microseconds were set where a floor took 6.8 µs; "in floors" they are
+  divided by that.
+- The *crowd* is one process, on another core where that can be chosen, that reads what arrives as
+  it arrives. It sends what Chromium sends, but offers no compression, and it verifies each round:
+  everyone hears exactly what the server says that it told, once, or the run fails.
+- *Memory* is how much the resident set grows from the first 200 sockets (a fifth of N, if that is
+  less) to N, divided by their number. The kernel's own memory for a socket is not in it.
+- A *long-poll cycle* is an answer and the next request; a *handshake* is everything from the
+  connection to the socket being held."""
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _summary(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    spread = f" ({number(figure.quantile(0.1))}–{number(figure.quantile(0.9))})"
+    return number(figure.median) + spread * (figure.unit == "×")

@@ -1,0 +1,113 @@
+"""The peers: other servers that do the same job, and how to have them without touching ours.
+
+Each script here tells all WebSockets of each POST /data, or of each message to /publish. The
+Python ones run in a virtual environment of their own in the user's cache folder, Node's there, too.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.fanout.experiments import Subject
+
+SCRIPTS = Path(__file__).parent
+#: Seconds that an installation may take.
+PATIENCE = 600
+
+
+class Unavailable(Exception):
+    """This peer cannot be had on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A script, the packages that it needs, and how it is triggered."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...]
+    trigger: str = "http"
+    http: bool = False
+
+
+PEERS = (
+    Peer("picows", "picows_server.py", ("picows", "uvloop"), trigger="websocket"),
+    Peer("websockets.broadcast", "websockets_server.py", ("websockets",), trigger="websocket"),
+    Peer("aiohttp", "aiohttp_server.py", ("aiohttp",), http=True),
+    Peer("Node ws", "node_ws.js", ("ws",), http=True),
+    Peer("Tornado", "tornado_server.py", ("tornado",), http=True),
+    Peer("gevent-websocket", "gevent_websocket_server.py", ("gevent", "gevent-websocket")),
+    Peer("flask-sock, gunicorn", "flask_sock_server.py",
+         ("flask", "flask-sock", "gunicorn", "gevent", "packaging")),
+)  # fmt: skip
+
+
+def cache() -> Path:
+    """Return the folder where peers are installed, outside of the checkout."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushlab-peers"
+
+
+def install(peer: Peer) -> Subject:
+    """Install what the peer needs, unless it is there; raises Unavailable."""
+    node = peer.script.endswith(".js")
+    command, versions = (_npm if node else _pip)(peer.packages)
+    return Subject(
+        name=peer.name,
+        command=[command, str(SCRIPTS / peer.script)],
+        trigger=peer.trigger,
+        http=peer.http,
+        environment={"NODE_PATH": str(cache() / "node_modules")},
+        versions=versions,
+    )
+
+
+def install_all() -> Iterator[tuple[Peer, Subject | Unavailable]]:
+    for peer in PEERS:
+        try:
+            yield peer, install(peer)
+        except Unavailable as reason:
+            yield peer, reason
+
+
+def _pip(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    folder = cache() / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
+    if not Path(python).exists():
+        _run(sys.executable, "-m", "venv", str(folder))
+    ask = "import sys, importlib.metadata as m; print(*(m.version(p) for p in sys.argv[1:]))"
+    try:
+        versions = _run(python, "-c", ask, *packages)
+    except Unavailable:
+        _run(python, "-m", "pip", "install", "--quiet", *packages)
+        versions = _run(python, "-c", ask, *packages)
+    return python, dict(zip(packages, versions.split(), strict=True))
+
+
+def _npm(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if not node or not npm:
+        raise Unavailable("node and npm are not installed")
+    modules = cache() / "node_modules"
+    if not all((modules / package).exists() for package in packages):
+        cache().mkdir(parents=True, exist_ok=True)
+        _run(npm, "install", "--silent", "--no-audit", "--prefix", str(cache()), *packages)
+    ask = "for (const p of process.argv.slice(1)) console.log(require(p + '/package.json').version)"
+    versions = _run(node, "-e", ask, *(str(modules / package) for package in packages)).split()
+    return node, dict(zip(packages, versions, strict=True)) | {"node": _run(node, "--version")}
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - the commands above
+            command, capture_output=True, text=True, timeout=PATIENCE, check=True
+        )
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or error.stdout).strip().rpartition("\n")[2]
+        raise Unavailable(reason or f"{command[0]} failed") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(str(error)) from error
+    return done.stdout.strip()

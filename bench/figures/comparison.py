@@ -1,0 +1,270 @@
+"""The comparison: compare.json, by `python compare.py --write`, and the papers', by --paper."""
+
+import re
+from collections.abc import Callable, Sequence
+
+from bench.environment import described
+from bench.figures.pages import Claim, Part, Raw, Wrong
+from bench.report import findings as verdict
+from bench.report import formatting as units
+from bench.report import tables
+from bench.report.rst import table
+from bench.report.tables import Group, headline
+from bench.results import Cell, Results
+from bench.statistics import quantile
+from bench.studies import PAPERS, Study
+from bench.variants import Variant
+
+PAGE = "docs/results/compare.rst"
+POLLING = "docs/explanation/polling.rst"
+
+#: The plots that `compare.py --write` puts beside the raw results, and what they show.
+PLOTS = {
+    "strokes": "What one update took, between the server's line and the browser's, per way",
+    "latency": "How many of the browsers had the data after how long, per way and distance",
+    "bytes": "The bytes of one update, per way",
+    "cpu": "The server's CPU per update and browser against their number, per way",
+}
+
+
+def escaped(text: str) -> str:
+    """Return text as reStructuredText that says the same."""
+    return re.sub(r"([\\*`|]|_(?=\W|$))", r"\\\1", text)
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {escaped(line)}" for line in lines)
+
+
+def _title(text: str, line: str) -> str:
+    return f"{text}\n{line * len(text)}"
+
+
+def _about(results: Results) -> str:
+    return "\n".join(f"| {escaped(line)}" for line in described(results.about).splitlines())
+
+
+# The page of the comparison.
+
+
+def _page(raw: Raw) -> str:
+    results = raw.results("compare")
+    parts = [
+        ".. Made from compare.json by `make figures`.",
+        _title("What does it cost to tell a browser, each way?", "="),
+        f"Found by ``{results.command}``; every sample is in `compare.json <compare.json>`_. Make "
+        "your own: it also leaves a report with these plots, and a CSV.",
+        _about(results),
+        _title("In words", "-"),
+        _listed(verdict.sentences(results)),
+        _title("In pictures", "-"),
+        *(f".. image:: compare/{name}.svg\n   :alt: {alt}" for name, alt in PLOTS.items()),
+        _title("In figures", "-"),
+        _LEGEND,
+    ]
+    for group in tables.groups(results):
+        parts += [_title(escaped(group.title), "~"), _figures(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+_LEGEND = """\
+- *told*: from the change to knowing of it; *had*: to having the data. Milliseconds, one clock.
+- *requests*, *messages* and *bytes* are for one update of one browser, counted at its sockets;
+  *with TCP/IP* adds 52 bytes for each packet, and a packet for each acknowledgement that nothing
+  else carries: an estimate.
+- *CPU* is the server's, in microseconds per update and browser, without what publishing takes where
+  nobody listens, and of all turns the tenth in a hundred: what else a machine does only adds;
+  *memory* is what the server grew by, in bytes per browser, where it was fresh.
+- *coalesced*: skipped on purpose, as a newer one was there; *lost*: still the newest after five
+  seconds, and somebody did not have it. A lost one fails the run."""
+
+
+def _figures(group: Group) -> str:
+    columns = [
+        ("told p50", lambda c: _ms(c.known, 0.5)),
+        ("had p50", lambda c: _ms(c.had, 0.5)),
+        ("p95", lambda c: _ms(c.had, 0.95)),
+        ("p99", lambda c: _ms(c.had, 0.99)),
+        ("max", lambda c: _ms(c.had, 1.0)),
+        ("requests", lambda c: tables.shown(c.requests_per_update)),
+        ("messages", lambda c: tables.shown(c.messages_per_update)),
+        ("bytes", lambda c: tables.shown(c.bytes_per_update)),
+        ("with TCP/IP", lambda c: tables.shown(c.bytes_with_headers_per_update)),
+        ("CPU", lambda c: tables.shown(c.cpu_per_update)),
+        ("memory", lambda c: tables.shown(c.memory_per_client)),
+        ("coalesced", lambda c: f"{c.coalesced:,}"),
+        ("lost", lambda c: f"{c.lost:,}"),
+    ]  # type: list[tuple[str, Callable[[Cell], str]]]
+    columns = [(name, of) for name, of in columns if any(of(cell) != "–" for cell in group.cells)]
+    return table(
+        [
+            ("", *(name for name, _ in columns)),
+            *((cell.title, *(of(cell) for _, of in columns)) for cell in group.cells),
+        ]
+    )
+
+
+def _ms(samples: Sequence[float], share: float) -> str:
+    return units.three(quantile(samples, share)) if samples else "–"
+
+
+# The table of the README.
+
+
+def _groups(results: Results) -> tuple[Group, Group, Group]:
+    """Return what the README shows: near and far for the same browsers, and the most of them."""
+    found = [group for group in tables.groups(results) if not group.handling]
+    far = headline(results)
+    near = [group for group in found if far and group.clients == far.clients and not group.distance]
+    if far is None or not far.distance or not near:
+        raise Wrong("docs/results/compare.json has no far browsers, or not as many near ones")
+    return near[0], far, max(found, key=lambda group: (not group.distance, group.clients))
+
+
+def _summary(raw: Raw) -> str:
+    near, far, most = _groups(raw.results("compare"))
+    rows = [
+        ("", "bytes", "requests", "ms", f"ms from {far.distance:g}", "CPU, µs", "memory, KB"),
+    ]
+    for cell in far.cells:
+        here, there = (_of(group, cell.way) for group in (near, most))
+        memory = there.memory_per_client
+        rows.append(
+            (
+                cell.title,
+                tables.shown(cell.bytes_per_update),
+                tables.shown(cell.requests_per_update),
+                _ms(here.had, 0.5),
+                _ms(cell.had, 0.5),
+                tables.shown(there.cpu_per_update),
+                "–" if memory is None else units.three(memory / 1024),
+            )
+        )
+    return table(rows)
+
+
+def _of(group: Group, way: Variant) -> Cell:
+    return next(cell for cell in group.cells if cell.way == way)
+
+
+def _number(of: Callable[[Group, Group, Group], float | str]) -> Callable[[Raw], str]:
+    """Return what makes a number of the near group, the far one and the largest."""
+
+    def number(raw: Raw) -> str:
+        value = of(*_groups(raw.results("compare")))
+        return value if isinstance(value, str) else units.three(value)
+
+    return number
+
+
+_CARRIED, _POLLED = Variant("websocket", carry=True), Variant("longpoll", carry=False)
+
+
+# When polling wins.
+
+
+def _slow(raw: Raw) -> Group:
+    found = [group for group in tables.groups(raw.results("compare")) if group.handling]
+    if not found:
+        raise Wrong("docs/results/compare.json has no slow readers")
+    return found[0]
+
+
+def _age(way: Variant) -> Callable[[Raw], str]:
+    return lambda raw: units.duration(quantile(_of(_slow(raw), way).had, 0.95))
+
+
+def _rate(way: Variant) -> Callable[[Raw], str]:
+    return lambda raw: tables.shown(round(_of(_slow(raw), way).bytes_per_second or 0))
+
+
+def _outcome(
+    one: Variant, other: Variant, *, figure: Callable[[Cell], float]
+) -> Callable[[Raw], bool]:
+    """Return whether this way has clearly less of the figure than the other."""
+    return lambda raw: 1.5 * figure(_of(_slow(raw), one)) < figure(_of(_slow(raw), other))
+
+
+def _p95(cell: Cell) -> float:
+    return quantile(cell.had, 0.95)
+
+
+def _bytes(cell: Cell) -> float:
+    return cell.bytes_per_second or 0.0
+
+
+_PUSH, _SIGNAL = _CARRIED, Variant("websocket", carry=False)
+_LONG, _SHORT = Variant("longpoll", carry=True), Variant("poll", carry=True)
+
+
+# The papers.
+
+
+def _paper_page(paper: Study) -> Callable[[Raw], str]:
+    def page(raw: Raw) -> str:
+        results = raw.results(paper.name)
+        parts = [
+            f".. Made from {paper.name}.json by `make figures`.",
+            _title(escaped(paper.title), "="),
+            f"Found by ``{results.command}``; every sample is in "
+            f"`{paper.name}.json <{paper.name}.json>`_.",
+            _about(results),
+        ]
+        for section in paper.sections(results):
+            parts.append(_title(escaped(section.title), "-"))
+            parts += [escaped(paragraph) for paragraph in section.paragraphs]
+            if section.rows:
+                parts.append(table([section.header, *section.rows]))
+        return "\n\n".join(parts) + "\n"
+
+    return page
+
+
+PART = Part(
+    blocks={"compare": _summary},
+    pages={
+        PAGE: _page,
+        **{f"docs/results/{name}.rst": _paper_page(paper) for name, paper in PAPERS.items()},
+    },
+    numbers={
+        "compared browsers": _number(lambda near, far, most: f"{far.clients:,}"),
+        "compared most": _number(lambda near, far, most: f"{most.clients:,}"),
+        "compared distance": _number(lambda near, far, most: f"{far.distance:g}"),
+        "compared period": _number(
+            lambda near, far, most: f"{_of(far, Variant('poll', True)).period:g}"
+        ),
+        "compared sooner": _number(
+            lambda near, far, most: (
+                quantile(_of(far, _POLLED).had, 0.5) - quantile(_of(far, _CARRIED).had, 0.5)
+            )
+        ),
+        "compared fewer": _number(
+            lambda near, far, most: (
+                _of(far, _POLLED).bytes_per_update / _of(far, _CARRIED).bytes_per_update
+            )
+        ),
+        "compared cheaper": _number(
+            lambda near, far, most: (
+                (_of(most, _POLLED).cpu_per_update or 0) / (_of(most, _CARRIED).cpu_per_update or 1)
+            )
+        ),
+        "slow push age": _age(_PUSH),
+        "slow long poll age": _age(_LONG),
+        "slow short poll age": _age(_SHORT),
+        "slow signal age": _age(_SIGNAL),
+        "slow push bytes": _rate(_PUSH),
+        "slow short poll bytes": _rate(_SHORT),
+        "slow pace": lambda raw: f"{1 / _slow(raw).pace:.0f}",
+        "slow handling": lambda raw: f"{_slow(raw).handling:g}",
+    },
+    claims=[
+        Claim(
+            POLLING,
+            "Polling wins, and clearly",
+            lambda raw: all(
+                _outcome(way, _PUSH, figure=_p95)(raw) for way in (_LONG, _SHORT, _SIGNAL)
+            ),
+        ),
+        Claim(POLLING, "also sends fewer bytes", _outcome(_SHORT, _PUSH, figure=_bytes)),
+    ],
+)

@@ -1,0 +1,54 @@
+"""What one update costs on the wire: wire.json, by `python -m bench.bytes_on_wire --write`."""
+
+import textwrap
+
+from bench import bytes_on_wire as wire
+from bench.figures.pages import Claim, Part, Raw
+
+_SIGNAL, _CARRY = "signal then fetch", "carry"
+
+
+def _total(raw: Raw, way: str) -> int:
+    """Return the bytes of one update, both ways."""
+    return wire.from_raw_result(raw.json("wire"))[way].total
+
+
+def _factor(raw: Raw) -> float:
+    """Return how many times the bytes of a WebSocket that carries most long polls need."""
+    return _total(raw, f"long poll, {_SIGNAL}") / _total(raw, f"WebSocket, {_CARRY}")
+
+
+def _table(raw: Raw) -> str:
+    table = wire.table(wire.from_raw_result(raw.json("wire")))
+    return ".. code:: text\n\n" + textwrap.indent(table, "   ")
+
+
+def _signals_cost_what_a_long_poll_does(raw: Raw) -> bool:
+    ratio = _total(raw, f"WebSocket, {_SIGNAL}") / _total(raw, f"long poll, {_CARRY}")
+    return 0.9 < ratio < 1.1
+
+
+def _only_carrying_is_cheap(raw: Raw) -> bool:
+    """Say whether all that takes a request costs thrice as much as what takes none."""
+    costs = wire.from_raw_result(raw.json("wire"))
+    pushed = [f"WebSocket, {_CARRY}", f"SSE, {_CARRY}"]
+    asked = [cost.total for way, cost in costs.items() if way not in pushed]
+    return max(costs[way].total for way in pushed) * 3 < min(asked)
+
+
+PART = Part(
+    blocks={"wire": _table},
+    numbers={
+        "wire factor": lambda raw: str(int(_factor(raw))),
+        "wire browser": lambda raw: str(raw.json("wire")["browser"]),
+        "wire value bytes": lambda raw: str(raw.json("wire")["value_bytes"]),
+    },
+    claims=[
+        Claim(
+            "README.rst",
+            "a WebSocket that only signals costs as many bytes as a long poll that brings the data",
+            _signals_cost_what_a_long_poll_does,
+        ),
+        Claim("README.rst", "Only what is pushed and *carries* is cheap", _only_carrying_is_cheap),
+    ],
+)

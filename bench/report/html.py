@@ -1,0 +1,161 @@
+"""The report of a comparison: one HTML page that needs nothing beside it, and no script."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from bench.report import drawing, tables
+from bench.report import findings as verdict
+from bench.report.drawing import Plot
+from bench.report.tables import Column, Group, Section
+from bench.results import PACKET_HEADER, SEGMENT, Results
+
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+
+#: What the page has in place of a plot's colours, so that they follow the reader's day and night.
+_VARIABLES = {
+    **{hue: f"var(--{transport})" for transport, hue in drawing.HUES.items()},
+    drawing.TEXT: "var(--text)",
+    drawing.MUTED: "var(--muted)",
+    drawing.EDGE: "var(--edge)",
+    drawing.PAPER: "var(--card)",
+}
+
+
+class _Head(NamedTuple):
+    """Words above neighbouring columns."""
+
+    words: str
+    columns: list[str]
+
+
+class _Row(NamedTuple):
+    title: str
+    transport: str
+    cells: list[str]
+
+
+class _Table(NamedTuple):
+    title: str
+    heads: list[_Head]
+    rows: list[_Row]
+    slow: bool
+
+
+def page(
+    results: Results, plots: Sequence[Plot], sections: Sequence[Section] = (), *, title: str = ""
+) -> str:
+    """Return the page, with the plots in it; with a title of its own, the sections come first."""
+    found = [_table(group) for group in tables.groups(results)]
+    alarms, sentences = verdict.alarms(results), verdict.sentences(results)
+    return _TEMPLATES.get_template("report.html").render(
+        title=title,
+        results=results,
+        alarms=alarms,
+        sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
+        plots=[(plot, _inlined(plot)) for plot in plots],
+        tables=[table for table in found if not table.slow],
+        slow_tables=[table for table in found if table.slow],
+        sections=sections,
+        about=_facts(results.about),
+        options=list(_flat(results.options)),
+        packet_header=PACKET_HEADER,
+        segment=SEGMENT,
+        same=verdict,
+    )
+
+
+def _figures_bold(sentence: str) -> Markup:
+    """Return it with what was measured standing out, and no figure parted from its unit."""
+    text = re.sub(
+        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
+        lambda found: f"<strong>{found[0]}</strong>",
+        str(escape(sentence)),
+    )
+    text = re.sub(r"(\d) (s\b|ms\b|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
+    return Markup(text)  # noqa: S704 - what it says is escaped
+
+
+def _table(group: Group) -> _Table:
+    # What nobody knows here takes no room.
+    columns = [
+        column
+        for column in tables.FIGURES
+        if column.heading
+        and (group.handling or not column.slow)
+        and any(column.of(cell) is not None for cell in group.cells)
+    ]
+    rows = [
+        _Row(cell.title, cell.transport, [tables.shown(column.of(cell)) for column in columns])
+        for cell in group.cells
+    ]
+    return _Table(group.title, _heads(columns), rows, bool(group.handling))
+
+
+def _heads(columns: Sequence[Column]) -> list[_Head]:
+    heads: list[_Head] = []
+    for column in columns:
+        if not heads or heads[-1].words != column.head:
+            heads.append(_Head(column.head, []))
+        heads[-1].columns.append(column.heading)
+    return heads
+
+
+def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return date, machine and versions, and whatever else is told about the run."""
+    machine = about.get("machine", {})
+    known = {
+        "Date": about.get("date"),
+        "Machine": machine
+        and f"{machine.get('cpu')}, {machine.get('cores')} cores, "
+        f"{machine.get('memory_gib')} GiB, {machine.get('system')}",
+        "Versions": ", ".join(f"{n} {v}" for n, v in about.get("versions", {}).items()),
+    }
+    rest = {key: value for key, value in about.items()
+            if key not in ("date", "machine", "versions")}  # fmt: skip
+    return [(key, str(value)) for key, value in known.items() if value] + list(_flat(rest))
+
+
+def _flat(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in options.items():
+        if isinstance(value, list | tuple):
+            yield name, ", ".join(map(str, value)) or "–"
+        elif isinstance(value, bool):
+            yield name, "yes" if value else "no"
+        else:
+            yield name, "–" if value is None else str(value)
+
+
+def _inlined(plot: Plot) -> Markup:
+    """Return the plot as a part of the page: its colours, its font, names of its own."""
+    svg = plot.svg.read_text(encoding="utf-8")
+    svg = svg[svg.index("<svg") :]
+    # Matplotlib's notes about itself, and its rule for strokes, which the page has.
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        svg = re.sub(f"{colour}\\b", variable, svg, flags=re.IGNORECASE)
+    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    # Several plots on one page must not have the same names.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
+    titles = (
+        f'<title id="{plot.name}-title">{escape(plot.title)}</title>\n'
+        f'<desc id="{plot.name}-desc">{escape(plot.alt)}</desc>'
+    )
+    opening = svg[: svg.index(">")]
+    view = re.search(r'viewBox="[^"]*"', opening)
+    return Markup(  # noqa: S704 - our own drawing; what it says is escaped
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'{view[0] if view else ""} role="img" class="{plot.name}" '
+        f'aria-labelledby="{plot.name}-title {plot.name}-desc">{titles}'
+        + svg[svg.index(">") + 1 :].strip()
+    )

@@ -1,0 +1,438 @@
+"""The plots of a comparison: latency, bytes, CPU, and one update's way in time and space."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from bench.report import formatting as units
+from bench.report.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
+from bench.report.tables import Group, groups, headline
+from bench.results import Cell, Results
+from bench.statistics import median, quantile
+from bench.variants import WAYS
+from pushlab.transports import TRANSPORTS
+
+#: A second mark for each hue, for who cannot tell hues apart.
+MARKERS = {"poll": "s", "longpoll": "^", "sse": "D", "websocket": "o"}
+#: What carries is drawn through, what only signals is dashed.
+SOLID, DASHED = "-", (0, (4, 2))
+POINTS = 150  #: of a line, at most
+BEFORE = 650.0  #: milliseconds shown before the change
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib, so plots look alike everywhere
+    "font.size": 11,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pushlab",
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": EDGE,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.facecolor": PAPER,
+    "hatch.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+}
+
+
+class _Drawn(NamedTuple):
+    figure: Figure
+    title: str
+    caption: str
+    alt: str
+
+
+def draw(results: Results, folder: Path) -> list[Plot]:
+    """Write every plot that the results have the data for, as PNG and SVG, into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = []
+    for name, drawer in DRAWERS.items():
+        with rc_context(_STYLE):
+            drawn = drawer(results)
+            if drawn is None:
+                continue
+            png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+            FigureCanvasAgg(drawn.figure)
+            drawn.figure.savefig(png, dpi=160, metadata={"Software": None})
+            drawn.figure.savefig(svg, metadata={"Date": None})
+        plots.append(Plot(name, drawn.title, drawn.caption, drawn.alt, png, svg))
+    return plots
+
+
+def _title(group: Group, results: Results) -> str:
+    """Return where it is and with how many, and on which server if there are several."""
+    several = len({cell.server for cell in results.cells}) > 1
+    title = f"{units.away(group.distance)}, {units.clients(group.clients)}"
+    return f"{title[0].upper()}{title[1:]}" + (f", {group.server}" if several else "")
+
+
+def _in_order(cells: Sequence[Cell]) -> list[Cell]:
+    """Return them as the ways are listed everywhere, only those of this first server."""
+    order = {way: place for place, way in enumerate(WAYS)}
+    return sorted(cells, key=lambda cell: (order.get(cell.way, len(order)), cell.period or 0))
+
+
+def _line(cell: Cell) -> dict[str, Any]:
+    """Return how its lines look."""
+    return {
+        "color": HUES.get(cell.transport, TEXT),
+        "linestyle": SOLID if cell.carry else DASHED,
+        "linewidth": 2.2,
+        "marker": MARKERS.get(cell.transport, "o"),
+        "markersize": 6,
+        "markerfacecolor": HUES.get(cell.transport, TEXT) if cell.carry else PAPER,
+    }
+
+
+def _legend(figure: Figure, cells: Sequence[Cell]) -> None:
+    """Name the ways below: a column for each transport, what signals above what carries."""
+    ways = list(dict.fromkeys(cell.way for cell in _in_order(cells)))
+    first = {way: next(cell for cell in cells if cell.way == way) for way in ways}
+    handles = [Line2D([], [], **_line(first[way])) for way in ways]
+    columns = min(len({way.transport for way in ways}), 2) if len(ways) > 2 else 1
+    figure.legend(
+        handles, [way.title for way in ways], loc="outside lower left", ncols=columns,
+        handlelength=3.6, columnspacing=2.5,
+    )  # fmt: skip
+
+
+def _milliseconds(axes: Axes) -> None:
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _latency(results: Results) -> _Drawn | None:
+    """From the change to having the data: which share of the updates was there when."""
+    of_distance: dict[float, Group] = {}
+    for group in groups(results):
+        if not group.handling and any(cell.had for cell in group.cells):
+            known = of_distance.get(group.distance)
+            # All distances with as many clients would be best; the default run has them at 100.
+            if known is None or _fit(group, results) > _fit(known, results):
+                of_distance[group.distance] = group
+    if not of_distance:
+        return None
+    panels = [of_distance[distance] for distance in sorted(of_distance)]
+    tall = 4.8 if len(panels) < 3 else 3.0
+    figure = Figure(figsize=(6.8, 1.2 + tall * len(panels)), layout="constrained")
+    every = figure.subplots(len(panels), squeeze=False)[:, 0]
+    alt = []
+    for axes, group in zip(every, panels, strict=True):
+        cells = [cell for cell in _in_order(group.cells) if cell.had]
+        for place, cell in enumerate(cells):
+            ordered = sorted(cell.had)
+            count = min(POINTS, len(ordered))
+            shares = [number / max(1, count - 1) for number in range(count)]
+            # Markers of different lines at different heights, or those alike would hide them.
+            start = (place + 1) * count // (len(cells) + 1)
+            axes.plot(
+                [quantile(ordered, share) for share in shares], [100 * s for s in shares],
+                markevery=(start, count), **_line(cell),
+            )  # fmt: skip
+        lows = [min(cell.had) for cell in cells]
+        highs = [max(cell.had) for cell in cells]
+        if max(highs) > 30 * max(min(lows), 0.01):
+            axes.set_xscale("log")
+            _milliseconds(axes)
+        else:
+            axes.set_xlim(0, max(highs) * 1.03)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.set_ylim(-2, 102)
+        axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+        where = units.away(group.distance)
+        axes.set_title(_title(group, results))
+        alt.append(
+            f"{where}: " + ", ".join(f"{c.title} {units.duration(median(c.had))}" for c in cells)
+        )
+    every[-1].set_xlabel("milliseconds from the change to having the data")
+    _legend(figure, [cell for group in panels for cell in group.cells])
+    return _Drawn(
+        figure,
+        "How soon the data is there",
+        "Of all updates, the share that a browser had so many milliseconds after the change. "
+        "Farther left is sooner; upright is dependable. Drawn through: the news carries the "
+        "data. Dashed: it only signals, and the browser fetches. Lines that lie on each other have "
+        "their marks at different heights.",
+        f"Medians from the change to having the data: {'; '.join(alt)}.",
+    )
+
+
+def _fit(group: Group, results: Results) -> tuple[bool, int, int]:
+    """Return how well a group stands for its distance."""
+    all_distances = {cell.distance for cell in results.cells if not cell.handling}
+    same = {cell.distance for cell in results.cells
+            if cell.clients == group.clients and not cell.handling}  # fmt: skip
+    return same == all_distances, len(group.cells), group.clients
+
+
+def _bytes(results: Results) -> _Drawn | None:
+    """What an update takes on the wire: up, down, and estimated headers."""
+    group = headline(results)
+    if group is None:
+        return None
+    cells = group.cells[::-1]  # the fewest bytes on top
+    figure = Figure(figsize=(6.8, 1.5 + 0.5 * len(cells)), layout="constrained")
+    axes = figure.subplots()
+    widest = max(cell.bytes_with_headers_per_update for cell in cells) or 1.0
+    for place, cell in enumerate(cells):
+        hue = HUES.get(cell.transport, TEXT)
+        up, down = cell.bill.up / cell.updates, cell.bill.down / cell.updates
+        headers = cell.bytes_with_headers_per_update - cell.bytes_per_update
+        axes.barh(place, up, 0.62, color=hue, edgecolor=PAPER)
+        axes.barh(place, down, 0.62, left=up, color=hue, edgecolor=PAPER, alpha=0.6)
+        axes.barh(place, headers, 0.62, left=up + down, facecolor="none", edgecolor=hue,
+                  hatch="////", alpha=0.55, linewidth=0.8)  # fmt: skip
+        axes.text(
+            up + down + headers + widest * 0.012, place, f"{cell.bytes_per_update:,.0f}",
+            va="center", weight="bold", size=11.5,
+        )  # fmt: skip
+    axes.set_yticks(range(len(cells)), [cell.title for cell in cells])
+    axes.tick_params(axis="y", length=0, labelcolor=TEXT)
+    axes.set_xlim(0, widest * 1.13)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("bytes per update and browser")
+    figure.legend(
+        handles=[
+            Patch(facecolor=MUTED, label="up"),
+            Patch(facecolor=MUTED, alpha=0.6, label="down"),
+            Patch(facecolor="none", edgecolor=MUTED, hatch="////", label="TCP/IP headers (est.)"),
+        ],
+        loc="outside lower right", ncols=3,
+    )  # fmt: skip
+    said = ", ".join(f"{cell.title} {cell.bytes_per_update:,.0f}" for cell in group.cells)
+    return _Drawn(
+        figure,
+        "What an update takes on the wire",
+        "Bytes per update and browser, counted at the sockets, questions in vain included; the "
+        "figure is up and down together. Hatched: the headers of TCP and IP, estimated. "
+        f"{_title(group, results)}.",
+        f"Bytes per update: {said}.",
+    )
+
+
+def _cpu(results: Results) -> _Drawn | None:
+    """The server's CPU per update and client, as the clients become more."""
+    found = [group for group in groups(results) if not group.handling]
+    nearest = min((group.distance for group in found), default=0.0)
+    cells = [cell for group in found for cell in group.cells
+             if cell.knows_cpu and group.distance == nearest and group.server == found[0].server
+             and group.pace == found[0].pace]  # fmt: skip
+    counts = sorted({cell.clients for cell in cells})
+    if len(counts) < 2:
+        return None
+    server = found[0].server
+    several = len({cell.server for cell in results.cells}) > 1
+    figure = Figure(figsize=(6.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    if several:
+        axes.set_title(server)
+    lines = list(dict.fromkeys((cell.way, cell.period) for cell in _in_order(cells)))
+    for place, line in enumerate(lines):
+        own = sorted(
+            (cell for cell in cells if (cell.way, cell.period) == line), key=lambda c: c.clients
+        )
+        # What is noise at few clients may come out below nothing; a logarithm has no place for it.
+        costs = [max(cell.cpu_per_update or 0, 0.1) for cell in own]
+        highs = [max(quantile(cell.cpu_samples, 0.9), 0.1) for cell in own]
+        aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or their whiskers would be one
+        axes.errorbar(
+            [cell.clients * aside for cell in own], costs,
+            yerr=[[0.0] * len(own), [max(0, h - c) for c, h in zip(costs, highs, strict=True)]],
+            elinewidth=1.2, capsize=2.5, **_line(own[0]),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("browsers")
+    axes.set_ylabel("µs of CPU per update and browser")
+    _legend(figure, cells)
+    most = [cell for cell in cells if cell.clients == counts[-1]]
+    said = ", ".join(f"{c.title} {units.cpu(c.cpu_per_update or 0)}" for c in _in_order(most))
+    return _Drawn(
+        figure,
+        "What an update costs the server",
+        "The tenth in a hundred turns, as what else a machine does only adds; the whiskers reach "
+        "to the ninetieth. "
+        "What publishing the change itself takes is left out. Both scales are logarithmic."
+        + (f" Of several servers, this is {server}." if several else ""),
+        f"The CPU of {server if several else 'the server'} per update and browser, with "
+        f"{units.clients(counts[-1])}: {said}.",
+    )
+
+
+class _Stroke(NamedTuple):
+    """A message on its way: when it was at which end."""
+
+    start: float
+    end: float
+    up: bool  #: from the browser to the server
+    empty: bool
+    news: bool  #: it is part of how this update came
+
+
+class _Story(NamedTuple):
+    """One update of one cell, as it is drawn."""
+
+    strokes: list[_Stroke]
+    held: list[tuple[float, float, bool]]  #: a question waits at the server: from, to, is news
+    had: float | None  #: when the browser has the data
+
+
+def _story(cell: Cell) -> _Story:
+    """Return what went there and back around the first change of the trace.
+
+    The clock is the client's. A plain request was at the server in the middle between its sending
+    and its answer; a poll that was held, half of the distance after it was sent, and its answer
+    left at the change, as did what was pushed.
+    """
+    half = cell.distance / 2
+    strokes: list[_Stroke] = []
+    held: list[tuple[float, float, bool]] = []
+    told = had = None
+    for kind, sent, received, *_ in sorted(cell.trace, key=lambda message: message[2]):
+        # The change that it tells of: it must have had the time to come.
+        possible = [change for change in cell.trace_changes if change <= received - 0.9 * half]
+        change = max(possible, default=received - half)
+        before = had is None
+        if sent is None:
+            news = before and told is None and received >= 0
+            strokes.append(_Stroke(change, received, up=False, empty=False, news=news))
+        elif kind == "longpoll":
+            news = before and told is None and received >= 0
+            arrived = min(sent + half, received)
+            left = min(max(arrived, change), received)
+            strokes.append(_Stroke(sent, arrived, up=True, empty=False, news=news))
+            strokes.append(_Stroke(left, received, up=False, empty=False, news=news))
+            held.append((arrived, left, news))
+        else:
+            middle = (sent + received) / 2
+            if kind == "fetch":
+                news = before and told is not None and sent >= told - 1
+            else:
+                news = before and told is None and kind != "empty" and middle >= 0
+            empty = kind == "empty"
+            strokes.append(_Stroke(sent, middle, up=True, empty=empty, news=news))
+            strokes.append(_Stroke(middle, received, up=False, empty=empty, news=news))
+        if news and told is None:
+            told = received
+        if news and had is None and (cell.carry or kind == "fetch"):
+            had = received
+    return _Story(strokes, held, had)
+
+
+def _strokes(results: Results) -> _Drawn | None:
+    """One update per way: who speaks when, and how far it is."""
+    traced = [group for group in groups(results)
+              if not group.handling and any(cell.trace for cell in group.cells)]  # fmt: skip
+    if not traced:
+        return None
+    group = max(traced, key=lambda g: (g.distance, sum(bool(c.trace) for c in g.cells), g.clients))
+    cells = {cell.way: cell for cell in _in_order(group.cells) if cell.trace}
+    rows = [name for name in TRANSPORTS if any(way.transport == name for way in cells)]
+    columns = [carry for carry in (False, True) if any(way.carry == carry for way in cells)]
+    stories = {way: _story(cell) for way, cell in cells.items()}
+    latest = max((story.had for story in stories.values() if story.had is not None), default=0.0)
+    # A change nearby is over at once: what goes before it then says nothing.
+    start, end = -BEFORE, max(latest * 1.12, 60.0)
+    figure = Figure(figsize=(10.4, 0.9 + 1.42 * len(rows)), layout="constrained")
+    every = figure.subplots(len(rows), len(columns), sharex=True, squeeze=False)
+    for row, transport in enumerate(rows):
+        for column, carry in enumerate(columns):
+            axes = every[row][column]
+            way = next((w for w in cells if w.transport == transport and w.carry == carry), None)
+            if way is None:
+                axes.set_axis_off()
+                continue
+            axes.set_xlim(start, end)
+            _tell(axes, cells[way], stories[way])
+            axes.tick_params(axis="y", length=0, labelcolor=MUTED, labelleft=column == 0)
+            if row < len(rows) - 1:
+                axes.tick_params(axis="x", length=0)
+            else:
+                axes.set_xlabel("milliseconds from the change")
+    said = ", ".join(
+        f"{cells[way].title} after {units.duration(story.had)}"
+        for way, story in stories.items()
+        if story.had is not None
+    )
+    return _Drawn(
+        figure,
+        f"One update, {units.away(group.distance)}",
+        f"{_title(group, results)}. Above the server, below a browser, time to the right. "
+        "The upright line is the change; "
+        "slanted strokes are messages on their way, thick where they bring this update, pale "
+        "where the answer is “nothing new”; a bar is a question that waits at the server. As "
+        "measured at the browser: the server's moment of a plain request is taken as the middle "
+        "between its sending and its answer, what is pushed and the answer to a waiting poll as "
+        "leaving at the change.",
+        f"When a browser had the data: {said}.",
+    )
+
+
+def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
+    """Draw one way's strokes between two lines."""
+    hue = HUES.get(cell.transport, TEXT)
+    start, end = axes.get_xlim()
+    for change in cell.trace_changes:
+        if start < change < end:
+            first = change == 0
+            axes.axvline(change, color=TEXT if first else MUTED, linewidth=1.4 if first else 0.8,
+                         linestyle="-" if first else (0, (1, 2)), zorder=1)  # fmt: skip
+    for y in (0, 1):
+        axes.axhline(y, color=MUTED, linewidth=1.2, zorder=2)
+    for since, until, news in story.held:
+        axes.plot([max(since, start), until], [1, 1], color=hue, linewidth=9, alpha=0.9 if news
+                  else 0.5, solid_capstyle="butt", zorder=3)  # fmt: skip
+    for stroke in story.strokes:
+        if stroke.end < start or stroke.start > end:
+            continue
+        axes.plot(
+            [stroke.start, stroke.end], [0, 1] if stroke.up else [1, 0], color=hue,
+            linewidth=3.6 if stroke.news else 1.8, alpha=0.45 if stroke.empty else 1,
+            linestyle="-" if stroke.news or not stroke.empty else (0, (3, 1.5)),
+            solid_capstyle="round", zorder=4,
+        )  # fmt: skip
+    title = cell.title
+    if story.had is not None:
+        axes.plot(story.had, 0, marker="o", markersize=10, color=hue, markeredgecolor=PAPER,
+                  zorder=5, clip_on=False)  # fmt: skip
+        title += f": has it after {units.duration(story.had)}"
+    axes.set_title(title, color=hue, weight="bold")
+    axes.set_ylim(-0.22, 1.22)
+    axes.set_yticks([1, 0], ["server", "browser"])
+    axes.grid(visible=False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+#: Every plot by its name, in the order in which the page has them; None where there is no data.
+DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
+    "strokes": _strokes,
+    "latency": _latency,
+    "bytes": _bytes,
+    "cpu": _cpu,
+}

@@ -1,0 +1,183 @@
+"""Abril's recordings: what five updates a second apart cost one client, reload to WebSocket."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bench.bytes_on_wire import NAVIGATE, Cost, Wire, WrongAnswer
+from bench.results import Results
+from bench.runner import Run, explained
+from bench.scenarios import Grid, Group
+from bench.studies.base import GridStudy, Section, measured
+from bench.variants import Variant
+
+#: What is reloaded, and what the table calls that.
+PATHS = {"/": "reload", "/data": "reload of /data only"}
+WAYS = {
+    Variant("poll", carry=True): "short poll",
+    Variant("longpoll", carry=True): "long poll",
+    Variant("sse", carry=True): "SSE",
+    Variant("websocket", carry=True): "WebSocket",
+}
+#: Bytes of responses in the original's recordings.
+PUBLISHED = {
+    "reload": 5_570,
+    "short poll": 3_609,
+    "long poll": 1_908,
+    "SSE": 1_071,
+    "WebSocket": 629,
+}
+
+
+class Exchange(NamedTuple):
+    """What passed the client's socket, opening included."""
+
+    name: str
+    updates: int
+    requests: int
+    responses: int  #: bytes of answers to requests: what the original counts
+    frames: int  #: bytes of WebSocket frames
+    up: int  #: bytes of requests
+
+    @property
+    def total(self) -> int:
+        return self.responses + self.frames + self.up
+
+
+@dataclass(frozen=True)
+class Abril(GridStudy):
+    """One client, who hears of five updates, a second apart."""
+
+    updates: int = 5
+    pace: float = 1.0  #: seconds between two updates, and between two short polls
+    name = "abril"
+    title = "Abril: five updates by reload, polling, SSE and WebSocket, aquil.io, 2017"
+
+    @property
+    def grid(self) -> Grid:
+        """What is measured, except reloading."""
+        return Grid(
+            [Group("serve.py", 1, 0.0, self.pace)], ways=tuple(WAYS), period=self.pace, rounds=1,
+            changes=self.updates,
+        )  # fmt: skip
+
+    def measure(self, run: Run) -> None:
+        run.measure(self.grid)
+        run.progress.say("reloading")
+        venue = run.venue("serve.py", next(iter(WAYS)))
+        with explained("reload"):
+            run.results.extra["reload"] = {
+                path: _reloaded(path, venue.port, venue.publisher.change, updates=self.updates)
+                for path in PATHS
+            }
+
+    def sections(self, results: Results) -> list[Section]:
+        exchanges = list(_exchanges(results))
+        if not exchanges:
+            return []
+        rows = [
+            [
+                exchange.name,
+                f"{PUBLISHED[exchange.name]:,}" if exchange.name in PUBLISHED else "–",
+                f"{exchange.responses:,}",
+                f"{exchange.frames:,}",
+                f"{exchange.up:,}",
+                f"{exchange.requests:,}",
+                f"{exchange.total:,}",
+            ]
+            for exchange in exchanges
+        ]
+        header = (
+            "way", "published responses", "responses", "frames", "requests, bytes", "requests",
+            "all bytes",
+        )  # fmt: skip
+        return [Section("Bytes for five updates of one client", _about(exchanges), header, rows)]
+
+
+def _reloaded(
+    path: str, port: int, change: Callable[[], object], *, updates: int
+) -> list[list[int]]:
+    """Return the bytes up and down of each reload, after a change each."""
+    costs: list[Cost] = []
+    try:
+        with closing(Wire(port)) as wire:
+            for _ in range(updates):
+                change()
+                wire.send(NAVIGATE, path)
+                wire.body()
+                costs.append(wire.cost())
+    except OSError as error:
+        raise WrongAnswer(f"GET {path}: {error or type(error).__name__}") from error
+    return [[cost.up, cost.down] for cost in costs]
+
+
+def _exchanges(results: Results) -> Iterator[Exchange]:
+    for path, name in PATHS.items():
+        if costs := results.extra.get("reload", {}).get(path):
+            up, down = (sum(column) for column in zip(*costs, strict=True))
+            yield Exchange(name, len(costs), len(costs), down, 0, up)
+    cells = {cell.way: cell for cell in measured(results) if cell.clients == 1}
+    for way, name in WAYS.items():
+        if cell := cells.get(way):
+            down = cell.bill.down
+            frames = down if way.transport == "websocket" else 0
+            yield Exchange(
+                name, cell.published, cell.opening.requests + cell.bill.requests,
+                cell.opening.down + down - frames, frames, cell.opening.up + cell.bill.up,
+            )  # fmt: skip
+
+
+def _about(exchanges: Sequence[Exchange]) -> list[str]:
+    found = {exchange.name: exchange for exchange in exchanges}
+    paragraphs = [
+        f"As in the original: one client hears of {exchanges[0].updates} updates, and what opening "
+        "the connection takes is included. Its recordings have the bytes of responses only, "
+        "without WebSocket frames and without requests; here, all of them were counted at the "
+        "socket, and the column of the published figures belongs beside that of the responses. "
+        "Short polling asks once per update. Every way brings the reading itself. The bytes of "
+        "TCP and IP, pings and pongs are not counted.",
+    ]
+    if (asked := found.get("long poll")) and asked.requests > asked.updates:
+        paragraphs.append(
+            f"Long polling needs {asked.requests} requests for {asked.updates} updates, because "
+            "the last one waits for what comes next."
+        )
+    if page := found.get("reload"):
+        small = found.get("reload of /data only")
+        paragraphs.append(
+            "The two servers send different headers and different data, so the figures show an "
+            "order, and are not the same quantities. Our page is larger than the original's: "
+            f"{page.responses / page.updates:,.0f} bytes for each reload, although without its "
+            "scripts and styles, which the browser has in its cache; it names the moment to the "
+            "last digit, so that a few bytes may differ."
+            + (
+                f" Reloading only the data takes {small.responses / small.updates:,.0f}, with a "
+                "browser's headers for a page."
+                if small
+                else ""
+            )
+        )
+    if socket := found.get("WebSocket"):
+        share = socket.responses / socket.total
+        paragraphs.append(
+            f"The responses to a WebSocket's client are {socket.responses:,} bytes, all of them of "
+            f"the handshake: {share:.0%} of what passed. Its frames are {socket.frames:,} bytes, "
+            f"{socket.frames / socket.updates:,.0f} for each update."
+        )
+    orders = [
+        sorted(found, key=lambda name: sizes[name])
+        for sizes in (
+            {name: exchange.responses for name, exchange in found.items()},
+            {name: exchange.total for name, exchange in found.items()},
+        )
+    ]
+    paragraphs.append(
+        f"From the fewest response bytes to the most: {', '.join(orders[0])}. "
+        + (
+            "The order is the same when everything is counted."
+            if orders[0] == orders[1]
+            else f"When everything is counted: {', '.join(orders[1])}."
+        )
+    )
+    return paragraphs

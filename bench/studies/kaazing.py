@@ -1,0 +1,279 @@
+"""Kaazing's quantum leap: what polling every second sends for nothing, counted and not drawn."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bench.report import formatting as units
+from bench.results import Cell, Results
+from bench.runner import Run
+from bench.scenarios import Grid, Group
+from bench.statistics import quantile
+from bench.studies.base import GridStudy, Section, listed, measured, milliseconds
+from bench.variants import Variant
+
+POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
+#: Bytes of headers: of a poll and its answer, and of a message, as the paper has them.
+THEIR_POLL, THEIR_FRAME = 871, 2
+#: Its traffic in Mbit/s, of 2^20 bits each, by the number of clients.
+PUBLISHED = {
+    1_000: {POLLING: "6.6", WEBSOCKET: "0.015"},
+    10_000: {POLLING: "66", WEBSOCKET: "0.153"},
+    100_000: {POLLING: "665", WEBSOCKET: "1.526"},
+}
+#: So many clients are not measured but computed.
+COMPUTED = 100_000
+MEGABIT, THEIR_MEGABIT = 1e6, 2**20
+#: What of the polls that are due must be asked so that the machine counts as keeping up.
+KEEPING_UP = 0.95
+#: Clients that come and go in a second, about.
+COMING = 1000
+#: Seconds after which a reading counts as lost: who has to wait long for an answer gets it late.
+LOST_AFTER = 30.0
+
+
+class Traffic(NamedTuple):
+    """What one way of hearing of changes sent, both ways and per second."""
+
+    clients: int
+    way: Variant
+    rate: float  #: polls or messages
+    header: float  #: bytes of each that are not data
+    whole: float  #: bytes of each
+
+    @property
+    def headers(self) -> float:
+        """Bits a second that are not data."""
+        return 8 * self.rate * self.header
+
+    @property
+    def everything(self) -> float:
+        """Bits a second with the data, without the headers of TCP and IP."""
+        return 8 * self.rate * self.whole
+
+
+class Pair(NamedTuple):
+    """Both ways, for the same number of clients."""
+
+    polling: Cell
+    websocket: Cell
+
+    @property
+    def clients(self) -> int:
+        return self.polling.clients
+
+    @property
+    def period(self) -> float:
+        """The seconds between two polls of a client."""
+        return self.polling.period or self.polling.pace
+
+    @property
+    def due(self) -> float:
+        """The polls that are due in a second."""
+        return self.clients / self.period
+
+    @property
+    def keeps_up(self) -> bool:
+        """Whether as many polls were answered as were due."""
+        return self.polls().rate >= KEEPING_UP * self.due
+
+    @property
+    def body(self) -> float:
+        """Bytes of a reading, which a frame and a poll's answer bring alike."""
+        return self.websocket.bill.bytes / self.websocket.bill.messages - self.frame_header
+
+    @property
+    def frame_header(self) -> int:
+        """Bytes that a server's frame has before its payload (RFC 6455 section 5.2)."""
+        size = self.websocket.bill.bytes / self.websocket.bill.messages
+        return 2 if size <= 2 + 125 else 4
+
+    def polls(self) -> Traffic:
+        """Return what polling sent. An answer without news has no body."""
+        bill = self.polling.bill
+        bodies = self.polling.seen * self.body
+        return Traffic(
+            self.clients, POLLING, bill.requests / _seconds(self.polling),
+            (bill.bytes - bodies) / bill.requests, bill.bytes / bill.requests,
+        )  # fmt: skip
+
+    def messages(self) -> Traffic:
+        """Return what WebSocket sent."""
+        bill = self.websocket.bill
+        return Traffic(
+            self.clients, WEBSOCKET, bill.messages / _seconds(self.websocket),
+            self.frame_header, bill.bytes / bill.messages,
+        )  # fmt: skip
+
+    def scaled(self, clients: int) -> list[Traffic]:
+        """Return what both would send for so many clients, all of whose polls are answered."""
+        rates = clients / self.period, clients / self.websocket.pace
+        return [
+            traffic._replace(clients=clients, rate=rate)
+            for traffic, rate in zip((self.polls(), self.messages()), rates, strict=True)
+        ]
+
+
+def _seconds(cell: Cell) -> float:
+    """Return for how long it was measured; the last change counts for the whole of its time."""
+    return max(cell.seconds, cell.published * cell.pace)
+
+
+@dataclass(frozen=True)
+class Kaazing(GridStudy):
+    """Polling once a second against WebSocket, where the data changes once a second."""
+
+    clients: Sequence[int] = (1_000, 10_000)
+    period: float = 1.0  #: seconds between two polls of a client, and between two changes
+    changes: int = 5
+    name = "kaazing"
+    title = "Peter Lubbers and Frank Greco (Kaazing): A Quantum Leap in Scalability for the Web"
+
+    @property
+    def grid(self) -> Grid:
+        """What is measured."""
+        return Grid(
+            [Group("serve.py", clients, 0.0, self.period) for clients in self.clients],
+            ways=[POLLING, WEBSOCKET], period=self.period, rounds=1, changes=self.changes,
+            lost_after=LOST_AFTER,
+        )  # fmt: skip
+
+    @property
+    def seconds(self) -> float:
+        return super().seconds + self._coming
+
+    @property
+    def _coming(self) -> float:
+        return sum(self.clients) / COMING
+
+    @property
+    def descriptors(self) -> int:
+        return max(self.clients) + 100  # who carries needs one connection only
+
+    def measure(self, run: Run) -> None:
+        run.measure(self.grid)
+        run.progress.advance(self._coming)
+
+    def sections(self, results: Results) -> list[Section]:
+        pairs = list(_pairs(results))
+        return [_traffic(pairs), _latency(pairs)] if pairs else []
+
+
+def _pairs(results: Results) -> Iterator[Pair]:
+    cells = {(cell.clients, cell.way): cell for cell in measured(results)}
+    for clients in sorted({clients for clients, _ in cells}):
+        polling, websocket = (cells.get((clients, way)) for way in (POLLING, WEBSOCKET))
+        if polling and websocket:
+            yield Pair(polling, websocket)
+
+
+def _traffic(pairs: Sequence[Pair]) -> Section:
+    basis = next((pair for pair in pairs if pair.keeps_up), pairs[0])
+    rows = [
+        _row(traffic, "measured") for pair in pairs for traffic in (pair.polls(), pair.messages())
+    ]
+    rows += [_row(traffic, "computed") for traffic in basis.scaled(COMPUTED)]
+    return Section(
+        "Traffic that is not data: polling every second against WebSocket",
+        _about_traffic(pairs, basis),
+        (
+            "clients", "how", "way", "polls or messages a second", "headers, Mbit/s",
+            "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def _row(traffic: Traffic, how: str) -> list[str]:
+    return [
+        f"{traffic.clients:,}",
+        how,
+        "polling" if traffic.way == POLLING else "WebSocket",
+        f"{traffic.rate:,.0f}",
+        units.three(traffic.headers / MEGABIT),
+        units.three(traffic.headers / THEIR_MEGABIT),
+        PUBLISHED.get(traffic.clients, {}).get(traffic.way, "–"),
+        units.three(traffic.everything / MEGABIT),
+    ]
+
+
+def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
+    polls, messages = basis.polls(), basis.messages()
+    request = basis.polling.bill.up / basis.polling.bill.requests
+    first = min(PUBLISHED)
+    their_bits = THEIR_POLL * first * 8
+    paragraphs = [
+        f"The original is arithmetic: {THEIR_POLL} bytes of headers for each poll, {THEIR_FRAME} "
+        "for each message, times the number of clients. Here, the bytes were counted at the "
+        "clients' sockets while serve.py answered requests like those of Chromium. As in the "
+        f"original, every client polls every {basis.period:g} s and the data changes every "
+        f"{basis.polling.pace:g} s, so that a poll brings news. {COMPUTED:,} clients were not "
+        "measured: their rows are computed from the bytes per poll and per message of "
+        f"{basis.clients:,} clients, as if every poll were answered.",
+        f"Today a poll and its answer have {polls.header:,.0f} bytes of headers, {request:,.0f} of "
+        f"them in the request, and a message has {messages.header:,.0f}: "
+        f"{polls.header / messages.header:,.0f} to 1. The original's {THEIR_POLL} to {THEIR_FRAME} "
+        f"are {THEIR_POLL // THEIR_FRAME} to 1. These are headers alone. The data has "
+        f"{basis.body:,.0f} bytes either way, so that a whole poll is {polls.whole:,.0f} bytes and "
+        f"a whole message {messages.whole:,.0f}: {polls.whole / messages.whole:.1f} to 1.",
+        f"The original's megabit is 2^20 bits: {THEIR_POLL} × {first:,} × 8 is "
+        f"{their_bits / MEGABIT:.2f} million bits a second, and "
+        f"{their_bits / THEIR_MEGABIT:.1f} in its unit. The table has both units. The headers of "
+        "TCP and IP are in neither, and the handshake that opens a WebSocket is in no row.",
+    ]
+    behind = [pair for pair in pairs if not pair.keeps_up]
+    paragraphs += [
+        f"This machine did not keep up with {pair.clients:,} clients that poll: "
+        f"{pair.polls().rate:,.0f} polls a second were answered where {pair.due:,.0f} were due, "
+        "and who is still waiting for an answer does not ask again. Their row has the traffic "
+        "that there was; with every poll answered, its headers would be "
+        f"{units.three(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
+        f"{pair.polling.coalesced / (pair.polling.published * pair.clients):.0%} were never seen "
+        "by the client that polled, because a newer one came first; over WebSocket "
+        f"{pair.websocket.coalesced / (pair.websocket.published * pair.clients):.0%}."
+        for pair in behind
+    ]
+    if not behind:
+        sizes = listed([f"{pair.clients:,}" for pair in pairs])
+        paragraphs.append(
+            f"This machine kept up with {sizes} polling clients: polls were answered as fast as "
+            "they were due."
+        )
+    return paragraphs
+
+
+def _latency(pairs: Sequence[Pair]) -> Section:
+    rows = [
+        [
+            f"{pair.clients:,}",
+            name,
+            *(milliseconds(quantile(cell.known, share)) for share in (0.5, 0.95, 0.99)),
+            milliseconds(max(cell.known)),
+        ]
+        for pair in pairs
+        for name, cell in (("polling", pair.polling), ("WebSocket", pair.websocket))
+    ]
+    about = [
+        "The original's picture of latency is a drawing. This is a measurement: "
+        "the time from the change to the moment at which the client has the news, with one clock, "
+        "on one machine, without a network in between. Server and clients have a core each, where "
+        "there are two.",
+    ]
+    about += [
+        f"With {pair.clients:,} clients, the median is "
+        f"{milliseconds(quantile(pair.polling.known, 0.5))} ms for polling and "
+        f"{milliseconds(quantile(pair.websocket.known, 0.5))} ms for WebSocket. "
+        + (
+            f"Half of the polling period is {milliseconds(500 * pair.period)} ms: that is what "
+            "polling waits on average, however fast the server is."
+            if pair.keeps_up
+            else "Polling waits half of its period on average, and here for the server besides."
+        )
+        for pair in pairs
+    ]
+    return Section(
+        "Latency: measured instead of drawn",
+        about,
+        ("clients", "way", "p50, ms", "p95, ms", "p99, ms", "max, ms"),
+        rows,
+    )

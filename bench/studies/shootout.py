@@ -1,0 +1,163 @@
+"""Hashrocket's shootout: how many clients one server holds before telling them takes too long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.bytes_on_wire import WrongAnswer
+from bench.fanout.benchmark import PUSHLAB
+from bench.fanout.experiments import serving
+from bench.processes import NotRunning
+from bench.results import Results
+from bench.runner import Failed, Run
+from bench.statistics import quantile
+from bench.studies.base import Section, milliseconds
+from pushlab.hosting.listener import raise_descriptor_limit
+
+#: Clients that the original's servers held, in thousands.
+PUBLISHED = {"C++": "33", "Clojure": "27", "Go": "24", "Node ws": "13", "Rails": "0.5–1.1"}
+#: Files that a process opens beside its clients' sockets, at most.
+OTHER_FILES = 100
+#: Why no more clients were added.
+LATENCY, DESCRIPTORS = "latency", "descriptors"
+#: Seconds that a sample takes per client, and that it takes a client to come; about.
+TELLING, COMING = 18e-6, 0.9e-3
+
+
+@dataclass(frozen=True)
+class Shootout:
+    """Clients come, a step at a time, until the round trip of a broadcast is too long."""
+
+    step: int = 1000  #: clients
+    samples: int = 20  #: broadcasts for each step
+    limit: float = 500.0  #: milliseconds that p95 must not exceed
+    files: int | None = None  #: that a process may open; all that the system allows unless set
+    name = "shootout"
+    title = "Hashrocket: websocket-shootout, github.com/hashrocket/websocket-shootout"
+
+    @property
+    def seconds(self) -> float:
+        enough = int(self.limit / 1e3 / TELLING) + self.step  # where it takes too long, about
+        sizes = range(self.step, min(self._most, enough) + 1, self.step)
+        return 3 + sum(self._seconds(size) for size in sizes)
+
+    @property
+    def descriptors(self) -> int:
+        return self.step + OTHER_FILES  # it ends where there are no more
+
+    @property
+    def _most(self) -> int:
+        """The clients that a process can have, with the files that it may open."""
+        return (self.files or raise_descriptor_limit()) - OTHER_FILES
+
+    def _seconds(self, clients: int) -> float:
+        return self.step * COMING + self.samples * clients * TELLING
+
+    def measure(self, run: Run) -> None:
+        steps: list[dict[str, Any]] = []
+        run.results.extra |= {
+            "steps": steps, "limit": self.limit, "files": self._most + OTHER_FILES,
+        }  # fmt: skip
+        run.progress.say("starting serve.py")
+        try:
+            with serving(PUSHLAB) as (_, browsers):
+                clients = 0
+                while clients + self.step <= self._most:
+                    run.progress.say(f"{clients + self.step:,} clients: they come, and are told")
+                    _, newest = browsers.tell()
+                    browsers.join(self.step, newest)
+                    clients += self.step
+                    browsers.tell()  # the first time takes longer
+                    times = [round(1e3 * browsers.tell()[0], 3) for _ in range(self.samples)]
+                    steps.append({"clients": clients, "milliseconds": times})
+                    run.progress.advance(self._seconds(clients))
+                    if quantile(times, 0.95) > self.limit:
+                        run.results.extra["ended_by"] = LATENCY
+                        return
+            run.results.extra["ended_by"] = DESCRIPTORS
+        except (WrongAnswer, NotRunning, OSError) as error:
+            raise Failed(f"shootout, {clients_of(steps) + self.step:,} clients: {error}") from error
+
+    def sections(self, results: Results) -> list[Section]:
+        steps = results.extra.get("steps", ())
+        if not steps:
+            return []
+        held = _held(results)
+        capacity = Section(
+            "Clients held with a round trip of at most "
+            f"{results.extra['limit']:g} ms in 95 of 100 cases",
+            _about(results, held),
+            ("server", "thousands of clients", "from"),
+            [
+                *([name, thousands, "published"] for name, thousands in PUBLISHED.items()),
+                [
+                    "Python, serve.py",
+                    f"{'' if _is_too_long(results) else '≥ '}{held / 1e3:g}",
+                    "measured here",
+                ],
+            ],
+        )
+        every = Section(
+            "Step by step",
+            ["From sending the change until the last client has been told of it, in milliseconds."],
+            ("clients", "p50, ms", "p95, ms", "max, ms"),
+            [
+                [
+                    f"{step['clients']:,}",
+                    *(milliseconds(quantile(step["milliseconds"], share)) for share in (0.5, 0.95)),
+                    milliseconds(max(step["milliseconds"])),
+                ]
+                for step in steps
+            ],
+        )
+        return [capacity, every]
+
+
+def clients_of(steps: Sequence[dict[str, Any]]) -> int:
+    """Return how many clients there were at last."""
+    return int(steps[-1]["clients"]) if steps else 0
+
+
+def _p95(step: dict[str, Any]) -> float:
+    return quantile(step["milliseconds"], 0.95)
+
+
+def _is_too_long(results: Results) -> bool:
+    """Tell whether the last step was one too many."""
+    return bool(results.extra.get("ended_by") == LATENCY)
+
+
+def _held(results: Results) -> int:
+    """Return how many clients were told in time, in the last step in which they were."""
+    steps = results.extra["steps"]
+    return clients_of(steps[:-1] if _is_too_long(results) else steps)
+
+
+def _about(results: Results, held: int) -> list[str]:
+    steps, limit = results.extra["steps"], results.extra["limit"]
+    samples, step = len(steps[-1]["milliseconds"]), int(steps[0]["clients"])
+    last, p95 = clients_of(steps), milliseconds(_p95(steps[-1]))
+    why = {
+        LATENCY: f"It ended because of the time: with {last:,} clients, p95 of the round trip was "
+        f"{p95} ms, which is more than {limit:g} ms. So it held {held:,}.",
+        DESCRIPTORS: f"It did not end because of the time: with {last:,} clients, p95 of the round "
+        f"trip was {p95} ms. A process may open {results.extra['files']:,} files here, and each "
+        f"client needs one, so that no {step:,} more could come: {held:,} is what was reached, "
+        "not the most that the server can hold.",
+    }.get(
+        results.extra.get("ended_by", ""),
+        f"It ended early: with {last:,} clients, p95 of the round trip was {p95} ms.",
+    )
+    return [
+        "This is the Python row that the original never had. The rule is the original's: add "
+        f"{step:,} clients at a time until p95 of the round trip passes {limit:g} ms. "
+        f"{samples} broadcasts were timed for each step.",
+        why,
+        "What differs: the original's servers ran on the original's machine, ours on this one, "
+        "with its clients beside it, so the figures are not comparable one to one. Ours is one "
+        "process on one core. The original takes the time until the sender of a "
+        "message has it back itself; ours takes that from sending the change with POST /data "
+        "until the last of all clients has been told, which is stricter. Here clients are told "
+        "the cursor of the new reading, in a frame of a few dozen bytes, and each of them must "
+        "hear it exactly once, or the run fails.",
+    ]

@@ -1,0 +1,168 @@
+"""The Flask app: the page, /data, /healthz, and /update; the WebSocket there is the server's."""
+
+import hmac
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from flask import Flask, Response, abort, jsonify, render_template, request
+from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import HTTPException
+
+from lab import source_view as listing
+from lab.instruments import Lab
+from lab.settings import Settings
+from lab.sources import PACED, parse_object
+from lab.summary import details, headline, moment
+from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
+from pushlab.hub import Hub
+from pushlab.transports import longpoll, poll, sse
+from pushlab.websocket import handshake
+from pushlab.wsgi.direct import Shortcut
+from pushlab.wsgi.responses import content_security_policy, error_as_json
+
+ROOT = Path(__file__).resolve().parent.parent
+STATIC = ROOT / "static"
+
+#: The data is out of date for /healthz after this many of its paces, and never before LEAST_AGE.
+STALE_PACES = 5
+LEAST_AGE = 30.0  #: seconds
+
+
+class Parts(NamedTuple):
+    """What a server that hosts the app may want of it: `app.extensions["pushlab"]`."""
+
+    feed: Feed
+    hub: Hub
+    lab: Lab
+    settings: Settings
+
+    @property
+    def on_shutdown(self) -> tuple[Callable[[], None], ...]:
+        """What says goodbye to everyone, to be called when the server stops."""
+        return self.feed.close, self.hub.close
+
+
+def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
+    """Return the app that shows this feed; a server adds the WebSocket route at /update."""
+    app = Flask("pushlab", static_folder=STATIC, template_folder=ROOT / "templates")
+    app.extensions["pushlab"] = Parts(feed, hub, lab, settings)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
+    for text in (headline, details, moment):
+        app.add_template_filter(text)
+
+    # A browser that is told of them at once need not find them one after the other.
+    modules = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js"))
+
+    @app.get("/")
+    def page() -> Response:
+        """The page, with the newest reading in it: it needs no JavaScript to be read."""
+        places = _places(lab.ports)
+        far = next((place.distance for place in places if place.here), 0)
+        text = render_template(
+            "page.html",
+            reading=feed.latest,
+            now=time.time(),
+            modules=modules,
+            paces=lab.pace.names if lab.is_paced else (),
+            places=places,
+            far=f"{far:g} ms" if far else "",
+            halfway=f"{far / 2:g} ms",
+            present="present" in request.args,
+            counted=lab.meters.are_counting,
+        )
+        page = Response(text)
+        page.headers["Content-Security-Policy"] = content_security_policy(request.host)
+        page.headers["Cache-Control"] = "no-cache"
+        return page
+
+    @app.get("/data")
+    def data() -> Response:
+        """The newest reading, or 304: what short polling asks for again and again."""
+        return poll.update(feed)
+
+    @app.post("/data")
+    def publish() -> ResponseReturnValue:
+        """Publish the JSON object in the body."""
+        if settings.source != "http":
+            message = f"the data comes from {settings.source!r}; start with --source http to post"
+            abort(405, valid_methods=["GET", "HEAD", "OPTIONS"], description=message)
+        authorization = request.headers.get("Authorization", "")
+        if settings.token and not hmac.compare_digest(
+            authorization.encode(), f"Bearer {settings.token}".encode()
+        ):
+            message = "Authorization: not 'Bearer' and the token of this server"
+            abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
+        if not settings.token and not handshake.is_loopback_client(request.environ):
+            # Another server may listen where our options know nothing of.
+            abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
+        if not handshake.origin_allowed(request.environ, settings.allow_origins):
+            abort(403, "Origin: pages from elsewhere may not publish here")
+        value = parse_object(request.get_data())
+        if value is None:
+            abort(400, "the body is not a JSON object")
+        try:
+            reading = feed.publish(value)
+        except ValueTooLarge as error:
+            abort(413, str(error))
+        except ValueError as error:
+            abort(400, str(error))
+        return jsonify(cursor=reading.cursor), 201
+
+    @app.get("/update")
+    def update() -> Response:
+        """The long poll, or an event stream; a WebSocket at this URL has a route of its own."""
+        if "text/event-stream" in request.headers.get("Accept", ""):
+            return sse.update(feed)
+        return longpoll.update(feed)
+
+    @app.route("/lab", websocket=True, endpoint="lab")
+    def instruments() -> str:
+        """The instruments of a page, and its controls."""
+        lab.converse(request.environ["wsgi.websocket"], request.environ)
+        return ""
+
+    @app.get("/healthz")
+    def health() -> ResponseReturnValue:
+        """200 as long as the data changes as it should."""
+        age = time.time() - feed.latest.changed_at
+        allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
+        if feed.closed or (settings.source in PACED and age > allowed):
+            return jsonify(error=f"the data has not changed for {age:.0f} s"), 503
+        return jsonify(status="ok", cursor=feed.latest.cursor)
+
+    app.register_blueprint(listing.blueprint)
+    app.register_error_handler(HTTPException, error_as_json)
+    if settings.shortcut:
+        app.wsgi_app = Shortcut(app.wsgi_app, feed)  # type: ignore[method-assign]
+    return app
+
+
+class Place(NamedTuple):
+    """From where the page can be seen."""
+
+    name: str
+    distance: float  #: milliseconds of a round trip
+    url: str
+    here: bool
+
+
+def _places(ports: Mapping[float, int]) -> list[Place]:
+    """Return the server and its far ports, as links; none if the page came by another way."""
+    host = re.fullmatch(r"(.+?)(?::([0-9]+))?", request.host)
+    name = host[1] if host else ""
+    port = int((host and host[2]) or (443 if request.is_secure else 80))
+    if len(ports) < 2 or port not in ports.values():
+        return []
+    return [
+        Place(
+            name=f"{distance:g} ms away" if distance else "here",
+            distance=distance,
+            url=f"{request.scheme}://{name}:{its_port}/",
+            here=port == its_port,
+        )
+        for distance, its_port in ports.items()
+    ]

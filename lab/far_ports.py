@@ -1,0 +1,83 @@
+"""Far ports: more ports of the same server, each a given round trip away by a relay of its own."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+#: It is started, not imported: it needs asyncio, which takes longer to import than it to start.
+_RELAY = Path(__file__).with_name("relay.py")
+
+#: Seconds that the relays may take to end, all together. By then the server has said its goodbyes
+#: and waited for the answers; whatever is still under way has come to nobody for long.
+_PATIENCE = 1.3
+
+
+class FarPort:
+    """A port from which the server is `milliseconds` away, there and back."""
+
+    port: int  # known once `wait_until_open` has returned
+
+    def __init__(self, milliseconds: float, *, host: str, server_port: int, prefer: int) -> None:
+        self.milliseconds = milliseconds
+        # -I and -S: whatever the environment and the current directory, only the standard library
+        # is found, and sooner. A session of its own: Ctrl-C is for the server, which will close
+        # the relay when it has said goodbye to all.
+        command = [sys.executable, "-I", "-S", str(_RELAY), f"--milliseconds={milliseconds}",
+                   f"--host={host}", f"--server={server_port}", f"--port={prefer}"]  # fmt: skip
+        try:
+            self._process = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            sys.exit(f"Cannot start the relay of a far port: {error.strerror}")
+        self._stdin = cast(IO[bytes], self._process.stdin)
+        self._stdout = cast(IO[bytes], self._process.stdout)
+
+    def wait_until_open(self) -> None:
+        """Learn the port; exits if the relay could not open one."""
+        if line := self._stdout.readline():
+            self.port = int(line)
+        elif (status := self._process.wait()) > 0:
+            sys.exit(status)  # it has said why
+        else:
+            sys.exit(f"The relay of a far port was ended by signal {-status}.")
+
+    def abort(self) -> None:
+        """Tell the relay to end when all that is under way has arrived."""
+        self._stdin.close()
+
+    def close(self, *, timeout: float = _PATIENCE) -> None:
+        """Hang up, and wait for the relay to end: not at all if nobody is connected."""
+        self.abort()
+        self._stdout.close()
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:  # it is stopped or starved: nobody needs it any more
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def far_ports(distances: Sequence[float], *, host: str, port: int) -> Iterator[list[FarPort]]:
+    """Open a far port per distance, in milliseconds, and close them all in the end.
+
+    They are the ports after the server's `port`, or any free one where that is taken.
+    """
+    opened: list[FarPort] = []
+    try:
+        for prefer, distance in enumerate(distances, port + 1):
+            free = prefer if prefer <= 65535 else 0
+            opened.append(FarPort(distance, host=host, server_port=port, prefer=free))
+        for far in opened:  # all are starting meanwhile
+            far.wait_until_open()
+        yield opened
+    finally:
+        for far in opened:  # all are ending meanwhile
+            far.abort()
+        deadline = time.monotonic() + _PATIENCE
+        for far in opened:
+            far.close(timeout=max(0.01, deadline - time.monotonic()))

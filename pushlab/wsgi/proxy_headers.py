@@ -1,0 +1,67 @@
+"""Proxies: what those in front of the server say of a request, believed only if they are trusted.
+
+A proxy that ends TLS passes on plain HTTP, from its own address. What the browser asked for, and
+from where, is in the headers X-Forwarded-Proto, -Host and -For. Anybody can send these; so only
+those of a proxy that was named with --trusted-proxies count.
+"""
+
+import ipaddress
+from collections.abc import Collection
+from typing import Any
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+#: In the environ of a request that a trusted proxy has passed on without saying for whom.
+FORWARDED_MISSING = "pushlab.untold"
+
+_FORWARDED_FIELDS = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO")
+
+
+def network(text: str) -> Network:
+    """Return the network that the text names: an address, or one like 10.0.0.0/8.
+
+    Raises ValueError if it names none.
+    """
+    return ipaddress.ip_network(text)
+
+
+def apply_forwarded(environ: dict[str, Any], trusted: Collection[Network]) -> None:
+    """Have the environ say what the browser asked for, if a trusted proxy tells.
+
+    REMOTE_ADDR becomes the nearest address on the way that is none of a trusted proxy.
+    """
+    hops = [environ.get("REMOTE_ADDR", "")]
+    hops += reversed(
+        [hop.strip() for hop in environ.get(_FORWARDED_FIELDS[0], "").split(",") if hop.strip()]
+    )
+    proxies = 0
+    for hop in hops:
+        if not _is_in(hop, trusted):
+            break
+        proxies += 1
+    if not proxies:
+        return
+    if len(hops) == 1:
+        environ[FORWARDED_MISSING] = True
+    # The proxy next to us names the host and the scheme; the one farthest out has seen the browser.
+    ProxyFix(
+        lambda environ, start_response: (), x_for=min(proxies, len(hops) - 1), x_proto=1, x_host=1
+    )(environ, lambda *_: lambda _: None)
+    for name in _FORWARDED_FIELDS:
+        environ.pop(name, None)
+
+
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that the text is, if it is one; of IPv4 also where IPv6 brought it."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_in(text: str, networks: Collection[Network]) -> bool:
+    address = parse_address(text)
+    return address is not None and any(address in network for network in networks)
