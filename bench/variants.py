@@ -21,8 +21,8 @@ class Variant(NamedTuple):
     @property
     def title(self) -> str:
         """What people call it, as in "WebSocket, carry"."""
-        name = "SSE" if self.transport == "sse" else TRANSPORTS.get(self.transport, self.transport)
-        return f"{name}, {self.payload}"
+        known = TRANSPORTS.get(self.transport)
+        return f"{known.short if known else self.transport}, {self.payload}"
 
 
 #: All of them.

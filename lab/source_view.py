@@ -67,7 +67,7 @@ def code(transport: str) -> Response:
     """The code of a transport, as a page; static/code.js shows the same within the main page."""
     if transport not in TRANSPORTS:
         abort(404, f"there is no transport {transport!r}; there are: {', '.join(TRANSPORTS)}")
-    known = {"transport": transport, "titles": TRANSPORTS, "halves": halves(transport)}
+    known = {"transport": transport, "transports": TRANSPORTS, "halves": halves(transport)}
     page = Response(render_template("code.html", **known))
     page.headers["Content-Security-Policy"] = POLICY
     page.headers["Cache-Control"] = "no-cache"

@@ -318,14 +318,14 @@ def shown_and(browser: Browser, expected: Shown) -> tuple[Shown, Shown]:
 
 
 def test_a_lanes_button_opens_the_dialog_with_what_its_page_shows(visited: Browser) -> None:
-    for transport, title in TRANSPORTS.items():
+    for transport, shown in TRANSPORTS.items():
         button = f'[data-transport="{transport}"] [data-action="code"]'
         visited.find_element(By.CSS_SELECTOR, button).click()
         code = [FILES[transport, half].read_text() for half in ("server", "browser")]
-        until_same(partial(shown_and, visited, (f"{title}: the code", code)))
+        until_same(partial(shown_and, visited, (f"{shown.title}: the code", code)))
         assert part(visited, "header a").get_attribute("href").endswith(f"/code/{transport}")
         dialog = visited.find_element(By.CSS_SELECTOR, "dialog.code")
-        assert dialog.accessible_name == f"{title}: the code"
+        assert dialog.accessible_name == f"{shown.title}: the code"
         hue = "return getComputedStyle(document.querySelector(arguments[0])).borderTopColor"
         lane, card = f'[data-transport="{transport}"]', "dialog.code .card"
         assert visited.execute_script(hue, lane) == visited.execute_script(hue, card)

@@ -6,8 +6,10 @@ It is apart from plots.py, which draws, because that takes Matplotlib, and secon
 from pathlib import Path
 from typing import NamedTuple
 
+from pushlab.transports import TRANSPORTS
+
 #: The page's colours by day. report.html replaces them by its own variables, to follow the night.
-HUES = {"poll": "#636b7c", "longpoll": "#a86200", "sse": "#00805a", "websocket": "#0062ab"}
+HUES = {name: transport.colour.light for name, transport in TRANSPORTS.items()}
 TEXT, MUTED, EDGE, PAPER = "#1b2333", "#596274", "#dedcd5", "#ffffff"
 
 

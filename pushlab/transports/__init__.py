@@ -1,9 +1,67 @@
-"""The server half of each transport, a file each; static/transports/ has the browser half."""
+"""The transports: one module per transport, with one function that runs whoever dispatches it.
 
-#: Every transport by its name in URLs and files, with what people call it.
-TRANSPORTS = {
-    "poll": "Short polling",
-    "longpoll": "Long polling",
-    "sse": "Server-sent events",
-    "websocket": "WebSocket",
-}
+`TRANSPORTS` is the one place for a transport's name, titles, colours and defaults: the page, the
+plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how to add one.
+"""
+
+from typing import NamedTuple
+
+
+class Colour(NamedTuple):
+    """One hue, dark enough for a light page and light enough for a dark one."""
+
+    light: str
+    dark: str
+
+
+class Transport(NamedTuple):
+    """How a transport is named, shown and started."""
+
+    name: str  #: in URLs, file names and options
+    title: str
+    short: str  #: the title where there is little room
+    tagline: str  #: what it does, in a few words
+    colour: Colour
+    marker: str  #: in plots, as Matplotlib names it: for readers who cannot tell hues apart
+    autostart: bool = True  #: whether its lane starts with the page
+    carry: bool = True  #: whether its lane begins by carrying readings
+
+
+_ALL = (
+    Transport(
+        name="poll",
+        title="Short polling",
+        short="Short polling",
+        tagline="asks again and again",
+        colour=Colour("#636b7c", "#a3abbb"),
+        marker="s",
+    ),
+    Transport(
+        name="longpoll",
+        title="Long polling",
+        short="Long polling",
+        tagline="asks once, and waits",
+        colour=Colour("#a86200", "#f2a43a"),
+        marker="^",
+    ),
+    Transport(
+        name="sse",
+        title="Server-sent events",
+        short="SSE",
+        tagline="one response that never ends",
+        colour=Colour("#00805a", "#36c795"),
+        marker="D",
+        autostart=False,
+    ),
+    Transport(
+        name="websocket",
+        title="WebSocket",
+        short="WebSocket",
+        tagline="one connection, held open",
+        colour=Colour("#0062ab", "#5aaef5"),
+        marker="o",
+    ),
+)
+
+#: Every transport by its name, in the order in which they are shown.
+TRANSPORTS = {transport.name: transport for transport in _ALL}
