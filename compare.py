@@ -21,7 +21,7 @@ from rich.console import Console
 
 from bench import output
 from bench.report import terminal
-from bench.report import findings as verdict
+from bench.report import findings
 from bench import cli as wishes
 from bench.fanout import benchmark
 from bench.environment import about
@@ -79,7 +79,7 @@ def conclude(results: Results, asked: Options) -> int:
         console.print(terminal.table(results))
     for section in sections:
         console.print(terminal.section(section))
-    for sentence in verdict.sentences(results):
+    for sentence in findings.sentences(results):
         console.print(f"- {sentence}", highlight=False, markup=False)
     console.print(f"\nThe report: {asked.output / 'report.html'}", highlight=False, soft_wrap=True)
     if results.failure:

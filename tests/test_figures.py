@@ -55,7 +55,7 @@ def test_every_raw_result_tells_the_command_that_makes_it_again() -> None:
     assert len(found) >= 3
     for path in found:
         command = json.loads(path.read_text())["command"]
-        assert re.match(r"(python -m pushlab\.measure\.\w+|python compare\.py)( |$)", command)
+        assert re.match(r"(python -m bench\.\w+|python compare\.py)( |$)", command)
 
 
 def change(path: Path, edit: Callable[[Any], None]) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 
 from bench.environment import described
 from bench.figures.pages import Claim, Part, Raw, Wrong
-from bench.report import findings as verdict
-from bench.report import formatting as units
-from bench.report import tables
+from bench.report import findings, formatting, tables
 from bench.report.rst import table
-from bench.report.tables import Group, headline
+from bench.report.tables import Comparison as Group
+from bench.report.tables import headline
 from bench.results import Cell, Results
 from bench.statistics import quantile
 from bench.studies import PAPERS, Study
@@ -56,13 +55,13 @@ def _page(raw: Raw) -> str:
         "your own: it also leaves a report with these plots, and a CSV.",
         _about(results),
         _title("In words", "-"),
-        _listed(verdict.sentences(results)),
+        _listed(findings.sentences(results)),
         _title("In pictures", "-"),
         *(f".. image:: compare/{name}.svg\n   :alt: {alt}" for name, alt in PLOTS.items()),
         _title("In figures", "-"),
         _LEGEND,
     ]
-    for group in tables.groups(results):
+    for group in tables.comparisons(results):
         parts += [_title(escaped(group.title), "~"), _figures(group)]
     return "\n\n".join(parts) + "\n"
 
@@ -105,7 +104,7 @@ def _figures(group: Group) -> str:
 
 
 def _ms(samples: Sequence[float], share: float) -> str:
-    return units.three(quantile(samples, share)) if samples else "–"
+    return formatting.significant(quantile(samples, share)) if samples else "–"
 
 
 # The table of the README.
@@ -113,7 +112,7 @@ def _ms(samples: Sequence[float], share: float) -> str:
 
 def _groups(results: Results) -> tuple[Group, Group, Group]:
     """Return what the README shows: near and far for the same browsers, and the most of them."""
-    found = [group for group in tables.groups(results) if not group.handling]
+    found = [group for group in tables.comparisons(results) if not group.handling]
     far = headline(results)
     near = [group for group in found if far and group.clients == far.clients and not group.distance]
     if far is None or not far.distance or not near:
@@ -137,7 +136,7 @@ def _summary(raw: Raw) -> str:
                 _ms(here.had, 0.5),
                 _ms(cell.had, 0.5),
                 tables.shown(there.cpu_per_update),
-                "–" if memory is None else units.three(memory / 1024),
+                "–" if memory is None else formatting.significant(memory / 1024),
             )
         )
     return table(rows)
@@ -152,7 +151,7 @@ def _number(of: Callable[[Group, Group, Group], float | str]) -> Callable[[Raw],
 
     def number(raw: Raw) -> str:
         value = of(*_groups(raw.results("compare")))
-        return value if isinstance(value, str) else units.three(value)
+        return value if isinstance(value, str) else formatting.significant(value)
 
     return number
 
@@ -164,14 +163,14 @@ _CARRIED, _POLLED = Variant("websocket", carry=True), Variant("longpoll", carry=
 
 
 def _slow(raw: Raw) -> Group:
-    found = [group for group in tables.groups(raw.results("compare")) if group.handling]
+    found = [group for group in tables.comparisons(raw.results("compare")) if group.handling]
     if not found:
         raise Wrong("docs/results/compare.json has no slow readers")
     return found[0]
 
 
 def _age(way: Variant) -> Callable[[Raw], str]:
-    return lambda raw: units.duration(quantile(_of(_slow(raw), way).had, 0.95))
+    return lambda raw: formatting.duration(quantile(_of(_slow(raw), way).had, 0.95))
 
 
 def _rate(way: Variant) -> Callable[[Raw], str]:

@@ -3,7 +3,7 @@
 import math
 
 
-def three(value: float) -> str:
+def significant(value: float) -> str:
     """Return it with three significant digits: 0.123, 1.23, 12.3, 123, 1,230."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
@@ -18,27 +18,27 @@ def three(value: float) -> str:
 def duration(milliseconds: float) -> str:
     """Return 850 µs, 1.23 ms, 203 ms, 1.52 s."""
     if abs(milliseconds) < 0.9995:
-        return f"{three(milliseconds * 1e3)} µs" if milliseconds else "0 ms"
+        return f"{significant(milliseconds * 1e3)} µs" if milliseconds else "0 ms"
     if abs(milliseconds) < 999.5:
-        return f"{three(milliseconds)} ms"
-    return f"{three(milliseconds / 1e3)} s"
+        return f"{significant(milliseconds)} ms"
+    return f"{significant(milliseconds / 1e3)} s"
 
 
 def cpu(microseconds: float) -> str:
     """Return 12.3 µs, 1.23 ms."""
     if abs(microseconds) < 999.5:
-        return f"{three(microseconds)} µs"
+        return f"{significant(microseconds)} µs"
     return duration(microseconds / 1e3)
 
 
 def size(number: float) -> str:
     """Return 121 bytes, 1,514 bytes, 34.5 kB, 1.2 MB."""
     if number < 9_999.5:
-        return f"{number:,.0f} bytes" if number >= 99.5 else f"{three(number)} bytes"
+        return f"{number:,.0f} bytes" if number >= 99.5 else f"{significant(number)} bytes"
     for unit, scale in (("kB", 1e3), ("MB", 1e6)):
         if number / scale < 999.5:
-            return f"{three(number / scale)} {unit}"
-    return f"{three(number / 1e9)} GB"
+            return f"{significant(number / scale)} {unit}"
+    return f"{significant(number / 1e9)} GB"
 
 
 def away(milliseconds: float) -> str:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.report import drawing, tables
-from bench.report import findings as verdict
+from bench.report import drawing, findings, tables
 from bench.report.drawing import Plot
-from bench.report.tables import Column, Group, Section
+from bench.report.tables import Column, Comparison, Section
 from bench.results import PACKET_HEADER, SEGMENT, Results
 
 _TEMPLATES = Environment(
@@ -56,8 +55,8 @@ def page(
     results: Results, plots: Sequence[Plot], sections: Sequence[Section] = (), *, title: str = ""
 ) -> str:
     """Return the page, with the plots in it; with a title of its own, the sections come first."""
-    found = [_table(group) for group in tables.groups(results)]
-    alarms, sentences = verdict.alarms(results), verdict.sentences(results)
+    found = [_table(group) for group in tables.comparisons(results)]
+    alarms, sentences = findings.alarms(results), findings.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
         title=title,
         results=results,
@@ -71,7 +70,7 @@ def page(
         options=list(_flat(results.options)),
         packet_header=PACKET_HEADER,
         segment=SEGMENT,
-        same=verdict,
+        same=findings,
     )
 
 
@@ -86,7 +85,7 @@ def _figures_bold(sentence: str) -> Markup:
     return Markup(text)  # noqa: S704 - what it says is escaped
 
 
-def _table(group: Group) -> _Table:
+def _table(group: Comparison) -> _Table:
     # What nobody knows here takes no room.
     columns = [
         column

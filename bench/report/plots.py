@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from bench.report import formatting as units
+from bench.report import formatting
 from bench.report.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
-from bench.report.tables import Group, groups, headline
+from bench.report.tables import Comparison, comparisons, headline
 from bench.results import Cell, Results
 from bench.statistics import median, quantile
 from bench.variants import WAYS
@@ -77,10 +77,10 @@ def draw(results: Results, folder: Path) -> list[Plot]:
     return plots
 
 
-def _title(group: Group, results: Results) -> str:
+def _title(group: Comparison, results: Results) -> str:
     """Return where it is and with how many, and on which server if there are several."""
     several = len({cell.server for cell in results.cells}) > 1
-    title = f"{units.away(group.distance)}, {units.clients(group.clients)}"
+    title = f"{formatting.away(group.distance)}, {formatting.clients(group.clients)}"
     return f"{title[0].upper()}{title[1:]}" + (f", {group.server}" if several else "")
 
 
@@ -121,8 +121,8 @@ def _milliseconds(axes: Axes) -> None:
 
 def _latency(results: Results) -> _Drawn | None:
     """From the change to having the data: which share of the updates was there when."""
-    of_distance: dict[float, Group] = {}
-    for group in groups(results):
+    of_distance: dict[float, Comparison] = {}
+    for group in comparisons(results):
         if not group.handling and any(cell.had for cell in group.cells):
             known = of_distance.get(group.distance)
             # All distances with as many clients would be best; the default run has them at 100.
@@ -157,10 +157,11 @@ def _latency(results: Results) -> _Drawn | None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-        where = units.away(group.distance)
+        where = formatting.away(group.distance)
         axes.set_title(_title(group, results))
         alt.append(
-            f"{where}: " + ", ".join(f"{c.title} {units.duration(median(c.had))}" for c in cells)
+            f"{where}: "
+            + ", ".join(f"{c.title} {formatting.duration(median(c.had))}" for c in cells)
         )
     every[-1].set_xlabel("milliseconds from the change to having the data")
     _legend(figure, [cell for group in panels for cell in group.cells])
@@ -175,7 +176,7 @@ def _latency(results: Results) -> _Drawn | None:
     )
 
 
-def _fit(group: Group, results: Results) -> tuple[bool, int, int]:
+def _fit(group: Comparison, results: Results) -> tuple[bool, int, int]:
     """Return how well a group stands for its distance."""
     all_distances = {cell.distance for cell in results.cells if not cell.handling}
     same = {cell.distance for cell in results.cells
@@ -232,7 +233,7 @@ def _bytes(results: Results) -> _Drawn | None:
 
 def _cpu(results: Results) -> _Drawn | None:
     """The server's CPU per update and client, as the clients become more."""
-    found = [group for group in groups(results) if not group.handling]
+    found = [group for group in comparisons(results) if not group.handling]
     nearest = min((group.distance for group in found), default=0.0)
     cells = [cell for group in found for cell in group.cells
              if cell.knows_cpu and group.distance == nearest and group.server == found[0].server
@@ -270,7 +271,7 @@ def _cpu(results: Results) -> _Drawn | None:
     axes.set_ylabel("µs of CPU per update and browser")
     _legend(figure, cells)
     most = [cell for cell in cells if cell.clients == counts[-1]]
-    said = ", ".join(f"{c.title} {units.cpu(c.cpu_per_update or 0)}" for c in _in_order(most))
+    said = ", ".join(f"{c.title} {formatting.cpu(c.cpu_per_update or 0)}" for c in _in_order(most))
     return _Drawn(
         figure,
         "What an update costs the server",
@@ -279,7 +280,7 @@ def _cpu(results: Results) -> _Drawn | None:
         "What publishing the change itself takes is left out. Both scales are logarithmic."
         + (f" Of several servers, this is {server}." if several else ""),
         f"The CPU of {server if several else 'the server'} per update and browser, with "
-        f"{units.clients(counts[-1])}: {said}.",
+        f"{formatting.clients(counts[-1])}: {said}.",
     )
 
 
@@ -345,7 +346,7 @@ def _story(cell: Cell) -> _Story:
 
 def _strokes(results: Results) -> _Drawn | None:
     """One update per way: who speaks when, and how far it is."""
-    traced = [group for group in groups(results)
+    traced = [group for group in comparisons(results)
               if not group.handling and any(cell.trace for cell in group.cells)]  # fmt: skip
     if not traced:
         return None
@@ -374,13 +375,13 @@ def _strokes(results: Results) -> _Drawn | None:
             else:
                 axes.set_xlabel("milliseconds from the change")
     said = ", ".join(
-        f"{cells[way].title} after {units.duration(story.had)}"
+        f"{cells[way].title} after {formatting.duration(story.had)}"
         for way, story in stories.items()
         if story.had is not None
     )
     return _Drawn(
         figure,
-        f"One update, {units.away(group.distance)}",
+        f"One update, {formatting.away(group.distance)}",
         f"{_title(group, results)}. Above the server, below a browser, time to the right. "
         "The upright line is the change; "
         "slanted strokes are messages on their way, thick where they bring this update, pale "
@@ -419,7 +420,7 @@ def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
     if story.had is not None:
         axes.plot(story.had, 0, marker="o", markersize=10, color=hue, markeredgecolor=PAPER,
                   zorder=5, clip_on=False)  # fmt: skip
-        title += f": has it after {units.duration(story.had)}"
+        title += f": has it after {formatting.duration(story.had)}"
     axes.set_title(title, color=hue, weight="bold")
     axes.set_ylim(-0.22, 1.22)
     axes.set_yticks([1, 0], ["server", "browser"])

@@ -5,14 +5,14 @@ import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from bench.report import formatting as units
+from bench.report import formatting
 from bench.results import Cell, Results
 from bench.statistics import Percentiles, quantile
 
 Value = str | int | float | None
 
 
-class Group(NamedTuple):
+class Comparison(NamedTuple):
     """Cells that differ only in their way: what may be compared."""
 
     server: str
@@ -25,12 +25,14 @@ class Group(NamedTuple):
     @property
     def title(self) -> str:
         """As in "gevent, 200 ms away, 100 browsers, a change every 0.5 s"."""
-        where = f"{self.server}, {units.away(self.distance)}, {units.clients(self.clients)}"
+        where = (
+            f"{self.server}, {formatting.away(self.distance)}, {formatting.clients(self.clients)}"
+        )
         slow = f", {self.handling:g} s to handle each" if self.handling else ""
-        return f"{where}, a change every {self.pace:g} s{slow}"
+        return f"{self.server}, {where}, a change every {self.pace:g} s{slow}"
 
 
-def groups(results: Results) -> list[Group]:
+def comparisons(results: Results) -> list[Comparison]:
     """Return the cells, by what they share; those that took the fewest bytes come first.
 
     Bytes are counted, not timed, so that the order is the same in every run.
@@ -39,20 +41,18 @@ def groups(results: Results) -> list[Group]:
     for cell in results.cells:
         key = cell.server, cell.distance, cell.clients, cell.pace, cell.handling
         found.setdefault(key, []).append(cell)
-    # Slow readers last: theirs is another question.
-    keys = sorted(found, key=lambda key: (key[4] > 0, *key))
-    return [
-        Group(*key, tuple(sorted(found[key], key=lambda cell: (cell.bytes_per_update, cell.title))))
-        for key in keys
+    return [  # slow readers last: theirs is another question
+        Comparison(*key, tuple(sorted(cells, key=lambda cell: (cell.bytes_per_update, cell.title))))
+        for key, cells in sorted(found.items(), key=lambda item: (item[0][4] > 0, *item[0]))
     ]
 
 
-def headline(results: Results) -> Group | None:
+def headline(results: Results) -> Comparison | None:
     """Return the cells that show most: the farthest ones, of these the most clients.
 
     All ways are to be among them, if there is such a group; slow readers are another question.
     """
-    found = [group for group in groups(results) if not group.handling]
+    found = [group for group in comparisons(results) if not group.handling]
     most = max((len({cell.way for cell in group.cells}) for group in found), default=0)
     full = [group for group in found if len({cell.way for cell in group.cells}) == most]
     return max(full, key=lambda group: (group.distance, group.clients), default=None)
@@ -154,7 +154,7 @@ def shown(value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, float) and not (value >= 100 or value == int(value)):
-        return units.three(value)
+        return formatting.significant(value)
     return value if isinstance(value, str) else f"{value:,.0f}"
 
 
@@ -164,7 +164,7 @@ def as_csv(results: Results) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in columns)
-    for group in groups(results):
+    for group in comparisons(results):
         for cell in group.cells:
             writer.writerow(_plain(column.of(cell)) for column in columns)
     return text.getvalue()

@@ -11,8 +11,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from bench.report import formatting as units
-from bench.report import tables
+from bench.report import formatting, tables
 from bench.report.tables import Section, shown
 from bench.results import Cell, Results
 
@@ -42,7 +41,7 @@ def _short(milliseconds: float) -> str:
 
 def _kilobytes(cell: Cell) -> str:
     memory = cell.memory_per_client
-    return "–" if memory is None else units.three(memory / 1e3)
+    return "–" if memory is None else formatting.significant(memory / 1e3)
 
 
 #: Those that a sceptic asks for. All others are in the CSV and in the report.
@@ -65,7 +64,7 @@ COLUMNS = (
 
 def table(results: Results) -> RenderableType:
     """Return a table for each group of cells that may be compared."""
-    found = [_table(group) for group in tables.groups(results)]
+    found = [_table(group) for group in tables.comparisons(results)]
     return Group(*found, Text(_LEGEND, style="dim")) if found else Text("Nothing was measured.")
 
 
@@ -75,7 +74,7 @@ _LEGEND = (
 )
 
 
-def _table(group: tables.Group) -> Table:
+def _table(group: tables.Comparison) -> Table:
     busiest = max(cell.audience_cpu for cell in group.cells)
     periods = {cell.period for cell in group.cells if cell.period is not None}
     title = group.title

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.report import formatting as units
+from bench.report import formatting
 from bench.results import Cell, Results
 from bench.runner import Run
 from bench.scenarios import Grid, Group
@@ -190,10 +190,10 @@ def _row(traffic: Traffic, how: str) -> list[str]:
         how,
         "polling" if traffic.way == POLLING else "WebSocket",
         f"{traffic.rate:,.0f}",
-        units.three(traffic.headers / MEGABIT),
-        units.three(traffic.headers / THEIR_MEGABIT),
+        formatting.significant(traffic.headers / MEGABIT),
+        formatting.significant(traffic.headers / THEIR_MEGABIT),
         PUBLISHED.get(traffic.clients, {}).get(traffic.way, "–"),
-        units.three(traffic.everything / MEGABIT),
+        formatting.significant(traffic.everything / MEGABIT),
     ]
 
 
@@ -227,7 +227,7 @@ def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
         f"{pair.polls().rate:,.0f} polls a second were answered where {pair.due:,.0f} were due, "
         "and who is still waiting for an answer does not ask again. Their row has the traffic "
         "that there was; with every poll answered, its headers would be "
-        f"{units.three(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
+        f"{formatting.significant(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
         f"{pair.polling.coalesced / (pair.polling.published * pair.clients):.0%} were never seen "
         "by the client that polled, because a newer one came first; over WebSocket "
         f"{pair.websocket.coalesced / (pair.websocket.published * pair.clients):.0%}."
