@@ -146,7 +146,7 @@ def test_it_is_at_most_a_screen_and_says_what_it_revives(example: str) -> None:
     assert source.startswith(f'"""python examples/{example}.py: ')
     assert "\n\nWhat changed: " in docstring(example)
     assert len(source.splitlines()) <= 68
-    assert f"examples/{example}.py" in (ROOT / "README.rst").read_text()
+    assert f"examples/{example}.py" in (ROOT / "docs/reference/examples.rst").read_text()
 
 
 def test_importing_them_patches_nothing() -> None:

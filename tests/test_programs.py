@@ -93,9 +93,9 @@ def test_help_names_every_option(program: str) -> None:
     for option in ("host", "port", "source", "every", "allow-origin", "certfile", "keyfile",
                    "token", "log-level"):  # fmt: skip
         assert f"--{option}" in done.stdout
-    readme = (ROOT / "README.rst").read_text()
+    page = (ROOT / "docs" / "reference" / "options.rst").read_text()
     for option in re.findall(r"--[a-z-]+", done.stdout):
-        assert option in readme or option == "--help", f"the README does not tell of {option}"
+        assert f"``{option}" in page or option == "--help", f"options.rst lacks {option}"
 
 
 def test_a_taken_port_is_one_line(program: str) -> None:

@@ -1,4 +1,4 @@
-"""The README's table of servers: each cell is what the server does. And: each command starts it."""
+"""The table of servers in the docs is what each server does; each command starts its server."""
 
 import os
 import re
@@ -23,12 +23,12 @@ from tests.clients import CLOSE, PING, PONG, TEXT, Http, LabPage, RawSocket, fra
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import WAYS, WITH_TLS, host
 
-README = (ROOT / "README.rst").read_text()
+PAGE = (ROOT / "docs" / "reference" / "servers.rst").read_text()
 
 
 def table() -> dict[str, list[str]]:
-    """The README's table: what each server gives."""
-    _, _, rest = README.partition("test_servers.py compares each cell")
+    """The table of the docs: what each server gives."""
+    _, _, rest = PAGE.partition("test_servers.py compares each cell")
     _, _, body, *_ = re.split(r"^=+ .*=\n", rest, flags=re.MULTILINE)
     return {line[:30].strip(): line[30:].split() for line in body.splitlines()}
 

@@ -156,7 +156,9 @@ def _number(of: Callable[[Group, Group, Group], float | str]) -> Callable[[Raw],
     return number
 
 
-_CARRIED, _POLLED = Variant("websocket", carry=True), Variant("longpoll", carry=False)
+def _far_ms(far: Group, way: Variant) -> float:
+    """Return the median milliseconds until these browsers had the data."""
+    return quantile(_of(far, way).had, 0.5)
 
 
 # When polling wins.
@@ -192,7 +194,7 @@ def _bytes(cell: Cell) -> float:
     return cell.bytes_per_second or 0.0
 
 
-_PUSH, _SIGNAL = _CARRIED, Variant("websocket", carry=False)
+_PUSH, _SIGNAL = Variant("websocket", carry=True), Variant("websocket", carry=False)
 _LONG, _SHORT = Variant("longpoll", carry=True), Variant("poll", carry=True)
 
 
@@ -232,20 +234,10 @@ PART = Part(
         "compared period": _number(
             lambda near, far, most: f"{_of(far, Variant('poll', True)).period:g}"
         ),
-        "compared sooner": _number(
-            lambda near, far, most: (
-                quantile(_of(far, _POLLED).had, 0.5) - quantile(_of(far, _CARRIED).had, 0.5)
-            )
-        ),
-        "compared fewer": _number(
-            lambda near, far, most: (
-                _of(far, _POLLED).bytes_per_update / _of(far, _CARRIED).bytes_per_update
-            )
-        ),
-        "compared cheaper": _number(
-            lambda near, far, most: (
-                (_of(most, _POLLED).cpu_per_update or 0) / (_of(most, _CARRIED).cpu_per_update or 1)
-            )
+        "compared push": _number(lambda near, far, most: _far_ms(far, _PUSH)),
+        "compared long poll": _number(lambda near, far, most: _far_ms(far, _LONG)),
+        "compared long poll signal": _number(
+            lambda near, far, most: _far_ms(far, Variant("longpoll", carry=False))
         ),
         "slow push age": _age(_PUSH),
         "slow long poll age": _age(_LONG),
