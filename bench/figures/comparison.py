@@ -251,7 +251,7 @@ PART = Part(
     claims=[
         Claim(
             POLLING,
-            "Polling wins, and clearly",
+            "Polling wins clearly",
             lambda raw: all(
                 _outcome(way, _PUSH, figure=_p95)(raw) for way in (_LONG, _SHORT, _SIGNAL)
             ),
