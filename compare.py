@@ -22,7 +22,7 @@ from rich.console import Console
 from bench import output
 from bench.report import terminal
 from bench.report import findings
-from bench import cli as wishes
+from bench import cli
 from bench.fanout import benchmark
 from bench.environment import about
 from bench.results import Results
@@ -35,13 +35,13 @@ PUBLISHED = Path(__file__).resolve().parent / "docs" / "results"
 
 def main(arguments: list[str]) -> int:
     """Do what the command line says; return the exit status."""
-    asked = wishes.parse(arguments)
+    options = cli.parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
     try:
-        asked.check()
-        if asked.peers is not None:
-            return beside_peers(asked)
-        shared = asked.venue()
+        options.check()
+        if options.other_servers is not None:
+            return beside_other_servers(options)
+        shared = options.target()
     except CannotMeasure as problem:
         print(problem, file=sys.stderr)
         return 1
@@ -49,39 +49,41 @@ def main(arguments: list[str]) -> int:
         return 130
     versions = {name: metadata.version(name) for name in ("rich", "matplotlib")}
     results = Results(
-        command=shlex.join(["python", "compare.py", *asked.arguments]),
+        command=shlex.join(["python", "compare.py", *options.arguments]),
         about=about(**versions),
-        options=asked.options,
+        options=options.chosen,
     )
-    progress = terminal.Progress(asked.plan.seconds, Console(stderr=True))
+    progress = terminal.Progress(options.plan.seconds, Console(stderr=True))
     try:
         with progress, Run(results, progress, shared=shared) as run:
-            asked.plan.measure(run)
+            options.plan.measure(run)
     except KeyboardInterrupt:
         results.interrupted = True
     except Failed as failure:
         results.failure = str(failure)
-    return conclude(results, asked)
+    return conclude(results, options)
 
 
-def conclude(results: Results, asked: Options) -> int:
+def conclude(results: Results, options: Options) -> int:
     """Print and write what was found out; return the exit status."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # it takes a moment; a second one is impatience
         signal.signal(stop, signal.SIG_IGN)
     results.finish()
-    paper = asked.plan.paper
-    sections = paper.sections(results) if paper and results.is_complete else ()
-    written = output.write(results, asked.output, sections, title=paper.title if paper else "")
-    if asked.write and results.is_complete:
-        publish(results, asked.name, [path for path in written if path.suffix == ".svg"])
+    study = options.plan.study
+    sections = study.sections(results) if study and results.is_complete else ()
+    written = output.write(results, options.output, sections, title=study.title if study else "")
+    if options.update_docs and results.is_complete:
+        publish(results, options.name, [path for path in written if path.suffix == ".svg"])
     console = Console(width=None if sys.stdout.isatty() else 100)
-    if results.cells or not sections:
+    if results.entries or not sections:
         console.print(terminal.table(results))
     for section in sections:
         console.print(terminal.section(section))
     for sentence in findings.sentences(results):
         console.print(f"- {sentence}", highlight=False, markup=False)
-    console.print(f"\nThe report: {asked.output / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nThe report: {options.output / 'report.html'}", highlight=False, soft_wrap=True
+    )
     if results.failure:
         print(f"compare.py: {results.failure}", file=sys.stderr)
         return 1
@@ -98,17 +100,22 @@ def publish(results: Results, name: str, plots: list[Path]) -> None:
             shutil.copy(plot, PUBLISHED / name)
 
 
-def beside_peers(asked: Options) -> int:
+def beside_other_servers(options: Options) -> int:
     """Run the fan-out benchmark, which puts other servers to the same test."""
-    more: list[Any] = ["--peers", *(asked.peers or ()), "--json", asked.output / "fanout.json"]
-    if asked.clients:
-        more += ["--clients", *asked.clients]
-    if asked.write:
-        more.append("--write")
+    more: list[Any] = [
+        "--other-servers",
+        *(options.other_servers or ()),
+        "--json",
+        options.output / "fanout.json",
+    ]
+    if options.clients:
+        more += ["--clients", *options.clients]
+    if options.update_docs:
+        more.append("--update-docs")
     try:
         benchmark.main([str(part) for part in more])
     except OSError as error:
-        print(f"compare.py --peers: {error}", file=sys.stderr)
+        print(f"compare.py --other-servers: {error}", file=sys.stderr)
         return 1
     return 0
 

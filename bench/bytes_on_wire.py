@@ -110,7 +110,7 @@ AGENT = (
 )
 
 
-class WrongAnswer(Exception):
+class WrongResponse(Exception):
     """The server did not do what is being measured."""
 
 
@@ -302,34 +302,34 @@ def measure(updates: int = 20) -> dict[str, Cost]:
 
         for _ in range(100):  # so that every sequence has three digits
             publish()
-        ways = ("signal then fetch", False), ("carry", True)
+        variants = ("signal then fetch", False), ("carry", True)
         found: dict[str, list[Cost]] = {}
-        for method, way in (("HEAD", ways[0][0]), ("GET", ways[1][0])):
-            for news, said in ((False, "nothing new"), (True, way)):
+        for method, variant in (("HEAD", variants[0][0]), ("GET", variants[1][0])):
+            for news, said in ((False, "nothing new"), (True, variant)):
                 costs = short_poll(port, publish, updates, method=method, news=news)
                 found[f"short poll, {said}"] = costs
-        for way, carry in ways:
-            found[f"long poll, {way}"] = long_poll(port, publish, updates, carry=carry)
+        for variant, carry in variants:
+            found[f"long poll, {variant}"] = long_poll(port, publish, updates, carry=carry)
         for name, template, hear in (
             ("SSE", EVENT_SOURCE, Wire.chunk),
             ("WebSocket", HANDSHAKE, Wire.frame),
         ):
-            for way, carry in ways:
+            for variant, carry in variants:
                 opening, *costs = stays_open(
                     port, publish, updates, carry=carry, template=template, hear=hear
                 )
                 found[f"{name}, opening"] = [opening]
-                found[f"{name}, {way}"] = costs
-    for way, costs in found.items():
+                found[f"{name}, {variant}"] = costs
+    for variant, costs in found.items():
         if len(set(costs)) != 1:
-            raise AssertionError(f"{way}: updates differ: {sorted(set(costs))}")
-    return {way: costs[0] for way, costs in found.items()}
+            raise AssertionError(f"{variant}: updates differ: {sorted(set(costs))}")
+    return {variant: costs[0] for variant, costs in found.items()}
 
 
 def table(costs: Mapping[str, Cost]) -> str:
     """Return a reStructuredText table."""
     rows: list[tuple[str, ...]] = [("bytes for one update", "requests", "up", "down", "both")]
-    rows += [(way, *map(str, cost), str(cost.total)) for way, cost in costs.items()]
+    rows += [(variant, *map(str, cost), str(cost.total)) for variant, cost in costs.items()]
     return writing.table(rows)
 
 
@@ -337,29 +337,31 @@ def raw_result(costs: Mapping[str, Cost]) -> str:
     """Return what is kept of a measurement, as JSON."""
     browser = re.search(r"Chrome/(\d+)", AGENT)
     found = {
-        "command": f"{COMMAND} --write",
+        "command": f"{COMMAND} --update-docs",
         **about(),
         "browser": f"Chromium {browser[1] if browser else ''}",
         "value": VALUE,
         "value_bytes": len(json.dumps(VALUE, separators=(",", ":"))),  # as the server writes it
-        "costs": {way: cost._asdict() for way, cost in costs.items()},
+        "costs": {variant: cost._asdict() for variant, cost in costs.items()},
     }
     return writing.as_json(found)
 
 
 def from_raw_result(found: Mapping[str, Any]) -> dict[str, Cost]:
     """Return the costs that `raw_result` was made of."""
-    return {way: Cost(**cost) for way, cost in found["costs"].items()}
+    return {variant: Cost(**cost) for variant, cost in found["costs"].items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--write", action="store_true", help="write docs/results/wire.json")
+    parser.add_argument(
+        "--update-docs", "--write", action="store_true", help="write docs/results/wire.json"
+    )
     options = parser.parse_args(arguments)
     costs = measure()
     print(table(costs))
-    if options.write:
+    if options.update_docs:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(raw_result(costs))
 

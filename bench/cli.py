@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-from bench import clock
-from bench import scenarios as grid
-from bench.bytes_on_wire import WrongAnswer
+from bench import clock, scenarios
+from bench.bytes_on_wire import WrongResponse
 from bench.clients.publisher import Posting, Publisher, Watching
-from bench.driver import Target
-from bench.fanout.servers import PEERS
+from bench.fanout.servers import OTHER_SERVERS
 from bench.runner import Run
-from bench.scenarios import Grid
+from bench.scenarios import PAYLOADS, Grid, Variant
 from bench.servers import PROGRAMS, SERVERS, missing
-from bench.studies import PAPERS, Study
-from bench.variants import PAYLOADS, Variant
+from bench.studies import STUDIES, Study
+from bench.target import Target
 from pushlab.hosting.listener import raise_descriptor_limit
 from pushlab.transports import TRANSPORTS
 
@@ -46,7 +44,7 @@ class Plan:
     descriptors: int
     servers: Sequence[str]
     measure: Callable[[Run], None]
-    paper: Study | None = None
+    study: Study | None = None
 
 
 @dataclass
@@ -55,22 +53,22 @@ class Options:
 
     arguments: Sequence[str]  #: all but where the output goes
     output: Path
-    write: bool
+    update_docs: bool
     plan: Plan
     url: str | None
     post: bool
-    peers: Sequence[str] | None
+    other_servers: Sequence[str] | None
     clients: Sequence[int] | None
-    options: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """What its raw results are called in docs/results."""
-        return self.plan.paper.name if self.plan.paper else "compare"
+        return self.plan.study.name if self.plan.study else "compare"
 
     def check(self) -> None:
         """Raise Impossible if something is missing on this machine."""
-        if self.peers is None and self.url is None:
+        if self.other_servers is None and self.url is None:
             for server in self.plan.servers:
                 if lacking := missing(server):
                     raise CannotMeasure(f"To measure {server}, install {lacking}.")
@@ -83,7 +81,9 @@ class Options:
             raise CannotMeasure(f"Cannot write to {self.output}: {error.strerror}.") from error
         allowed = raise_descriptor_limit()
         needed = self.plan.descriptors
-        if self.peers is not None:  # each client is a connection, to a peer and to the floor
+        if (
+            self.other_servers is not None
+        ):  # each client is a connection, to another server and to the floor
             needed = 2 * max(self.clients or [0]) + 100
         if needed > allowed:
             raise CannotMeasure(
@@ -91,7 +91,7 @@ class Options:
                 f"allows {allowed:,}: ask for fewer --clients, or raise `ulimit -n`."
             )
 
-    def venue(self) -> Target | None:
+    def target(self) -> Target | None:
         """Return the server that is running already, None if each way is to have its own.
 
         Raises Impossible if it cannot be reached or does not answer as ours do.
@@ -106,15 +106,15 @@ class Options:
             raise CannotMeasure(
                 f"{parts.geturl()} cannot be reached: there is no {host}."
             ) from None
-        problem: WrongAnswer | None = None
+        problem: WrongResponse | None = None
         for *_, address in found:  # localhost may be ::1, where a server need not listen, too
             try:
-                return self._venue(str(address[0]), port, parts.netloc)
-            except WrongAnswer as error:
+                return self._reached(str(address[0]), port, parts.netloc)
+            except WrongResponse as error:
                 problem = problem or error
         raise CannotMeasure(f"{parts.geturl()} cannot be measured: {problem}.")
 
-    def _venue(self, host: str, port: int, name: str) -> Target:
+    def _reached(self, host: str, port: int, name: str) -> Target:
         publisher: Publisher
         if self.post:
             token = os.environ.get("PUSHLAB_TOKEN", "")
@@ -122,11 +122,11 @@ class Options:
             publisher.change()
         else:
             publisher = Watching(host, port, name=name)
-        venue = Target(publisher, host=host, port=port, name=name)
+        target = Target(publisher, host=host, port=port, name=name)
         offset = clock.offset(host, port, name=name)
         if abs(offset) > SAME_CLOCK:  # or it is the same clock, seen through what measuring takes
-            venue.offset = offset
-        return venue
+            target.offset = offset
+        return target
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -141,9 +141,17 @@ def parse(arguments: Sequence[str]) -> Options:
     length = parser.add_argument_group("how much").add_mutually_exclusive_group()
     length.add_argument("--quick", action="store_true", help="twenty seconds, for a first look")
     length.add_argument("--full", action="store_true", help="the whole grid, for half an hour")
-    length.add_argument("--paper", choices=list(PAPERS), help="what a paper measured, today")
-    length.add_argument("--peers", nargs="*", choices=[peer.name for peer in PEERS], metavar="NAME",
-        help="what telling thousands costs, beside other servers: %(choices)s")  # fmt: skip
+    length.add_argument(
+        "--study", "--paper", choices=list(STUDIES), help="what a paper measured, today"
+    )
+    length.add_argument(
+        "--other-servers",
+        "--peers",
+        nargs="*",
+        choices=[server.name for server in OTHER_SERVERS],
+        metavar="NAME",
+        help="what telling thousands costs, beside other servers: %(choices)s",
+    )
     add = parser.add_argument_group("what").add_argument
     add("--transports", type=_list(str, among=TRANSPORTS), metavar="NAMES",
         help=f"some of {', '.join(TRANSPORTS)} (all)")  # fmt: skip
@@ -151,7 +159,7 @@ def parse(arguments: Sequence[str]) -> Options:
         help=f"some of {', '.join(PAYLOADS)} (both)")  # fmt: skip
     add("--clients", type=_list(int, least=1, most=MOST_CLIENTS), metavar="NUMBERS",
         help="how many browsers, as in 10,100,1000")  # fmt: skip
-    add("--distance", type=_list(float, least=0, most=FARTHEST), metavar="MILLISECONDS",
+    add("--rtt", "--distance", type=_list(float, least=0, most=FARTHEST), metavar="MILLISECONDS",
         help="how long a round trip to the server takes, as in 0,50,200")  # fmt: skip
     add("--pace", type=_list(float, least=0.01, most=LONGEST_PACE), metavar="SECONDS",
         help="how long it is from a change to the next, as in 0.25,1")  # fmt: skip
@@ -172,7 +180,12 @@ def parse(arguments: Sequence[str]) -> Options:
     add = parser.add_argument_group("output").add_argument
     add("--output", type=Path, default=Path("comparison"), metavar="FOLDER",
         help="where the report, plots and raw results go (%(default)s)")  # fmt: skip
-    add("--write", action="store_true", help="also into docs/results, for the figures of the docs")
+    add(
+        "--update-docs",
+        "--write",
+        action="store_true",
+        help="also into docs/results, for the figures of the docs",
+    )
     return _wishes(parser, parser.parse_args(arguments), _without_output(arguments))
 
 
@@ -187,61 +200,75 @@ def _without_output(arguments: Sequence[str]) -> list[str]:
 
 def _wishes(parser: "_Parser", chosen: argparse.Namespace, arguments: Sequence[str]) -> Options:
     crossing = [
-        name for name in ("clients", "distance", "pace", "changes", "period", "url")
+        name for name in ("clients", "rtt", "pace", "changes", "period", "url")
         if getattr(chosen, name) is not None
     ]  # fmt: skip
-    preset = next((name for name in ("quick", "full", "paper") if getattr(chosen, name)), None)
-    if chosen.peers is not None:
-        preset = "peers"
+    preset = next((name for name in ("quick", "full", "study") if getattr(chosen, name)), None)
+    if chosen.other_servers is not None:
+        preset = "other-servers"
         crossing = [name for name in crossing if name != "clients"]
     if preset and crossing:
         parser.error(f"--{preset} has its own --{crossing[0]}")
-    if chosen.write and (crossing or chosen.quick or chosen.full or chosen.transports
-                         or chosen.payloads or chosen.server) and chosen.peers is None:  # fmt: skip
-        parser.error("--write is for the usual run, --paper and --peers: the docs are about those")
+    if (
+        chosen.update_docs
+        and (
+            crossing
+            or chosen.quick
+            or chosen.full
+            or chosen.transports
+            or chosen.payloads
+            or chosen.server
+        )
+        and chosen.other_servers is None
+    ):
+        parser.error("--update-docs is for the usual run, --study and --other-servers")
     whose = [name for name in ("transports", "payloads", "server") if getattr(chosen, name)]
-    if preset in ("paper", "peers") and whose:
+    if preset in ("study", "other-servers") and whose:
         parser.error(f"--{preset} has its own --{whose[0]}")
     if chosen.url and chosen.server:
         parser.error("--url is a server already: without --server")
-    if chosen.url and any(chosen.distance or ()) and not _is_here(chosen.url):
-        parser.error("--distance needs a server on this machine: the relay is here")
+    if chosen.url and any(chosen.rtt or ()) and not _is_here(chosen.url):
+        parser.error("--rtt needs a server on this machine: the relay is here")
     if chosen.post and not chosen.url:
         parser.error("--post is for the server at --url; other servers are posted to anyway")
-    ways = [
+    variants = [
         Variant(transport, PAYLOADS[payload])
         for transport in chosen.transports or TRANSPORTS
         for payload in chosen.payloads or PAYLOADS
     ]
     servers = ["at --url"] if chosen.url else chosen.server or [PROGRAMS[0]]
-    if chosen.paper:
-        paper = PAPERS[chosen.paper]
-        plan = Plan(paper.seconds, paper.descriptors, [PROGRAMS[0]], paper.measure, paper)
+    if chosen.study:
+        study = STUDIES[chosen.study]
+        plan = Plan(study.seconds, study.descriptors, [PROGRAMS[0]], study.measure, study)
     else:
-        plan = _plan(servers, _grids(chosen, servers, ways, crossed=bool(crossing)))
+        plan = _plan(servers, _grids(chosen, servers, variants, crossed=bool(crossing)))
     return Options(
-        arguments=arguments, output=chosen.output, write=chosen.write, plan=plan,
+        arguments=arguments, output=chosen.output, update_docs=chosen.update_docs, plan=plan,
         url=chosen.url, post=chosen.post,
-        peers=chosen.peers, clients=chosen.clients,
-        options={
+        other_servers=chosen.other_servers, clients=chosen.clients,
+        chosen={
             name: value for name, value in vars(chosen).items()
-            if value not in (None, False) and name not in ("output", "write")
+            if value not in (None, False) and name not in ("output", "update_docs")
         },
     )  # fmt: skip
 
 
 def _grids(
-    chosen: argparse.Namespace, servers: Sequence[str], ways: Sequence[Variant], *, crossed: bool
+    chosen: argparse.Namespace,
+    servers: Sequence[str],
+    variants: Sequence[Variant],
+    *,
+    crossed: bool,
 ) -> list[Grid]:
     if chosen.full:
-        return grid.full(servers, ways)
+        return scenarios.full(servers, variants)
     if chosen.quick:
-        return [one for server in servers for one in grid.quick(server, ways)]
+        return [one for server in servers for one in scenarios.quick(server, variants)]
     if not crossed:
-        return [one for server in servers for one in grid.usual(server, ways)]
-    return grid.crossed(
-        servers, ways, clients=chosen.clients or [100 if not chosen.url else 10],
-        distances=chosen.distance or [0.0], paces=chosen.pace or [1.0], period=chosen.period,
+        return [one for server in servers for one in scenarios.usual(server, variants)]
+    return scenarios.crossed(
+        servers, variants, clients=chosen.clients or [100 if not chosen.url else 10],
+        distances=chosen.rtt or [0.0], paces=chosen.pace or [1.0], period=chosen.period,
         changes=chosen.changes or 16,
     )  # fmt: skip
 
@@ -251,7 +278,7 @@ def _plan(servers: Sequence[str], grids: Sequence[Grid]) -> Plan:
         for one in grids:
             run.measure(one)
 
-    starting = Run.preparing_seconds(len(servers), len(grids[0].ways))
+    starting = Run.preparing_seconds(len(servers), len(grids[0].variants))
     return Plan(
         seconds=starting + sum(one.seconds for one in grids),
         descriptors=max(one.descriptors for one in grids),

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import BinaryIO
 
-from bench.bytes_on_wire import AGENT, HANDSHAKE, WrongAnswer, masked
+from bench.bytes_on_wire import AGENT, HANDSHAKE, WrongResponse, masked
 
 #: How often it is asked.
 TIMES = 15
@@ -28,14 +28,14 @@ def offset(host: str, port: int, *, name: str) -> float:
         ):
             return _ask(sock, stream, name)
     except (OSError, ValueError) as error:
-        raise WrongAnswer(f"/lab does not tell the time: {error}") from error
+        raise WrongResponse(f"/lab does not tell the time: {error}") from error
 
 
 def _ask(sock: socket.socket, stream: BinaryIO, name: str) -> float:
     key = base64.b64encode(os.urandom(16)).decode()
     sock.sendall(HANDSHAKE.format(path="/lab", host=name, agent=AGENT, key=key).encode())
     if b" 101 " not in stream.readline():
-        raise WrongAnswer("/lab does not tell the time: it is no WebSocket there")
+        raise WrongResponse("/lab does not tell the time: it is no WebSocket there")
     while stream.readline().strip():
         pass
     found: list[tuple[float, float]] = []
@@ -53,5 +53,5 @@ def _ask(sock: socket.socket, stream: BinaryIO, name: str) -> float:
                 found.append((now - sent, at - (sent + now) / 2))
                 break
     if not found:
-        raise WrongAnswer("/lab does not tell the time")
+        raise WrongResponse("/lab does not tell the time")
     return min(found)[1]

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from typing import NamedTuple
 
-from bench.bytes_on_wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, WrongAnswer, post
+from bench.bytes_on_wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, WrongResponse, post
 from bench.environment import about
 from bench.fanout.browsers import parse
 from bench.processes import PATIENCE, ROOT, NotRunning, Process
@@ -68,10 +68,10 @@ def of_polls(server: Process, count: int = 400, *, first: int = 100) -> Growth:
             said = b""
             while (answer := parse(said)) is None:
                 if not (piece := poll.recv(4096)):
-                    raise WrongAnswer(f"the server hung up on a long poll after {said!r}")
+                    raise WrongResponse(f"the server hung up on a long poll after {said!r}")
                 said += piece
             if b" 200 " not in answer[0]:
-                raise WrongAnswer(f"unexpected answer to a long poll: {answer[0]!r}")
+                raise WrongResponse(f"unexpected answer to a long poll: {answer[0]!r}")
 
     return _growth(server, ask, count, first, then=answered)
 
@@ -135,7 +135,7 @@ def _told(server: Process, path: str, template: str) -> socket.socket:
     while b"cursor" not in told:
         piece = client.recv(4096)
         if not piece:
-            raise WrongAnswer(f"the server hung up after {told[:100]!r}")
+            raise WrongResponse(f"the server hung up after {told[:100]!r}")
         told += piece
     return client
 
@@ -175,18 +175,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write what was asked for."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--runs", type=int, default=3, help="of each server (%(default)s)")
-    parser.add_argument("--write", action="store_true", help="write docs/results/servers.json")
+    parser.add_argument(
+        "--update-docs", "--write", action="store_true", help="write docs/results/servers.json"
+    )
     options = parser.parse_args(arguments)
     if options.runs < 1:
         parser.error("there must be at least one run")
     try:
         found = measure(runs=options.runs)
-    except (NotRunning, WrongAnswer, OSError) as error:
+    except (NotRunning, WrongResponse, OSError) as error:
         sys.exit(f"{COMMAND}: {error}")
     sys.stdout.write(as_table(found) + "\n")
-    if options.write:
+    if options.update_docs:
         result = {
-            "command": f"{COMMAND} --write",
+            "command": f"{COMMAND} --update-docs",
             **about(gunicorn=version("gunicorn"), uwsgi=version("uwsgi")),
             "servers": found,
         }

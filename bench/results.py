@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.scenarios import Variant
 from bench.statistics import Percentiles, quantile, spread
-from bench.variants import Variant
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
 PACKET_HEADER = 20 + 20 + 12
 #: Bytes that fit a packet beside them, on Ethernet.
 SEGMENT = 1448
 #: The share of the turns whose CPU counts as what it takes: what else a machine does only adds.
-UNDISTURBED = 0.1
+CPU_PERCENTILE = 0.1
 #: So few clients cost less than what measuring a server's CPU and memory varies by.
-MANY = 100
+MIN_CPU_CLIENTS = 100
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Traffic:
 
 
 @dataclass
-class Cell:
+class Result:
     """What was measured of one way, on one server, for so many clients at such a distance."""
 
     server: str
@@ -49,28 +49,29 @@ class Cell:
     carry: bool
     clients: int
     pace: float  #: seconds between two changes
-    distance: float  #: milliseconds of a round trip
+    rtt_ms: float  #: milliseconds of a round trip
     period: float | None = None  #: seconds between two questions, of short polling only
-    handling: float = 0.0  #: seconds that a client takes for each piece of news
+    dispatch: str = ""  #: of its requests, "direct" or "flask", see Variant
+    processing_time: float = 0.0  #: seconds that a client takes for each piece of news
     #: Readings published while it was measured, and what became of them, of all clients together.
     published: int = 0
     seen: int = 0
     coalesced: int = 0
     lost: int = 0
-    waiting: int = 0  #: had arrived at slow readers, who had no time for them by the end
+    queued: int = 0  #: had arrived at slow readers, who had no time for them by the end
     #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
-    known: list[float] = field(default_factory=list)
-    had: list[float] = field(default_factory=list)
-    opening: Traffic = field(default_factory=Traffic)  #: what it took until all listened
-    bill: Traffic = field(default_factory=Traffic)  #: what the readings cost from then on
+    notified_ms: list[float] = field(default_factory=list)
+    received_ms: list[float] = field(default_factory=list)
+    connect_traffic: Traffic = field(default_factory=Traffic)  #: what it took until all listened
+    traffic: Traffic = field(default_factory=Traffic)  #: what the readings cost from then on
     #: CPU of the server, in microseconds: per turn, and with the number of changes in each turn.
     #: Empty where it is not known.
     cpu: list[float] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
     #: The same per change while there is nobody to tell.
-    publishing: list[float] = field(default_factory=list)
+    publish_cpu: list[float] = field(default_factory=list)
     memory: int | None = None  #: bytes that the server's memory grew by when the clients came
-    audience_cpu: float = 0.0  #: share of one core that the clients needed meanwhile
+    worker_cpu: float = 0.0  #: share of one core that the clients needed meanwhile
     seconds: float = 0.0  #: how long the turns took together
     #: One client's messages in one turn: what, when sent and when received (milliseconds after the
     #: first change of the turn), bytes up, bytes down. What only the server saw leave has None.
@@ -78,25 +79,28 @@ class Cell:
     #: When the readings of that turn changed, on the same scale.
     trace_changes: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.dispatch = self.variant.dispatch
+
     @property
-    def way(self) -> Variant:
-        return Variant(self.transport, self.carry)
+    def variant(self) -> Variant:
+        return Variant(self.transport, self.carry, self.dispatch)
 
     @property
     def title(self) -> str:
         """The way, and how often it asks if it is short polling."""
         asks = "" if self.period is None else f", every {self.period:g} s"
-        return self.way.title + asks
+        return self.variant.title + asks
 
     @property
-    def known_spread(self) -> Percentiles | None:
+    def notified_percentiles(self) -> Percentiles | None:
         """Milliseconds from the change to knowing of it."""
-        return spread(self.known)
+        return spread(self.notified_ms)
 
     @property
-    def had_spread(self) -> Percentiles | None:
+    def received_percentiles(self) -> Percentiles | None:
         """Milliseconds from the change to having the data."""
-        return spread(self.had)
+        return spread(self.received_ms)
 
     @property
     def updates(self) -> int:
@@ -105,24 +109,24 @@ class Cell:
 
     @property
     def bytes_per_update(self) -> float:
-        return self.bill.bytes / self.updates
+        return self.traffic.bytes / self.updates
 
     @property
     def bytes_with_headers_per_update(self) -> float:
-        return self.bill.bytes_with_headers / self.updates
+        return self.traffic.bytes_with_headers / self.updates
 
     @property
     def bytes_per_second(self) -> float | None:
         """Bytes per second and client, which is what counts where not every change is seen."""
-        return self.bill.bytes / self.seconds / self.clients if self.seconds else None
+        return self.traffic.bytes / self.seconds / self.clients if self.seconds else None
 
     @property
     def requests_per_update(self) -> float:
-        return self.bill.requests / self.updates
+        return self.traffic.requests / self.updates
 
     @property
     def messages_per_update(self) -> float:
-        return self.bill.messages / self.updates
+        return self.traffic.messages / self.updates
 
     @property
     def cpu_samples(self) -> list[float]:
@@ -130,7 +134,7 @@ class Cell:
 
         Without what publishing the change costs where there is nobody to tell.
         """
-        once = quantile(self.publishing, UNDISTURBED) if self.publishing else 0.0
+        once = quantile(self.publish_cpu, CPU_PERCENTILE) if self.publish_cpu else 0.0
         return [
             (cpu / changes - once) / self.clients
             for cpu, changes in zip(self.cpu, self.changes, strict=True)
@@ -139,12 +143,12 @@ class Cell:
     @property
     def knows_cpu(self) -> bool:
         """Whether the server's CPU was measured, and is more than what publishing varies by."""
-        return bool(self.cpu) and self.clients >= MANY
+        return bool(self.cpu) and self.clients >= MIN_CPU_CLIENTS
 
     @property
     def cpu_per_update(self) -> float | None:
         """What UNDISTURBED of `cpu_samples` are below; None where it is not known."""
-        return quantile(self.cpu_samples, UNDISTURBED) if self.knows_cpu else None
+        return quantile(self.cpu_samples, CPU_PERCENTILE) if self.knows_cpu else None
 
     @property
     def cpu_per_second(self) -> float | None:
@@ -156,7 +160,11 @@ class Cell:
     @property
     def memory_per_client(self) -> float | None:
         """Bytes of the server's memory per client, from MANY clients on."""
-        return None if self.memory is None or self.clients < MANY else self.memory / self.clients
+        return (
+            None
+            if self.memory is None or self.clients < MIN_CPU_CLIENTS
+            else self.memory / self.clients
+        )
 
 
 @dataclass
@@ -166,7 +174,7 @@ class Results:
     command: str
     about: dict[str, Any]  #: date, machine, versions: see machine.about
     options: dict[str, Any]
-    cells: list[Cell] = field(default_factory=list)
+    entries: list[Result] = field(default_factory=list)
     verified: list[str] = field(default_factory=list)  #: titles of the ways that were right
     #: What a preset found out beside its cells.
     extra: dict[str, Any] = field(default_factory=dict)
@@ -180,28 +188,31 @@ class Results:
 
     def finish(self) -> None:
         """Leave out what was not reached, and call it a failure if anything was lost."""
-        self.cells = [cell for cell in self.cells if cell.published]
-        if lost := sum(cell.lost for cell in self.cells):
-            worst = max(self.cells, key=lambda cell: cell.lost)
+        self.entries = [result for result in self.entries if result.published]
+        if lost := sum(result.lost for result in self.entries):
+            worst = max(self.entries, key=lambda result: result.lost)
             self.failure = self.failure or (
-                f"{lost:,} readings were lost, most of them by {worst.way.title}: they were still "
-                "the newest when they were no longer waited for"
+                f"{lost:,} readings were lost, most of them by {worst.variant.title}: they were "
+                "still the newest when they were no longer waited for"
             )
 
     def as_json(self) -> str:
         """Return it all, a line per list, so that a diff can be read."""
-        cells = [{name: _rounded(value) for name, value in vars(cell).items()}
-                 for cell in self.cells]  # fmt: skip
-        return _text({**vars(self), "cells": cells}) + "\n"
+        entries = [{name: _rounded(value) for name, value in vars(result).items()}
+                 for result in self.entries]  # fmt: skip
+        return _text({**vars(self), "entries": entries}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
         """Return what `as_json` was made of, but for what it has rounded."""
         found: dict[str, Any] = json.loads(text)
-        for cell in found["cells"]:
-            cell["bill"], cell["opening"] = Traffic(**cell["bill"]), Traffic(**cell["opening"])
-            cell["trace"] = [tuple(message) for message in cell["trace"]]
-        found["cells"] = [Cell(**cell) for cell in found["cells"]]
+        for result in found["entries"]:
+            result["traffic"], result["connect_traffic"] = (
+                Traffic(**result["traffic"]),
+                Traffic(**result["connect_traffic"]),
+            )
+            result["trace"] = [tuple(message) for message in result["trace"]]
+        found["entries"] = [Result(**result) for result in found["entries"]]
         return cls(**found)
 
     @classmethod

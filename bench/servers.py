@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.scenarios import DIRECT, FLASK
 from bench.processes import ROOT, NotRunning, Process, cores, end, environment_of_servers, on_core
 
 #: What follows the executable, by name; "{port}" is the port. Where it is not on the command line,
@@ -86,9 +87,9 @@ def free_port() -> int:
                     return port
 
 
-def command(server: str, port: int) -> tuple[list[str], dict[str, str]]:
+def command(server: str, port: int, *, dispatch: str = DIRECT) -> tuple[list[str], dict[str, str]]:
     """Return how to start it on this port, and with what in the environment."""
-    options = "--source http --far none"
+    options = "--source http --far none" + " --no-shortcut" * (dispatch == FLASK)
     if server in PROGRAMS:
         return [sys.executable, server, "--port", str(port), *options.split()], {}
     executable, *arguments = (part.format(port=port) for part in HOSTED[server])
@@ -97,12 +98,16 @@ def command(server: str, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 @contextmanager
-def started(server: str) -> Iterator[Process]:
+def started(server: str, *, dispatch: str = DIRECT) -> Iterator[Process]:
     """Run a server that only we publish to, on the core that is for it."""
     with ExitStack() as stack:
         port = free_port()
-        process = stack.enter_context(_running(*command(
-            PROGRAMS[0] if server == NGINX else server, port), port=port))  # fmt: skip
+        process = stack.enter_context(
+            _running(
+                *command(PROGRAMS[0] if server == NGINX else server, port, dispatch=dispatch),
+                port=port,
+            )
+        )
         if server == NGINX:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             in_front = free_port()

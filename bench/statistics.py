@@ -13,10 +13,10 @@ class Percentiles(NamedTuple):
     most: float
 
 
-def quantile(samples: Sequence[float], share: float) -> float:
+def quantile(samples: Sequence[float], q: float) -> float:
     """Return the value below which this share of the samples lies, between two if need be."""
     ordered = sorted(samples)
-    place = share * (len(ordered) - 1)
+    place = q * (len(ordered) - 1)
     low = ordered[int(place)]
     return low + (ordered[min(int(place) + 1, len(ordered) - 1)] - low) * (place % 1)
 
@@ -31,4 +31,4 @@ def spread(samples: Sequence[float]) -> Percentiles | None:
     if not samples:
         return None
     ordered = sorted(samples)  # once, as there may be many
-    return Percentiles(*(quantile(ordered, share) for share in (0.5, 0.95, 0.99, 1)))
+    return Percentiles(*(quantile(ordered, q) for q in (0.5, 0.95, 0.99, 1)))

@@ -4,8 +4,8 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench.results import Cell, Results, Traffic
-from bench.variants import WAYS, Variant
+from bench.results import Result, Results, Traffic
+from bench.scenarios import VARIANTS, Variant
 
 #: Where so many browsers are so far away, in milliseconds.
 GROUPS = ((10, 0.0), (100, 0.0), (1000, 0.0), (100, 200.0))
@@ -39,25 +39,29 @@ COSTS = {
 EMPTY = 540, 160  #: bytes up and down of a question in vain
 
 
-def cell(
-    way: Variant, *, clients: int = 100, distance: float = 0.0, chance: random.Random | None = None
-) -> Cell:
+def result(
+    variant: Variant,
+    *,
+    clients: int = 100,
+    rtt_ms: float = 0.0,
+    chance: random.Random | None = None,
+) -> Result:
     """Return a plausible cell."""
-    chance = chance or random.Random(f"{way} {clients} {distance}")
-    cost = COSTS[way]
-    polls = way.transport == "poll"
+    chance = chance or random.Random(f"{variant} {clients} {rtt_ms}")
+    cost = COSTS[variant.transport, variant.carry]
+    polls = variant.transport == "poll"
     seen = clients * CHANGES - (clients * 2 if polls else 0)
     known, had = [], []
     for _ in range(min(seen, SAMPLES)):
-        told = distance / 2 + chance.gammavariate(3, 0.25) + chance.random() * clients * 0.02
+        told = rtt_ms / 2 + chance.gammavariate(3, 0.25) + chance.random() * clients * 0.02
         if polls:
             told += chance.random() * PERIOD * 1000
         known.append(told)
-        fetched = 0.0 if way.carry else distance + chance.gammavariate(3, 0.3)
+        fetched = 0.0 if variant.carry else rtt_ms + chance.gammavariate(3, 0.3)
         had.append(told + fetched)
     asked = int(clients * CHANGES * PACE / PERIOD) if polls else 0
     empty = asked // 4
-    bill = Traffic(
+    traffic = Traffic(
         requests=cost.requests * seen + empty,
         empty=empty,
         messages=cost.messages * seen,
@@ -68,28 +72,28 @@ def cell(
     cpu = [
         (cost.cpu * chance.uniform(0.9, 1.15) * clients + 150) * 5 for _ in range(CHANGES // 5 * 3)
     ]
-    found = Cell(
-        "gevent", way.transport, way.carry, clients, PACE, distance,
+    found = Result(
+        "gevent", variant.transport, variant.carry, clients, PACE, rtt_ms,
         period=PERIOD if polls else None, published=CHANGES, seen=seen,
-        coalesced=clients * CHANGES - seen, known=known, had=had,
-        opening=Traffic(
+        coalesced=clients * CHANGES - seen, notified_ms=known, received_ms=had,
+        connect_traffic=Traffic(
             requests=clients, up=480 * clients, down=130 * clients, packets=2 * clients
         ),
-        bill=bill, cpu=cpu, changes=[5] * len(cpu), publishing=[140.0, 150.0, 160.0],
-        memory=cost.memory * clients, audience_cpu=0.1 + clients / 2000, seconds=CHANGES * PACE,
+        traffic=traffic, cpu=cpu, changes=[5] * len(cpu), publish_cpu=[140.0, 150.0, 160.0],
+        memory=cost.memory * clients, worker_cpu=0.1 + clients / 2000, seconds=CHANGES * PACE,
     )  # fmt: skip
     found.trace_changes = [PACE * 1000 * number for number in range(3)]
-    found.trace = trace(way, distance, found.trace_changes)
+    found.trace = trace(variant, rtt_ms, found.trace_changes)
     return found
 
 
 def trace(
-    way: Variant, distance: float, changes: Sequence[float]
+    variant: Variant, rtt_ms: float, changes: Sequence[float]
 ) -> list[tuple[str, float | None, float, int, int]]:
     """Return the messages of one client."""
-    cost, far = COSTS[way], distance + 1.2
+    cost, far = COSTS[variant.transport, variant.carry], rtt_ms + 1.2
     messages: list[tuple[str, float | None, float, int, int]] = []
-    if way.transport == "poll":
+    if variant.transport == "poll":
         known, sent = -1.0, -730.0
         while sent < changes[-1] + 1000:
             newest = max((change for change in changes if change < sent + far / 2), default=-1.0)
@@ -97,41 +101,41 @@ def trace(
             known = newest
             up, down = (cost.up, cost.down) if news else EMPTY
             messages.append(("poll" if news else "empty", sent, sent + far, up, down))
-            if news and not way.carry:
+            if news and not variant.carry:
                 messages.append(("fetch", sent + far, sent + 2 * far, up, down))
             sent += PERIOD * 1000
         return messages
     sent = -950.0
     for change in changes:
         told = change + far / 2
-        if way.transport == "longpoll":
+        if variant.transport == "longpoll":
             messages.append(("longpoll", sent, told, cost.up, cost.down))
         else:
-            kind = "event" if way.transport == "sse" else "frame"
+            kind = "event" if variant.transport == "sse" else "frame"
             messages.append((kind, None, told, 0, 90))
         sent = told
-        if not way.carry:
+        if not variant.carry:
             messages.append(("fetch", told, told + far, 507, 260))
             sent = told + far
     return messages
 
 
-def slow_readers(*, clients: int = 100) -> list[Cell]:
+def slow_readers(*, clients: int = 100) -> list[Result]:
     """Return cells of a slow reader: polling takes less, and what it shows is as old."""
     chance = random.Random("slow")
     found = []
     for transport, bytes_down, cpu in (("poll", 355, 100), ("websocket", 121, 9)):
-        slow = cell(Variant(transport, True), clients=clients)
-        slow.pace, slow.handling, slow.seconds, slow.published = 0.02, 0.5, 10.0, 500
+        slow = result(Variant(transport, True), clients=clients)
+        slow.pace, slow.processing_time, slow.seconds, slow.published = 0.02, 0.5, 10.0, 500
         slow.period = 0.5 if transport == "poll" else None
         told = 20 if transport == "poll" else 400
         slow.seen = told * clients
         slow.coalesced = 500 * clients - slow.seen
-        slow.known = slow.had = [chance.uniform(20, 560) for _ in range(1000)]
+        slow.notified_ms = slow.received_ms = [chance.uniform(20, 560) for _ in range(1000)]
         up = 601 * slow.seen if transport == "poll" else 0
-        slow.bill = Traffic(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
+        slow.traffic = Traffic(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
                          bytes_down * slow.seen, packets=2 * slow.seen)  # fmt: skip
-        slow.cpu, slow.changes = [cpu * slow.seen * share / 3 for share in (0.9, 1, 1.1)], [166] * 3
+        slow.cpu, slow.changes = [cpu * slow.seen * q / 3 for q in (0.9, 1, 1.1)], [166] * 3
         slow.trace, slow.trace_changes = [], []
         found.append(slow)
     return found
@@ -140,10 +144,10 @@ def slow_readers(*, clients: int = 100) -> list[Cell]:
 def sample_results(*, slow: bool = True) -> Results:
     """Return all ways at 10, 100 and 1,000 browsers, and at 100 that are 200 ms away."""
     chance = random.Random(5)
-    cells = [
-        cell(way, clients=clients, distance=distance, chance=chance)
-        for clients, distance in GROUPS
-        for way in WAYS
+    entries = [
+        result(variant, clients=clients, rtt_ms=rtt_ms, chance=chance)
+        for clients, rtt_ms in GROUPS
+        for variant in VARIANTS
     ]
     return Results(
         command="python compare.py --distance 0,200",
@@ -153,7 +157,7 @@ def sample_results(*, slow: bool = True) -> Results:
                         "system": "Linux 6.1"},
             "versions": {"Python": "3.11.7", "gevent": "26.9.0", "flask": "3.1.3"},
         },
-        options={"distance": [0, 200], "clients": [10, 100, 1000], "quick": False},
-        cells=[*cells, *(slow_readers() if slow else [])],
-        verified=[way.title for way in WAYS],
+        options={"rtt": [0, 200], "clients": [10, 100, 1000], "quick": False},
+        entries=[*entries, *(slow_readers() if slow else [])],
+        verified=[variant.title for variant in VARIANTS],
     )  # fmt: skip

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import cli as wishes
-from bench.results import Cell, Results
+from bench import cli
+from bench.results import Result, Results
 from bench.servers import SERVERS, missing
 from tests.conftest import ROOT, Program, Start, eventually
 
@@ -56,24 +56,24 @@ def results_in(folder: Path) -> Results:
 
 def test_a_run(tmp_path: Path) -> None:
     """Two distances, each way with a server of its own."""
-    ways = ("--transports", "poll,websocket", "--payloads", "carry")
-    status, program = compare(*ways, *FEW, "--distance", "0,60", "--output", tmp_path / "new")
+    variants = ("--transports", "poll,websocket", "--payloads", "carry")
+    status, program = compare(*variants, *FEW, "--rtt", "0,60", "--output", tmp_path / "new")
     assert status == 0, program.log
     found = results_in(tmp_path / "new")
-    assert [(c.transport, c.distance) for c in found.cells] == [
+    assert [(c.transport, c.rtt_ms) for c in found.entries] == [
         ("poll", 0), ("websocket", 0), ("poll", 60), ("websocket", 60),
     ]  # fmt: skip
     assert len(found.verified) == 2
-    for cell in found.cells:
-        assert cell.published == 4
-        assert cell.seen == 8 - cell.coalesced
-        assert cell.lost == 0
-        assert len(cell.had) == cell.seen
-        assert len(cell.cpu) == 4
-        assert min(cell.cpu) > 0
-        assert len(cell.publishing) == 2 * 4
-        assert cell.cpu_per_update is None  # of two browsers, it would be noise
-        assert min(cell.known) >= cell.distance / 2
+    for result in found.entries:
+        assert result.published == 4
+        assert result.seen == 8 - result.coalesced
+        assert result.lost == 0
+        assert len(result.received_ms) == result.seen
+        assert len(result.cpu) == 4
+        assert min(result.cpu) > 0
+        assert len(result.publish_cpu) == 2 * 4
+        assert result.cpu_per_update is None  # of two browsers, it would be noise
+        assert min(result.notified_ms) >= result.rtt_ms / 2
     assert found.is_complete
     assert found.about["versions"]["rich"]
     out = "".join(program.out)
@@ -91,28 +91,28 @@ def test_a_server_that_is_running(start: Start, tmp_path: Path) -> None:
     options = ("--payloads", "carry", "--clients", "2", "--changes", "4", "--output", tmp_path)
     status, program = compare("--url", server.url, *options)
     assert status == 0, program.log
-    cells = results_in(tmp_path).cells
-    assert {cell.transport for cell in cells} == {"poll", "longpoll", "sse", "websocket"}
-    for cell in cells:
-        assert cell.published >= 4
-        assert cell.lost == 0
-        assert cell.cpu == []
-        assert cell.memory is None
-        assert 0.05 < cell.pace < 2
+    entries = results_in(tmp_path).entries
+    assert {result.transport for result in entries} == {"poll", "longpoll", "sse", "websocket"}
+    for result in entries:
+        assert result.published >= 4
+        assert result.lost == 0
+        assert result.cpu == []
+        assert result.memory is None
+        assert 0.05 < result.pace < 2
 
 
 def test_a_running_server_that_may_be_posted_to(start: Start, tmp_path: Path) -> None:
     server = start("serve.py", "--source", "http")
-    ways = ("--transports", "longpoll", "--payloads", "signal")
-    status, program = compare("--url", server.url, "--post", *ways, *FEW, "--output", tmp_path)
+    variants = ("--transports", "longpoll", "--payloads", "signal")
+    status, program = compare("--url", server.url, "--post", *variants, *FEW, "--output", tmp_path)
     assert status == 0, program.log
-    assert results_in(tmp_path).cells[0].published == 4
+    assert results_in(tmp_path).entries[0].published == 4
 
 
 def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
-    ways = ("--transports", "websocket,longpoll", "--payloads", "carry")
-    many = ("--clients", "2", "--pace", "0.05", "--changes", "200", "--distance", "0,60")
-    with comparing(*ways, *many, "--output", tmp_path) as program:
+    variants = ("--transports", "websocket,longpoll", "--payloads", "carry")
+    many = ("--clients", "2", "--pace", "0.05", "--changes", "200", "--rtt", "0,60")
+    with comparing(*variants, *many, "--output", tmp_path) as program:
         eventually(lambda: "turn 2" in program.log, timeout=60)
         children(program, "serve.py")[0].kill()
         assert program.wait(40) == 1
@@ -122,16 +122,16 @@ def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
     found = results_in(tmp_path)
     assert found.failure
     assert found.failure in program.log
-    assert found.cells
-    assert all(50 <= cell.published < 200 for cell in found.cells)
+    assert found.entries
+    assert all(50 <= result.published < 200 for result in found.entries)
     assert "the server died" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Path) -> None:
-    ways = ("--transports", "websocket", "--payloads", "carry")
+    variants = ("--transports", "websocket", "--payloads", "carry")
     many = ("--clients", "2", "--pace", "0.02", "--changes", "400")
-    with comparing(*ways, *many, "--output", tmp_path) as program:
+    with comparing(*variants, *many, "--output", tmp_path) as program:
         eventually(lambda: "turn 2" in program.log, timeout=60)
         started = psutil.Process(program.process.pid).children(recursive=True)
         program.process.send_signal(stop)
@@ -140,7 +140,7 @@ def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Pa
     assert not [one for one in started if one.is_running() and one.status() != "zombie"]
     found = results_in(tmp_path)
     assert found.interrupted
-    assert 100 <= found.cells[0].published < 400
+    assert 100 <= found.entries[0].published < 400
     assert "interrupted" in "".join(program.out)
 
 
@@ -150,21 +150,21 @@ REFUSED = [
     ("--clients 0", "0 is not from 1 to"),
     ("--clients ten", "'ten' is not a number"),
     ("--clients 10,,20", "'' is not a number"),
-    ("--distance -1", "-1 is not from 0 to"),
+    ("--rtt -1", "-1 is not from 0 to"),
     ("--distance nan", "nan is not from 0 to"),
     ("--pace 0", "0 is not from 0.01 to"),
     ("--changes 1.5", "'1.5' is not a number"),
     ("--server apache", "'apache' is none of serve.py"),
     ("--quick --clients 5", "--quick has its own --clients"),
     ("--quick --full", "not allowed with"),
-    ("--paper kaazing --transports sse", "--paper has its own --transports"),
-    ("--paper nobody", "invalid choice: 'nobody'"),
-    ("--peers nobody", "invalid choice: 'nobody'"),
+    ("--study kaazing --transports sse", "--study has its own --transports"),
+    ("--study nobody", "invalid choice: 'nobody'"),
+    ("--other-servers nobody", "invalid choice: 'nobody'"),
     ("--url http://localhost:5000 --server gunicorn", "--url is a server already"),
     ("--url https://localhost:5000", "must be http, without TLS"),
     ("--url localhost:5000", "is not like http://localhost:5000"),
     ("--url http://localhost:port", "is not like http://localhost:5000"),
-    ("--url http://192.0.2.1 --distance 50", "--distance needs a server on this machine"),
+    ("--url http://192.0.2.1 --rtt 50", "--rtt needs a server on this machine"),
     ("--post", "--post is for the server at --url"),
     ("--colour red", "unrecognized arguments"),
 ]
@@ -175,7 +175,7 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     arguments: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as refusal:
-        wishes.parse(arguments.split())
+        cli.parse(arguments.split())
     assert refusal.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -188,7 +188,7 @@ def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
     for arguments, why in (
         (["--output", str(tmp_path / "file" / "below")], "Cannot write to"),
         (["--clients", "1000"], "open files in one process"),
-        (["--peers", "--clients", "1000"], "open files in one process"),
+        (["--other-servers", "--clients", "1000"], "open files in one process"),
         (["--url", "http://127.0.0.1:9\n"], "cannot be measured: GET /data: Connection refused"),
         (["--url", "http://a..b"], "cannot be reached: there is no a..b"),
     ):
@@ -225,19 +225,19 @@ def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     monkeypatch.setenv("PATH", "/nowhere")
     assert missing("gunicorn") == "gunicorn (pip install -r servers/requirements.txt)"
-    with pytest.raises(wishes.CannotMeasure, match="To measure uwsgi gevent, install uwsgi"):
-        wishes.parse(["--server", "uwsgi gevent"]).check()
+    with pytest.raises(cli.CannotMeasure, match="To measure uwsgi gevent, install uwsgi"):
+        cli.parse(["--server", "uwsgi gevent"]).check()
 
 
 def test_a_lost_reading_fails_the_run() -> None:
     """Whatever else was right."""
 
-    def cell(**found: int) -> Cell:
-        return Cell("serve.py", "sse", True, clients=2, pace=1.0, distance=0.0, **found)  # type: ignore[arg-type]
+    def result(**found: int) -> Result:
+        return Result("serve.py", "sse", True, clients=2, pace=1.0, rtt_ms=0.0, **found)  # type: ignore[arg-type]
 
-    results = Results("", {}, {}, [cell(published=3), cell(published=3, lost=2), cell()])
+    results = Results("", {}, {}, [result(published=3), result(published=3, lost=2), result()])
     results.finish()
-    assert len(results.cells) == 2  # what was not reached is left out
+    assert len(results.entries) == 2  # what was not reached is left out
     assert results.failure
     assert results.failure.startswith("2 readings were lost, most of them by SSE, carry")
 

@@ -22,12 +22,12 @@ from bench.report import findings, plots, tables, terminal
 from bench.report import html as report_page
 from bench.report.formatting import away, clients, cpu, duration, significant, size
 from bench.report.tables import Section
-from bench.results import Cell, Results, Traffic
-from bench.variants import WAYS, Variant
-from tests.sample_results import cell, sample_results, slow_readers
+from bench.results import Result, Results, Traffic
+from bench.scenarios import VARIANTS, Variant
+from tests.sample_results import result, sample_results, slow_readers
 
-CARRY = {way.transport: way for way in WAYS if way.carry}
-SIGNAL = {way.transport: way for way in WAYS if not way.carry}
+CARRY = {variant.transport: variant for variant in VARIANTS if variant.carry}
+SIGNAL = {variant.transport: variant for variant in VARIANTS if not variant.carry}
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +43,27 @@ def test_json_brings_back_what_was_measured(results: Results) -> None:
     again = Results.from_json(text)
     assert again.as_json() == text
     assert again.command == results.command
-    for one, other in zip(again.cells, results.cells, strict=True):
-        for name in ("known", "had", "cpu", "publishing", "trace_changes"):
+    for one, other in zip(again.entries, results.entries, strict=True):
+        for name in ("notified_ms", "received_ms", "cpu", "publish_cpu", "trace_changes"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), abs=0.006)
         assert [(m[0], *m[3:]) for m in one.trace] == [(m[0], *m[3:]) for m in other.trace]
-        assert one.bill == other.bill
+        assert one.traffic == other.traffic
         assert without_samples(one) == without_samples(other)
 
 
-def without_samples(cell: Cell) -> Cell:
-    return replace(cell, known=[], had=[], cpu=[], publishing=[], trace=[], trace_changes=[])
+def without_samples(result: Result) -> Result:
+    return replace(
+        result, notified_ms=[], received_ms=[], cpu=[], publish_cpu=[], trace=[], trace_changes=[]
+    )
 
 
 def test_json_is_small_and_has_a_line_for_each_list(results: Results) -> None:
     text = results.as_json()
-    samples = sum(len(cell.known) + len(cell.had) for cell in results.cells)
-    assert len(text) < 9 * samples + 5000 * len(results.cells)
+    samples = sum(len(result.notified_ms) + len(result.received_ms) for result in results.entries)
+    assert len(text) < 9 * samples + 5000 * len(results.entries)
     assert all(line.count("[") <= 1 for line in text.splitlines())
-    assert sum('"had": [' in line and "]" in line for line in text.splitlines()) == len(
-        results.cells
+    assert sum('"received_ms": [' in line and "]" in line for line in text.splitlines()) == len(
+        results.entries
     )
 
 
@@ -92,15 +94,15 @@ def test_nothing_but_drawing_takes_matplotlib() -> None:
 
 def test_csv_has_every_cell_and_figure(results: Results) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
-    assert len(rows) == len(results.cells)
+    assert len(rows) == len(results.entries)
     of = {(r["transport"], r["payload"], r["clients"], r["distance_ms"]): r for r in rows
           if r["handling_s"] == "0"}  # fmt: skip
-    for measured in results.cells[: len(of)]:
-        key = (measured.transport, measured.way.payload, str(measured.clients),
-               f"{measured.distance:g}")  # fmt: skip
+    for measured in results.entries[: len(of)]:
+        key = (measured.transport, measured.variant.payload, str(measured.clients),
+               f"{measured.rtt_ms:g}")  # fmt: skip
         row = of[key]
         assert float(row["bytes_per_update"]) == pytest.approx(measured.bytes_per_update, abs=0.01)
-        assert float(row["had_max_ms"]) == pytest.approx(max(measured.had), abs=0.01)
+        assert float(row["had_max_ms"]) == pytest.approx(max(measured.received_ms), abs=0.01)
         assert row["lost"] == "0"
         assert None not in row
         assert bool(row["memory_bytes_per_client"]) == (measured.clients >= 100)
@@ -108,7 +110,7 @@ def test_csv_has_every_cell_and_figure(results: Results) -> None:
 
 
 def test_what_is_not_known_is_empty() -> None:
-    nothing = Results("", {}, {}, [Cell("gevent", "sse", True, 10, 1.0, 0.0)])
+    nothing = Results("", {}, {}, [Result("gevent", "sse", True, 10, 1.0, 0.0)])
     (row,) = csv.DictReader(io.StringIO(tables.as_csv(nothing)))
     for name in ("had_p50_ms", "known_max_ms", "cpu_p50_us_per_update_and_client",
                  "memory_bytes_per_client", "bytes_per_second_and_client"):  # fmt: skip
@@ -116,15 +118,20 @@ def test_what_is_not_known_is_empty() -> None:
 
 
 def test_the_order_is_that_of_bytes_and_of_nothing_that_was_timed(results: Results) -> None:
-    shuffled = replace(results, cells=[replace(c, had=[], known=[], cpu=[], changes=[])
-                                       for c in reversed(results.cells)])  # fmt: skip
+    shuffled = replace(
+        results,
+        entries=[
+            replace(c, received_ms=[], notified_ms=[], cpu=[], changes=[])
+            for c in reversed(results.entries)
+        ],
+    )
 
     def order(results: Results) -> list[tuple[str, list[str]]]:
         found = tables.comparisons(results)
         for group in found:
-            for one, next_one in pairwise(group.cells):
+            for one, next_one in pairwise(group.entries):
                 assert one.bytes_per_update <= next_one.bytes_per_update
-        return [(group.title, [cell.title for cell in group.cells]) for group in found]
+        return [(group.title, [result.title for result in group.entries]) for group in found]
 
     assert order(shuffled) == order(results)
     assert len(order(results)) == 5
@@ -164,20 +171,20 @@ def test_the_table_fits_a_terminal(results: Results) -> None:
     assert "…" not in text
     for group in tables.comparisons(results):
         assert group.title.split(",")[0] in text
-    ways = [way.title for way in WAYS]
-    for way in ways:
-        assert len(re.findall(f"^{way} ", text, re.MULTILINE)) >= 4
+    variants = [variant.title for variant in VARIANTS]
+    for variant in variants:
+        assert len(re.findall(f"^{variant} ", text, re.MULTILINE)) >= 4
     assert re.search(r"^Long polling, signal .* 1,046 +468 ", text, re.MULTILINE)
     assert "\x1b" not in text
 
 
 def test_the_table_has_no_room_for_what_nobody_knows() -> None:
-    plain = cell(CARRY["sse"], clients=10)
-    plain.cpu, plain.changes, plain.had = [], [], []
+    plain = result(CARRY["sse"], clients=10)
+    plain.cpu, plain.changes, plain.received_ms = [], [], []
     text = shown(Results("", {}, {}, [plain]))
     assert "CPU" not in text
     assert "mem." not in text
-    other = cell(CARRY["websocket"], clients=10)
+    other = result(CARRY["websocket"], clients=10)
     assert re.search("^SSE, carry .*–", shown(Results("", {}, {}, [plain, other])), re.MULTILINE)
     assert "Nothing was measured" in shown(Results("", {}, {}))
 
@@ -206,35 +213,40 @@ def test_progress(is_terminal: bool) -> None:
 FAR = 200.0
 
 
-def far(*ways: Variant) -> list[Cell]:
-    return [cell(way, distance=FAR) for way in ways]
+def far(*variants: Variant) -> list[Result]:
+    return [result(variant, rtt_ms=FAR) for variant in variants]
 
 
-def changed(cells: list[Cell], way: Variant | None = None, **values: object) -> list[Cell]:
+def changed(
+    entries: list[Result], variant: Variant | None = None, **values: object
+) -> list[Result]:
     """Return them, those of a way or all with other values."""
-    return [replace(c, **values) if way in (None, c.way) else c  # type: ignore[arg-type]
-            for c in cells]  # fmt: skip
+    return [replace(c, **values) if variant in (None, c.variant) else c  # type: ignore[arg-type]
+            for c in entries]  # fmt: skip
 
 
-def with_bytes(cells: list[Cell], way: Variant, share: float) -> list[Cell]:
+def with_bytes(entries: list[Result], variant: Variant, q: float) -> list[Result]:
     """Return them, the one with that share of the other's bytes."""
-    (own,), (other, *_) = [c for c in cells if c.way == way], [c for c in cells if c.way != way]
-    down = int(other.bytes_per_update * own.seen * share)
-    return changed(cells, way, bill=replace(own.bill, up=0, down=down))
+    (own,), (other, *_) = (
+        [c for c in entries if c.variant == variant],
+        [c for c in entries if c.variant != variant],
+    )
+    down = int(other.bytes_per_update * own.seen * q)
+    return changed(entries, variant, traffic=replace(own.traffic, up=0, down=down))
 
 
-def slower(cells: list[Cell], way: Variant, by: float) -> list[Cell]:
-    (own,) = [c for c in cells if c.way == way]
-    return changed(cells, way, had=[value + by for value in own.had])
+def slower(entries: list[Result], variant: Variant, by: float) -> list[Result]:
+    (own,) = [c for c in entries if c.variant == variant]
+    return changed(entries, variant, received_ms=[value + by for value in own.received_ms])
 
 
 WS, LONG, POLL = CARRY["websocket"], CARRY["longpoll"], CARRY["poll"]
-ALL = far(*WAYS)
-NEAR = [cell(way) for way in WAYS]
+ALL = far(*VARIANTS)
+NEAR = [result(variant) for variant in VARIANTS]
 WITHOUT_CPU = changed(ALL, cpu=[], changes=[])
 
 #: A part of a sentence, results of which it is said, and results of which it is not.
-SENTENCES: dict[str, tuple[str, list[Cell], list[Cell]]] = {
+SENTENCES: dict[str, tuple[str, list[Result], list[Result]]] = {
     "bytes": (
         "both carrying the data: an update takes 121 bytes by WebSocket against 861 bytes by "
         "long polling.$",
@@ -276,12 +288,12 @@ SENTENCES: dict[str, tuple[str, list[Cell], list[Cell]]] = {
     ),
     "CPU is a draw": (
         "CPU by WebSocket against 10.0 µs by long polling: a draw",
-        changed(ALL, cpu=[1000.0], changes=[1], publishing=[]),
+        changed(ALL, cpu=[1000.0], changes=[1], publish_cpu=[]),
         ALL,
     ),
     "CPU of most browsers": (
         "On the same machine \\(1,000 browsers\\).* CPU",
-        [*NEAR, *(cell(way, clients=1000) for way in WAYS)],
+        [*NEAR, *(result(variant, clients=1000) for variant in VARIANTS)],
         NEAR,
     ),
     "no CPU": ("CPU per update is not known", WITHOUT_CPU, ALL),
@@ -300,7 +312,7 @@ SENTENCES: dict[str, tuple[str, list[Cell], list[Cell]]] = {
     "nothing new": (
         "carry, every 1 s: 200 of 1,000 requests found nothing new",
         far(POLL, WS),
-        changed(far(POLL), bill=Traffic(requests=9, up=9)),
+        changed(far(POLL), traffic=Traffic(requests=9, up=9)),
     ),
     "near and far": (
         "On the same machine, all that push or wait look alike: .* 200 ms away",
@@ -320,7 +332,7 @@ SENTENCES: dict[str, tuple[str, list[Cell], list[Cell]]] = {
     ),
     "busy": (
         "headless browsers took up to 95% of a core",
-        changed(ALL, WS, audience_cpu=0.95),
+        changed(ALL, WS, worker_cpu=0.95),
         ALL,
     ),
     "several servers": (
@@ -337,22 +349,22 @@ SENTENCES: dict[str, tuple[str, list[Cell], list[Cell]]] = {
     "slow readers: bytes": ("fewest bytes go by short polling: 1,912 bytes", slow_readers(), ALL),
     "slow readers: queued": (
         "70 updates were received but not yet shown",
-        [replace(slow, waiting=70 * (slow.transport == "poll")) for slow in slow_readers()],
+        [replace(slow, queued=70 * (slow.transport == "poll")) for slow in slow_readers()],
         slow_readers(),
     ),
 }
 
 
-def said(cells: list[Cell]) -> list[str]:
-    return findings.sentences(Results("", {}, {}, cells))
+def said(entries: list[Result]) -> list[str]:
+    return findings.sentences(Results("", {}, {}, entries))
 
 
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_sentence_is_said_if_the_data_says_it(name: str) -> None:
-    sentence, cells, others = SENTENCES[name]
-    assert any(re.search(sentence, s) for s in said(cells)), said(cells)
+    sentence, entries, others = SENTENCES[name]
+    assert any(re.search(sentence, s) for s in said(entries)), said(entries)
     assert not any(re.search(sentence, s) for s in said(others)), said(others)
-    assert max(len(said(cells)), len(said(others))) <= 11  # ten findings, and an alarm
+    assert max(len(said(entries)), len(said(others))) <= 11  # ten findings, and an alarm
 
 
 @pytest.mark.parametrize(
@@ -360,8 +372,8 @@ def test_a_sentence_is_said_if_the_data_says_it(name: str) -> None:
     [
         ({"failure": "the server died."}, "This run failed: the server died; what follows"),
         ({"interrupted": True}, "This run was interrupted; what follows"),
-        ({"cells": []}, "Nothing was measured"),
-        ({"cells": [], "interrupted": True}, "Nothing was measured"),
+        ({"entries": []}, "Nothing was measured"),
+        ({"entries": [], "interrupted": True}, "Nothing was measured"),
     ],
 )
 def test_how_it_ended_is_said(results: Results, values: dict[str, object], sentence: str) -> None:
@@ -370,20 +382,20 @@ def test_how_it_ended_is_said(results: Results, values: dict[str, object], sente
     assert not any(s.startswith(sentence) for s in findings.sentences(results))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.title)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
 @pytest.mark.parametrize("had", [True, False])
-def test_any_way_alone_has_a_verdict(way: Variant, had: bool) -> None:
-    alone = cell(way, distance=FAR)
+def test_any_way_alone_has_a_verdict(variant: Variant, had: bool) -> None:
+    alone = result(variant, rtt_ms=FAR)
     if not had:
-        alone = Cell("gevent", *way, 100, 1.0, FAR)
+        alone = Result("gevent", variant.transport, variant.carry, 100, 1.0, FAR)
     for sentence in said([alone]):
         assert re.fullmatch(r"[A-Z0-9].*\.", sentence)
         assert not re.search(r"nan|None|\binf\b", sentence)
 
 
 def test_medians_within_two_milliseconds_or_the_spread_are_a_draw() -> None:
-    def of(*had: float) -> Cell:
-        return replace(cell(WS), had=list(had))
+    def of(*had: float) -> Result:
+        return replace(result(WS), received_ms=list(had))
 
     assert findings.sooner(of(10, 10, 10), of(11.9, 11.9, 11.9)) == "draws"
     assert findings.sooner(of(10, 10, 10), of(12.1, 12.1, 12.1)) == "wins"
@@ -489,14 +501,14 @@ def test_plots_on_the_page_follow_day_and_night(folder: Path) -> None:
     [
         ({"failure": "the <server> died"}, "This run failed: the <server> died;"),
         ({"interrupted": True}, "This run was interrupted"),
-        ({"cells": [replace(cell(CARRY["sse"]), lost=2)]}, "2 updates were lost"),
+        ({"entries": [replace(result(CARRY["sse"]), lost=2)]}, "2 updates were lost"),
         ({}, ""),
     ],
 )
 def test_the_page_says_how_it_ended(
     results: Results, values: dict[str, object], alarm: str
 ) -> None:
-    ended = replace(results, **{"cells": results.cells[:1]} | values)  # type: ignore[arg-type]
+    ended = replace(results, **{"entries": results.entries[:1]} | values)  # type: ignore[arg-type]
     page = Page(report_page.page(ended, []))
     alarms = [p for p in page.all("p") if p.get("class") == "alarm"]
     assert len(alarms) == len(values)
@@ -518,7 +530,7 @@ def test_plots_are_xml_and_have_few_points(folder: Path) -> None:
 
 
 def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
-    few = Results("", {}, {}, [replace(cell(WS), trace=[])])
+    few = Results("", {}, {}, [replace(result(WS), trace=[])])
     first, second = (plots.draw(few, tmp_path / name) for name in ("first", "second"))
     assert [plot.name for plot in first] == ["latency", "bytes"]
     for one, other in zip(first, second, strict=True):
@@ -527,18 +539,20 @@ def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cells", "names"),
+    ("entries", "names"),
     [
         ([], []),
-        ([Cell("gevent", "websocket", True, 10, 1.0, 0.0)], ["bytes"]),
-        ([cell(WS)], ["strokes", "latency", "bytes"]),
+        ([Result("gevent", "websocket", True, 10, 1.0, 0.0)], ["bytes"]),
+        ([result(WS)], ["strokes", "latency", "bytes"]),
         (slow_readers(), []),
-        (changed([cell(WS), cell(WS, clients=10)], cpu=[], changes=[]),
+        (changed([result(WS), result(WS, clients=10)], cpu=[], changes=[]),
          ["strokes", "latency", "bytes"]),
     ],
 )  # fmt: skip
-def test_only_what_is_known_is_drawn(cells: list[Cell], names: list[str], tmp_path: Path) -> None:
-    results = Results("", {}, {}, cells)
+def test_only_what_is_known_is_drawn(
+    entries: list[Result], names: list[str], tmp_path: Path
+) -> None:
+    results = Results("", {}, {}, entries)
     assert [name for name, drawer in plots.DRAWERS.items() if drawer(results)] == names
     if len(names) <= 1:  # putting more on paper takes long, and proves no more
         assert [plot.name for plot in plots.draw(results, tmp_path)] == names
@@ -547,9 +561,9 @@ def test_only_what_is_known_is_drawn(cells: list[Cell], names: list[str], tmp_pa
 
 @pytest.mark.parametrize("others", [[], ["threads"]])
 def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
-    own = [cell(WS), cell(WS, clients=1000)]
-    cells = own + [replace(c, server=other) for other in others for c in own]
-    drawn = plots.DRAWERS["cpu"](Results("", {}, {}, cells))
+    own = [result(WS), result(WS, clients=1000)]
+    entries = own + [replace(c, server=other) for other in others for c in own]
+    drawn = plots.DRAWERS["cpu"](Results("", {}, {}, entries))
     assert drawn
     of_one = "gevent" if others else ""
     assert [axes.get_title() for axes in drawn.figure.axes] == [of_one]
@@ -560,7 +574,7 @@ def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
 #: How the strokes of an update are told from a trace at 200 ms: when the browser has it, and the
 #: times at which that update's news left and came.
 @pytest.mark.parametrize(
-    ("way", "trace", "had", "news"),
+    ("variant", "trace", "had", "news"),
     [
         (WS, [("frame", None, 101, 0, 9)], 101, [(0, 101)]),
         (SIGNAL["websocket"], [("frame", None, 101, 0, 9), ("fetch", 101, 302, 9, 9)], 302,
@@ -576,12 +590,12 @@ def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_strokes(
-    way: Variant,
+    variant: Variant,
     trace: list[tuple[str, float | None, float, int, int]],
     had: float,
     news: list[tuple[float, float]],
 ) -> None:
-    traced = replace(cell(way, distance=FAR), trace=trace, trace_changes=[0.0, 800.0])
+    traced = replace(result(variant, rtt_ms=FAR), trace=trace, trace_changes=[0.0, 800.0])
     story = plots._story(traced)
-    assert story.had == had
+    assert story.received_ms == had
     assert [(s.start, s.end) for s in story.strokes if s.news] == news

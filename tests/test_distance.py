@@ -215,7 +215,7 @@ def test_the_end_of_what_a_client_says_waits_for_the_opening_too() -> None:
     assert 0.3 <= heard[0] - began < 0.3 + LATE
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("variant", ["up", "down"])
 def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
     sent, came, received = [], [], []
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import docutils.core
 import pytest
 
-from bench.bytes_on_wire import WrongAnswer
-from bench.fanout import benchmark, experiments
-from bench.fanout import servers as peers
+from bench.bytes_on_wire import WrongResponse
+from bench.fanout import benchmark, experiments, servers
 from bench.fanout.crowd import Crowd
 from bench.fanout.experiments import Figure
-from bench.fanout.report import TARGETS, TITLES
+from bench.fanout.report import GOALS, TITLES
 
 CLIENTS = 50
 
@@ -27,7 +26,7 @@ def test_a_small_run_is_plausible(
     # Fewer than what makes a sample steady: what is tested is how it comes about.
     monkeypatch.setattr(experiments, "NOTIFICATIONS", 200)
     monkeypatch.setattr(experiments, "FETCHES", 80)
-    options = f"--clients {CLIENTS} --rounds 2 --waiting 20 --most 60 --write"
+    options = f"--clients {CLIENTS} --rounds 2 --long-polls 20 --max-sockets 60 --update-docs"
     benchmark.main(options.split())
     found = json.loads((tmp_path / "fanout.json").read_text())
     assert found["versions"]["Python"]
@@ -38,7 +37,7 @@ def test_a_small_run_is_plausible(
     assert 0.5 < medians["floor"] < medians["change"] < 10_000
     for request in ("GET /data", "long-poll cycle", "handshake"):
         assert 5 < medians[request] < 100_000
-    assert 0 < medians["last told"] < 10_000
+    assert 0 < medians["last received"] < 10_000
     assert -1000 < medians["memory"] < 100_000
     page = (tmp_path / "fanout.rst").read_text()
     docutils.core.publish_string(page, settings_overrides={"halt_level": 2, "report_level": 2})
@@ -49,18 +48,18 @@ def test_a_small_run_is_plausible(
 
 
 def test_every_target_is_for_something_measured() -> None:
-    assert {target.what for target in TARGETS} <= set(TITLES)
+    assert {target.what for target in GOALS} <= set(TITLES)
 
 
 def test_quantiles() -> None:
     figure = Figure("", "", 0, "", [5, 1, 3, 2, 4])
-    assert [figure.quantile(share) for share in (0, 0.1, 0.5, 0.9, 1)] == [1, 1.4, 3, 4.6, 5]
+    assert [figure.quantile(q) for q in (0, 0.1, 0.5, 0.9, 1)] == [1, 1.4, 3, 4.6, 5]
     assert Figure("", "", 0, "", [7]).median == 7
 
 
-def test_every_peer_has_its_script() -> None:
-    for peer in peers.PEERS:
-        assert (peers.SCRIPTS / peer.script).exists()
+def test_every_other_server_has_its_script() -> None:
+    for server in servers.OTHER_SERVERS:
+        assert (servers.SCRIPTS / server.script).exists()
 
 
 def right(sockets: Sequence[socket.socket], frame: bytes) -> None:
@@ -140,5 +139,5 @@ def test_the_right_frame_is_timed(crowd_of: Callable[[Tell], Crowd]) -> None:
 def test_a_wrong_answer_is_not_timed(
     crowd_of: Callable[[Tell], Crowd], tell: Tell, why: str
 ) -> None:
-    with pytest.raises(WrongAnswer, match=why):
+    with pytest.raises(WrongResponse, match=why):
         crowd_of(tell).tell()

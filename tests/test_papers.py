@@ -10,11 +10,11 @@ import pytest
 from bench import bytes_on_wire as wire
 from bench.bytes_on_wire import VALUE
 from bench.fanout.crowd import DistantCrowd
-from bench.results import Cell, Results, Traffic
+from bench.results import Result, Results, Traffic
 from bench.runner import Failed, Run
 from bench.scenarios import Grid
 from bench.statistics import quantile
-from bench.studies import PAPERS, Abril, Kaazing, Pimentel, Section, Shootout, Study
+from bench.studies import STUDIES, Abril, Kaazing, Pimentel, Section, Shootout, Study
 
 #: As many as the files that a process may open on the machines that this is for.
 FILES = 20_000
@@ -46,10 +46,10 @@ def run() -> Iterator[Run]:
         yield run
 
 
-def made(run: Run, paper: Study) -> Results:
+def made(run: Run, study: Study) -> Results:
     """Make the experiment; return what was found out, as it is read from a file."""
     run.results = nothing()
-    paper.measure(run)
+    study.measure(run)
     return Results.from_json(run.results.as_json())
 
 
@@ -62,39 +62,39 @@ def check_form(sections: list[Section]) -> None:
     for section in sections:
         assert section.rows
         assert {len(row) for row in section.rows} == {len(section.header)}
-        assert all(isinstance(cell, str) for row in section.rows for cell in row)
+        assert all(isinstance(result, str) for row in section.rows for result in row)
         assert all(text.endswith(".") and "  " not in text for text in section.paragraphs)
 
 
 def test_every_paper_is_there() -> None:
-    assert list(PAPERS) == ["kaazing", "pimentel", "abril", "shootout"]
-    for name, paper in PAPERS.items():
-        assert paper.name == name
-        assert paper.title
-        assert 5 < paper.seconds < 300
-        assert paper.descriptors < FILES
-        assert paper.sections(nothing()) == []
+    assert list(STUDIES) == ["kaazing", "pimentel", "abril", "shootout"]
+    for name, study in STUDIES.items():
+        assert study.name == name
+        assert study.title
+        assert 5 < study.seconds < 300
+        assert study.descriptors < FILES
+        assert study.sections(nothing()) == []
 
 
 def test_kaazing(run: Run) -> None:
-    paper = Kaazing(clients=(4, 8), period=0.3, changes=2)
-    results = made(run, paper)
-    traffic, latency = sections = paper.sections(results)
+    study = Kaazing(clients=(4, 8), period=0.3, changes=2)
+    results = made(run, study)
+    traffic, latency = sections = study.sections(results)
     check_form(sections)
-    assert [cell.clients for cell in results.cells] == [4, 4, 8, 8]
-    for cell in results.cells:
-        assert (cell.seen + cell.coalesced, cell.lost) == (2 * cell.clients, 0)
+    assert [result.clients for result in results.entries] == [4, 4, 8, 8]
+    for result in results.entries:
+        assert (result.seen + result.coalesced, result.lost) == (2 * result.clients, 0)
     # Of how many clients the sentences speak depends on whether the machine kept up with them.
     basis = re.search("from the bytes per poll and per message of ([48]) clients", said(traffic))
     assert basis
-    polling = next(cell for cell in results.cells
-                   if cell.transport == "poll" and cell.clients == int(basis[1]))  # fmt: skip
+    polling = next(result for result in results.entries
+                   if result.transport == "poll" and result.clients == int(basis[1]))  # fmt: skip
     # What each of these is, without having been counted at a socket.
     body = len(json.dumps(READING, separators=(",", ":")))
-    answers = polling.bill.down - polling.bill.empty * NOTHING_NEW
-    assert polling.bill.requests == polling.seen + polling.bill.empty
+    answers = polling.traffic.down - polling.traffic.empty * NOTHING_NEW
+    assert polling.traffic.requests == polling.seen + polling.traffic.empty
     assert answers % polling.seen == 0
-    headers = (polling.bill.bytes - body * polling.seen) / polling.bill.requests
+    headers = (polling.traffic.bytes - body * polling.seen) / polling.traffic.requests
     assert f"have {headers:,.0f} bytes of headers" in said(traffic)
     assert f"a message has 2: {headers / 2:,.0f} to 1." in said(traffic)
     assert "871 to 2 are 435 to 1." in said(traffic)
@@ -107,27 +107,27 @@ def test_kaazing(run: Run) -> None:
         assert float(row[4].replace(",", "")) == pytest.approx(bits / 1e6, rel=0.006)
         assert float(row[5].replace(",", "")) == pytest.approx(bits / 2**20, rel=0.006)
     assert [row[6] for row in traffic.rows] == ["–"] * 4 + ["665", "1.526"]
-    for row, cell in zip(latency.rows, results.cells, strict=True):
-        assert row[0] == str(cell.clients)
-        assert row[2] == f"{quantile(cell.known, 0.5):,.1f}"
-        assert row[-1] == f"{max(cell.known):,.1f}"
+    for row, result in zip(latency.rows, results.entries, strict=True):
+        assert row[0] == str(result.clients)
+        assert row[2] == f"{quantile(result.notified_ms, 0.5):,.1f}"
+        assert row[-1] == f"{max(result.notified_ms):,.1f}"
 
 
 def test_pimentel(run: Run) -> None:
-    paper = Pimentel(distances=(0.0, 30.0), pace=0.1, rounds=2, changes=2)
-    results = made(run, paper)
-    [section] = sections = paper.sections(results)
+    study = Pimentel(distances=(0.0, 30.0), pace=0.1, rounds=2, changes=2)
+    results = made(run, study)
+    [section] = sections = study.sections(results)
     check_form(sections)
     names = ["polling", "long polling", "WebSocket"]
     assert [row[:2] for row in section.rows] == [
-        [distance, name] for distance in ("0", "30") for name in names
+        [rtt_ms, name] for rtt_ms in ("0", "30") for name in names
     ]
-    for row, cell in zip(section.rows, results.cells, strict=True):
+    for row, result in zip(section.rows, results.entries, strict=True):
         shares = (0.05, 0.5, 0.95, 0.99, 1)
-        assert row[2:7] == [f"{quantile(cell.known, share):,.1f}" for share in shares]
-        assert row[7:] == [str(cell.seen), str(cell.coalesced)]
-        assert cell.seen + cell.coalesced == cell.published == 4
-        assert min(cell.known) >= cell.distance / 2  # nothing is faster than its way
+        assert row[2:7] == [f"{quantile(result.notified_ms, q):,.1f}" for q in shares]
+        assert row[7:] == [str(result.seen), str(result.coalesced)]
+        assert result.seen + result.coalesced == result.published == 4
+        assert min(result.notified_ms) >= result.rtt_ms / 2  # nothing is faster than its way
     assert "0 and 30 ms for a round trip" in said(section)
     assert "Near the server, half" in said(section)
     assert "30 ms away, half" in said(section)
@@ -135,11 +135,11 @@ def test_pimentel(run: Run) -> None:
 
 
 def test_abril(run: Run) -> None:
-    paper = Abril(pace=0.25)
-    results = made(run, paper)
-    [section] = sections = paper.sections(results)
+    study = Abril(pace=0.25)
+    results = made(run, study)
+    [section] = sections = study.sections(results)
     check_form(sections)
-    rows = {row[0]: [int(cell.replace(",", "").replace("–", "0")) for cell in row[1:]]
+    rows = {row[0]: [int(result.replace(",", "").replace("–", "0")) for result in row[1:]]
             for row in section.rows}  # fmt: skip
     assert {name: row[0] for name, row in rows.items()} == {
         "reload": 5570, "reload of /data only": 0, "short poll": 3609, "long poll": 1908,
@@ -149,26 +149,29 @@ def test_abril(run: Run) -> None:
         assert responses + frames + up == total
     # What it takes to hear of five updates: as many requests, and one that waits for a sixth. Where
     # the machine paused, some were coalesced, and some questions were asked in vain.
-    cells = {cell.transport: cell for cell in results.cells}
-    for cell in cells.values():
-        assert (cell.seen + cell.coalesced, cell.lost) == (5, 0)
-    asked, polls = cells["poll"].seen + cells["poll"].bill.empty, cells["longpoll"].seen + 1
+    entries = {result.transport: result for result in results.entries}
+    for result in entries.values():
+        assert (result.seen + result.coalesced, result.lost) == (5, 0)
+    asked, polls = (
+        entries["poll"].seen + entries["poll"].traffic.empty,
+        entries["longpoll"].seen + 1,
+    )
     assert {name: row[4] for name, row in rows.items()} == {
         "reload": 5, "reload of /data only": 5, "short poll": asked, "long poll": polls,
         "SSE": 1, "WebSocket": 1,
     }  # fmt: skip
     frame = 2 + len(json.dumps(READING, separators=(",", ":")))
-    frames = cells["websocket"].seen * frame
+    frames = entries["websocket"].seen * frame
     assert rows["WebSocket"][2] == frames
     assert f"{frames:,} bytes, {frames / 5:,.0f} for each update" in said(section)
     # The same as a browser's requests are, by their templates.
-    port = run.venue("serve.py", results.cells[0].way).port
+    port = run.target("serve.py", results.entries[0].variant).port
     template = wire.NAVIGATE.format(path="/", host=f"127.0.0.1:{port}", agent=wire.AGENT, etag="")
     assert rows["reload"][3] == 5 * len(template)
     answer = rows["reload of /data only"][1] // 5
     assert rows["reload of /data only"][1] == 5 * answer
-    in_vain = NOTHING_NEW * cells["poll"].bill.empty
-    assert rows["short poll"][1] == cells["poll"].seen * answer + in_vain
+    in_vain = NOTHING_NEW * entries["poll"].traffic.empty
+    assert rows["short poll"][1] == entries["poll"].seen * answer + in_vain
     needs = f"Long polling needs {polls} requests for 5 updates"
     assert (needs in said(section)) == (polls > 5)
     smallest = min(rows, key=lambda name: rows[name][1])
@@ -176,13 +179,13 @@ def test_abril(run: Run) -> None:
 
 
 def test_shootout_until_there_are_no_more_files(run: Run) -> None:
-    paper = Shootout(step=20, samples=3, limit=60_000, files=145)
-    results = made(run, paper)
+    study = Shootout(step=20, samples=3, limit=60_000, files=145)
+    results = made(run, study)
     assert results.extra["ended_by"] == "descriptors"
     steps = results.extra["steps"]
     assert [step["clients"] for step in steps] == [20, 40]
     assert [len(step["milliseconds"]) for step in steps] == [3, 3]
-    check_form(paper.sections(results))
+    check_form(study.sections(results))
 
 
 def test_shootout_until_it_takes_too_long(run: Run) -> None:
@@ -225,7 +228,7 @@ def test_what_the_shootout_says_of_its_end() -> None:
 
 def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise wire.WrongAnswer("the server closed a socket")
+        raise wire.WrongResponse("the server closed a socket")
 
     monkeypatch.setattr(DistantCrowd, "join", fail)
     run.results = nothing()
@@ -233,7 +236,7 @@ def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.M
         Shootout(step=20, samples=3).measure(run)
 
 
-def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Cell]:
+def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Result]:
     """Both ways, two changes, bodies of 100 bytes, 700 bytes of headers a poll with news."""
     empty = requests - seen
     common: dict[str, Any] = {
@@ -241,25 +244,36 @@ def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> l
         "carry": True,
         "clients": clients,
         "pace": 1.0,
-        "distance": 0.0,
+        "rtt_ms": 0.0,
     }
     return [
-        Cell(
-            transport="poll", period=1.0, published=2, seen=seen, coalesced=2 * clients - seen,
-            known=[400.0, 600.0], seconds=seconds, **common,
-            bill=Traffic(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
+        Result(
+            transport="poll",
+            period=1.0,
+            published=2,
+            seen=seen,
+            coalesced=2 * clients - seen,
+            notified_ms=[400.0, 600.0],
+            seconds=seconds,
+            **common,
+            traffic=Traffic(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
         ),
-        Cell(
-            transport="websocket", published=2, seen=2 * clients, known=[1.0, 3.0], seconds=1.1,
-            bill=Traffic(messages=2 * clients, down=102 * 2 * clients), **common,
+        Result(
+            transport="websocket",
+            published=2,
+            seen=2 * clients,
+            notified_ms=[1.0, 3.0],
+            seconds=1.1,
+            traffic=Traffic(messages=2 * clients, down=102 * 2 * clients),
+            **common,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def test_kaazing_where_the_machine_does_not_keep_up() -> None:
     results = nothing()
-    results.cells = polled(1000, requests=2000, seen=2000)
-    results.cells += polled(10_000, requests=10_000, seen=8000, seconds=4.0)
+    results.entries = polled(1000, requests=2000, seen=2000)
+    results.entries += polled(10_000, requests=10_000, seen=8000, seconds=4.0)
     traffic, latency = sections = Kaazing().sections(results)
     check_form(sections)
     assert "did not keep up with 10,000 clients" in said(traffic)
@@ -280,19 +294,19 @@ def test_kaazing_where_the_machine_does_not_keep_up() -> None:
 def test_kaazing_where_it_only_seems_not_to() -> None:
     """What is computed is computed from what kept up, if anything did."""
     results = nothing()
-    results.cells = polled(1000, requests=1500, seen=1500)
-    results.cells += polled(2000, requests=4000, seen=4000)
+    results.entries = polled(1000, requests=1500, seen=1500)
+    results.entries += polled(2000, requests=4000, seen=4000)
     traffic, _ = Kaazing().sections(results)
     assert "did not keep up with 1,000 clients" in said(traffic)
     assert "of 2,000 clients, as if every poll were answered" in said(traffic)
-    results.cells[2].bill.requests = 3000
+    results.entries[2].traffic.requests = 3000
     traffic, _ = Kaazing().sections(results)
     assert "of 1,000 clients, as if every poll were answered" in said(traffic)
 
 
 def test_kaazing_where_it_does() -> None:
     results = nothing()
-    results.cells = polled(1000, requests=2000, seen=2000)
+    results.entries = polled(1000, requests=2000, seen=2000)
     traffic, _ = Kaazing().sections(results)
     assert "kept up with 1,000 polling clients" in said(traffic)
     assert "did not keep up" not in said(traffic)
@@ -300,12 +314,12 @@ def test_kaazing_where_it_does() -> None:
 
 def test_what_was_not_measured_any_more_is_left_out() -> None:
     results = nothing()
-    results.cells = polled(1000, requests=2000, seen=2000)[1:]
-    results.cells.append(Cell("serve.py", "poll", True, 1000, 1.0, 0.0))
+    results.entries = polled(1000, requests=2000, seen=2000)[1:]
+    results.entries.append(Result("serve.py", "poll", True, 1000, 1.0, 0.0))
     assert Kaazing().sections(results) == []
     assert Pimentel().sections(results) == []
 
-    results.cells = polled(1, requests=2, seen=2)
+    results.entries = polled(1, requests=2, seen=2)
     [section] = Pimentel().sections(results)
     assert len(section.rows) == 2
     assert "half of the readings" not in said(section)

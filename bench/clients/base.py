@@ -5,7 +5,7 @@ import time
 from collections import deque
 from typing import Any
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.clients.http import Answer, Environment, Line, request
 
 
@@ -21,10 +21,10 @@ class Client:
     has no time for another meanwhile.
     """
 
-    def __init__(self, around: Environment, *, carry: bool, handling: float = 0.0) -> None:
+    def __init__(self, around: Environment, *, carry: bool, processing_time: float = 0.0) -> None:
         self.around = around
         self.carry = carry
-        self.handling = handling
+        self.processing_time = processing_time
         self.cursor = ""  #: of the reading that it has
         self.known = self.sequence = -1  #: the newest reading of which it knows, and which it has
         #: When it knew of a reading and when it had it, by the reading's sequence.
@@ -75,7 +75,7 @@ class Client:
         """Note that there is this reading."""
         number = sequence(cursor)
         if number < self.known:
-            raise WrongAnswer(f"told of {cursor} after reading {self.known}")
+            raise WrongResponse(f"told of {cursor} after reading {self.known}")
         if number > self.known:
             self.known = number
             self._known_at[number] = at
@@ -92,18 +92,18 @@ class Client:
         """Take the answer of /data."""
         self.note("fetch", answer)
         if answer.status != 200:
-            raise WrongAnswer(f"GET /data: {answer.head!r}")
+            raise WrongResponse(f"GET /data: {answer.head!r}")
         reading = json.loads(answer.body)
         self.knows(reading["cursor"], answer.received_at)
         self.take(reading, answer.received_at)
 
     def take(self, reading: dict[str, Any], at: float) -> None:
         """Show a reading, at once or when there is time for it."""
-        if self.handling:
+        if self.processing_time:
             self._queue.append(reading)
             if not self._busy:
                 self._busy = True
-                self.around.call_at(at + self.handling, self._handled)
+                self.around.call_at(at + self.processing_time, self._handled)
             return
         self._show(reading, at)
         self.idle()
@@ -112,7 +112,7 @@ class Client:
         now = time.time()
         self._show(self._queue.popleft(), now)
         if self._queue:
-            self.around.call_at(now + self.handling, self._handled)
+            self.around.call_at(now + self.processing_time, self._handled)
         else:
             self._busy = False
             self.idle()

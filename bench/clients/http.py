@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from bench.bytes_on_wire import AGENT, FETCH, WrongAnswer
+from bench.bytes_on_wire import AGENT, FETCH, WrongResponse
 from bench.results import SEGMENT, Traffic
 
 #: Packets that it takes to open a TCP connection, and to close it.
@@ -16,7 +16,7 @@ OPENING_PACKETS, CLOSING_PACKETS = 3, 4
 class Environment(Protocol):
     """What a browser finds around it: the audience."""
 
-    bill: Traffic  #: of everybody together
+    traffic: Traffic  #: of everybody together
     host: str  #: as in the header
 
     def connect(self) -> socket.socket:
@@ -93,23 +93,23 @@ class Line:
         """Connect, as a browser has for the page itself."""
         self._socket = self._around.connect()
         self._around.watch(self._socket, self._readable)
-        self._around.bill.packets += OPENING_PACKETS
+        self._around.traffic.packets += OPENING_PACKETS
 
     def ask(self, request: bytes) -> None:
         """Send a request."""
         if self._sent:
             raise AssertionError("one request at a time")
         self._sent, self._asked_at = request, time.time()
-        self._around.bill.requests += 1
+        self._around.traffic.requests += 1
         self._send()
 
     def _send(self) -> None:
         self._fresh = self._socket is None
         if self._fresh:
             self.open()
-        bill, size = self._around.bill, len(self._sent)
-        bill.up += size
-        bill.packets += packets(size)
+        traffic, size = self._around.traffic, len(self._sent)
+        traffic.up += size
+        traffic.packets += packets(size)
         try:
             self._connected.sendall(self._sent)
         except (BrokenPipeError, ConnectionResetError):
@@ -121,13 +121,13 @@ class Line:
             self._around.unwatch(self._socket)
             self._socket.close()
             self._socket = None
-            self._around.bill.packets += CLOSING_PACKETS
+            self._around.traffic.packets += CLOSING_PACKETS
         self._sent = self._rest = b""
 
     def _hung_up(self) -> None:
         """Send the request anew if it crossed the end of a connection that had been idle."""
         if self._sent and (self._rest or self._fresh):
-            raise WrongAnswer("the server hung up on a request")
+            raise WrongResponse("the server hung up on a request")
         unanswered = self._sent
         self.close()
         if unanswered:
@@ -144,8 +144,8 @@ class Line:
             self._hung_up()
             return
         if not self._sent:
-            raise WrongAnswer(f"an answer to no question: {data[:80]!r}")
-        self._around.bill.down += len(data)
+            raise WrongResponse(f"an answer to no question: {data[:80]!r}")
+        self._around.traffic.down += len(data)
         data = self._rest + data
         head, blank, body = data.partition(b"\r\n\r\n")
         if not blank:
@@ -156,14 +156,14 @@ class Line:
         if not self._sent.startswith(b"HEAD ") and status not in (204, 304):
             _, found, length = head.partition(b"\r\nContent-Length: ")
             if not found:
-                raise WrongAnswer(f"an answer of no known length: {head!r}")
+                raise WrongResponse(f"an answer of no known length: {head!r}")
             size = int(length.partition(b"\r\n")[0])
         if len(body) < size:
             self._rest = data
             return
         if len(body) > size:
-            raise WrongAnswer(f"more than was asked for: {body[size:]!r}")
-        self._around.bill.packets += packets(len(data)) + 1  # and its acknowledgement
+            raise WrongResponse(f"more than was asked for: {body[size:]!r}")
+        self._around.traffic.packets += packets(len(data)) + 1  # and its acknowledgement
         answer = Answer(
             status, head, body, self._asked_at, received_at, len(self._sent), len(data)
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """Long polling: it asks, is answered when there is something to say, and asks again."""
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.clients.base import Client
 from bench.clients.http import Answer, request
 
@@ -26,7 +26,7 @@ class LongPoll(Client):
             self._fetching = False
             self.fetched(answer)
         elif answer.status == 204:  # nothing within the 25 seconds that the server holds a poll
-            self.around.bill.empty += 1
+            self.around.traffic.empty += 1
             self.note("empty", answer)
             self.idle()
         elif answer.status == 200:
@@ -34,4 +34,4 @@ class LongPoll(Client):
             self.told(answer.body, answer.received_at)
             self._fetching = self.line.is_waiting and not self.carry
         else:
-            raise WrongAnswer(f"GET /update: {answer.head!r}")
+            raise WrongResponse(f"GET /update: {answer.head!r}")

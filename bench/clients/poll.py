@@ -2,7 +2,7 @@
 
 import json
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.clients.base import Client
 from bench.clients.http import Answer, request
 
@@ -31,11 +31,11 @@ class Poll(Client):
     def answered(self, answer: Answer) -> None:
         """Take what the question was answered with, or the reading that was fetched then."""
         if answer.status == 304:
-            self.around.bill.empty += 1
+            self.around.traffic.empty += 1
             self.note("empty", answer)
             self.idle()
         elif answer.status != 200:
-            raise WrongAnswer(f"GET /data: {answer.head!r}")
+            raise WrongResponse(f"GET /data: {answer.head!r}")
         elif answer.body and not self.carry:
             self.fetched(answer)
         else:

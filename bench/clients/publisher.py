@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from bench.bytes_on_wire import VALUE, WrongAnswer
+from bench.bytes_on_wire import VALUE, WrongResponse
 from bench.processes import PATIENCE
 
 #: Seconds after which an idle connection is not used again: some servers close it soon.
@@ -48,7 +48,7 @@ class Posting:
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         status, body = self._line.ask("POST", "/data", json.dumps(value))
         if status != 201:
-            raise WrongAnswer(f"POST /data: {status} {body.decode(errors='replace')[:200]}")
+            raise WrongResponse(f"POST /data: {status} {body.decode(errors='replace')[:200]}")
         self.cursor = str(json.loads(body)["cursor"])
         return value
 
@@ -81,8 +81,8 @@ class Watching:
                 self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
                 return dict(reading["value"])
             if status != 204:
-                raise WrongAnswer(f"GET /update: {status}")
-        raise WrongAnswer(f"the data has not changed for {self._patience:.0f} s")
+                raise WrongResponse(f"GET /update: {status}")
+        raise WrongResponse(f"the data has not changed for {self._patience:.0f} s")
 
     def close(self) -> None:
         self._line.close()
@@ -107,7 +107,7 @@ class _Line:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise WrongAnswer(f"{method} {path.partition('?')[0]}: {reason}") from error
+            raise WrongResponse(f"{method} {path.partition('?')[0]}: {reason}") from error
         self._used_at = time.monotonic()
         return found
 
@@ -118,7 +118,7 @@ class _Line:
             reading: dict[str, Any] = json.loads(body)
             return {"cursor": str(reading["cursor"]), "changed_at": float(reading["changed_at"])}
         except (ValueError, TypeError, KeyError):
-            raise WrongAnswer(f"GET /data: {status}, and no reading") from None
+            raise WrongResponse(f"GET /data: {status}, and no reading") from None
 
     def close(self) -> None:
         self._connection.close()

@@ -3,7 +3,7 @@
 import re
 import time
 
-from bench.bytes_on_wire import AGENT, EVENT_SOURCE, WrongAnswer
+from bench.bytes_on_wire import AGENT, EVENT_SOURCE, WrongResponse
 from bench.clients.http import packets
 from bench.clients.streaming import Staying
 
@@ -27,18 +27,18 @@ class EventStream(Staying):
         data = self._socket.recv(65536)
         at = time.time()
         if not data:
-            raise WrongAnswer("the server ended an event stream")
-        self.around.bill.down += len(data)
+            raise WrongResponse("the server ended an event stream")
+        self.around.traffic.down += len(data)
         self._received += data
         if self._head is None:
             head, blank, rest = self._received.partition(b"\r\n\r\n")
             if not blank:
                 return
             if not head.startswith(b"HTTP/1.1 200 ") or b"text/event-stream" not in head:
-                raise WrongAnswer(f"GET /update: {head!r}")
+                raise WrongResponse(f"GET /update: {head!r}")
             self._head, self._received = head, rest
             self._chunked = b"chunked" in head.lower()
-            self.around.bill.packets += packets(len(head))
+            self.around.traffic.packets += packets(len(head))
         self._dechunk()
         *events, self._text = self._text.split(b"\n\n")
         for event in events:
@@ -56,18 +56,18 @@ class EventStream(Staying):
             self._received = self._received[end + 2 :]
 
     def _take(self, event: bytes, at: float) -> None:
-        bill, size = self.around.bill, len(event) + 2
+        traffic, size = self.around.traffic, len(event) + 2
         if self._chunked:  # each event comes as a chunk
             size += len(f"{size:x}") + 4
         if event.startswith(b":"):  # a comment, so that the line is not silent
-            bill.down -= size
-            bill.keepalive += size
+            traffic.down -= size
+            traffic.keepalive += size
             return
-        bill.packets += packets(size) + 1
+        traffic.packets += packets(size) + 1
         self._open = True  # it begins with `retry:`
         _, found, message = event.partition(b"\ndata: ")
         if found:
-            bill.messages += 1
+            traffic.messages += 1
             if self.trace is not None:
                 self.trace.append(("event", None, at, 0, size))
             self.told(message, at)

@@ -16,10 +16,10 @@ class Staying(Client):
         self._socket = self.around.connect()
         self.around.watch(self._socket, self._readable)
         self._socket.sendall(asked)
-        bill = self.around.bill
-        bill.requests += 1
-        bill.up += len(asked)
-        bill.packets += OPENING_PACKETS + packets(len(asked)) + 1
+        traffic = self.around.traffic
+        traffic.requests += 1
+        traffic.up += len(asked)
+        traffic.packets += OPENING_PACKETS + packets(len(asked)) + 1
 
     @property
     def is_listening(self) -> bool:
@@ -34,7 +34,7 @@ class Staying(Client):
         super().leave()
         self.around.unwatch(self._socket)
         self._socket.close()
-        self.around.bill.packets += CLOSING_PACKETS
+        self.around.traffic.packets += CLOSING_PACKETS
 
     def _readable(self) -> None:
         """Take what there is to read."""

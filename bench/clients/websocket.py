@@ -4,7 +4,7 @@ import base64
 import os
 import time
 
-from bench.bytes_on_wire import AGENT, HANDSHAKE, WrongAnswer, masked
+from bench.bytes_on_wire import AGENT, HANDSHAKE, WrongResponse, masked
 from bench.clients.http import packets
 from bench.clients.streaming import Staying
 
@@ -27,17 +27,17 @@ class WebSocket(Staying):
         data = self._socket.recv(65536)
         at = time.time()
         if not data:
-            raise WrongAnswer("the server closed a WebSocket without a word")
+            raise WrongResponse("the server closed a WebSocket without a word")
         self._received += data
         if not self._open:
             head, blank, rest = self._received.partition(b"\r\n\r\n")
             if not blank:
                 return
             if not head.startswith(b"HTTP/1.1 101 "):
-                raise WrongAnswer(f"GET /update: {head!r}")
+                raise WrongResponse(f"GET /update: {head!r}")
             size = len(head) + 4
-            self.around.bill.down += size
-            self.around.bill.packets += packets(size)
+            self.around.traffic.down += size
+            self.around.traffic.packets += packets(size)
             self._open, self._received = True, rest
         while (frame := self._frame()) is not None:
             self._take(*frame, at)
@@ -51,24 +51,24 @@ class WebSocket(Staying):
         if size == 126:
             begin, size = 4, int.from_bytes(data[2:4], "big")
         if size > 65535 or data[1] == 127 or not data[0] & 0x80:
-            raise WrongAnswer(f"an unexpected frame: {data[:4]!r}")
+            raise WrongResponse(f"an unexpected frame: {data[:4]!r}")
         if len(data) < begin + size:
             return None
         self._received = data[begin + size :]
         return data[0] & 0x0F, data[begin : begin + size], begin + size
 
     def _take(self, opcode: int, payload: bytes, size: int, at: float) -> None:
-        bill = self.around.bill
+        traffic = self.around.traffic
         if opcode == PING:
             pong = masked(PONG, payload)
             self._socket.sendall(pong)
-            bill.keepalive += size + len(pong)
+            traffic.keepalive += size + len(pong)
         elif opcode == TEXT:
-            bill.messages += 1
-            bill.down += size
-            bill.packets += packets(size) + 1  # and its acknowledgement
+            traffic.messages += 1
+            traffic.down += size
+            traffic.packets += packets(size) + 1  # and its acknowledgement
             if self.trace is not None:
                 self.trace.append(("frame", None, at, 0, size))
             self.told(payload, at)
         else:
-            raise WrongAnswer(f"an unexpected frame: {opcode:#x} {payload!r}")
+            raise WrongResponse(f"an unexpected frame: {opcode:#x} {payload!r}")

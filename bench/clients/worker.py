@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.clients import CLIENTS
 from bench.clients.base import Client
 from bench.results import Traffic
@@ -31,7 +31,7 @@ PER_ADDRESS = 10_000
 #: Seconds until everybody who is to listen does.
 PATIENCE = 30.0
 #: As many questions as there is time for.
-ENDLESS = 10**12
+UNLIMITED = 10**12
 #: Seconds between two looks at whether everybody has what is to be had.
 GLANCE = 0.01
 
@@ -40,7 +40,7 @@ class Audience:
     """Some browsers, their clock and what they are charged."""
 
     def __init__(self) -> None:
-        self.bill = Traffic()
+        self.traffic = Traffic()
         self.host = ""
         self._address = ("127.0.0.1", 0)
         self._selector = selectors.DefaultSelector()
@@ -83,23 +83,23 @@ class Audience:
 
     def changed(self, number: int, changed_at: float, value: Mapping[str, Any]) -> None:
         if self._changed_at.setdefault(number, changed_at) != changed_at:
-            raise WrongAnswer(
+            raise WrongResponse(
                 f"reading {number} changed at {changed_at}, for others at another time"
             )
         if self._values.setdefault(number, value) != value:
-            raise WrongAnswer(f"reading {number} is {value} here and something else there")
+            raise WrongResponse(f"reading {number} is {value} here and something else there")
 
     # What it is told to do.
 
     def open(
         self, *, transport: str, carry: bool, clients: int, address: list[Any], host: str,
-        after: str, handling: float,
+        after: str, processing_time: float,
     ) -> dict[str, Any]:  # fmt: skip
         """Have so many clients, all of them listening; return what that cost."""
-        self._address, self.host, self.bill = (address[0], address[1]), host, Traffic()
+        self._address, self.host, self.traffic = (address[0], address[1]), host, Traffic()
         for begin in range(0, clients, ARRIVING):
             arriving = [
-                CLIENTS[transport](self, carry=carry, handling=handling)
+                CLIENTS[transport](self, carry=carry, processing_time=processing_time)
                 for _ in range(min(ARRIVING, clients - begin))
             ]
             for client in arriving:
@@ -109,8 +109,8 @@ class Audience:
             while not all(client.is_listening for client in arriving):
                 self._listen(0.1)
                 if time.time() > deadline:
-                    raise WrongAnswer(f"not everybody could listen within {PATIENCE:.0f} s")
-        return {"bill": asdict(self.bill)}
+                    raise WrongResponse(f"not everybody could listen within {PATIENCE:.0f} s")
+        return {"traffic": asdict(self.traffic)}
 
     def begin(
         self, *, begin_at: float, ticks: int, period: float, phase: float = 0.5
@@ -121,7 +121,7 @@ class Audience:
         evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
         between two of them, which for one client is the period.
         """
-        self.bill = Traffic()
+        self.traffic = Traffic()
         self._changed_at.clear()
         self._values.clear()
         for client in self._clients:
@@ -141,7 +141,7 @@ class Audience:
         The questions of the turn are asked in any case. Returns what everybody heard and paid.
         """
         many = max(1, len(self._clients))
-        if self._ticks >= ENDLESS:  # everybody asks once more
+        if self._ticks >= UNLIMITED:  # everybody asks once more
             self._ticks = (self._ticked // many + 1) * many
         asked_until = self._begin_at + self._ticks / many * self._period
         behind, give_up_at = self._clients, max(deadline, asked_until + 1)
@@ -163,10 +163,10 @@ class Audience:
         ]
         traced = self._clients[len(self._clients) // 2].trace if self._clients else None
         return {
-            "bill": asdict(self.bill),
+            "traffic": asdict(self.traffic),
             "seen": seen,
             "lost": sum(client.sequence < sequence for client in self._clients),
-            "waiting": sum(client.waiting for client in self._clients),
+            "queued": sum(client.waiting for client in self._clients),
             "trace": traced or [],
             "changed_at": self._changed_at,
             "cpu": (time.process_time() - self._cpu) / (time.time() - self._began),
@@ -198,7 +198,7 @@ class Audience:
             try:
                 if not self._listen(1.0):
                     continue
-            except (WrongAnswer, OSError) as error:
+            except (WrongResponse, OSError) as error:
                 self._give_up(error)
                 continue
             if not (data := os.read(0, 65536)):
@@ -213,7 +213,7 @@ class Audience:
             answer = (
                 {"wrong": self._wrong} if self._wrong else getattr(self, order.pop("do"))(**order)
             )
-        except (WrongAnswer, OSError) as error:
+        except (WrongResponse, OSError) as error:
             self._give_up(error)
             answer = {"wrong": self._wrong}
         sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")

@@ -2,7 +2,7 @@
 
 Runs serve.py with N open WebSockets, and in turns with it a loop of send() in C, the floor: CPU
 per notification, memory per socket, CPU per handshake, the time to the last browser; then GET
-/data and the long poll. `--peers` puts other servers to the same test, in the same run.
+/data and the long poll. `--other-servers` puts other servers to the same test, in the same run.
 """
 
 import argparse
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.environment import about
-from bench.fanout import servers as peers
+from bench.fanout import servers
 from bench.fanout.crowd import crowd
 from bench.fanout.experiments import Figure, Floor, Subject, held, push, requests, streams
 from bench.fanout.floor import floor
@@ -24,14 +24,14 @@ RESULTS = ROOT / "docs" / "results"
 COMMAND = "python -m bench.fanout"
 
 #: Long polls that wait when a reading is published.
-WAITING = 1000
+LONG_POLLS = 1000
 
 PUSHLAB = Subject(
     OURS, [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
 )
 
 
-class Run:
+class FanoutRun:
     """One run: what it has found out so far, and who had to leave it."""
 
     def __init__(self) -> None:
@@ -41,23 +41,23 @@ class Run:
         self.unavailable: dict[str, str] = {}
 
     def invite(self, names: Sequence[str]) -> None:
-        """Have these peers take part."""
-        for peer in (peer for peer in peers.PEERS if peer.name in names):
-            _say(f"{peer.name}: installed on demand")
+        """Have these servers take part."""
+        for server in (one for one in servers.OTHER_SERVERS if one.name in names):
+            _say(f"{server.name}: installed on demand")
             try:
-                self.subjects.append(peers.install(peer))
+                self.subjects.append(servers.install(server))
                 self.versions.update(self.subjects[-1].versions)
-            except peers.Unavailable as reason:
-                self.unavailable[peer.name] = str(reason)
+            except servers.Unavailable as reason:
+                self.unavailable[server.name] = str(reason)
 
     def attempt(
         self, what: str, experiment: Callable[[Subject], list[Figure]], subject: Subject
     ) -> None:
-        """Make an experiment with this server; a peer that fails is out, with its reason."""
+        """Make an experiment with this server; another that fails is out, with a reason."""
         _say(f"{subject.name}: {what}")
         try:
             self.figures += experiment(subject)
-        except (WrongAnswer, NotRunning, OSError) as error:
+        except (WrongResponse, NotRunning, OSError) as error:
             if subject is PUSHLAB:
                 raise
             self.unavailable[subject.name] = f"{what}: {error}"
@@ -68,16 +68,16 @@ def measure(
     clients: Sequence[int],
     *,
     rounds: int,
-    waiting: int = WAITING,
-    most: int = 0,
+    long_polls: int = LONG_POLLS,
+    max_sockets: int = 0,
     names: Sequence[str] = (),
     command: str = COMMAND,
 ) -> Report:
-    """Measure our server, and the peers of these names, with so many clients each.
+    """Measure our server, and the other servers of these names, with so many clients each.
 
     The command is what made it measure, as the report is to say.
     """
-    run = Run()
+    run = FanoutRun()
     run.invite(names)
     with standing_on() as (ground, language):
         for count in sorted(clients):
@@ -90,17 +90,19 @@ def measure(
     with standing_on() as (ground, language):
         for subject in [subject for subject in run.subjects if subject.http]:
             run.attempt(
-                f"GET /data, and {waiting:,} long polls",
-                lambda who: requests(who, waiting, ground, rounds=rounds),
+                f"GET /data, and {long_polls:,} long polls",
+                lambda who: requests(who, long_polls, ground, rounds=rounds),
                 subject,
             )
         run.attempt(
-            f"{waiting:,} event streams",
-            lambda who: streams(who, waiting, ground, rounds=rounds),
+            f"{long_polls:,} event streams",
+            lambda who: streams(who, long_polls, ground, rounds=rounds),
             PUSHLAB,
         )
-    if most:
-        run.attempt(f"{most:,} WebSockets", lambda who: held(who, most, rounds=10), PUSHLAB)
+    if max_sockets:
+        run.attempt(
+            f"{max_sockets:,} WebSockets", lambda who: held(who, max_sockets, rounds=10), PUSHLAB
+        )
     return Report(
         run.figures,
         run.unavailable,
@@ -137,15 +139,33 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--clients", type=int, nargs="+", default=[1000, 5000], metavar="N",
         help="open so many WebSockets (1000 5000)")  # fmt: skip
     add("--rounds", type=int, default=30, help="rounds of server and floor (%(default)s)")
-    add("--waiting", type=int, default=WAITING, metavar="N", help="long polls (%(default)s)")
-    add("--most", type=int, default=0, metavar="N",
+    add(
+        "--long-polls",
+        "--waiting",
+        type=int,
+        default=LONG_POLLS,
+        metavar="N",
+        help="long polls (%(default)s)",
+    )
+    add("--max-sockets", "--most", type=int, default=0, metavar="N",
         help="at last hold so many sockets, as 18000, and tell them all")  # fmt: skip
-    add("--peers", nargs="*", metavar="NAME", choices=[peer.name for peer in peers.PEERS],
-        help="measure others, too, all of them unless named: %(choices)s")  # fmt: skip
+    add(
+        "--other-servers",
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        choices=[server.name for server in servers.OTHER_SERVERS],
+        help="measure others, too, all of them unless named: %(choices)s",
+    )
     add("--json", type=Path, metavar="FILE", help="write every sample there")
-    add("--write", action="store_true", help="write docs/results/fanout.json and fanout.rst")
+    add(
+        "--update-docs",
+        "--write",
+        action="store_true",
+        help="write docs/results/fanout.json and fanout.rst",
+    )
     options = parser.parse_args(arguments)
-    if min(*options.clients, options.rounds, options.waiting) < 1 or options.most < 0:
+    if min(*options.clients, options.rounds, options.long_polls) < 1 or options.max_sockets < 0:
         parser.error("there must be at least one of each")
     return options
 
@@ -154,24 +174,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write what was asked for."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parse(arguments)
-    names = options.peers
+    names = options.other_servers
     if names is not None:
-        names = names or [peer.name for peer in peers.PEERS]
+        names = names or [server.name for server in servers.OTHER_SERVERS]
     try:
         report = measure(
             options.clients,
             rounds=options.rounds,
-            waiting=options.waiting,
-            most=options.most,
+            long_polls=options.long_polls,
+            max_sockets=options.max_sockets,
             names=names or (),
             command=" ".join([COMMAND, *arguments]),
         )
-    except (WrongAnswer, NotRunning) as error:
+    except (WrongResponse, NotRunning) as error:
         sys.exit(f"{COMMAND}: {error}")
     sys.stdout.write(report.text() + "\n")
     if options.json:
         options.json.write_text(report.as_json())
-    if options.write:
+    if options.update_docs:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "fanout.json").write_text(report.as_json())
         page = Report.from_json(report.as_json()).as_rst()  # as `make figures` would write it

@@ -7,7 +7,7 @@ import json
 import socket
 from collections import Counter
 
-from bench.bytes_on_wire import AGENT, FETCH, WrongAnswer, masked
+from bench.bytes_on_wire import AGENT, FETCH, WrongResponse, masked
 
 
 def text_frame(message: bytes) -> bytes:
@@ -20,7 +20,7 @@ def split(data: bytes) -> tuple[list[bytes], bytes]:
     frames = []
     while len(data) > 1 and len(data) >= (size := data[1] + 2):
         if data[1] > 125:
-            raise WrongAnswer(f"unexpected frame: {data[:2]!r}")
+            raise WrongResponse(f"unexpected frame: {data[:2]!r}")
         frames.append(data[:size])
         data = data[size:]
     return frames, data
@@ -55,7 +55,7 @@ class Listener:
             self.times += 1
             return
         if not data:
-            raise WrongAnswer("the server closed a socket")
+            raise WrongResponse("the server closed a socket")
         frames, self._rest = split(self._rest + data)
         for frame in frames:
             if frame[0] == 0x89:
@@ -83,14 +83,14 @@ class Poller:
     def readable(self) -> None:
         data = self.socket.recv(4096)
         if not data:
-            raise WrongAnswer("the server closed a long poll")
+            raise WrongResponse("the server closed a long poll")
         answer = parse(self._rest + data)
         if answer is None:
             self._rest += data
             return
         status, body, self._rest = answer
         if b" 200 " not in status or self._rest:
-            raise WrongAnswer(f"unexpected answer to a long poll: {status!r}")
+            raise WrongResponse(f"unexpected answer to a long poll: {status!r}")
         self._heard[text_frame(body)] += 1
         self.times += 1
         self.ask(json.loads(body)["cursor"])
@@ -110,7 +110,7 @@ class Streamer:
     def readable(self) -> None:
         data = self.socket.recv(4096)
         if not data:
-            raise WrongAnswer("the server ended an event stream")
+            raise WrongResponse("the server ended an event stream")
         *events, self._rest = (self._rest + data).split(b"\n\n")
         for event in events:
             _, found, message = event.partition(b"data: ")
@@ -144,12 +144,12 @@ class Trigger:
 
     def readable(self) -> None:
         if not (data := self.socket.recv(4096)):
-            raise WrongAnswer("the server closed the publisher's connection")
+            raise WrongResponse("the server closed the publisher's connection")
         self._rest += data
         if (answer := parse(self._rest)) is not None:
             status, body, self._rest = answer
             if b" 201 " not in status:
-                raise WrongAnswer(f"unexpected answer to POST /data: {status!r}")
+                raise WrongResponse(f"unexpected answer to POST /data: {status!r}")
             signal = json.dumps({"cursor": json.loads(body)["cursor"]}, separators=(",", ":"))
             self.expected = text_frame(signal.encode())
 
@@ -163,7 +163,7 @@ class SpokenTrigger(Trigger):
 
     def readable(self) -> None:
         if not (data := self.socket.recv(4096)):
-            raise WrongAnswer("the server closed the publisher's connection")
+            raise WrongResponse("the server closed the publisher's connection")
         frames, self._rest = split(self._rest + data)
         for frame in frames:
             if frame[0] == 0x89:
@@ -183,7 +183,7 @@ class FloorTrigger(Trigger):
 
     def readable(self) -> None:
         if self.socket.recv(4096) != self._frame:
-            raise WrongAnswer("the floor did not do what it was told")
+            raise WrongResponse("the floor did not do what it was told")
         self.expected = self._frame
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from bench.bytes_on_wire import AGENT, EVENT_SOURCE, HANDSHAKE, WrongAnswer
+from bench.bytes_on_wire import AGENT, EVENT_SOURCE, HANDSHAKE, WrongResponse
 from bench.fanout.browsers import TRIGGERS, Listener, Poller, Streamer, get, parse
 from pushlab.hosting.gevent_server import raise_descriptor_limit
 
@@ -102,9 +102,9 @@ class Crowd:
         told = self._listen(began + self._patience) - began
         expected = self._trigger.expected
         if self._heard != Counter({expected: len(self._members)} if self._members else {}):
-            raise WrongAnswer(f"told {expected!r}, heard {self._heard.most_common(3)}")
+            raise WrongResponse(f"told {expected!r}, heard {self._heard.most_common(3)}")
         if any(m.times != times + 1 for m, times in zip(self._members, before, strict=True)):
-            raise WrongAnswer("one member was told twice, another not at all")
+            raise WrongResponse("one member was told twice, another not at all")
         return told, str(json.loads((expected or b"")[2:])["cursor"])
 
     def _listen(self, deadline: float) -> float:
@@ -118,7 +118,7 @@ class Crowd:
                 told = time.perf_counter()
             if told > deadline:
                 heard, all_of_them = self._heard.total(), len(self._members)
-                raise WrongAnswer(f"{heard} of {all_of_them} were told in {self._patience:.0f} s")
+                raise WrongResponse(f"{heard} of {all_of_them} were told in {self._patience:.0f} s")
         return told
 
     def rest(self, seconds: float) -> None:
@@ -129,7 +129,7 @@ class Crowd:
             for key, _ in self._selector.select(left):
                 key.data.readable()
         if self._heard:
-            raise WrongAnswer(f"heard without a reason: {self._heard.most_common(3)}")
+            raise WrongResponse(f"heard without a reason: {self._heard.most_common(3)}")
 
     def fetch(self, connections: int, requests: int) -> None:
         """GET /data so many times on each of the connections, always one request at a time.
@@ -154,7 +154,7 @@ class Crowd:
                     status, body, rests[sock] = answer
                     first = first or body
                     if b" 200 " not in status or body != first or "cursor" not in json.loads(body):
-                        raise WrongAnswer(f"GET /data: {status!r} {body!r}")
+                        raise WrongResponse(f"GET /data: {status!r} {body!r}")
                     left[sock] -= 1
                     if left[sock]:
                         sock.sendall(request)
@@ -184,11 +184,11 @@ class Crowd:
         data = b""
         while b"\r\n\r\n" not in data:
             if not (piece := sock.recv(4096)):
-                raise WrongAnswer(f"the server hung up on a handshake: {data!r}")
+                raise WrongResponse(f"the server hung up on a handshake: {data!r}")
             data += piece
         head, _, early = data.partition(b"\r\n\r\n")
         if b" 101 " not in head.split(b"\r\n", 1)[0] or _ACCEPT not in head:
-            raise WrongAnswer(f"unexpected answer to a handshake: {head!r}")
+            raise WrongResponse(f"unexpected answer to a handshake: {head!r}")
         return early
 
 
@@ -199,7 +199,7 @@ def _live(commands: Connection, core: int | None, port: int, trigger: str) -> No
         os.sched_setaffinity(0, {core})
     try:
         crowd = Crowd(port, trigger)
-    except (WrongAnswer, OSError) as error:
+    except (WrongResponse, OSError) as error:
         commands.send(error)
         return
     commands.send(None)
@@ -210,7 +210,7 @@ def _live(commands: Connection, core: int | None, port: int, trigger: str) -> No
             break
         try:
             answer = getattr(crowd, name)(*arguments)
-        except (WrongAnswer, OSError) as error:
+        except (WrongResponse, OSError) as error:
             answer = error
         try:
             commands.send(answer)
@@ -240,7 +240,7 @@ class DistantCrowd:
         try:
             answer = self._commands.recv()
         except EOFError as error:
-            raise WrongAnswer("the crowd's process ended") from error
+            raise WrongResponse("the crowd's process ended") from error
         if isinstance(answer, Exception):
             raise answer
         return answer

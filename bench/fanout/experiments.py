@@ -47,9 +47,9 @@ class Figure:
     unit: str
     samples: list[float]
 
-    def quantile(self, share: float) -> float:
+    def quantile(self, q: float) -> float:
         """Return the value below which this share of the samples lies."""
-        return quantile(self.samples, share)
+        return quantile(self.samples, q)
 
     @property
     def median(self) -> float:
@@ -146,7 +146,7 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
         ),
         *_in_floors(Figure(subject.name, "handshake", clients, "µs", handshakes), openings),
         Figure(subject.name, "memory", clients, "bytes", [memory / others]),
-        Figure(subject.name, "last told", clients, "ms", [1e3 * s for s in seconds]),
+        Figure(subject.name, "last received", clients, "ms", [1e3 * s for s in seconds]),
     ]
 
 
@@ -216,5 +216,7 @@ def held(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:
         browsers.join(clients, newest)
         seconds = [browsers.tell()[0] for _ in range(rounds)]
     return [
-        Figure(subject.name, "last told of the most", clients, "ms", [1e3 * s for s in seconds])
+        Figure(
+            subject.name, "last received, most sockets", clients, "ms", [1e3 * s for s in seconds]
+        )
     ]

@@ -13,7 +13,7 @@ OURS = "Pushlab"
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """The most that a figure's median may be; with `worst`, that any sample of it may be."""
 
     what: str
@@ -31,18 +31,18 @@ class Target:
 #: What a floor took, in microseconds, where the targets in microseconds were set.
 FLOOR_THEN = 6.8
 
-TARGETS = (
-    Target("notification / floor", 1.10),
-    Target("memory", 1024, clients=5000),
-    Target("handshake", 120),
-    Target("handshake / floor", 120 / FLOOR_THEN),
-    Target("GET /data", 80),
-    Target("GET /data / floor", 80 / FLOOR_THEN),
-    Target("long-poll cycle", 85, clients=1000),
-    Target("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
-    Target("event", 18),
-    Target("event / floor", 18 / FLOOR_THEN),
-    Target("last told of the most", 1000, worst=True),
+GOALS = (
+    Goal("notification / floor", 1.10),
+    Goal("memory", 1024, clients=5000),
+    Goal("handshake", 120),
+    Goal("handshake / floor", 120 / FLOOR_THEN),
+    Goal("GET /data", 80),
+    Goal("GET /data / floor", 80 / FLOOR_THEN),
+    Goal("long-poll cycle", 85, clients=1000),
+    Goal("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
+    Goal("event", 18),
+    Goal("event / floor", 18 / FLOOR_THEN),
+    Goal("last received, most sockets", 1000, worst=True),
 )
 
 TITLES = {
@@ -54,7 +54,7 @@ TITLES = {
     "handshake": "CPU per WebSocket handshake",
     "handshake / floor": "CPU per WebSocket handshake, in floors",
     "memory": "memory (RSS) per idle push socket",
-    "last told": "time from POST to the last one told",
+    "last received": "time from POST to the last one told",
     "floor beside HTTP": "the floor, beside the next",
     "GET /data": "CPU per GET /data",
     "GET /data / floor": "CPU per GET /data, in floors",
@@ -62,7 +62,7 @@ TITLES = {
     "long-poll cycle / floor": "CPU per long-poll cycle, in floors",
     "event": "CPU per server-sent event",
     "event / floor": "CPU per server-sent event, in floors",
-    "last told of the most": "time to the last one of the most that fit",
+    "last received, most sockets": "time to the last one of the most that fit",
 }
 
 
@@ -122,7 +122,7 @@ class Report:
         """Return the table of our own figures, with targets."""
         rows = [("", "N", "median", "p10", "p90", "worst", "target", "met")]
         for figure in (figure for figure in self.figures if figure.server == OURS):
-            target = next((target for target in TARGETS if target.aims_at(figure)), None)
+            target = next((target for target in GOALS if target.aims_at(figure)), None)
             rows.append(
                 (
                     f"{TITLES[figure.what]}, {figure.unit}",
@@ -139,8 +139,8 @@ class Report:
             )  # fmt: skip
         return table(rows)
 
-    def peers(self) -> str:
-        """Return everybody's figures side by side, a table for each N; "" without peers."""
+    def side_by_side(self) -> str:
+        """Return everybody's figures side by side, a table for each N; "" without other servers."""
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
         if len(servers) == 1:
             return ""
@@ -166,7 +166,7 @@ class Report:
 
     def text(self) -> str:
         """Return what a terminal shows."""
-        return "\n\n".join(filter(None, [self.summary(), self.ours(), self.peers()]))
+        return "\n\n".join(filter(None, [self.summary(), self.ours(), self.side_by_side()]))
 
     def summary(self) -> str:
         """Return on what, with what and when this was measured."""
@@ -178,7 +178,7 @@ class Report:
 
     def as_rst(self) -> str:
         """Return the page for docs/results/."""
-        peers = self.peers()
+        others = self.side_by_side()
         parts = [
             "What telling thousands costs\n============================",
             f"Measured by ``{self.about['command']}``. Every sample is in "
@@ -186,7 +186,7 @@ class Report:
             "\n".join(f"| {line}" for line in self.summary().splitlines()),
             "Against the targets\n-------------------",
             self.ours(),
-            *(("Side by side\n------------", "Medians of the same run.", peers) if peers else ()),
+            *(("Side by side\n------------", "Medians of the same run.", others) if others else ()),
             _METHOD,
         ]
         return "\n\n".join(parts) + "\n"
@@ -198,7 +198,7 @@ _PUSH = {
     "memory": "bytes per socket",
     "handshake / floor": "handshake, floors (p10–p90)",
     "handshake": "µs",
-    "last told": "last told, ms",
+    "last received": "last told, ms",
 }
 _REQUESTS = {
     "GET /data / floor": "GET /data, floors (p10–p90)",

@@ -1,4 +1,4 @@
-"""The comparison: compare.json, by `python compare.py --write`, and the papers', by --paper."""
+"""The comparison: compare.json, by `compare.py --update-docs`, and the studies'."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,15 +9,15 @@ from bench.report import findings, formatting, tables
 from bench.report.rst import table
 from bench.report.tables import Comparison as Group
 from bench.report.tables import headline
-from bench.results import Cell, Results
+from bench.results import Result, Results
+from bench.scenarios import Variant
 from bench.statistics import quantile
-from bench.studies import PAPERS, Study
-from bench.variants import Variant
+from bench.studies import STUDIES, Study
 
 PAGE = "docs/results/compare.rst"
 POLLING = "docs/explanation/polling.rst"
 
-#: The plots that `compare.py --write` puts beside the raw results, and what they show.
+#: The plots that `compare.py --update-docs` puts beside the raw results, and what they show.
 PLOTS = {
     "strokes": "What one update took, between the server's line and the browser's, per way",
     "latency": "How many of the browsers had the data after how long, per way and distance",
@@ -80,11 +80,11 @@ _LEGEND = """\
 
 def _figures(group: Group) -> str:
     columns = [
-        ("told p50", lambda c: _ms(c.known, 0.5)),
-        ("had p50", lambda c: _ms(c.had, 0.5)),
-        ("p95", lambda c: _ms(c.had, 0.95)),
-        ("p99", lambda c: _ms(c.had, 0.99)),
-        ("max", lambda c: _ms(c.had, 1.0)),
+        ("told p50", lambda c: _ms(c.notified_ms, 0.5)),
+        ("had p50", lambda c: _ms(c.received_ms, 0.5)),
+        ("p95", lambda c: _ms(c.received_ms, 0.95)),
+        ("p99", lambda c: _ms(c.received_ms, 0.99)),
+        ("max", lambda c: _ms(c.received_ms, 1.0)),
         ("requests", lambda c: tables.shown(c.requests_per_update)),
         ("messages", lambda c: tables.shown(c.messages_per_update)),
         ("bytes", lambda c: tables.shown(c.bytes_per_update)),
@@ -93,18 +93,20 @@ def _figures(group: Group) -> str:
         ("memory", lambda c: tables.shown(c.memory_per_client)),
         ("coalesced", lambda c: f"{c.coalesced:,}"),
         ("lost", lambda c: f"{c.lost:,}"),
-    ]  # type: list[tuple[str, Callable[[Cell], str]]]
-    columns = [(name, of) for name, of in columns if any(of(cell) != "–" for cell in group.cells)]
+    ]  # type: list[tuple[str, Callable[[Result], str]]]
+    columns = [
+        (name, of) for name, of in columns if any(of(result) != "–" for result in group.entries)
+    ]
     return table(
         [
             ("", *(name for name, _ in columns)),
-            *((cell.title, *(of(cell) for _, of in columns)) for cell in group.cells),
+            *((result.title, *(of(result) for _, of in columns)) for result in group.entries),
         ]
     )
 
 
-def _ms(samples: Sequence[float], share: float) -> str:
-    return formatting.significant(quantile(samples, share)) if samples else "–"
+def _ms(samples: Sequence[float], q: float) -> str:
+    return formatting.significant(quantile(samples, q)) if samples else "–"
 
 
 # The table of the README.
@@ -112,29 +114,29 @@ def _ms(samples: Sequence[float], share: float) -> str:
 
 def _groups(results: Results) -> tuple[Group, Group, Group]:
     """Return what the README shows: near and far for the same browsers, and the most of them."""
-    found = [group for group in tables.comparisons(results) if not group.handling]
+    found = [group for group in tables.comparisons(results) if not group.processing_time]
     far = headline(results)
-    near = [group for group in found if far and group.clients == far.clients and not group.distance]
-    if far is None or not far.distance or not near:
+    near = [group for group in found if far and group.clients == far.clients and not group.rtt_ms]
+    if far is None or not far.rtt_ms or not near:
         raise Wrong("docs/results/compare.json has no far browsers, or not as many near ones")
-    return near[0], far, max(found, key=lambda group: (not group.distance, group.clients))
+    return near[0], far, max(found, key=lambda group: (not group.rtt_ms, group.clients))
 
 
 def _summary(raw: Raw) -> str:
     near, far, most = _groups(raw.results("compare"))
     rows = [
-        ("", "bytes", "requests", "ms", f"ms from {far.distance:g}", "CPU, µs", "memory, KB"),
+        ("", "bytes", "requests", "ms", f"ms from {far.rtt_ms:g}", "CPU, µs", "memory, KB"),
     ]
-    for cell in far.cells:
-        here, there = (_of(group, cell.way) for group in (near, most))
+    for result in far.entries:
+        here, there = (_of(group, result.variant) for group in (near, most))
         memory = there.memory_per_client
         rows.append(
             (
-                cell.title,
-                tables.shown(cell.bytes_per_update),
-                tables.shown(cell.requests_per_update),
-                _ms(here.had, 0.5),
-                _ms(cell.had, 0.5),
+                result.title,
+                tables.shown(result.bytes_per_update),
+                tables.shown(result.requests_per_update),
+                _ms(here.received_ms, 0.5),
+                _ms(result.received_ms, 0.5),
                 tables.shown(there.cpu_per_update),
                 "–" if memory is None else formatting.significant(memory / 1024),
             )
@@ -142,8 +144,8 @@ def _summary(raw: Raw) -> str:
     return table(rows)
 
 
-def _of(group: Group, way: Variant) -> Cell:
-    return next(cell for cell in group.cells if cell.way == way)
+def _of(group: Group, variant: Variant) -> Result:
+    return next(result for result in group.entries if result.variant == variant)
 
 
 def _number(of: Callable[[Group, Group, Group], float | str]) -> Callable[[Raw], str]:
@@ -156,42 +158,42 @@ def _number(of: Callable[[Group, Group, Group], float | str]) -> Callable[[Raw],
     return number
 
 
-def _far_ms(far: Group, way: Variant) -> float:
+def _far_ms(far: Group, variant: Variant) -> float:
     """Return the median milliseconds until these browsers had the data."""
-    return quantile(_of(far, way).had, 0.5)
+    return quantile(_of(far, variant).received_ms, 0.5)
 
 
 # When polling wins.
 
 
 def _slow(raw: Raw) -> Group:
-    found = [group for group in tables.comparisons(raw.results("compare")) if group.handling]
+    found = [group for group in tables.comparisons(raw.results("compare")) if group.processing_time]
     if not found:
         raise Wrong("docs/results/compare.json has no slow readers")
     return found[0]
 
 
-def _age(way: Variant) -> Callable[[Raw], str]:
-    return lambda raw: formatting.duration(quantile(_of(_slow(raw), way).had, 0.95))
+def _age(variant: Variant) -> Callable[[Raw], str]:
+    return lambda raw: formatting.duration(quantile(_of(_slow(raw), variant).received_ms, 0.95))
 
 
-def _rate(way: Variant) -> Callable[[Raw], str]:
-    return lambda raw: tables.shown(round(_of(_slow(raw), way).bytes_per_second or 0))
+def _rate(variant: Variant) -> Callable[[Raw], str]:
+    return lambda raw: tables.shown(round(_of(_slow(raw), variant).bytes_per_second or 0))
 
 
 def _outcome(
-    one: Variant, other: Variant, *, figure: Callable[[Cell], float]
+    one: Variant, other: Variant, *, figure: Callable[[Result], float]
 ) -> Callable[[Raw], bool]:
     """Return whether this way has clearly less of the figure than the other."""
     return lambda raw: 1.5 * figure(_of(_slow(raw), one)) < figure(_of(_slow(raw), other))
 
 
-def _p95(cell: Cell) -> float:
-    return quantile(cell.had, 0.95)
+def _p95(result: Result) -> float:
+    return quantile(result.received_ms, 0.95)
 
 
-def _bytes(cell: Cell) -> float:
-    return cell.bytes_per_second or 0.0
+def _bytes(result: Result) -> float:
+    return result.bytes_per_second or 0.0
 
 
 _PUSH, _SIGNAL = Variant("websocket", carry=True), Variant("websocket", carry=False)
@@ -201,17 +203,17 @@ _LONG, _SHORT = Variant("longpoll", carry=True), Variant("poll", carry=True)
 # The papers.
 
 
-def _paper_page(paper: Study) -> Callable[[Raw], str]:
+def _paper_page(study: Study) -> Callable[[Raw], str]:
     def page(raw: Raw) -> str:
-        results = raw.results(paper.name)
+        results = raw.results(study.name)
         parts = [
-            f".. Made from {paper.name}.json by `make figures`.",
-            _title(escaped(paper.title), "="),
+            f".. Made from {study.name}.json by `make figures`.",
+            _title(escaped(study.title), "="),
             f"Found by ``{results.command}``; every sample is in "
-            f"`{paper.name}.json <{paper.name}.json>`_.",
+            f"`{study.name}.json <{study.name}.json>`_.",
             _about(results),
         ]
-        for section in paper.sections(results):
+        for section in study.sections(results):
             parts.append(_title(escaped(section.title), "-"))
             parts += [escaped(paragraph) for paragraph in section.paragraphs]
             if section.rows:
@@ -225,12 +227,12 @@ PART = Part(
     blocks={"compare": _summary},
     pages={
         PAGE: _page,
-        **{f"docs/results/{name}.rst": _paper_page(paper) for name, paper in PAPERS.items()},
+        **{f"docs/results/{name}.rst": _paper_page(study) for name, study in STUDIES.items()},
     },
     numbers={
         "compared browsers": _number(lambda near, far, most: f"{far.clients:,}"),
         "compared most": _number(lambda near, far, most: f"{most.clients:,}"),
-        "compared distance": _number(lambda near, far, most: f"{far.distance:g}"),
+        "compared distance": _number(lambda near, far, most: f"{far.rtt_ms:g}"),
         "compared period": _number(
             lambda near, far, most: f"{_of(far, Variant('poll', True)).period:g}"
         ),
@@ -246,14 +248,14 @@ PART = Part(
         "slow push bytes": _rate(_PUSH),
         "slow short poll bytes": _rate(_SHORT),
         "slow pace": lambda raw: f"{1 / _slow(raw).pace:.0f}",
-        "slow handling": lambda raw: f"{_slow(raw).handling:g}",
+        "slow handling": lambda raw: f"{_slow(raw).processing_time:g}",
     },
     claims=[
         Claim(
             POLLING,
             "Polling wins clearly",
             lambda raw: all(
-                _outcome(way, _PUSH, figure=_p95)(raw) for way in (_LONG, _SHORT, _SIGNAL)
+                _outcome(variant, _PUSH, figure=_p95)(raw) for variant in (_LONG, _SHORT, _SIGNAL)
             ),
         ),
         Claim(POLLING, "also sends fewer bytes", _outcome(_SHORT, _PUSH, figure=_bytes)),

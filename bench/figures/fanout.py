@@ -1,11 +1,11 @@
-"""What telling thousands costs: fanout.json, by `python -m bench.fanout --write`."""
+"""What telling thousands costs: fanout.json, by `python -m bench.fanout --update-docs`."""
 
 from collections.abc import Callable, Sequence
 
-from bench.fanout.report import OURS, TARGETS, Report, number
+from bench.fanout.report import GOALS, OURS, Report, number
 from bench.figures.pages import Claim, Part, Raw
 
-_TARGETS = {target.what: target for target in TARGETS}
+_GOALS = {target.what: target for target in GOALS}
 _TELLING, _HANDSHAKE = "notification / floor", "handshake / floor"
 _SPEED = "docs/explanation/speed.rst"
 
@@ -19,7 +19,7 @@ def _median(what: str, clients: int | None = None) -> Callable[[Raw], str]:
 
 
 def _aim(what: str) -> Callable[[Raw], str]:
-    return lambda raw: number(_TARGETS[what].most).removesuffix(".0")
+    return lambda raw: number(_GOALS[what].most).removesuffix(".0")
 
 
 def _medians(raw: Raw, what: str, *servers: str) -> list[float]:
@@ -34,7 +34,7 @@ def _between(values: Sequence[float], digits: int = 0) -> str:
 
 def _is_met(raw: Raw, what: str) -> bool:
     """Say whether an aim is met with every number of clients that it is for."""
-    aim = _TARGETS[what]
+    aim = _GOALS[what]
     return all(aim.is_met(figure) for figure in _report(raw).all(what) if aim.aims_at(figure))
 
 
@@ -45,7 +45,7 @@ def _missed(what: str) -> Callable[[Raw], bool]:
 PART = Part(
     pages={"docs/results/fanout.rst": lambda raw: _report(raw).as_rst()},
     numbers={
-        "bytes per idle socket": _median("memory", _TARGETS["memory"].clients),
+        "bytes per idle socket": _median("memory", _GOALS["memory"].clients),
         "floor samples": lambda raw: _between(
             [sample for figure in _report(raw).all("floor") for sample in figure.samples], 1
         ),
@@ -76,7 +76,7 @@ PART = Part(
         Claim(
             _SPEED,
             "picows stays below the aim",
-            lambda raw: max(_medians(raw, _HANDSHAKE, "picows")) < _TARGETS[_HANDSHAKE].most,
+            lambda raw: max(_medians(raw, _HANDSHAKE, "picows")) < _GOALS[_HANDSHAKE].most,
         ),
         Claim(
             _SPEED,
@@ -98,7 +98,7 @@ PART = Part(
             _SPEED,
             "90th percentile: |broadcast p90|, missed.",
             lambda raw: all(
-                figure.quantile(0.9) > _TARGETS[_TELLING].most
+                figure.quantile(0.9) > _GOALS[_TELLING].most
                 for figure in _report(raw).all(_TELLING)
             ),
         ),

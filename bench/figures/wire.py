@@ -1,4 +1,4 @@
-"""What one update costs on the wire: wire.json, by `python -m bench.bytes_on_wire --write`."""
+"""What one update costs on the wire: wire.json, by `bench.bytes_on_wire --update-docs`."""
 
 import textwrap
 
@@ -8,9 +8,9 @@ from bench.figures.pages import Claim, Part, Raw
 _SIGNAL, _CARRY = "signal then fetch", "carry"
 
 
-def _total(raw: Raw, way: str) -> int:
+def _total(raw: Raw, variant: str) -> int:
     """Return the bytes of one update, both ways."""
-    return wire.from_raw_result(raw.json("wire"))[way].total
+    return wire.from_raw_result(raw.json("wire"))[variant].total
 
 
 def _table(raw: Raw) -> str:
@@ -27,8 +27,8 @@ def _only_carrying_is_cheap(raw: Raw) -> bool:
     """Say whether all that takes a request costs thrice as much as what takes none."""
     costs = wire.from_raw_result(raw.json("wire"))
     pushed = [f"WebSocket, {_CARRY}", f"SSE, {_CARRY}"]
-    asked = [cost.total for way, cost in costs.items() if way not in pushed]
-    return max(costs[way].total for way in pushed) * 3 < min(asked)
+    asked = [cost.total for variant, cost in costs.items() if variant not in pushed]
+    return max(costs[variant].total for variant in pushed) * 3 < min(asked)
 
 
 PART = Part(

@@ -10,9 +10,9 @@ from typing import Literal
 
 from bench.report import formatting
 from bench.report.tables import Comparison, comparisons, headline
-from bench.results import UNDISTURBED, Cell, Results
+from bench.results import CPU_PERCENTILE, Result, Results
+from bench.scenarios import Variant
 from bench.statistics import median, quantile
-from bench.variants import Variant
 from pushlab.transports import TRANSPORTS
 
 #: The two transports that are compared first; then come all others, the last registered first.
@@ -37,36 +37,36 @@ Facts = dict[str, str] | None
 def sentences(results: Results) -> list[str]:
     """Return the alarms, then the findings, the most important first."""
     found = alarms(results)
-    if not results.cells:
+    if not results.entries:
         return found if results.extra else [*found, "Nothing was measured."]
-    servers = list(dict.fromkeys(cell.server for cell in results.cells))
+    servers = list(dict.fromkeys(result.server for result in results.entries))
     for server in servers:
-        own = Results("", {}, {}, [cell for cell in results.cells if cell.server == server])
+        own = Results("", {}, {}, [result for result in results.entries if result.server == server])
         prefix = f"On {server}: " if len(servers) > 1 else ""
         facts = ((condition(own), template) for condition, template in FINDINGS)
         said = [template.format(**known) for known, template in facts if known is not None]
         found += [f"{prefix}{each[0].upper()}{each[1:]}" for each in said][: 9 // len(servers) or 1]
-    return [*found, *_nothing_lost(results.cells)]
+    return [*found, *_nothing_lost(results.entries)]
 
 
 def alarms(results: Results) -> list[str]:
     """Return what casts doubt on all findings."""
-    return [*_ending(results), *_losses(results.cells), *_busy_clients(results.cells)]
+    return [*_ending(results), *_losses(results.entries), *_busy_clients(results.entries)]
 
 
 # The rules of comparison.
 
 
-def sooner(one: Cell, other: Cell) -> Outcome:
+def sooner(one: Result, other: Result) -> Outcome:
     """Tell whether one has the data sooner than the other.
 
     It is a draw if the medians are less than SAME_TIME apart, or if the middle halves overlap.
     """
-    apart = median(other.had) - median(one.had)
+    apart = median(other.received_ms) - median(one.received_ms)
     if abs(apart) < SAME_TIME:
         return "draws"
     first, second = (one, other) if apart > 0 else (other, one)
-    if quantile(first.had, 0.75) >= quantile(second.had, 0.25):
+    if quantile(first.received_ms, 0.75) >= quantile(second.received_ms, 0.25):
         return "draws"
     return "wins" if apart > 0 else "loses"
 
@@ -78,10 +78,10 @@ def less(one: float, other: float, same: float) -> Outcome:
     return "loses" if other * same < one else "draws"
 
 
-def cheaper(one: Cell, other: Cell) -> Outcome:
+def cheaper(one: Result, other: Result) -> Outcome:
     """Tell whether one takes less of the server's CPU: by more than SAME_CPU, and the spread."""
-    costs = [sorted(max(cost, 0.1) for cost in cell.cpu_samples) for cell in (one, other)]
-    least, other_least = (quantile(cost, UNDISTURBED) for cost in costs)
+    costs = [sorted(max(cost, 0.1) for cost in result.cpu_samples) for result in (one, other)]
+    least, other_least = (quantile(cost, CPU_PERCENTILE) for cost in costs)
     outcome = less(least, other_least, SAME_CPU)
     low, high = costs if outcome == "wins" else costs[::-1]
     return "draws" if quantile(low, 0.75) >= quantile(high, 0.25) else outcome
@@ -90,48 +90,50 @@ def cheaper(one: Cell, other: Cell) -> Outcome:
 # The facts: what fills a finding's template, or None where the data does not say it.
 
 
-def _pair(of: Comparison | None, known: Callable[[Cell], object]) -> tuple[Cell, Cell] | None:
+def _pair(of: Comparison | None, known: Callable[[Result], object]) -> tuple[Result, Result] | None:
     """Return two results with the same payload: those of MAIN if they are there, carrying."""
     order = [*MAIN, *(name for name in reversed(TRANSPORTS) if name not in MAIN)]
-    cells = {cell.way: cell for cell in (of.cells if of else ()) if known(cell)}
+    entries = {result.variant: result for result in (of.entries if of else ()) if known(result)}
     for carry in (True, False):
         for one, other in combinations(order, 2):
-            pair = cells.get(Variant(one, carry)), cells.get(Variant(other, carry))
+            pair = entries.get(Variant(one, carry)), entries.get(Variant(other, carry))
             if pair[0] and pair[1]:
                 return pair[0], pair[1]
     return None
 
 
 def _bytes(results: Results) -> Facts:
-    if pair := _pair(headline(results), lambda cell: cell.seen):
+    if pair := _pair(headline(results), lambda result: result.seen):
         draw = less(pair[0].bytes_per_update, pair[1].bytes_per_update, SAME_SIZE)
-        return _compared(pair, [formatting.size(cell.bytes_per_update) for cell in pair], draw)
+        return _compared(pair, [formatting.size(result.bytes_per_update) for result in pair], draw)
     return None
 
 
 def _time(results: Results) -> Facts:
     group = headline(results)
-    if group and (pair := _pair(group, lambda cell: cell.had)):
-        after = [formatting.duration(median(cell.had)) for cell in pair]
+    if group and (pair := _pair(group, lambda result: result.received_ms)):
+        after = [formatting.duration(median(result.received_ms)) for result in pair]
         return _compared(pair, after, sooner(*pair)) | {"where": _where(group)}
     return None
 
 
 def _cpu(results: Results) -> Facts:
-    found = [group for group in comparisons(results) if not group.handling]
+    found = [group for group in comparisons(results) if not group.processing_time]
     # Nearby and with the most browsers, where most of the CPU is the server's own.
-    for group in sorted(found, key=lambda group: (group.distance, -group.clients)):
-        if pair := _pair(group, lambda cell: cell.knows_cpu):
-            costs = [formatting.cpu(max(cell.cpu_per_update or 0, 0.1)) for cell in pair]
+    for group in sorted(found, key=lambda group: (group.rtt_ms, -group.clients)):
+        if pair := _pair(group, lambda result: result.knows_cpu):
+            costs = [formatting.cpu(max(result.cpu_per_update or 0, 0.1)) for result in pair]
             return _compared(pair, costs, cheaper(*pair)) | {"where": _where(group)}
     return None
 
 
 def _unknown_cpu(results: Results) -> Facts:
-    return None if any(cell.knows_cpu for cell in results.cells) else {}
+    return None if any(result.knows_cpu for result in results.entries) else {}
 
 
-def _compared(pair: tuple[Cell, Cell], figures: Sequence[str], outcome: Outcome) -> dict[str, str]:
+def _compared(
+    pair: tuple[Result, Result], figures: Sequence[str], outcome: Outcome
+) -> dict[str, str]:
     return {
         "both": f"both {'carrying the data' if pair[0].carry else 'only signalling'}",
         "one": _name(pair[0]), "other": _name(pair[1]), "first": figures[0], "second": figures[1],
@@ -144,7 +146,7 @@ def _carrying(results: Results) -> Facts:
     saved = {}
     for transport in TRANSPORTS:
         carry, signal = (_of(results, Variant(transport, to)) for to in (True, False))
-        if carry and signal and carry.had and signal.had:
+        if carry and signal and carry.received_ms and signal.received_ms:
             saved[carry.bytes_per_update / signal.bytes_per_update] = (carry, signal)
     if not saved or less(min(saved), 1, SAME_SIZE) != "wins":
         return None
@@ -152,8 +154,8 @@ def _carrying(results: Results) -> Facts:
     return {
         "name": _name(carry), "carried": formatting.size(carry.bytes_per_update),
         "fetched": formatting.size(signal.bytes_per_update),
-        "sooner": formatting.duration(median(carry.had)),
-        "later": formatting.duration(median(signal.had)),
+        "sooner": formatting.duration(median(carry.received_ms)),
+        "later": formatting.duration(median(signal.received_ms)),
     }  # fmt: skip
 
 
@@ -169,10 +171,10 @@ def _costs_a_poll(results: Results) -> Facts:
 
 def _in_vain(results: Results) -> Facts:
     group = headline(results)
-    for cell in sorted(group.cells if group else (), key=lambda cell: not cell.carry):
-        if cell.bill.empty:
-            requests = f"{cell.bill.empty:,} of {cell.bill.requests:,} requests"
-            return {"title": cell.title, "requests": requests}
+    for result in sorted(group.entries if group else (), key=lambda result: not result.carry):
+        if result.traffic.empty:
+            requests = f"{result.traffic.empty:,} of {result.traffic.requests:,} requests"
+            return {"title": result.title, "requests": requests}
     return None
 
 
@@ -180,13 +182,17 @@ def _distances(results: Results) -> Facts:
     """Return how far apart those are that push or wait, nearby and far away."""
     main, ranges = headline(results), {}
     for group in comparisons(results):
-        after = [median(cell.had) for cell in group.cells if cell.had and cell.period is None]
-        if len(after) > 1 and main and (group.clients, group.handling) == (main.clients, 0):
-            ranges[group.distance] = min(after), max(after)
+        after = [
+            median(result.received_ms)
+            for result in group.entries
+            if result.received_ms and result.period is None
+        ]
+        if len(after) > 1 and main and (group.clients, group.processing_time) == (main.clients, 0):
+            ranges[group.rtt_ms] = min(after), max(after)
     if len(ranges) < 2:
         return None
     near, far = min(ranges), max(ranges)
-    spreads = [ranges[distance][1] - ranges[distance][0] for distance in (near, far)]
+    spreads = [ranges[rtt_ms][1] - ranges[rtt_ms][0] for rtt_ms in (near, far)]
     if spreads[0] > 10 * SAME_TIME or spreads[1] < spreads[0] + SAME_TIME:
         return None
     close, apart = (" to ".join(map(formatting.duration, ranges[away])) for away in (near, far))
@@ -195,15 +201,19 @@ def _distances(results: Results) -> Facts:
 
 
 def _slow_readers(results: Results) -> Facts:
-    for group in (group for group in comparisons(results) if group.handling):
-        cells = [cell for cell in group.cells if cell.carry and cell.had and cell.seconds]
-        if len(cells) < 2:
+    for group in (group for group in comparisons(results) if group.processing_time):
+        entries = [
+            result
+            for result in group.entries
+            if result.carry and result.received_ms and result.seconds
+        ]
+        if len(entries) < 2:
             continue
-        fresh, stale = min(cells, key=_age), max(cells, key=_age)
-        small = min(cells, key=lambda cell: cell.bytes_per_second or 0)
-        queued = sum(cell.waiting for cell in group.cells)
+        fresh, stale = min(entries, key=_age), max(entries, key=_age)
+        small = min(entries, key=lambda result: result.bytes_per_second or 0)
+        queued = sum(result.queued for result in group.entries)
         return {
-            "pace": f"a change every {group.pace:g} s, {group.handling:g} s to show it",
+            "pace": f"a change every {group.pace:g} s, {group.processing_time:g} s to show it",
             "fresh": _name(fresh), "stale": _name(stale),
             "age": formatting.duration(_age(fresh)), "most": formatting.duration(_age(stale)),
             "draw": ": a draw" if less(_age(fresh), _age(stale), SAME_AGE) == "draws" else "",
@@ -216,11 +226,17 @@ def _slow_readers(results: Results) -> Facts:
 def _alone(results: Results) -> Facts:
     """Return what there is to say where nothing can be compared."""
     group = headline(results)
-    cell = next((cell for cell in group.cells if cell.had), None) if group else None
-    if not cell or not group or _pair(group, lambda cell: cell.had):
+    result = (
+        next((result for result in group.entries if result.received_ms), None) if group else None
+    )
+    if not result or not group or _pair(group, lambda result: result.received_ms):
         return None
-    return {"title": cell.title, "where": _where(group), "size": formatting.size(
-        cell.bytes_per_update), "after": formatting.duration(median(cell.had))}  # fmt: skip
+    return {
+        "title": result.title,
+        "where": _where(group),
+        "size": formatting.size(result.bytes_per_update),
+        "after": formatting.duration(median(result.received_ms)),
+    }
 
 
 #: Each condition with the sentence that it makes true, the most important first.
@@ -258,18 +274,19 @@ def _ending(results: Results) -> Iterator[str]:
         yield f"This run was interrupted; {rest}"
 
 
-def _losses(cells: Sequence[Cell]) -> Iterator[str]:
-    for cell in cells:
-        if cell.lost:
+def _losses(entries: Sequence[Result]) -> Iterator[str]:
+    for result in entries:
+        if result.lost:
             yield (
-                f"{cell.lost:,} update{'s were' if cell.lost > 1 else ' was'} lost: {cell.title}, "
-                f"{formatting.clients(cell.clients)} {formatting.away(cell.distance)}. "
+                f"{result.lost:,} update{'s were' if result.lost > 1 else ' was'} lost: "
+                f"{result.title}, {formatting.clients(result.clients)} "
+                f"{formatting.away(result.rtt_ms)}. "
                 "That must never happen, so this run proves nothing."
             )
 
 
-def _busy_clients(cells: Sequence[Cell]) -> Iterator[str]:
-    most = max((cell.audience_cpu for cell in cells), default=0.0)
+def _busy_clients(entries: Sequence[Result]) -> Iterator[str]:
+    most = max((result.worker_cpu for result in entries), default=0.0)
     if most > BUSY:
         yield (
             f"The headless browsers took up to {most:.0%} of a core: some times are partly theirs, "
@@ -277,9 +294,12 @@ def _busy_clients(cells: Sequence[Cell]) -> Iterator[str]:
         )
 
 
-def _nothing_lost(cells: Sequence[Cell]) -> Iterator[str]:
-    seen, coalesced = sum(cell.seen for cell in cells), sum(cell.coalesced for cell in cells)
-    if seen and not any(cell.lost for cell in cells):
+def _nothing_lost(entries: Sequence[Result]) -> Iterator[str]:
+    seen, coalesced = (
+        sum(result.seen for result in entries),
+        sum(result.coalesced for result in entries),
+    )
+    if seen and not any(result.lost for result in entries):
         yield (
             f"No update was lost: browsers saw {seen:,}, and {coalesced:,} were coalesced, "
             "that is skipped on purpose because a newer one was there."
@@ -289,23 +309,23 @@ def _nothing_lost(cells: Sequence[Cell]) -> Iterator[str]:
 # Words.
 
 
-def _of(results: Results, variant: Variant) -> Cell | None:
+def _of(results: Results, variant: Variant) -> Result | None:
     group = headline(results)
-    cells = group.cells if group else ()
-    return next((cell for cell in cells if cell.way == variant and cell.seen), None)
+    entries = group.entries if group else ()
+    return next((result for result in entries if result.variant == variant and result.seen), None)
 
 
-def _age(cell: Cell) -> float:
+def _age(result: Result) -> float:
     """Return how old data was on the screen, at most, in 95 of 100 cases."""
-    return quantile(cell.had, 0.95)
+    return quantile(result.received_ms, 0.95)
 
 
-def _name(cell: Cell) -> str:
+def _name(result: Result) -> str:
     """Return the transport as in the middle of a sentence: "long polling", "SSE"."""
-    known = TRANSPORTS.get(cell.transport)
-    name = known.short if known else cell.transport
+    known = TRANSPORTS.get(result.transport)
+    name = known.short if known else result.transport
     return name if any(map(str.isupper, name[1:])) else name.lower()
 
 
 def _where(of: Comparison) -> str:
-    return f"{formatting.away(of.distance)} ({formatting.clients(of.clients)})"
+    return f"{formatting.away(of.rtt_ms)} ({formatting.clients(of.clients)})"

@@ -91,14 +91,16 @@ def _table(group: Comparison) -> _Table:
         column
         for column in tables.FIGURES
         if column.heading
-        and (group.handling or not column.slow)
-        and any(column.of(cell) is not None for cell in group.cells)
+        and (group.processing_time or not column.slow)
+        and any(column.of(result) is not None for result in group.entries)
     ]
     rows = [
-        _Row(cell.title, cell.transport, [tables.shown(column.of(cell)) for column in columns])
-        for cell in group.cells
+        _Row(
+            result.title, result.transport, [tables.shown(column.of(result)) for column in columns]
+        )
+        for result in group.entries
     ]
-    return _Table(group.title, _heads(columns), rows, bool(group.handling))
+    return _Table(group.title, _heads(columns), rows, bool(group.processing_time))
 
 
 def _heads(columns: Sequence[Column]) -> list[_Head]:

@@ -15,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from bench.report import formatting
 from bench.report.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
 from bench.report.tables import Comparison, comparisons, headline
-from bench.results import Cell, Results
+from bench.results import Result, Results
+from bench.scenarios import VARIANTS
 from bench.statistics import median, quantile
-from bench.variants import WAYS
 from pushlab.transports import TRANSPORTS
 
 #: A second mark for each hue, for who cannot tell hues apart.
@@ -79,37 +79,42 @@ def draw(results: Results, folder: Path) -> list[Plot]:
 
 def _title(group: Comparison, results: Results) -> str:
     """Return where it is and with how many, and on which server if there are several."""
-    several = len({cell.server for cell in results.cells}) > 1
-    title = f"{formatting.away(group.distance)}, {formatting.clients(group.clients)}"
+    several = len({result.server for result in results.entries}) > 1
+    title = f"{formatting.away(group.rtt_ms)}, {formatting.clients(group.clients)}"
     return f"{title[0].upper()}{title[1:]}" + (f", {group.server}" if several else "")
 
 
-def _in_order(cells: Sequence[Cell]) -> list[Cell]:
+def _in_order(entries: Sequence[Result]) -> list[Result]:
     """Return them as the ways are listed everywhere, only those of this first server."""
-    order = {way: place for place, way in enumerate(WAYS)}
-    return sorted(cells, key=lambda cell: (order.get(cell.way, len(order)), cell.period or 0))
+    order = {variant: place for place, variant in enumerate(VARIANTS)}
+    return sorted(
+        entries, key=lambda result: (order.get(result.variant, len(order)), result.period or 0)
+    )
 
 
-def _line(cell: Cell) -> dict[str, Any]:
+def _line(result: Result) -> dict[str, Any]:
     """Return how its lines look."""
     return {
-        "color": HUES.get(cell.transport, TEXT),
-        "linestyle": SOLID if cell.carry else DASHED,
+        "color": HUES.get(result.transport, TEXT),
+        "linestyle": SOLID if result.carry else DASHED,
         "linewidth": 2.2,
-        "marker": MARKERS.get(cell.transport, "o"),
+        "marker": MARKERS.get(result.transport, "o"),
         "markersize": 6,
-        "markerfacecolor": HUES.get(cell.transport, TEXT) if cell.carry else PAPER,
+        "markerfacecolor": HUES.get(result.transport, TEXT) if result.carry else PAPER,
     }
 
 
-def _legend(figure: Figure, cells: Sequence[Cell]) -> None:
+def _legend(figure: Figure, entries: Sequence[Result]) -> None:
     """Name the ways below: a column for each transport, what signals above what carries."""
-    ways = list(dict.fromkeys(cell.way for cell in _in_order(cells)))
-    first = {way: next(cell for cell in cells if cell.way == way) for way in ways}
-    handles = [Line2D([], [], **_line(first[way])) for way in ways]
-    columns = min(len({way.transport for way in ways}), 2) if len(ways) > 2 else 1
+    variants = list(dict.fromkeys(result.variant for result in _in_order(entries)))
+    first = {
+        variant: next(result for result in entries if result.variant == variant)
+        for variant in variants
+    }
+    handles = [Line2D([], [], **_line(first[variant])) for variant in variants]
+    columns = min(len({variant.transport for variant in variants}), 2) if len(variants) > 2 else 1
     figure.legend(
-        handles, [way.title for way in ways], loc="outside lower left", ncols=columns,
+        handles, [variant.title for variant in variants], loc="outside lower left", ncols=columns,
         handlelength=3.6, columnspacing=2.5,
     )  # fmt: skip
 
@@ -123,32 +128,32 @@ def _latency(results: Results) -> _Drawn | None:
     """From the change to having the data: which share of the updates was there when."""
     of_distance: dict[float, Comparison] = {}
     for group in comparisons(results):
-        if not group.handling and any(cell.had for cell in group.cells):
-            known = of_distance.get(group.distance)
+        if not group.processing_time and any(result.received_ms for result in group.entries):
+            known = of_distance.get(group.rtt_ms)
             # All distances with as many clients would be best; the default run has them at 100.
             if known is None or _fit(group, results) > _fit(known, results):
-                of_distance[group.distance] = group
+                of_distance[group.rtt_ms] = group
     if not of_distance:
         return None
-    panels = [of_distance[distance] for distance in sorted(of_distance)]
+    panels = [of_distance[rtt_ms] for rtt_ms in sorted(of_distance)]
     tall = 4.8 if len(panels) < 3 else 3.0
     figure = Figure(figsize=(6.8, 1.2 + tall * len(panels)), layout="constrained")
     every = figure.subplots(len(panels), squeeze=False)[:, 0]
     alt = []
     for axes, group in zip(every, panels, strict=True):
-        cells = [cell for cell in _in_order(group.cells) if cell.had]
-        for place, cell in enumerate(cells):
-            ordered = sorted(cell.had)
+        entries = [result for result in _in_order(group.entries) if result.received_ms]
+        for place, result in enumerate(entries):
+            ordered = sorted(result.received_ms)
             count = min(POINTS, len(ordered))
             shares = [number / max(1, count - 1) for number in range(count)]
             # Markers of different lines at different heights, or those alike would hide them.
-            start = (place + 1) * count // (len(cells) + 1)
+            start = (place + 1) * count // (len(entries) + 1)
             axes.plot(
-                [quantile(ordered, share) for share in shares], [100 * s for s in shares],
-                markevery=(start, count), **_line(cell),
+                [quantile(ordered, q) for q in shares], [100 * s for s in shares],
+                markevery=(start, count), **_line(result),
             )  # fmt: skip
-        lows = [min(cell.had) for cell in cells]
-        highs = [max(cell.had) for cell in cells]
+        lows = [min(result.received_ms) for result in entries]
+        highs = [max(result.received_ms) for result in entries]
         if max(highs) > 30 * max(min(lows), 0.01):
             axes.set_xscale("log")
             _milliseconds(axes)
@@ -157,14 +162,14 @@ def _latency(results: Results) -> _Drawn | None:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-        where = formatting.away(group.distance)
+        where = formatting.away(group.rtt_ms)
         axes.set_title(_title(group, results))
         alt.append(
             f"{where}: "
-            + ", ".join(f"{c.title} {formatting.duration(median(c.had))}" for c in cells)
+            + ", ".join(f"{c.title} {formatting.duration(median(c.received_ms))}" for c in entries)
         )
     every[-1].set_xlabel("milliseconds from the change to having the data")
-    _legend(figure, [cell for group in panels for cell in group.cells])
+    _legend(figure, [result for group in panels for result in group.entries])
     return _Drawn(
         figure,
         "How soon the data is there",
@@ -178,10 +183,10 @@ def _latency(results: Results) -> _Drawn | None:
 
 def _fit(group: Comparison, results: Results) -> tuple[bool, int, int]:
     """Return how well a group stands for its distance."""
-    all_distances = {cell.distance for cell in results.cells if not cell.handling}
-    same = {cell.distance for cell in results.cells
-            if cell.clients == group.clients and not cell.handling}  # fmt: skip
-    return same == all_distances, len(group.cells), group.clients
+    all_distances = {result.rtt_ms for result in results.entries if not result.processing_time}
+    same = {result.rtt_ms for result in results.entries
+            if result.clients == group.clients and not result.processing_time}  # fmt: skip
+    return same == all_distances, len(group.entries), group.clients
 
 
 def _bytes(results: Results) -> _Drawn | None:
@@ -189,23 +194,23 @@ def _bytes(results: Results) -> _Drawn | None:
     group = headline(results)
     if group is None:
         return None
-    cells = group.cells[::-1]  # the fewest bytes on top
-    figure = Figure(figsize=(6.8, 1.5 + 0.5 * len(cells)), layout="constrained")
+    entries = group.entries[::-1]  # the fewest bytes on top
+    figure = Figure(figsize=(6.8, 1.5 + 0.5 * len(entries)), layout="constrained")
     axes = figure.subplots()
-    widest = max(cell.bytes_with_headers_per_update for cell in cells) or 1.0
-    for place, cell in enumerate(cells):
-        hue = HUES.get(cell.transport, TEXT)
-        up, down = cell.bill.up / cell.updates, cell.bill.down / cell.updates
-        headers = cell.bytes_with_headers_per_update - cell.bytes_per_update
+    widest = max(result.bytes_with_headers_per_update for result in entries) or 1.0
+    for place, result in enumerate(entries):
+        hue = HUES.get(result.transport, TEXT)
+        up, down = result.traffic.up / result.updates, result.traffic.down / result.updates
+        headers = result.bytes_with_headers_per_update - result.bytes_per_update
         axes.barh(place, up, 0.62, color=hue, edgecolor=PAPER)
         axes.barh(place, down, 0.62, left=up, color=hue, edgecolor=PAPER, alpha=0.6)
         axes.barh(place, headers, 0.62, left=up + down, facecolor="none", edgecolor=hue,
                   hatch="////", alpha=0.55, linewidth=0.8)  # fmt: skip
         axes.text(
-            up + down + headers + widest * 0.012, place, f"{cell.bytes_per_update:,.0f}",
+            up + down + headers + widest * 0.012, place, f"{result.bytes_per_update:,.0f}",
             va="center", weight="bold", size=11.5,
         )  # fmt: skip
-    axes.set_yticks(range(len(cells)), [cell.title for cell in cells])
+    axes.set_yticks(range(len(entries)), [result.title for result in entries])
     axes.tick_params(axis="y", length=0, labelcolor=TEXT)
     axes.set_xlim(0, widest * 1.13)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -220,7 +225,7 @@ def _bytes(results: Results) -> _Drawn | None:
         ],
         loc="outside lower right", ncols=3,
     )  # fmt: skip
-    said = ", ".join(f"{cell.title} {cell.bytes_per_update:,.0f}" for cell in group.cells)
+    said = ", ".join(f"{result.title} {result.bytes_per_update:,.0f}" for result in group.entries)
     return _Drawn(
         figure,
         "What an update takes on the wire",
@@ -233,31 +238,32 @@ def _bytes(results: Results) -> _Drawn | None:
 
 def _cpu(results: Results) -> _Drawn | None:
     """The server's CPU per update and client, as the clients become more."""
-    found = [group for group in comparisons(results) if not group.handling]
-    nearest = min((group.distance for group in found), default=0.0)
-    cells = [cell for group in found for cell in group.cells
-             if cell.knows_cpu and group.distance == nearest and group.server == found[0].server
+    found = [group for group in comparisons(results) if not group.processing_time]
+    nearest = min((group.rtt_ms for group in found), default=0.0)
+    entries = [result for group in found for result in group.entries
+             if result.knows_cpu and group.rtt_ms == nearest and group.server == found[0].server
              and group.pace == found[0].pace]  # fmt: skip
-    counts = sorted({cell.clients for cell in cells})
+    counts = sorted({result.clients for result in entries})
     if len(counts) < 2:
         return None
     server = found[0].server
-    several = len({cell.server for cell in results.cells}) > 1
+    several = len({result.server for result in results.entries}) > 1
     figure = Figure(figsize=(6.8, 4.6), layout="constrained")
     axes = figure.subplots()
     if several:
         axes.set_title(server)
-    lines = list(dict.fromkeys((cell.way, cell.period) for cell in _in_order(cells)))
+    lines = list(dict.fromkeys((result.variant, result.period) for result in _in_order(entries)))
     for place, line in enumerate(lines):
         own = sorted(
-            (cell for cell in cells if (cell.way, cell.period) == line), key=lambda c: c.clients
+            (result for result in entries if (result.variant, result.period) == line),
+            key=lambda c: c.clients,
         )
         # What is noise at few clients may come out below nothing; a logarithm has no place for it.
-        costs = [max(cell.cpu_per_update or 0, 0.1) for cell in own]
-        highs = [max(quantile(cell.cpu_samples, 0.9), 0.1) for cell in own]
+        costs = [max(result.cpu_per_update or 0, 0.1) for result in own]
+        highs = [max(quantile(result.cpu_samples, 0.9), 0.1) for result in own]
         aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or their whiskers would be one
         axes.errorbar(
-            [cell.clients * aside for cell in own], costs,
+            [result.clients * aside for result in own], costs,
             yerr=[[0.0] * len(own), [max(0, h - c) for c, h in zip(costs, highs, strict=True)]],
             elinewidth=1.2, capsize=2.5, **_line(own[0]),
         )  # fmt: skip
@@ -269,8 +275,8 @@ def _cpu(results: Results) -> _Drawn | None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("browsers")
     axes.set_ylabel("µs of CPU per update and browser")
-    _legend(figure, cells)
-    most = [cell for cell in cells if cell.clients == counts[-1]]
+    _legend(figure, entries)
+    most = [result for result in entries if result.clients == counts[-1]]
     said = ", ".join(f"{c.title} {formatting.cpu(c.cpu_per_update or 0)}" for c in _in_order(most))
     return _Drawn(
         figure,
@@ -299,23 +305,23 @@ class _Story(NamedTuple):
 
     strokes: list[_Stroke]
     held: list[tuple[float, float, bool]]  #: a question waits at the server: from, to, is news
-    had: float | None  #: when the browser has the data
+    received_ms: float | None  #: when the browser has the data
 
 
-def _story(cell: Cell) -> _Story:
+def _story(result: Result) -> _Story:
     """Return what went there and back around the first change of the trace.
 
     The clock is the client's. A plain request was at the server in the middle between its sending
     and its answer; a poll that was held, half of the distance after it was sent, and its answer
     left at the change, as did what was pushed.
     """
-    half = cell.distance / 2
+    half = result.rtt_ms / 2
     strokes: list[_Stroke] = []
     held: list[tuple[float, float, bool]] = []
     told = had = None
-    for kind, sent, received, *_ in sorted(cell.trace, key=lambda message: message[2]):
+    for kind, sent, received, *_ in sorted(result.trace, key=lambda message: message[2]):
         # The change that it tells of: it must have had the time to come.
-        possible = [change for change in cell.trace_changes if change <= received - 0.9 * half]
+        possible = [change for change in result.trace_changes if change <= received - 0.9 * half]
         change = max(possible, default=received - half)
         before = had is None
         if sent is None:
@@ -339,23 +345,31 @@ def _story(cell: Cell) -> _Story:
             strokes.append(_Stroke(middle, received, up=False, empty=empty, news=news))
         if news and told is None:
             told = received
-        if news and had is None and (cell.carry or kind == "fetch"):
+        if news and had is None and (result.carry or kind == "fetch"):
             had = received
     return _Story(strokes, held, had)
 
 
 def _strokes(results: Results) -> _Drawn | None:
     """One update per way: who speaks when, and how far it is."""
-    traced = [group for group in comparisons(results)
-              if not group.handling and any(cell.trace for cell in group.cells)]  # fmt: skip
+    traced = [
+        group
+        for group in comparisons(results)
+        if not group.processing_time and any(result.trace for result in group.entries)
+    ]
     if not traced:
         return None
-    group = max(traced, key=lambda g: (g.distance, sum(bool(c.trace) for c in g.cells), g.clients))
-    cells = {cell.way: cell for cell in _in_order(group.cells) if cell.trace}
-    rows = [name for name in TRANSPORTS if any(way.transport == name for way in cells)]
-    columns = [carry for carry in (False, True) if any(way.carry == carry for way in cells)]
-    stories = {way: _story(cell) for way, cell in cells.items()}
-    latest = max((story.had for story in stories.values() if story.had is not None), default=0.0)
+    group = max(traced, key=lambda g: (g.rtt_ms, sum(bool(c.trace) for c in g.entries), g.clients))
+    entries = {result.variant: result for result in _in_order(group.entries) if result.trace}
+    rows = [name for name in TRANSPORTS if any(variant.transport == name for variant in entries)]
+    columns = [
+        carry for carry in (False, True) if any(variant.carry == carry for variant in entries)
+    ]
+    stories = {variant: _story(result) for variant, result in entries.items()}
+    latest = max(
+        (story.received_ms for story in stories.values() if story.received_ms is not None),
+        default=0.0,
+    )
     # A change nearby is over at once: what goes before it then says nothing.
     start, end = -BEFORE, max(latest * 1.12, 60.0)
     figure = Figure(figsize=(10.4, 0.9 + 1.42 * len(rows)), layout="constrained")
@@ -363,25 +377,27 @@ def _strokes(results: Results) -> _Drawn | None:
     for row, transport in enumerate(rows):
         for column, carry in enumerate(columns):
             axes = every[row][column]
-            way = next((w for w in cells if w.transport == transport and w.carry == carry), None)
-            if way is None:
+            variant = next(
+                (w for w in entries if w.transport == transport and w.carry == carry), None
+            )
+            if variant is None:
                 axes.set_axis_off()
                 continue
             axes.set_xlim(start, end)
-            _tell(axes, cells[way], stories[way])
+            _tell(axes, entries[variant], stories[variant])
             axes.tick_params(axis="y", length=0, labelcolor=MUTED, labelleft=column == 0)
             if row < len(rows) - 1:
                 axes.tick_params(axis="x", length=0)
             else:
                 axes.set_xlabel("milliseconds from the change")
     said = ", ".join(
-        f"{cells[way].title} after {formatting.duration(story.had)}"
-        for way, story in stories.items()
-        if story.had is not None
+        f"{entries[variant].title} after {formatting.duration(story.received_ms)}"
+        for variant, story in stories.items()
+        if story.received_ms is not None
     )
     return _Drawn(
         figure,
-        f"One update, {formatting.away(group.distance)}",
+        f"One update, {formatting.away(group.rtt_ms)}",
         f"{_title(group, results)}. Above the server, below a browser, time to the right. "
         "The upright line is the change; "
         "slanted strokes are messages on their way, thick where they bring this update, pale "
@@ -393,11 +409,11 @@ def _strokes(results: Results) -> _Drawn | None:
     )
 
 
-def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
+def _tell(axes: Axes, result: Result, story: _Story) -> None:
     """Draw one way's strokes between two lines."""
-    hue = HUES.get(cell.transport, TEXT)
+    hue = HUES.get(result.transport, TEXT)
     start, end = axes.get_xlim()
-    for change in cell.trace_changes:
+    for change in result.trace_changes:
         if start < change < end:
             first = change == 0
             axes.axvline(change, color=TEXT if first else MUTED, linewidth=1.4 if first else 0.8,
@@ -416,11 +432,11 @@ def _tell(axes: Axes, cell: Cell, story: _Story) -> None:
             linestyle="-" if stroke.news or not stroke.empty else (0, (3, 1.5)),
             solid_capstyle="round", zorder=4,
         )  # fmt: skip
-    title = cell.title
-    if story.had is not None:
-        axes.plot(story.had, 0, marker="o", markersize=10, color=hue, markeredgecolor=PAPER,
+    title = result.title
+    if story.received_ms is not None:
+        axes.plot(story.received_ms, 0, marker="o", markersize=10, color=hue, markeredgecolor=PAPER,
                   zorder=5, clip_on=False)  # fmt: skip
-        title += f": has it after {formatting.duration(story.had)}"
+        title += f": has it after {formatting.duration(story.received_ms)}"
     axes.set_title(title, color=hue, weight="bold")
     axes.set_ylim(-0.22, 1.22)
     axes.set_yticks([1, 0], ["server", "browser"])

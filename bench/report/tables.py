@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from bench.report import formatting
-from bench.results import Cell, Results
+from bench.results import Result, Results
 from bench.statistics import Percentiles, quantile
 
 Value = str | int | float | None
@@ -16,19 +16,17 @@ class Comparison(NamedTuple):
     """Cells that differ only in their way: what may be compared."""
 
     server: str
-    distance: float  #: milliseconds of a round trip
+    rtt_ms: float  #: milliseconds of a round trip
     clients: int
     pace: float  #: seconds between two changes
-    handling: float  #: seconds that a client takes for each piece of news
-    cells: tuple[Cell, ...]
+    processing_time: float  #: seconds that a client takes for each piece of news
+    entries: tuple[Result, ...]
 
     @property
     def title(self) -> str:
         """As in "gevent, 200 ms away, 100 browsers, a change every 0.5 s"."""
-        where = (
-            f"{self.server}, {formatting.away(self.distance)}, {formatting.clients(self.clients)}"
-        )
-        slow = f", {self.handling:g} s to handle each" if self.handling else ""
+        where = f"{self.server}, {formatting.away(self.rtt_ms)}, {formatting.clients(self.clients)}"
+        slow = f", {self.processing_time:g} s to handle each" if self.processing_time else ""
         return f"{self.server}, {where}, a change every {self.pace:g} s{slow}"
 
 
@@ -37,13 +35,15 @@ def comparisons(results: Results) -> list[Comparison]:
 
     Bytes are counted, not timed, so that the order is the same in every run.
     """
-    found: dict[tuple[str, float, int, float, float], list[Cell]] = {}
-    for cell in results.cells:
-        key = cell.server, cell.distance, cell.clients, cell.pace, cell.handling
-        found.setdefault(key, []).append(cell)
+    found: dict[tuple[str, float, int, float, float], list[Result]] = {}
+    for result in results.entries:
+        key = result.server, result.rtt_ms, result.clients, result.pace, result.processing_time
+        found.setdefault(key, []).append(result)
     return [  # slow readers last: theirs is another question
-        Comparison(*key, tuple(sorted(cells, key=lambda cell: (cell.bytes_per_update, cell.title))))
-        for key, cells in sorted(found.items(), key=lambda item: (item[0][4] > 0, *item[0]))
+        Comparison(
+            *key, tuple(sorted(entries, key=lambda result: (result.bytes_per_update, result.title)))
+        )
+        for key, entries in sorted(found.items(), key=lambda item: (item[0][4] > 0, *item[0]))
     ]
 
 
@@ -52,10 +52,10 @@ def headline(results: Results) -> Comparison | None:
 
     All ways are to be among them, if there is such a group; slow readers are another question.
     """
-    found = [group for group in comparisons(results) if not group.handling]
-    most = max((len({cell.way for cell in group.cells}) for group in found), default=0)
-    full = [group for group in found if len({cell.way for cell in group.cells}) == most]
-    return max(full, key=lambda group: (group.distance, group.clients), default=None)
+    found = [group for group in comparisons(results) if not group.processing_time]
+    kinds = [len({(r.transport, r.carry) for r in group.entries}) for group in found]
+    full = [group for group, kind in zip(found, kinds, strict=True) if kind == max(kinds)]
+    return max(full, key=lambda group: (group.rtt_ms, group.clients), default=None)
 
 
 class Section(NamedTuple):
@@ -71,81 +71,84 @@ class Column(NamedTuple):
     """A figure of a cell."""
 
     name: str  #: in the CSV, with its unit
-    of: Callable[[Cell], Value]
+    of: Callable[[Result], Value]
     heading: str = ""  #: for people; "" where it is not shown to them
     head: str = ""  #: above this and its neighbours with the same
     slow: bool = False  #: it is for slow readers, who see few of the changes
 
 
-def _of_spread(which: str, place: int) -> Callable[[Cell], Value]:
-    def of(cell: Cell) -> Value:
-        spread: Percentiles | None = getattr(cell, which)
+def _of_spread(which: str, place: int) -> Callable[[Result], Value]:
+    def of(result: Result) -> Value:
+        spread: Percentiles | None = getattr(result, which)
         return spread[place] if spread else None
 
     return of
 
 
-def _cpu_quantile(share: float) -> Callable[[Cell], Value]:
-    return lambda cell: quantile(cell.cpu_samples, share) if cell.knows_cpu else None
+def _cpu_quantile(q: float) -> Callable[[Result], Value]:
+    return lambda result: quantile(result.cpu_samples, q) if result.knows_cpu else None
 
 
-def _opening(cell: Cell) -> Value:
-    return cell.opening.bytes / cell.clients
+def _opening(result: Result) -> Value:
+    return result.connect_traffic.bytes / result.clients
 
 
 _SHARES = ("p50", "p95", "p99", "max")
 
 #: What tells one cell from another.
 WHICH = (
-    Column("server", lambda cell: cell.server),
-    Column("transport", lambda cell: cell.transport),
-    Column("payload", lambda cell: cell.way.payload),
-    Column("clients", lambda cell: cell.clients),
-    Column("pace_s", lambda cell: cell.pace),
-    Column("distance_ms", lambda cell: cell.distance),
-    Column("period_s", lambda cell: cell.period),
-    Column("handling_s", lambda cell: cell.handling),
+    Column("server", lambda result: result.server),
+    Column("transport", lambda result: result.transport),
+    Column("payload", lambda result: result.variant.payload),
+    Column("dispatch", lambda result: result.dispatch),
+    Column("clients", lambda result: result.clients),
+    Column("pace_s", lambda result: result.pace),
+    Column("distance_ms", lambda result: result.rtt_ms),
+    Column("period_s", lambda result: result.period),
+    Column("handling_s", lambda result: result.processing_time),
 )
 #: What was found out about it.
 FIGURES = (
-    *(Column(f"known_{share}_ms", _of_spread("known_spread", place), share, "known after, ms")
-      for place, share in enumerate(_SHARES)),
-    *(Column(f"had_{share}_ms", _of_spread("had_spread", place), share, "had after, ms")
-      for place, share in enumerate(_SHARES)),
-    Column("requests_per_update", lambda cell: cell.requests_per_update, "requests", "per update"),
-    Column("messages_per_update", lambda cell: cell.messages_per_update, "messages", "per update"),
-    Column("bytes_up_per_update", lambda cell: cell.bill.up / cell.updates,
+    *(Column(f"known_{q}_ms", _of_spread("notified_percentiles", place), q, "known after, ms")
+      for place, q in enumerate(_SHARES)),
+    *(Column(f"had_{q}_ms", _of_spread("received_percentiles", place), q, "had after, ms")
+      for place, q in enumerate(_SHARES)),
+    Column("requests_per_update", lambda result: result.requests_per_update,
+           "requests", "per update"),
+    Column("messages_per_update", lambda result: result.messages_per_update,
+           "messages", "per update"),
+    Column("bytes_up_per_update", lambda result: result.traffic.up / result.updates,
            "up", "bytes per update"),
-    Column("bytes_down_per_update", lambda cell: cell.bill.down / cell.updates,
+    Column("bytes_down_per_update", lambda result: result.traffic.down / result.updates,
            "down", "bytes per update"),
-    Column("bytes_per_update", lambda cell: cell.bytes_per_update, "both", "bytes per update"),
+    Column("bytes_per_update", lambda result: result.bytes_per_update, "both", "bytes per update"),
     Column("bytes_with_tcp_ip_headers_estimated_per_update",
-           lambda cell: cell.bytes_with_headers_per_update, "with TCP/IP (est.)",
+           lambda result: result.bytes_with_headers_per_update, "with TCP/IP (est.)",
            "bytes per update"),
-    Column("cpu_p10_us_per_update_and_client", lambda cell: cell.cpu_per_update,
+    Column("cpu_p10_us_per_update_and_client", lambda result: result.cpu_per_update,
            "p10", "CPU per update and browser, µs"),
     Column("cpu_p50_us_per_update_and_client", _cpu_quantile(0.5),
            "p50", "CPU per update and browser, µs"),
     Column("cpu_p90_us_per_update_and_client", _cpu_quantile(0.9),
            "p90", "CPU per update and browser, µs"),
-    Column("memory_bytes_per_client", lambda cell: cell.memory_per_client,
+    Column("memory_bytes_per_client", lambda result: result.memory_per_client,
            "memory, bytes", "per browser"),
     Column("opening_bytes_per_client", _opening, "opening, bytes", "per browser"),
-    Column("bytes_per_second_and_client", lambda cell: cell.bytes_per_second,
+    Column("bytes_per_second_and_client", lambda result: result.bytes_per_second,
            "bytes", "per second and browser", slow=True),
-    Column("cpu_us_per_second_and_client", lambda cell: cell.cpu_per_second,
+    Column("cpu_us_per_second_and_client", lambda result: result.cpu_per_second,
            "CPU, µs", "per second and browser", slow=True),
-    Column("requests", lambda cell: cell.bill.requests, "requests", "in all"),
-    Column("empty", lambda cell: cell.bill.empty, "in vain", "in all"),
-    Column("messages", lambda cell: cell.bill.messages),
-    Column("published", lambda cell: cell.published, "published", "updates"),
-    Column("seen", lambda cell: cell.seen, "seen", "updates"),
-    Column("coalesced", lambda cell: cell.coalesced, "coalesced", "updates"),
-    Column("waiting", lambda cell: cell.waiting, "waiting", "updates", slow=True),
-    Column("lost", lambda cell: cell.lost, "lost", "updates"),
-    Column("audience_cpu_share", lambda cell: cell.audience_cpu,
+    Column("requests", lambda result: result.traffic.requests, "requests", "in all"),
+    Column("empty", lambda result: result.traffic.empty, "in vain", "in all"),
+    Column("messages", lambda result: result.traffic.messages),
+    Column("published", lambda result: result.published, "published", "updates"),
+    Column("seen", lambda result: result.seen, "seen", "updates"),
+    Column("coalesced", lambda result: result.coalesced, "coalesced", "updates"),
+    Column("waiting", lambda result: result.queued, "waiting", "updates", slow=True),
+    Column("lost", lambda result: result.lost, "lost", "updates"),
+    Column("audience_cpu_share", lambda result: result.worker_cpu,
            "audience's CPU, cores", "measured"),
-    Column("seconds", lambda cell: cell.seconds, "for, s", "measured"),
+    Column("seconds", lambda result: result.seconds, "for, s", "measured"),
 )  # fmt: skip
 
 
@@ -165,8 +168,8 @@ def as_csv(results: Results) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in columns)
     for group in comparisons(results):
-        for cell in group.cells:
-            writer.writerow(_plain(column.of(cell)) for column in columns)
+        for result in group.entries:
+            writer.writerow(_plain(column.of(result)) for column in columns)
     return text.getvalue()
 
 

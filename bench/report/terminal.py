@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bench.report import formatting, tables
 from bench.report.tables import Section, shown
-from bench.results import Cell, Results
+from bench.results import Result, Results
 
 #: As on the page; in the middle between its day and its night, to be read on either.
 HUES = {"poll": "#8a93a5", "longpoll": "#cf8117", "sse": "#1fa878", "websocket": "#3a8fdd"}
@@ -23,12 +23,12 @@ class Column(NamedTuple):
     """A figure, and the words above it, which are short, since a terminal is narrow."""
 
     heading: str
-    of: Callable[[Cell], str]
+    of: Callable[[Result], str]
 
 
-def _ms(which: str, place: int) -> Callable[[Cell], str]:
-    def of(cell: Cell) -> str:
-        spread = getattr(cell, which)
+def _ms(which: str, place: int) -> Callable[[Result], str]:
+    def of(result: Result) -> str:
+        spread = getattr(result, which)
         return _short(spread[place]) if spread else "–"
 
     return of
@@ -39,26 +39,26 @@ def _short(milliseconds: float) -> str:
     return f"{milliseconds:,.{decimals}f}"
 
 
-def _kilobytes(cell: Cell) -> str:
-    memory = cell.memory_per_client
+def _kilobytes(result: Result) -> str:
+    memory = result.memory_per_client
     return "–" if memory is None else formatting.significant(memory / 1e3)
 
 
 #: Those that a sceptic asks for. All others are in the CSV and in the report.
 COLUMNS = (
-    Column("told\np50", _ms("known_spread", 0)),
-    Column("had\np50", _ms("had_spread", 0)),
-    Column("\np95", _ms("had_spread", 1)),
-    Column("ms\nmax", _ms("had_spread", 3)),
-    Column("re-\nquests", lambda cell: shown(cell.requests_per_update)),
-    Column("mes-\nsages", lambda cell: shown(cell.messages_per_update)),
-    Column("bytes\nup", lambda cell: shown(cell.bill.up / cell.updates)),
-    Column("\ndown", lambda cell: shown(cell.bill.down / cell.updates)),
-    Column("+TCP/IP\nest.", lambda cell: shown(cell.bytes_with_headers_per_update)),
-    Column("CPU\nµs", lambda cell: shown(cell.cpu_per_update)),
+    Column("told\np50", _ms("notified_percentiles", 0)),
+    Column("had\np50", _ms("received_percentiles", 0)),
+    Column("\np95", _ms("received_percentiles", 1)),
+    Column("ms\nmax", _ms("received_percentiles", 3)),
+    Column("re-\nquests", lambda result: shown(result.requests_per_update)),
+    Column("mes-\nsages", lambda result: shown(result.messages_per_update)),
+    Column("bytes\nup", lambda result: shown(result.traffic.up / result.updates)),
+    Column("\ndown", lambda result: shown(result.traffic.down / result.updates)),
+    Column("+TCP/IP\nest.", lambda result: shown(result.bytes_with_headers_per_update)),
+    Column("CPU\nµs", lambda result: shown(result.cpu_per_update)),
     Column("mem.\nkB", _kilobytes),
-    Column("coa-\nlesced", lambda cell: f"{cell.coalesced:,}"),
-    Column("\nlost", lambda cell: f"{cell.lost:,}"),
+    Column("coa-\nlesced", lambda result: f"{result.coalesced:,}"),
+    Column("\nlost", lambda result: f"{result.lost:,}"),
 )
 
 
@@ -75,8 +75,8 @@ _LEGEND = (
 
 
 def _table(group: tables.Comparison) -> Table:
-    busiest = max(cell.audience_cpu for cell in group.cells)
-    periods = {cell.period for cell in group.cells if cell.period is not None}
+    busiest = max(result.worker_cpu for result in group.entries)
+    periods = {result.period for result in group.entries if result.period is not None}
     title = group.title
     if len(periods) == 1:
         title += f", short polling every {max(periods):g} s"
@@ -87,19 +87,21 @@ def _table(group: tables.Comparison) -> Table:
     )  # fmt: skip
     found.add_column("\nway", no_wrap=True)
     # What nobody knows here takes no room.
-    columns = [column for column in COLUMNS if any(column.of(cell) != "–" for cell in group.cells)]
+    columns = [
+        column for column in COLUMNS if any(column.of(result) != "–" for result in group.entries)
+    ]
     for column in columns:
         found.add_column(column.heading, justify="right", no_wrap=True)
-    for cell in group.cells:
-        name = cell.title if len(periods) > 1 else cell.way.title
-        way = Text(name, style=HUES.get(cell.transport, ""))
-        found.add_row(way, *(_emphasized(column, cell) for column in columns))
+    for result in group.entries:
+        name = result.title if len(periods) > 1 else result.variant.title
+        variant = Text(name, style=HUES.get(result.transport, ""))
+        found.add_row(variant, *(_emphasized(column, result) for column in columns))
     return found
 
 
-def _emphasized(column: Column, cell: Cell) -> Text:
-    bad = column.heading.endswith("lost") and cell.lost > 0
-    return Text(column.of(cell), style="bold red" if bad else "")
+def _emphasized(column: Column, result: Result) -> Text:
+    bad = column.heading.endswith("lost") and result.lost > 0
+    return Text(column.of(result), style="bold red" if bad else "")
 
 
 def section(of: Section) -> RenderableType:

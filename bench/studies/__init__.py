@@ -9,6 +9,6 @@ from bench.studies.shootout import Shootout
 __all__ = ["PAPERS", "Abril", "Kaazing", "Pimentel", "Section", "Shootout", "Study"]
 
 #: By the name that the command line has for it.
-PAPERS: dict[str, Study] = {
-    paper.name: paper for paper in (Kaazing(), Pimentel(), Abril(), Shootout())
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (Kaazing(), Pimentel(), Abril(), Shootout())
 }

@@ -5,16 +5,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.bytes_on_wire import NAVIGATE, Cost, Wire, WrongAnswer
+from bench.bytes_on_wire import NAVIGATE, Cost, Wire, WrongResponse
 from bench.results import Results
 from bench.runner import Run, explained
-from bench.scenarios import Grid, Group
+from bench.scenarios import Grid, Scenario, Variant
 from bench.studies.base import GridStudy, Section, measured
-from bench.variants import Variant
 
 #: What is reloaded, and what the table calls that.
 PATHS = {"/": "reload", "/data": "reload of /data only"}
-WAYS = {
+VARIANTS = {
     Variant("poll", carry=True): "short poll",
     Variant("longpoll", carry=True): "long poll",
     Variant("sse", carry=True): "SSE",
@@ -58,17 +57,20 @@ class Abril(GridStudy):
     def grid(self) -> Grid:
         """What is measured, except reloading."""
         return Grid(
-            [Group("serve.py", 1, 0.0, self.pace)], ways=tuple(WAYS), period=self.pace, rounds=1,
+            [Scenario("serve.py", 1, 0.0, self.pace)],
+            variants=tuple(VARIANTS),
+            period=self.pace,
+            rounds=1,
             changes=self.updates,
-        )  # fmt: skip
+        )
 
     def measure(self, run: Run) -> None:
         run.measure(self.grid)
         run.progress.say("reloading")
-        venue = run.venue("serve.py", next(iter(WAYS)))
+        target = run.target("serve.py", next(iter(VARIANTS)))
         with explained("reload"):
             run.results.extra["reload"] = {
-                path: _reloaded(path, venue.port, venue.publisher.change, updates=self.updates)
+                path: _reloaded(path, target.port, target.publisher.change, updates=self.updates)
                 for path in PATHS
             }
 
@@ -108,7 +110,7 @@ def _reloaded(
                 wire.body()
                 costs.append(wire.cost())
     except OSError as error:
-        raise WrongAnswer(f"GET {path}: {error or type(error).__name__}") from error
+        raise WrongResponse(f"GET {path}: {error or type(error).__name__}") from error
     return [[cost.up, cost.down] for cost in costs]
 
 
@@ -117,15 +119,19 @@ def _exchanges(results: Results) -> Iterator[Exchange]:
         if costs := results.extra.get("reload", {}).get(path):
             up, down = (sum(column) for column in zip(*costs, strict=True))
             yield Exchange(name, len(costs), len(costs), down, 0, up)
-    cells = {cell.way: cell for cell in measured(results) if cell.clients == 1}
-    for way, name in WAYS.items():
-        if cell := cells.get(way):
-            down = cell.bill.down
-            frames = down if way.transport == "websocket" else 0
+    entries = {result.variant: result for result in measured(results) if result.clients == 1}
+    for variant, name in VARIANTS.items():
+        if result := entries.get(variant):
+            down = result.traffic.down
+            frames = down if variant.transport == "websocket" else 0
             yield Exchange(
-                name, cell.published, cell.opening.requests + cell.bill.requests,
-                cell.opening.down + down - frames, frames, cell.opening.up + cell.bill.up,
-            )  # fmt: skip
+                name,
+                result.published,
+                result.connect_traffic.requests + result.traffic.requests,
+                result.connect_traffic.down + down - frames,
+                frames,
+                result.connect_traffic.up + result.traffic.up,
+            )
 
 
 def _about(exchanges: Sequence[Exchange]) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bench.report.tables import Section
-from bench.results import Cell, Results
+from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid
 
@@ -53,17 +53,17 @@ class GridStudy:
 
     @property
     def seconds(self) -> float:
-        servers = {group.server for group in self.grid.groups}
-        return self.grid.seconds + Run.preparing_seconds(len(servers), len(self.grid.ways))
+        servers = {scenario.server for scenario in self.grid.scenarios}
+        return self.grid.seconds + Run.preparing_seconds(len(servers), len(self.grid.variants))
 
     @property
     def descriptors(self) -> int:
         return self.grid.descriptors
 
 
-def measured(results: Results) -> list[Cell]:
+def measured(results: Results) -> list[Result]:
     """Return the cells in which there is something: a run may have ended before others."""
-    return [cell for cell in results.cells if cell.published and cell.known]
+    return [result for result in results.entries if result.published and result.notified_ms]
 
 
 def milliseconds(value: float) -> str:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.report import formatting
-from bench.results import Cell, Results
+from bench.results import Result, Results
 from bench.runner import Run
-from bench.scenarios import Grid, Group
+from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
 from bench.studies.base import GridStudy, Section, listed, measured, milliseconds
-from bench.variants import Variant
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
 #: Bytes of headers: of a poll and its answer, and of a message, as the paper has them.
@@ -36,7 +35,7 @@ class Traffic(NamedTuple):
     """What one way of hearing of changes sent, both ways and per second."""
 
     clients: int
-    way: Variant
+    variant: Variant
     rate: float  #: polls or messages
     header: float  #: bytes of each that are not data
     whole: float  #: bytes of each
@@ -55,8 +54,8 @@ class Traffic(NamedTuple):
 class Pair(NamedTuple):
     """Both ways, for the same number of clients."""
 
-    polling: Cell
-    websocket: Cell
+    polling: Result
+    websocket: Result
 
     @property
     def clients(self) -> int:
@@ -80,29 +79,29 @@ class Pair(NamedTuple):
     @property
     def body(self) -> float:
         """Bytes of a reading, which a frame and a poll's answer bring alike."""
-        return self.websocket.bill.bytes / self.websocket.bill.messages - self.frame_header
+        return self.websocket.traffic.bytes / self.websocket.traffic.messages - self.frame_header
 
     @property
     def frame_header(self) -> int:
         """Bytes that a server's frame has before its payload (RFC 6455 section 5.2)."""
-        size = self.websocket.bill.bytes / self.websocket.bill.messages
+        size = self.websocket.traffic.bytes / self.websocket.traffic.messages
         return 2 if size <= 2 + 125 else 4
 
     def polls(self) -> Traffic:
         """Return what polling sent. An answer without news has no body."""
-        bill = self.polling.bill
+        traffic = self.polling.traffic
         bodies = self.polling.seen * self.body
         return Traffic(
-            self.clients, POLLING, bill.requests / _seconds(self.polling),
-            (bill.bytes - bodies) / bill.requests, bill.bytes / bill.requests,
+            self.clients, POLLING, traffic.requests / _seconds(self.polling),
+            (traffic.bytes - bodies) / traffic.requests, traffic.bytes / traffic.requests,
         )  # fmt: skip
 
     def messages(self) -> Traffic:
         """Return what WebSocket sent."""
-        bill = self.websocket.bill
+        traffic = self.websocket.traffic
         return Traffic(
-            self.clients, WEBSOCKET, bill.messages / _seconds(self.websocket),
-            self.frame_header, bill.bytes / bill.messages,
+            self.clients, WEBSOCKET, traffic.messages / _seconds(self.websocket),
+            self.frame_header, traffic.bytes / traffic.messages,
         )  # fmt: skip
 
     def scaled(self, clients: int) -> list[Traffic]:
@@ -114,9 +113,9 @@ class Pair(NamedTuple):
         ]
 
 
-def _seconds(cell: Cell) -> float:
+def _seconds(result: Result) -> float:
     """Return for how long it was measured; the last change counts for the whole of its time."""
-    return max(cell.seconds, cell.published * cell.pace)
+    return max(result.seconds, result.published * result.pace)
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,8 @@ class Kaazing(GridStudy):
     def grid(self) -> Grid:
         """What is measured."""
         return Grid(
-            [Group("serve.py", clients, 0.0, self.period) for clients in self.clients],
-            ways=[POLLING, WEBSOCKET], period=self.period, rounds=1, changes=self.changes,
+            [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients],
+            variants=[POLLING, WEBSOCKET], period=self.period, rounds=1, changes=self.changes,
             lost_after=LOST_AFTER,
         )  # fmt: skip
 
@@ -160,9 +159,9 @@ class Kaazing(GridStudy):
 
 
 def _pairs(results: Results) -> Iterator[Pair]:
-    cells = {(cell.clients, cell.way): cell for cell in measured(results)}
-    for clients in sorted({clients for clients, _ in cells}):
-        polling, websocket = (cells.get((clients, way)) for way in (POLLING, WEBSOCKET))
+    entries = {(result.clients, result.variant): result for result in measured(results)}
+    for clients in sorted({clients for clients, _ in entries}):
+        polling, websocket = (entries.get((clients, variant)) for variant in (POLLING, WEBSOCKET))
         if polling and websocket:
             yield Pair(polling, websocket)
 
@@ -188,18 +187,18 @@ def _row(traffic: Traffic, how: str) -> list[str]:
     return [
         f"{traffic.clients:,}",
         how,
-        "polling" if traffic.way == POLLING else "WebSocket",
+        "polling" if traffic.variant == POLLING else "WebSocket",
         f"{traffic.rate:,.0f}",
         formatting.significant(traffic.headers / MEGABIT),
         formatting.significant(traffic.headers / THEIR_MEGABIT),
-        PUBLISHED.get(traffic.clients, {}).get(traffic.way, "–"),
+        PUBLISHED.get(traffic.clients, {}).get(traffic.variant, "–"),
         formatting.significant(traffic.everything / MEGABIT),
     ]
 
 
 def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
     polls, messages = basis.polls(), basis.messages()
-    request = basis.polling.bill.up / basis.polling.bill.requests
+    request = basis.polling.traffic.up / basis.polling.traffic.requests
     first = min(PUBLISHED)
     their_bits = THEIR_POLL * first * 8
     paragraphs = [
@@ -247,11 +246,11 @@ def _latency(pairs: Sequence[Pair]) -> Section:
         [
             f"{pair.clients:,}",
             name,
-            *(milliseconds(quantile(cell.known, share)) for share in (0.5, 0.95, 0.99)),
-            milliseconds(max(cell.known)),
+            *(milliseconds(quantile(result.notified_ms, q)) for q in (0.5, 0.95, 0.99)),
+            milliseconds(max(result.notified_ms)),
         ]
         for pair in pairs
-        for name, cell in (("polling", pair.polling), ("WebSocket", pair.websocket))
+        for name, result in (("polling", pair.polling), ("WebSocket", pair.websocket))
     ]
     about = [
         "The original's picture of latency is a drawing. This is a measurement: "
@@ -261,8 +260,8 @@ def _latency(pairs: Sequence[Pair]) -> Section:
     ]
     about += [
         f"With {pair.clients:,} clients, the median is "
-        f"{milliseconds(quantile(pair.polling.known, 0.5))} ms for polling and "
-        f"{milliseconds(quantile(pair.websocket.known, 0.5))} ms for WebSocket. "
+        f"{milliseconds(quantile(pair.polling.notified_ms, 0.5))} ms for polling and "
+        f"{milliseconds(quantile(pair.websocket.notified_ms, 0.5))} ms for WebSocket. "
         + (
             f"Half of the polling period is {milliseconds(500 * pair.period)} ms: that is what "
             "polling waits on average, however fast the server is."

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.results import Cell, Results
+from bench.results import Result, Results
 from bench.runner import Run
-from bench.scenarios import Grid, Group
+from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
 from bench.studies.base import GridStudy, Section, listed, measured, milliseconds
-from bench.variants import Variant
 
-WAYS = {
+VARIANTS = {
     Variant("poll", carry=True): "polling",
     Variant("longpoll", carry=True): "long polling",
     Variant("websocket", carry=True): "WebSocket",
@@ -36,8 +35,8 @@ class Pimentel(GridStudy):
     def grid(self) -> Grid:
         """What is measured."""
         return Grid(
-            [Group("serve.py", 1, distance, self.pace) for distance in self.distances],
-            ways=tuple(WAYS), period=self.pace, rounds=self.rounds, changes=self.changes,
+            [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances],
+            variants=tuple(VARIANTS), period=self.pace, rounds=self.rounds, changes=self.changes,
             drifting=True,
         )  # fmt: skip
 
@@ -45,44 +44,48 @@ class Pimentel(GridStudy):
         run.measure(self.grid)
 
     def sections(self, results: Results) -> list[Section]:
-        cells = [cell for cell in measured(results) if cell.way in WAYS and cell.clients == 1]
-        if not cells:
+        entries = [
+            result
+            for result in measured(results)
+            if result.variant in VARIANTS and result.clients == 1
+        ]
+        if not entries:
             return []
         header = ("round trip, ms", "way", *(f"{name}, ms" for name in SHARES), "max, ms")
         rows = [
             [
-                f"{cell.distance:g}",
-                WAYS[cell.way],
-                *(milliseconds(quantile(cell.known, share)) for share in SHARES.values()),
-                milliseconds(max(cell.known)),
-                str(cell.seen),
-                str(cell.coalesced),
+                f"{result.rtt_ms:g}",
+                VARIANTS[result.variant],
+                *(milliseconds(quantile(result.notified_ms, q)) for q in SHARES.values()),
+                milliseconds(max(result.notified_ms)),
+                str(result.seen),
+                str(result.coalesced),
             ]
-            for cell in cells
+            for result in entries
         ]
         title = "One-way latency of a sensor's readings"
-        return [Section(title, _about(cells), (*header, "seen", "coalesced"), rows)]
+        return [Section(title, _about(entries), (*header, "seen", "coalesced"), rows)]
 
 
-def _about(cells: Sequence[Cell]) -> list[str]:
-    pace = cells[0].pace
-    distances = sorted({cell.distance for cell in cells})
+def _about(entries: Sequence[Result]) -> list[str]:
+    pace = entries[0].pace
+    distances = sorted({result.rtt_ms for result in entries})
     paragraphs = [
         f"As in the paper: a sensor with {1 / pace:g} readings a second, and the one-way latency "
         "of polling, long polling and WebSocket over several distances: the time from a change to "
         "the moment at which the client has the reading. What is ours: one client; polling that "
         "asks as often as the sensor speaks, in each turn at another moment between two readings; "
         "a program instead of a sensor; one clock; and the distances, "
-        f"{listed([f'{distance:g}' for distance in distances])} ms for a round trip, made on one "
+        f"{listed([f'{rtt_ms:g}' for rtt_ms in distances])} ms for a round trip, made on one "
         "machine by a relay that holds back every byte for half of that. We have the design of the "
         "paper and not its tables, so no figure of it is quoted.",
     ]
-    for distance in distances:
-        here = {cell.way.transport: cell for cell in cells if cell.distance == distance}
-        if len(here) < len(WAYS):
+    for rtt_ms in distances:
+        here = {result.variant.transport: result for result in entries if result.rtt_ms == rtt_ms}
+        if len(here) < len(VARIANTS):
             continue
-        p50 = {name: quantile(cell.known, 0.5) for name, cell in here.items()}
-        where = f"{distance:g} ms away" if distance else "Near the server"
+        p50 = {name: quantile(result.notified_ms, 0.5) for name, result in here.items()}
+        where = f"{rtt_ms:g} ms away" if rtt_ms else "Near the server"
         paragraphs.append(
             f"{where}, half of the readings are there {milliseconds(p50['websocket'])} ms after "
             f"the change or sooner over WebSocket, {milliseconds(p50['longpoll'])} ms with long "
@@ -102,5 +105,5 @@ def _about(cells: Sequence[Cell]) -> list[str]:
     return paragraphs
 
 
-def _skipped(cell: Cell, name: str) -> str:
-    return f"{name} coalesced {cell.coalesced} of {cell.published}"
+def _skipped(result: Result, name: str) -> str:
+    return f"{name} coalesced {result.coalesced} of {result.published}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.bytes_on_wire import WrongAnswer
+from bench.bytes_on_wire import WrongResponse
 from bench.fanout.benchmark import PUSHLAB
 from bench.fanout.experiments import serving
 from bench.processes import NotRunning
@@ -75,7 +75,7 @@ class Shootout:
                         run.results.extra["ended_by"] = LATENCY
                         return
             run.results.extra["ended_by"] = DESCRIPTORS
-        except (WrongAnswer, NotRunning, OSError) as error:
+        except (WrongResponse, NotRunning, OSError) as error:
             raise Failed(f"shootout, {clients_of(steps) + self.step:,} clients: {error}") from error
 
     def sections(self, results: Results) -> list[Section]:
@@ -104,7 +104,7 @@ class Shootout:
             [
                 [
                     f"{step['clients']:,}",
-                    *(milliseconds(quantile(step["milliseconds"], share)) for share in (0.5, 0.95)),
+                    *(milliseconds(quantile(step["milliseconds"], q)) for q in (0.5, 0.95)),
                     milliseconds(max(step["milliseconds"])),
                 ]
                 for step in steps

@@ -1,4 +1,4 @@
-"""The peers: other servers that do the same job, and how to have them without touching ours.
+"""Other servers that do the same job, and how to have them without touching ours.
 
 Each script here tells all WebSockets of each POST /data, or of each message to /publish. The
 Python ones run in a virtual environment of their own in the user's cache folder, Node's there, too.
@@ -20,11 +20,11 @@ PATIENCE = 600
 
 
 class Unavailable(Exception):
-    """This peer cannot be had on this machine; the message says why."""
+    """This server cannot be had on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
-class Peer:
+class OtherServer:
     """A script, the packages that it needs, and how it is triggered."""
 
     name: str
@@ -34,43 +34,48 @@ class Peer:
     http: bool = False
 
 
-PEERS = (
-    Peer("picows", "picows_server.py", ("picows", "uvloop"), trigger="websocket"),
-    Peer("websockets.broadcast", "websockets_server.py", ("websockets",), trigger="websocket"),
-    Peer("aiohttp", "aiohttp_server.py", ("aiohttp",), http=True),
-    Peer("Node ws", "node_ws.js", ("ws",), http=True),
-    Peer("Tornado", "tornado_server.py", ("tornado",), http=True),
-    Peer("gevent-websocket", "gevent_websocket_server.py", ("gevent", "gevent-websocket")),
-    Peer("flask-sock, gunicorn", "flask_sock_server.py",
-         ("flask", "flask-sock", "gunicorn", "gevent", "packaging")),
-)  # fmt: skip
+OTHER_SERVERS = (
+    OtherServer("picows", "picows_server.py", ("picows", "uvloop"), trigger="websocket"),
+    OtherServer(
+        "websockets.broadcast", "websockets_server.py", ("websockets",), trigger="websocket"
+    ),
+    OtherServer("aiohttp", "aiohttp_server.py", ("aiohttp",), http=True),
+    OtherServer("Node ws", "node_ws.js", ("ws",), http=True),
+    OtherServer("Tornado", "tornado_server.py", ("tornado",), http=True),
+    OtherServer("gevent-websocket", "gevent_websocket_server.py", ("gevent", "gevent-websocket")),
+    OtherServer(
+        "flask-sock, gunicorn",
+        "flask_sock_server.py",
+        ("flask", "flask-sock", "gunicorn", "gevent", "packaging"),
+    ),
+)
 
 
 def cache() -> Path:
-    """Return the folder where peers are installed, outside of the checkout."""
+    """Return the folder where other servers are installed, outside of the checkout."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushlab-peers"
 
 
-def install(peer: Peer) -> Subject:
-    """Install what the peer needs, unless it is there; raises Unavailable."""
-    node = peer.script.endswith(".js")
-    command, versions = (_npm if node else _pip)(peer.packages)
+def install(server: OtherServer) -> Subject:
+    """Install what the server needs, unless it is there; raises Unavailable."""
+    node = server.script.endswith(".js")
+    command, versions = (_npm if node else _pip)(server.packages)
     return Subject(
-        name=peer.name,
-        command=[command, str(SCRIPTS / peer.script)],
-        trigger=peer.trigger,
-        http=peer.http,
+        name=server.name,
+        command=[command, str(SCRIPTS / server.script)],
+        trigger=server.trigger,
+        http=server.http,
         environment={"NODE_PATH": str(cache() / "node_modules")},
         versions=versions,
     )
 
 
-def install_all() -> Iterator[tuple[Peer, Subject | Unavailable]]:
-    for peer in PEERS:
+def install_all() -> Iterator[tuple[OtherServer, Subject | Unavailable]]:
+    for server in OTHER_SERVERS:
         try:
-            yield peer, install(peer)
+            yield server, install(server)
         except Unavailable as reason:
-            yield peer, reason
+            yield server, reason
 
 
 def _pip(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
