@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.scenarios import Variant
-from bench.statistics import Percentiles, quantile, spread
+from bench.statistics import Percentiles, percentiles, quantile
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
 PACKET_HEADER = 20 + 20 + 12
@@ -95,12 +95,12 @@ class Result:
     @property
     def notified_percentiles(self) -> Percentiles | None:
         """Milliseconds from the change to knowing of it."""
-        return spread(self.notified_ms)
+        return percentiles(self.notified_ms)
 
     @property
     def received_percentiles(self) -> Percentiles | None:
         """Milliseconds from the change to having the data."""
-        return spread(self.received_ms)
+        return percentiles(self.received_ms)
 
     @property
     def updates(self) -> int:

@@ -13,7 +13,6 @@ import pytest
 from bench.bytes_on_wire import WrongResponse
 from bench.fanout import benchmark, experiments, servers
 from bench.fanout.crowd import Crowd
-from bench.fanout.experiments import Figure
 from bench.fanout.report import GOALS, TITLES
 
 CLIENTS = 50
@@ -49,12 +48,6 @@ def test_a_small_run_is_plausible(
 
 def test_every_target_is_for_something_measured() -> None:
     assert {target.what for target in GOALS} <= set(TITLES)
-
-
-def test_quantiles() -> None:
-    figure = Figure("", "", 0, "", [5, 1, 3, 2, 4])
-    assert [figure.quantile(q) for q in (0, 0.1, 0.5, 0.9, 1)] == [1, 1.4, 3, 4.6, 5]
-    assert Figure("", "", 0, "", [7]).median == 7
 
 
 def test_every_other_server_has_its_script() -> None:

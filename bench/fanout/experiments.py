@@ -4,14 +4,13 @@ All are made by CPU time, which does not care how busy the machine is, and as ra
 that is measured in between, because the speed of a core does. Each is a list of samples.
 """
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from bench.fanout.crowd import DistantCrowd, crowd
 from bench.processes import Process, cores, running
-from bench.statistics import quantile
+from bench.statistics import median, quantile
 
 #: Browsers that are there before anything is measured, for what is needed once, not once each.
 FIRST = 200
@@ -53,7 +52,7 @@ class Figure:
 
     @property
     def median(self) -> float:
-        return self.quantile(0.5)
+        return median(self.samples)
 
 
 class Floor:
@@ -135,7 +134,7 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
             ours.append((before + cost()) / 2)
     # What the request that publishes costs is no part of telling; it is the same for one browser
     # and for ten thousand.
-    once = statistics.median(publishings) / clients
+    once = median(publishings) / clients
     return [
         Figure(subject.name, "floor", clients, "µs", floors),
         Figure(subject.name, "publishing", clients, "µs", publishings),
@@ -189,7 +188,7 @@ def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> lis
     events, floors = [], []
     floor.grow(clients)
     with serving(subject) as (server, browsers):
-        once = statistics.median(_publishings(server, browsers, rounds=rounds))
+        once = median(_publishings(server, browsers, rounds=rounds))
         _, newest = browsers.tell()
         browsers.stream(clients, newest)
         server.cpu()  # which waits until they all wait
