@@ -76,9 +76,9 @@ def conclude(results: Results, options: Options) -> int:
         publish(results, options.name, [path for path in written if path.suffix == ".svg"])
     console = Console(width=None if sys.stdout.isatty() else 100)
     if results.entries or not sections:
-        console.print(terminal.table(results))
+        console.print(terminal.figures(results))
     for section in sections:
-        console.print(terminal.section(section))
+        console.print(terminal.table(section))
     for sentence in findings.sentences(results):
         console.print(f"- {sentence}", highlight=False, markup=False)
     console.print(

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from bench.environment import about
 from bench.processes import ROOT
-from bench.report import rst as writing
+from bench.report.tables import as_rst
+from bench.results import as_json
 from bench.servers import started
 
 RESULT = ROOT / "docs" / "results" / "wire.json"
@@ -330,7 +331,7 @@ def table(costs: Mapping[str, Cost]) -> str:
     """Return a reStructuredText table."""
     rows: list[tuple[str, ...]] = [("bytes for one update", "requests", "up", "down", "both")]
     rows += [(variant, *map(str, cost), str(cost.total)) for variant, cost in costs.items()]
-    return writing.table(rows)
+    return as_rst(rows)
 
 
 def raw_result(costs: Mapping[str, Cost]) -> str:
@@ -344,7 +345,7 @@ def raw_result(costs: Mapping[str, Cost]) -> str:
         "value_bytes": len(json.dumps(VALUE, separators=(",", ":"))),  # as the server writes it
         "costs": {variant: cost._asdict() for variant, cost in costs.items()},
     }
-    return writing.as_json(found)
+    return as_json(found)
 
 
 def from_raw_result(found: Mapping[str, Any]) -> dict[str, Cost]:

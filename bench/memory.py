@@ -18,7 +18,8 @@ from bench.bytes_on_wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, WrongResp
 from bench.environment import about
 from bench.fanout.browsers import parse
 from bench.processes import PATIENCE, ROOT, NotRunning, Process
-from bench.report.rst import as_json, table
+from bench.report.tables import as_rst
+from bench.results import as_json
 from bench.servers import HOSTED, started
 from bench.statistics import median
 from pushlab.hosting.gevent_server import raise_descriptor_limit
@@ -168,7 +169,7 @@ def as_table(found: dict[str, dict[str, list[float]]]) -> str:
     rows += [
         (name, *(f"{median(kinds[kind]):,.0f}" for kind in KINDS)) for name, kinds in found.items()
     ]
-    return table(rows)
+    return as_rst(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.report import html as report_page
-from bench.report import tables
-from bench.report.tables import Section
+from bench.report import html, tables
+from bench.report.tables import Table
 from bench.results import Results
 
 
 def write(
-    results: Results, folder: Path, sections: Sequence[Section] = (), *, title: str = ""
+    results: Results, folder: Path, added: Sequence[Table] = (), *, title: str = ""
 ) -> list[Path]:
     """Write results.json, results.csv, the plots and report.html; return where they are.
 
@@ -32,5 +31,5 @@ def write(
 
     drawn = plots.draw(results, folder / "plots")
     written += [path for plot in drawn for path in (plot.png, plot.svg)]
-    keep("report.html", report_page.page(results, drawn, sections, title=title))
+    keep("report.html", html.page(results, drawn, added, title=title))
     return written

@@ -200,7 +200,7 @@ class Results:
         """Return it all, a line per list, so that a diff can be read."""
         entries = [{name: _rounded(value) for name, value in vars(result).items()}
                  for result in self.entries]  # fmt: skip
-        return _text({**vars(self), "entries": entries}) + "\n"
+        return as_json({**vars(self), "entries": entries})
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
@@ -229,12 +229,16 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _text(value: Any, start: str = "\n") -> str:
-    """Return it as JSON, where a list of plain values has one line, however long it is."""
+def as_json(found: Any) -> str:
+    """Return it as JSON that a diff can be read of: a list of plain values takes one line."""
+    return _json(found, "\n") + "\n"
+
+
+def _json(value: Any, start: str) -> str:
     inside = start + " "
     if isinstance(value, dict) and value:
-        lines = [f"{json.dumps(key)}: {_text(of_key, inside)}" for key, of_key in value.items()]
+        lines = [f"{json.dumps(key)}: {_json(of_key, inside)}" for key, of_key in value.items()]
         return "{" + inside + ("," + inside).join(lines) + start + "}"
     if isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
-        return "[" + inside + ("," + inside).join(_text(v, inside) for v in value) + start + "]"
+        return "[" + inside + ("," + inside).join(_json(v, inside) for v in value) + start + "]"
     return json.dumps(value, ensure_ascii=False)

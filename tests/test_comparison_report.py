@@ -19,9 +19,9 @@ from rich.console import Console
 from bench import output
 from bench.processes import ROOT
 from bench.report import findings, plots, tables, terminal
-from bench.report import html as report_page
 from bench.report.formatting import away, clients, cpu, duration, significant, size
-from bench.report.tables import Section
+from bench.report.html import page
+from bench.report.tables import Table
 from bench.results import Result, Results, Traffic
 from bench.scenarios import VARIANTS, Variant
 from tests.sample_results import result, sample_results, slow_readers
@@ -95,14 +95,14 @@ def test_nothing_but_drawing_takes_matplotlib() -> None:
 def test_csv_has_every_cell_and_figure(results: Results) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
     assert len(rows) == len(results.entries)
-    of = {(r["transport"], r["payload"], r["clients"], r["distance_ms"]): r for r in rows
-          if r["handling_s"] == "0"}  # fmt: skip
+    of = {(r["transport"], r["payload"], r["clients"], r["rtt_ms"]): r for r in rows
+          if r["processing_time_s"] == "0"}  # fmt: skip
     for measured in results.entries[: len(of)]:
         key = (measured.transport, measured.variant.payload, str(measured.clients),
                f"{measured.rtt_ms:g}")  # fmt: skip
         row = of[key]
         assert float(row["bytes_per_update"]) == pytest.approx(measured.bytes_per_update, abs=0.01)
-        assert float(row["had_max_ms"]) == pytest.approx(max(measured.received_ms), abs=0.01)
+        assert float(row["received_max_ms"]) == pytest.approx(max(measured.received_ms), abs=0.01)
         assert row["lost"] == "0"
         assert None not in row
         assert bool(row["memory_bytes_per_client"]) == (measured.clients >= 100)
@@ -112,7 +112,7 @@ def test_csv_has_every_cell_and_figure(results: Results) -> None:
 def test_what_is_not_known_is_empty() -> None:
     nothing = Results("", {}, {}, [Result("gevent", "sse", True, 10, 1.0, 0.0)])
     (row,) = csv.DictReader(io.StringIO(tables.as_csv(nothing)))
-    for name in ("had_p50_ms", "known_max_ms", "cpu_p50_us_per_update_and_client",
+    for name in ("received_p50_ms", "notified_max_ms", "cpu_p50_us_per_update_and_client",
                  "memory_bytes_per_client", "bytes_per_second_and_client"):  # fmt: skip
         assert row[name] == ""
 
@@ -135,7 +135,7 @@ def test_the_order_is_that_of_bytes_and_of_nothing_that_was_timed(results: Resul
 
     assert order(shuffled) == order(results)
     assert len(order(results)) == 5
-    assert order(results)[-1][0].endswith("0.5 s to handle each")
+    assert order(results)[-1][0].endswith("0.5 s to show each")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_numbers_for_people(function: Callable[[float], str], value: float, said
 
 def shown(results: Results, width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO())
-    console.print(terminal.table(results))
+    console.print(terminal.figures(results))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -430,11 +430,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison") / "new"
-    sections = [Section("A <paper>", ["What & why."], ["what", "then", "now"], [["a", "1", "2"]])]
+    sections = [Table("A <paper>", ["what", "then", "now"], [["a", "1", "2"]], ["What & why."])]
     written = output.write(results, folder, sections)
     assert {str(path.relative_to(folder)) for path in written} == {
         "results.json", "results.csv", "report.html",
-        *(f"plots/{name}.{kind}" for name in ("strokes", "latency", "bytes", "cpu")
+        *(f"plots/{name}.{kind}" for name in ("latency", "bytes", "cpu")
           for kind in ("png", "svg")),
     }  # fmt: skip
     assert all(path.stat().st_size for path in written)
@@ -482,8 +482,8 @@ def test_the_report_says_it_all(folder: Path, results: Results) -> None:
         assert group.title in text
     assert len(page.all("table")) == 6
     pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert [svg["class"] for svg in pictures] == ["strokes", "latency", "bytes", "cpu"]
-    assert len(page.all("figure")) == 4
+    assert [svg["class"] for svg in pictures] == ["latency", "bytes", "cpu"]
+    assert len(page.all("figure")) == 3
     assert all(svg["aria-labelledby"] and svg["viewbox"] for svg in pictures)
 
 
@@ -509,15 +509,14 @@ def test_the_page_says_how_it_ended(
     results: Results, values: dict[str, object], alarm: str
 ) -> None:
     ended = replace(results, **{"entries": results.entries[:1]} | values)  # type: ignore[arg-type]
-    page = Page(report_page.page(ended, []))
-    alarms = [p for p in page.all("p") if p.get("class") == "alarm"]
+    found = Page(page(ended, []))
+    alarms = [p for p in found.all("p") if p.get("class") == "alarm"]
     assert len(alarms) == len(values)
-    assert page.text.count(alarm) == 1 or not alarm
+    assert found.text.count(alarm) == 1 or not alarm
 
 
 def test_a_page_of_nothing() -> None:
-    html = report_page.page(Results("compare.py", {}, {}), [])
-    assert "Nothing was measured" in html
+    assert "Nothing was measured" in page(Results("compare.py", {}, {}), [])
 
 
 def test_plots_are_xml_and_have_few_points(folder: Path) -> None:
@@ -543,10 +542,10 @@ def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
     [
         ([], []),
         ([Result("gevent", "websocket", True, 10, 1.0, 0.0)], ["bytes"]),
-        ([result(WS)], ["strokes", "latency", "bytes"]),
+        ([result(WS)], ["latency", "bytes"]),
         (slow_readers(), []),
         (changed([result(WS), result(WS, clients=10)], cpu=[], changes=[]),
-         ["strokes", "latency", "bytes"]),
+         ["latency", "bytes"]),
     ],
 )  # fmt: skip
 def test_only_what_is_known_is_drawn(
@@ -569,33 +568,3 @@ def test_a_plot_of_one_of_several_servers_says_which(others: list[str]) -> None:
     assert [axes.get_title() for axes in drawn.figure.axes] == [of_one]
     assert drawn.caption.endswith(" Of several servers, this is gevent.") == bool(others)
     assert drawn.alt.startswith(f"The CPU of {of_one or 'the server'} per update and browser, ")
-
-
-#: How the strokes of an update are told from a trace at 200 ms: when the browser has it, and the
-#: times at which that update's news left and came.
-@pytest.mark.parametrize(
-    ("variant", "trace", "had", "news"),
-    [
-        (WS, [("frame", None, 101, 0, 9)], 101, [(0, 101)]),
-        (SIGNAL["websocket"], [("frame", None, 101, 0, 9), ("fetch", 101, 302, 9, 9)], 302,
-         [(0, 101), (101, 201.5), (201.5, 302)]),
-        (LONG, [("longpoll", -500, 101, 9, 9), ("longpoll", 101, 901, 9, 9)], 101,
-         [(-500, -400), (0, 101)]),
-        (POLL, [("empty", -900, -699, 9, 9), ("empty", -150, 51, 9, 9), ("poll", 600, 801, 9, 9)],
-         801, [(600, 700.5), (700.5, 801)]),
-        # One that was on its way when the data changed is told at once.
-        (LONG, [("longpoll", -40, 161, 9, 9)], 161, [(-40, 60), (60, 161)]),
-        # News of before the change brings nothing of it.
-        (WS, [("frame", None, -20, 0, 9), ("frame", None, 101, 0, 9)], 101, [(0, 101)]),
-    ],
-)  # fmt: skip
-def test_strokes(
-    variant: Variant,
-    trace: list[tuple[str, float | None, float, int, int]],
-    had: float,
-    news: list[tuple[float, float]],
-) -> None:
-    traced = replace(result(variant, rtt_ms=FAR), trace=trace, trace_changes=[0.0, 800.0])
-    story = plots._story(traced)
-    assert story.received_ms == had
-    assert [(s.start, s.end) for s in story.strokes if s.news] == news

@@ -10,11 +10,12 @@ import pytest
 from bench import bytes_on_wire as wire
 from bench.bytes_on_wire import VALUE
 from bench.fanout.crowd import DistantCrowd
+from bench.report.tables import Table
 from bench.results import Result, Results, Traffic
 from bench.runner import Failed, Run
 from bench.scenarios import Grid
 from bench.statistics import quantile
-from bench.studies import STUDIES, Abril, Kaazing, Pimentel, Section, Shootout, Study
+from bench.studies import STUDIES, Abril, Kaazing, Pimentel, Shootout, Study
 
 #: As many as the files that a process may open on the machines that this is for.
 FILES = 20_000
@@ -53,17 +54,17 @@ def made(run: Run, study: Study) -> Results:
     return Results.from_json(run.results.as_json())
 
 
-def said(section: Section) -> str:
-    return "\n".join(section.paragraphs)
+def said(section: Table) -> str:
+    return "\n".join(section.notes)
 
 
-def check_form(sections: list[Section]) -> None:
+def check_form(sections: list[Table]) -> None:
     """Everything has its place in the table, and every sentence its end."""
     for section in sections:
         assert section.rows
         assert {len(row) for row in section.rows} == {len(section.header)}
         assert all(isinstance(result, str) for row in section.rows for result in row)
-        assert all(text.endswith(".") and "  " not in text for text in section.paragraphs)
+        assert all(text.endswith(".") and "  " not in text for text in section.notes)
 
 
 def test_every_paper_is_there() -> None:
@@ -197,7 +198,7 @@ def test_shootout_until_it_takes_too_long(run: Run) -> None:
     assert capacity.rows[-1][:2] == ["Python, serve.py", "0"]
 
 
-def shot(**more: Any) -> list[Section]:
+def shot(**more: Any) -> list[Table]:
     """The sections of three steps, of which the last has a p95 of 600 ms."""
     steps = [
         {"clients": 1000 * number, "milliseconds": [200.0 * number] * 20} for number in (1, 2, 3)
@@ -288,7 +289,7 @@ def test_kaazing_where_the_machine_does_not_keep_up() -> None:
     assert thousand == ["1,000", "measured", "polling", "1,000", "5.60", "5.34", "6.6", "6.40"]
     assert computed[:7] == ["100,000", "computed", "polling", "100,000", "560", "534", "665"]
     assert "With 1,000 clients, the median is 500.0 ms for polling and 2.0 ms" in said(latency)
-    assert "and here for the server besides" in latency.paragraphs[2]
+    assert "and here for the server besides" in latency.notes[2]
 
 
 def test_kaazing_where_it_only_seems_not_to() -> None:

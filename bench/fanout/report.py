@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.environment import described
 from bench.fanout.experiments import Figure
-from bench.report.rst import as_json, table
+from bench.report.tables import as_rst
+from bench.results import as_json
 
 OURS = "Pushlab"
 
@@ -137,7 +138,7 @@ class Report:
                     ("yes" if target.is_met(figure) else "no") if target else "",
                 )
             )  # fmt: skip
-        return table(rows)
+        return as_rst(rows)
 
     def side_by_side(self) -> str:
         """Return everybody's figures side by side, a table for each N; "" without other servers."""
@@ -162,7 +163,7 @@ class Report:
         for server in servers:
             own = {f.what: f for f in self.figures if f.server == server and n in (None, f.clients)}
             rows.append((server, *(_summary(own.get(what)) for what in whats)))
-        return table(rows)
+        return as_rst(rows)
 
     def text(self) -> str:
         """Return what a terminal shows."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from bench.environment import described
 from bench.figures.pages import Claim, Part, Raw, Wrong
 from bench.report import findings, formatting, tables
-from bench.report.rst import table
 from bench.report.tables import Comparison as Group
+from bench.report.tables import as_rst as table
 from bench.report.tables import headline
 from bench.results import Result, Results
 from bench.scenarios import Variant
@@ -19,7 +19,6 @@ POLLING = "docs/explanation/polling.rst"
 
 #: The plots that `compare.py --update-docs` puts beside the raw results, and what they show.
 PLOTS = {
-    "strokes": "What one update took, between the server's line and the browser's, per way",
     "latency": "How many of the browsers had the data after how long, per way and distance",
     "bytes": "The bytes of one update, per way",
     "cpu": "The server's CPU per update and browser against their number, per way",
@@ -67,7 +66,7 @@ def _page(raw: Raw) -> str:
 
 
 _LEGEND = """\
-- *told*: from the change to knowing of it; *had*: to having the data. Milliseconds, one clock.
+- *news*: from the change to knowing of it; *data*: to having it. Milliseconds, one clock.
 - *requests*, *messages* and *bytes* are for one update of one browser, counted at its sockets;
   *with TCP/IP* adds 52 bytes for each packet, and a packet for each acknowledgement that nothing
   else carries: an estimate.
@@ -79,30 +78,8 @@ _LEGEND = """\
 
 
 def _figures(group: Group) -> str:
-    columns = [
-        ("told p50", lambda c: _ms(c.notified_ms, 0.5)),
-        ("had p50", lambda c: _ms(c.received_ms, 0.5)),
-        ("p95", lambda c: _ms(c.received_ms, 0.95)),
-        ("p99", lambda c: _ms(c.received_ms, 0.99)),
-        ("max", lambda c: _ms(c.received_ms, 1.0)),
-        ("requests", lambda c: tables.shown(c.requests_per_update)),
-        ("messages", lambda c: tables.shown(c.messages_per_update)),
-        ("bytes", lambda c: tables.shown(c.bytes_per_update)),
-        ("with TCP/IP", lambda c: tables.shown(c.bytes_with_headers_per_update)),
-        ("CPU", lambda c: tables.shown(c.cpu_per_update)),
-        ("memory", lambda c: tables.shown(c.memory_per_client)),
-        ("coalesced", lambda c: f"{c.coalesced:,}"),
-        ("lost", lambda c: f"{c.lost:,}"),
-    ]  # type: list[tuple[str, Callable[[Result], str]]]
-    columns = [
-        (name, of) for name, of in columns if any(of(result) != "–" for result in group.entries)
-    ]
-    return table(
-        [
-            ("", *(name for name, _ in columns)),
-            *((result.title, *(of(result) for _, of in columns)) for result in group.entries),
-        ]
-    )
+    found = tables.table(group, tables.DOCS)
+    return table([found.header, *found.rows])
 
 
 def _ms(samples: Sequence[float], q: float) -> str:
@@ -215,9 +192,8 @@ def _paper_page(study: Study) -> Callable[[Raw], str]:
         ]
         for section in study.sections(results):
             parts.append(_title(escaped(section.title), "-"))
-            parts += [escaped(paragraph) for paragraph in section.paragraphs]
-            if section.rows:
-                parts.append(table([section.header, *section.rows]))
+            parts += [escaped(note) for note in section.notes]
+            parts.append(table([section.header, *section.rows]))
         return "\n\n".join(parts) + "\n"
 
     return page

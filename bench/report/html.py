@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.report import drawing, findings, tables
-from bench.report.drawing import Plot
-from bench.report.tables import Column, Comparison, Section
+from bench.report import findings, tables
+from bench.report.tables import Table
 from bench.results import PACKET_HEADER, SEGMENT, Results
+from pushlab.transports import TRANSPORTS
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -21,41 +21,37 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 
-#: What the page has in place of a plot's colours, so that they follow the reader's day and night.
+#: Colours of the plots beside those of the transports.
+TEXT, MUTED, EDGE, PAPER = "#1b2333", "#596274", "#dedcd5", "#ffffff"
+#: What replaces a plot's colours on the page, so that they follow the reader's light or dark theme.
 _VARIABLES = {
-    **{hue: f"var(--{transport})" for transport, hue in drawing.HUES.items()},
-    drawing.TEXT: "var(--text)",
-    drawing.MUTED: "var(--muted)",
-    drawing.EDGE: "var(--edge)",
-    drawing.PAPER: "var(--card)",
+    **{each.colour.light: f"var(--{each.name})" for each in TRANSPORTS.values()},
+    TEXT: "var(--text)",
+    MUTED: "var(--muted)",
+    EDGE: "var(--edge)",
+    PAPER: "var(--card)",
 }
 
 
-class _Head(NamedTuple):
-    """Words above neighbouring columns."""
+class Plot(NamedTuple):
+    """A plot: what it shows, and its two files."""
 
-    words: str
-    columns: list[str]
-
-
-class _Row(NamedTuple):
+    name: str
     title: str
-    transport: str
-    cells: list[str]
-
-
-class _Table(NamedTuple):
-    title: str
-    heads: list[_Head]
-    rows: list[_Row]
-    slow: bool
+    caption: str  #: how to read it
+    alt: str  #: its content in words, for readers who do not see it
+    png: Path
+    svg: Path
 
 
 def page(
-    results: Results, plots: Sequence[Plot], sections: Sequence[Section] = (), *, title: str = ""
+    results: Results, plots: Sequence[Plot], added: Sequence[Table] = (), *, title: str = ""
 ) -> str:
-    """Return the page, with the plots in it; with a title of its own, the sections come first."""
-    found = [_table(group) for group in tables.comparisons(results)]
+    """Return the page with the plots in it.
+
+    `added` are the tables of a study, whose `title` is then the page's: they come first.
+    """
+    found = tables.comparisons(results)
     alarms, sentences = findings.alarms(results), findings.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
         title=title,
@@ -63,9 +59,10 @@ def page(
         alarms=alarms,
         sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
         plots=[(plot, _inlined(plot)) for plot in plots],
-        tables=[table for table in found if not table.slow],
-        slow_tables=[table for table in found if table.slow],
-        sections=sections,
+        tables=[tables.table(each) for each in found if not each.processing_time],
+        slow_tables=[tables.table(each) for each in found if each.processing_time],
+        added=added,
+        transports=TRANSPORTS.values(),
         about=_facts(results.about),
         options=list(_flat(results.options)),
         packet_header=PACKET_HEADER,
@@ -83,33 +80,6 @@ def _figures_bold(sentence: str) -> Markup:
     )
     text = re.sub(r"(\d) (s\b|ms\b|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
     return Markup(text)  # noqa: S704 - what it says is escaped
-
-
-def _table(group: Comparison) -> _Table:
-    # What nobody knows here takes no room.
-    columns = [
-        column
-        for column in tables.FIGURES
-        if column.heading
-        and (group.processing_time or not column.slow)
-        and any(column.of(result) is not None for result in group.entries)
-    ]
-    rows = [
-        _Row(
-            result.title, result.transport, [tables.shown(column.of(result)) for column in columns]
-        )
-        for result in group.entries
-    ]
-    return _Table(group.title, _heads(columns), rows, bool(group.processing_time))
-
-
-def _heads(columns: Sequence[Column]) -> list[_Head]:
-    heads: list[_Head] = []
-    for column in columns:
-        if not heads or heads[-1].words != column.head:
-            heads.append(_Head(column.head, []))
-        heads[-1].columns.append(column.heading)
-    return heads
 
 
 def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:

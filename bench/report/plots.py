@@ -1,4 +1,4 @@
-"""The plots of a comparison: latency, bytes, CPU, and one update's way in time and space."""
+"""The plots of a comparison: latency, bytes and CPU."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,19 +13,16 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.report import formatting
-from bench.report.drawing import EDGE, HUES, MUTED, PAPER, TEXT, Plot
+from bench.report.html import EDGE, MUTED, PAPER, TEXT, Plot
 from bench.report.tables import Comparison, comparisons, headline
 from bench.results import Result, Results
-from bench.scenarios import VARIANTS
+from bench.scenarios import FLASK, VARIANTS
 from bench.statistics import median, quantile
 from pushlab.transports import TRANSPORTS
 
-#: A second mark for each hue, for who cannot tell hues apart.
-MARKERS = {"poll": "s", "longpoll": "^", "sse": "D", "websocket": "o"}
 #: What carries is drawn through, what only signals is dashed.
 SOLID, DASHED = "-", (0, (4, 2))
 POINTS = 150  #: of a line, at most
-BEFORE = 650.0  #: milliseconds shown before the change
 
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so plots look alike everywhere
@@ -94,13 +91,15 @@ def _in_order(entries: Sequence[Result]) -> list[Result]:
 
 def _line(result: Result) -> dict[str, Any]:
     """Return how its lines look."""
+    transport = TRANSPORTS[result.transport]
+    by_flask = result.variant.has_choice and result.dispatch == FLASK
     return {
-        "color": HUES.get(result.transport, TEXT),
+        "color": transport.colour.light,
         "linestyle": SOLID if result.carry else DASHED,
-        "linewidth": 2.2,
-        "marker": MARKERS.get(result.transport, "o"),
-        "markersize": 6,
-        "markerfacecolor": HUES.get(result.transport, TEXT) if result.carry else PAPER,
+        "linewidth": 1.1 if by_flask else 2.2,
+        "marker": transport.marker,
+        "markersize": 4 if by_flask else 6,
+        "markerfacecolor": transport.colour.light if result.carry else PAPER,
     }
 
 
@@ -199,7 +198,7 @@ def _bytes(results: Results) -> _Drawn | None:
     axes = figure.subplots()
     widest = max(result.bytes_with_headers_per_update for result in entries) or 1.0
     for place, result in enumerate(entries):
-        hue = HUES.get(result.transport, TEXT)
+        hue = TRANSPORTS[result.transport].colour.light
         up, down = result.traffic.up / result.updates, result.traffic.down / result.updates
         headers = result.bytes_with_headers_per_update - result.bytes_per_update
         axes.barh(place, up, 0.62, color=hue, edgecolor=PAPER)
@@ -290,165 +289,8 @@ def _cpu(results: Results) -> _Drawn | None:
     )
 
 
-class _Stroke(NamedTuple):
-    """A message on its way: when it was at which end."""
-
-    start: float
-    end: float
-    up: bool  #: from the browser to the server
-    empty: bool
-    news: bool  #: it is part of how this update came
-
-
-class _Story(NamedTuple):
-    """One update of one cell, as it is drawn."""
-
-    strokes: list[_Stroke]
-    held: list[tuple[float, float, bool]]  #: a question waits at the server: from, to, is news
-    received_ms: float | None  #: when the browser has the data
-
-
-def _story(result: Result) -> _Story:
-    """Return what went there and back around the first change of the trace.
-
-    The clock is the client's. A plain request was at the server in the middle between its sending
-    and its answer; a poll that was held, half of the distance after it was sent, and its answer
-    left at the change, as did what was pushed.
-    """
-    half = result.rtt_ms / 2
-    strokes: list[_Stroke] = []
-    held: list[tuple[float, float, bool]] = []
-    told = had = None
-    for kind, sent, received, *_ in sorted(result.trace, key=lambda message: message[2]):
-        # The change that it tells of: it must have had the time to come.
-        possible = [change for change in result.trace_changes if change <= received - 0.9 * half]
-        change = max(possible, default=received - half)
-        before = had is None
-        if sent is None:
-            news = before and told is None and received >= 0
-            strokes.append(_Stroke(change, received, up=False, empty=False, news=news))
-        elif kind == "longpoll":
-            news = before and told is None and received >= 0
-            arrived = min(sent + half, received)
-            left = min(max(arrived, change), received)
-            strokes.append(_Stroke(sent, arrived, up=True, empty=False, news=news))
-            strokes.append(_Stroke(left, received, up=False, empty=False, news=news))
-            held.append((arrived, left, news))
-        else:
-            middle = (sent + received) / 2
-            if kind == "fetch":
-                news = before and told is not None and sent >= told - 1
-            else:
-                news = before and told is None and kind != "empty" and middle >= 0
-            empty = kind == "empty"
-            strokes.append(_Stroke(sent, middle, up=True, empty=empty, news=news))
-            strokes.append(_Stroke(middle, received, up=False, empty=empty, news=news))
-        if news and told is None:
-            told = received
-        if news and had is None and (result.carry or kind == "fetch"):
-            had = received
-    return _Story(strokes, held, had)
-
-
-def _strokes(results: Results) -> _Drawn | None:
-    """One update per way: who speaks when, and how far it is."""
-    traced = [
-        group
-        for group in comparisons(results)
-        if not group.processing_time and any(result.trace for result in group.entries)
-    ]
-    if not traced:
-        return None
-    group = max(traced, key=lambda g: (g.rtt_ms, sum(bool(c.trace) for c in g.entries), g.clients))
-    entries = {result.variant: result for result in _in_order(group.entries) if result.trace}
-    rows = [name for name in TRANSPORTS if any(variant.transport == name for variant in entries)]
-    columns = [
-        carry for carry in (False, True) if any(variant.carry == carry for variant in entries)
-    ]
-    stories = {variant: _story(result) for variant, result in entries.items()}
-    latest = max(
-        (story.received_ms for story in stories.values() if story.received_ms is not None),
-        default=0.0,
-    )
-    # A change nearby is over at once: what goes before it then says nothing.
-    start, end = -BEFORE, max(latest * 1.12, 60.0)
-    figure = Figure(figsize=(10.4, 0.9 + 1.42 * len(rows)), layout="constrained")
-    every = figure.subplots(len(rows), len(columns), sharex=True, squeeze=False)
-    for row, transport in enumerate(rows):
-        for column, carry in enumerate(columns):
-            axes = every[row][column]
-            variant = next(
-                (w for w in entries if w.transport == transport and w.carry == carry), None
-            )
-            if variant is None:
-                axes.set_axis_off()
-                continue
-            axes.set_xlim(start, end)
-            _tell(axes, entries[variant], stories[variant])
-            axes.tick_params(axis="y", length=0, labelcolor=MUTED, labelleft=column == 0)
-            if row < len(rows) - 1:
-                axes.tick_params(axis="x", length=0)
-            else:
-                axes.set_xlabel("milliseconds from the change")
-    said = ", ".join(
-        f"{entries[variant].title} after {formatting.duration(story.received_ms)}"
-        for variant, story in stories.items()
-        if story.received_ms is not None
-    )
-    return _Drawn(
-        figure,
-        f"One update, {formatting.away(group.rtt_ms)}",
-        f"{_title(group, results)}. Above the server, below a browser, time to the right. "
-        "The upright line is the change; "
-        "slanted strokes are messages on their way, thick where they bring this update, pale "
-        "where the answer is “nothing new”; a bar is a question that waits at the server. As "
-        "measured at the browser: the server's moment of a plain request is taken as the middle "
-        "between its sending and its answer, what is pushed and the answer to a waiting poll as "
-        "leaving at the change.",
-        f"When a browser had the data: {said}.",
-    )
-
-
-def _tell(axes: Axes, result: Result, story: _Story) -> None:
-    """Draw one way's strokes between two lines."""
-    hue = HUES.get(result.transport, TEXT)
-    start, end = axes.get_xlim()
-    for change in result.trace_changes:
-        if start < change < end:
-            first = change == 0
-            axes.axvline(change, color=TEXT if first else MUTED, linewidth=1.4 if first else 0.8,
-                         linestyle="-" if first else (0, (1, 2)), zorder=1)  # fmt: skip
-    for y in (0, 1):
-        axes.axhline(y, color=MUTED, linewidth=1.2, zorder=2)
-    for since, until, news in story.held:
-        axes.plot([max(since, start), until], [1, 1], color=hue, linewidth=9, alpha=0.9 if news
-                  else 0.5, solid_capstyle="butt", zorder=3)  # fmt: skip
-    for stroke in story.strokes:
-        if stroke.end < start or stroke.start > end:
-            continue
-        axes.plot(
-            [stroke.start, stroke.end], [0, 1] if stroke.up else [1, 0], color=hue,
-            linewidth=3.6 if stroke.news else 1.8, alpha=0.45 if stroke.empty else 1,
-            linestyle="-" if stroke.news or not stroke.empty else (0, (3, 1.5)),
-            solid_capstyle="round", zorder=4,
-        )  # fmt: skip
-    title = result.title
-    if story.received_ms is not None:
-        axes.plot(story.received_ms, 0, marker="o", markersize=10, color=hue, markeredgecolor=PAPER,
-                  zorder=5, clip_on=False)  # fmt: skip
-        title += f": has it after {formatting.duration(story.received_ms)}"
-    axes.set_title(title, color=hue, weight="bold")
-    axes.set_ylim(-0.22, 1.22)
-    axes.set_yticks([1, 0], ["server", "browser"])
-    axes.grid(visible=False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-
-
 #: Every plot by its name, in the order in which the page has them; None where there is no data.
 DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
-    "strokes": _strokes,
     "latency": _latency,
     "bytes": _bytes,
     "cpu": _cpu,

@@ -1,56 +1,58 @@
-"""The figures of every cell: which there are, in what order, which show most, and as CSV."""
+"""The figures of every result, in tables for people and as CSV."""
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from bench.report import formatting
 from bench.results import Result, Results
+from bench.scenarios import Variant
 from bench.statistics import Percentiles, quantile
 
 Value = str | int | float | None
 
 
 class Comparison(NamedTuple):
-    """Cells that differ only in their way: what may be compared."""
+    """Results that differ only in their variant, so that they may be compared."""
 
     server: str
-    rtt_ms: float  #: milliseconds of a round trip
+    rtt_ms: float
     clients: int
     pace: float  #: seconds between two changes
-    processing_time: float  #: seconds that a client takes for each piece of news
+    processing_time: float  #: seconds that a browser takes to show a reading
     entries: tuple[Result, ...]
 
     @property
     def title(self) -> str:
-        """As in "gevent, 200 ms away, 100 browsers, a change every 0.5 s"."""
-        where = f"{self.server}, {formatting.away(self.rtt_ms)}, {formatting.clients(self.clients)}"
-        slow = f", {self.processing_time:g} s to handle each" if self.processing_time else ""
-        return f"{self.server}, {where}, a change every {self.pace:g} s{slow}"
+        """As in "serve.py, 200 ms away, 100 browsers, a change every 0.5 s"."""
+        slow = f", {self.processing_time:g} s to show each" if self.processing_time else ""
+        periods = {result.period for result in self.entries if result.period is not None}
+        polls = f", polls every {max(periods):g} s" if len(periods) == 1 else ""
+        where = f"{formatting.away(self.rtt_ms)}, {formatting.clients(self.clients)}"
+        return f"{self.server}, {where}, a change every {self.pace:g} s{polls}{slow}"
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Return the cells, by what they share; those that took the fewest bytes come first.
+    """Return the results, grouped by their conditions; in a group the fewest bytes come first.
 
-    Bytes are counted, not timed, so that the order is the same in every run.
+    Bytes are counted, not timed, so the order is the same in every run. Slow readers come last.
     """
     found: dict[tuple[str, float, int, float, float], list[Result]] = {}
-    for result in results.entries:
-        key = result.server, result.rtt_ms, result.clients, result.pace, result.processing_time
-        found.setdefault(key, []).append(result)
-    return [  # slow readers last: theirs is another question
-        Comparison(
-            *key, tuple(sorted(entries, key=lambda result: (result.bytes_per_update, result.title)))
-        )
-        for key, entries in sorted(found.items(), key=lambda item: (item[0][4] > 0, *item[0]))
-    ]
+    for one in results.entries:
+        key = one.server, one.rtt_ms, one.clients, one.pace, one.processing_time
+        found.setdefault(key, []).append(one)
+    for entries in found.values():
+        entries.sort(key=lambda result: (result.bytes_per_update, result.title))
+    keys = sorted(found, key=lambda key: (key[4] > 0, *key))
+    return [Comparison(*key, tuple(found[key])) for key in keys]
 
 
 def headline(results: Results) -> Comparison | None:
-    """Return the cells that show most: the farthest ones, of these the most clients.
+    """Return what shows most: the farthest browsers, of these the most.
 
-    All ways are to be among them, if there is such a group; slow readers are another question.
+    A group with every transport and payload is preferred; slow readers are another question.
     """
     found = [group for group in comparisons(results) if not group.processing_time]
     kinds = [len({(r.transport, r.carry) for r in group.entries}) for group in found]
@@ -58,98 +60,157 @@ def headline(results: Results) -> Comparison | None:
     return max(full, key=lambda group: (group.rtt_ms, group.clients), default=None)
 
 
-class Section(NamedTuple):
-    """What a preset adds to the tables of all cells: paragraphs, and a table if it has rows."""
+class Table(NamedTuple):
+    """A table as text, for the terminal, the report and the docs to show."""
 
     title: str
-    paragraphs: Sequence[str] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()  #: how to read it
+    transports: Sequence[str] = ()  #: of each row, for its colour
+    heads: Sequence[tuple[str, int]] = ()  #: words above the header, and above how many columns
 
 
 class Column(NamedTuple):
-    """A figure of a cell."""
+    """A figure of a result."""
 
     name: str  #: in the CSV, with its unit
     of: Callable[[Result], Value]
-    heading: str = ""  #: for people; "" where it is not shown to them
-    head: str = ""  #: above this and its neighbours with the same
-    slow: bool = False  #: it is for slow readers, who see few of the changes
+    heading: str = ""  #: in the report; "" where it is not shown there
+    head: str = ""  #: above this heading and its neighbours with the same
+    slow: bool = False  #: only for slow readers, who see few of the changes
 
 
-def _of_spread(which: str, place: int) -> Callable[[Result], Value]:
-    def of(result: Result) -> Value:
-        spread: Percentiles | None = getattr(result, which)
-        return spread[place] if spread else None
+def _percentiles(name: str, head: str) -> Iterator[Column]:
+    for place, q in enumerate(("p50", "p95", "p99", "max")):
 
-    return of
+        def of(result: Result, place: int = place) -> Value:
+            found: Percentiles | None = getattr(result, f"{name}_percentiles")
+            return found[place] if found else None
 
-
-def _cpu_quantile(q: float) -> Callable[[Result], Value]:
-    return lambda result: quantile(result.cpu_samples, q) if result.knows_cpu else None
+        yield Column(f"{name}_{q}_ms", of, q, head)
 
 
-def _opening(result: Result) -> Value:
-    return result.connect_traffic.bytes / result.clients
+def _cpu(q: float) -> Callable[[Result], Value]:
+    return lambda r: quantile(r.cpu_samples, q) if r.knows_cpu else None
 
 
-_SHARES = ("p50", "p95", "p99", "max")
-
-#: What tells one cell from another.
+#: What tells one result from another.
 WHICH = (
-    Column("server", lambda result: result.server),
-    Column("transport", lambda result: result.transport),
-    Column("payload", lambda result: result.variant.payload),
-    Column("dispatch", lambda result: result.dispatch),
-    Column("clients", lambda result: result.clients),
-    Column("pace_s", lambda result: result.pace),
-    Column("distance_ms", lambda result: result.rtt_ms),
-    Column("period_s", lambda result: result.period),
-    Column("handling_s", lambda result: result.processing_time),
+    Column("server", lambda r: r.server),
+    Column("transport", lambda r: r.transport),
+    Column("payload", lambda r: r.variant.payload),
+    Column("dispatch", lambda r: r.dispatch, "dispatch"),
+    Column("clients", lambda r: r.clients),
+    Column("pace_s", lambda r: r.pace),
+    Column("rtt_ms", lambda r: r.rtt_ms),
+    Column("period_s", lambda r: r.period),
+    Column("processing_time_s", lambda r: r.processing_time),
 )
-#: What was found out about it.
+_UPDATE, _BYTES, _CPU = "per update", "bytes per update", "CPU per update and browser, µs"
+_BROWSER, _SECOND = "per browser", "per second and browser"
+#: What was measured of it.
 FIGURES = (
-    *(Column(f"known_{q}_ms", _of_spread("notified_percentiles", place), q, "known after, ms")
-      for place, q in enumerate(_SHARES)),
-    *(Column(f"had_{q}_ms", _of_spread("received_percentiles", place), q, "had after, ms")
-      for place, q in enumerate(_SHARES)),
-    Column("requests_per_update", lambda result: result.requests_per_update,
-           "requests", "per update"),
-    Column("messages_per_update", lambda result: result.messages_per_update,
-           "messages", "per update"),
-    Column("bytes_up_per_update", lambda result: result.traffic.up / result.updates,
-           "up", "bytes per update"),
-    Column("bytes_down_per_update", lambda result: result.traffic.down / result.updates,
-           "down", "bytes per update"),
-    Column("bytes_per_update", lambda result: result.bytes_per_update, "both", "bytes per update"),
-    Column("bytes_with_tcp_ip_headers_estimated_per_update",
-           lambda result: result.bytes_with_headers_per_update, "with TCP/IP (est.)",
-           "bytes per update"),
-    Column("cpu_p10_us_per_update_and_client", lambda result: result.cpu_per_update,
-           "p10", "CPU per update and browser, µs"),
-    Column("cpu_p50_us_per_update_and_client", _cpu_quantile(0.5),
-           "p50", "CPU per update and browser, µs"),
-    Column("cpu_p90_us_per_update_and_client", _cpu_quantile(0.9),
-           "p90", "CPU per update and browser, µs"),
-    Column("memory_bytes_per_client", lambda result: result.memory_per_client,
-           "memory, bytes", "per browser"),
-    Column("opening_bytes_per_client", _opening, "opening, bytes", "per browser"),
-    Column("bytes_per_second_and_client", lambda result: result.bytes_per_second,
-           "bytes", "per second and browser", slow=True),
-    Column("cpu_us_per_second_and_client", lambda result: result.cpu_per_second,
-           "CPU, µs", "per second and browser", slow=True),
-    Column("requests", lambda result: result.traffic.requests, "requests", "in all"),
-    Column("empty", lambda result: result.traffic.empty, "in vain", "in all"),
-    Column("messages", lambda result: result.traffic.messages),
-    Column("published", lambda result: result.published, "published", "updates"),
-    Column("seen", lambda result: result.seen, "seen", "updates"),
-    Column("coalesced", lambda result: result.coalesced, "coalesced", "updates"),
-    Column("waiting", lambda result: result.queued, "waiting", "updates", slow=True),
-    Column("lost", lambda result: result.lost, "lost", "updates"),
-    Column("audience_cpu_share", lambda result: result.worker_cpu,
-           "audience's CPU, cores", "measured"),
-    Column("seconds", lambda result: result.seconds, "for, s", "measured"),
-)  # fmt: skip
+    *_percentiles("notified", "news after, ms"),
+    *_percentiles("received", "data after, ms"),
+    Column("requests_per_update", lambda r: r.requests_per_update, "requests", _UPDATE),
+    Column("messages_per_update", lambda r: r.messages_per_update, "messages", _UPDATE),
+    Column("bytes_up_per_update", lambda r: r.traffic.up / r.updates, "up", _BYTES),
+    Column("bytes_down_per_update", lambda r: r.traffic.down / r.updates, "down", _BYTES),
+    Column("bytes_per_update", lambda r: r.bytes_per_update, "both", _BYTES),
+    Column(
+        "bytes_with_tcp_ip_headers_estimated_per_update",
+        lambda r: r.bytes_with_headers_per_update,
+        "with TCP/IP (est.)",
+        _BYTES,
+    ),
+    Column("cpu_p10_us_per_update_and_client", lambda r: r.cpu_per_update, "p10", _CPU),
+    Column("cpu_p50_us_per_update_and_client", _cpu(0.5), "p50", _CPU),
+    Column("cpu_p90_us_per_update_and_client", _cpu(0.9), "p90", _CPU),
+    Column("memory_bytes_per_client", lambda r: r.memory_per_client, "memory, bytes", _BROWSER),
+    Column(
+        "connect_bytes_per_client",
+        lambda r: r.connect_traffic.bytes / r.clients,
+        "connecting, bytes",
+        _BROWSER,
+    ),
+    Column("bytes_per_second_and_client", lambda r: r.bytes_per_second, "bytes", _SECOND, True),
+    Column("cpu_us_per_second_and_client", lambda r: r.cpu_per_second, "CPU, µs", _SECOND, True),
+    Column("requests", lambda r: r.traffic.requests, "requests", "in all"),
+    Column("empty", lambda r: r.traffic.empty, "nothing new", "in all"),
+    Column("messages", lambda r: r.traffic.messages),
+    Column("published", lambda r: r.published, "published", "updates"),
+    Column("seen", lambda r: r.seen, "seen", "updates"),
+    Column("coalesced", lambda r: r.coalesced, "coalesced", "updates"),
+    Column("queued", lambda r: r.queued, "queued", "updates", slow=True),
+    Column("lost", lambda r: r.lost, "lost", "updates"),
+    Column("worker_cpu_share", lambda r: r.worker_cpu, "browsers' CPU, cores", "measured"),
+    Column("seconds", lambda r: r.seconds, "for, s", "measured"),
+)
+_BY_NAME = {column.name: column for column in (*WHICH, *FIGURES)}
+
+#: What a terminal has room for, with its headings there.
+TERMINAL = {
+    "dispatch": "dis-\npatch",
+    "notified_p50_ms": "news\np50",
+    "received_p50_ms": "data\np50",
+    "received_p95_ms": "\np95",
+    "received_max_ms": "ms\nmax",
+    "requests_per_update": "\nreqs",
+    "messages_per_update": "\nmsgs",
+    "bytes_up_per_update": "bytes\nup",
+    "bytes_down_per_update": "\ndown",
+    "bytes_with_tcp_ip_headers_estimated_per_update": "+TCP\n/IP",
+    "cpu_p10_us_per_update_and_client": "CPU\nµs",
+    "memory_bytes_per_client": "mem.\nbytes",
+    "coalesced": "coal-\nesced",
+    "lost": "\nlost",
+}
+#: What the docs show, with its headings there.
+DOCS = {
+    "dispatch": "dispatch",
+    "notified_p50_ms": "news p50",
+    "received_p50_ms": "data p50",
+    "received_p95_ms": "p95",
+    "received_p99_ms": "p99",
+    "received_max_ms": "max",
+    "requests_per_update": "requests",
+    "messages_per_update": "messages",
+    "bytes_per_update": "bytes",
+    "bytes_with_tcp_ip_headers_estimated_per_update": "with TCP/IP",
+    "cpu_p10_us_per_update_and_client": "CPU",
+    "memory_bytes_per_client": "memory",
+    "coalesced": "coalesced",
+    "lost": "lost",
+}
+
+
+def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
+    """Return the figures of results, under these headings by the names of the columns.
+
+    Without headings, all that the report shows. Columns without any value are left out.
+    """
+    report = [
+        one for one in _BY_NAME.values() if one.heading and (of.processing_time or not one.slow)
+    ]
+    names = headings or {column.name: column.heading for column in report}
+    columns = [_BY_NAME[name] for name in names]
+    columns = [one for one in columns if any(one.of(result) is not None for result in of.entries)]
+    several = len({result.period for result in of.entries} - {None}) > 1
+    rows = []
+    for result in of.entries:
+        title = Variant(result.transport, result.carry).title
+        every = f", every {result.period:g} s" if several and result.period else ""
+        rows.append([title + every, *(shown(column.of(result)) for column in columns)])
+    busiest = max(result.worker_cpu for result in of.entries)
+    return Table(
+        of.title,
+        ["variant", *(names[column.name] for column in columns)],
+        rows,
+        notes=[f"The headless browsers took at most {busiest:.0%} of a core."],
+        transports=[result.transport for result in of.entries],
+        heads=[(words, len(list(few))) for words, few in groupby(columns, lambda one: one.head)],
+    )
 
 
 def shown(value: Value) -> str:
@@ -161,15 +222,28 @@ def shown(value: Value) -> str:
     return value if isinstance(value, str) else f"{value:,.0f}"
 
 
+def as_rst(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a reStructuredText table, the first one as its header."""
+    widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    rule = "  ".join("=" * width for width in widths)
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i else (cell or "\\").ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
 def as_csv(results: Results) -> str:
-    """Return a row per cell, with units in the names of the columns."""
-    columns = (*WHICH, *FIGURES)
+    """Return a row per result, with units in the names of the columns."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column.name for column in columns)
+    writer.writerow(_BY_NAME)
     for group in comparisons(results):
         for result in group.entries:
-            writer.writerow(_plain(column.of(result)) for column in columns)
+            writer.writerow(_plain(column.of(result)) for column in _BY_NAME.values())
     return text.getvalue()
 
 

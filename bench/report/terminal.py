@@ -1,121 +1,59 @@
-"""What a comparison shows in the terminal: the table, and meanwhile how far it is."""
+"""What a comparison shows in the terminal: progress, then tables."""
 
 import time
-from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.report import formatting, tables
-from bench.report.tables import Section, shown
-from bench.results import Result, Results
-
-#: As on the page; in the middle between its day and its night, to be read on either.
-HUES = {"poll": "#8a93a5", "longpoll": "#cf8117", "sse": "#1fa878", "websocket": "#3a8fdd"}
-
-
-class Column(NamedTuple):
-    """A figure, and the words above it, which are short, since a terminal is narrow."""
-
-    heading: str
-    of: Callable[[Result], str]
-
-
-def _ms(which: str, place: int) -> Callable[[Result], str]:
-    def of(result: Result) -> str:
-        spread = getattr(result, which)
-        return _short(spread[place]) if spread else "–"
-
-    return of
-
-
-def _short(milliseconds: float) -> str:
-    decimals = 0 if milliseconds >= 99.95 else 1 if milliseconds >= 9.995 else 2
-    return f"{milliseconds:,.{decimals}f}"
-
-
-def _kilobytes(result: Result) -> str:
-    memory = result.memory_per_client
-    return "–" if memory is None else formatting.significant(memory / 1e3)
-
-
-#: Those that a sceptic asks for. All others are in the CSV and in the report.
-COLUMNS = (
-    Column("told\np50", _ms("notified_percentiles", 0)),
-    Column("had\np50", _ms("received_percentiles", 0)),
-    Column("\np95", _ms("received_percentiles", 1)),
-    Column("ms\nmax", _ms("received_percentiles", 3)),
-    Column("re-\nquests", lambda result: shown(result.requests_per_update)),
-    Column("mes-\nsages", lambda result: shown(result.messages_per_update)),
-    Column("bytes\nup", lambda result: shown(result.traffic.up / result.updates)),
-    Column("\ndown", lambda result: shown(result.traffic.down / result.updates)),
-    Column("+TCP/IP\nest.", lambda result: shown(result.bytes_with_headers_per_update)),
-    Column("CPU\nµs", lambda result: shown(result.cpu_per_update)),
-    Column("mem.\nkB", _kilobytes),
-    Column("coa-\nlesced", lambda result: f"{result.coalesced:,}"),
-    Column("\nlost", lambda result: f"{result.lost:,}"),
-)
-
-
-def table(results: Results) -> RenderableType:
-    """Return a table for each group of cells that may be compared."""
-    found = [_table(group) for group in tables.comparisons(results)]
-    return Group(*found, Text(_LEGEND, style="dim")) if found else Text("Nothing was measured.")
-
+from bench.report import tables
+from bench.report.tables import Table
+from bench.results import Results
+from pushlab.transports import TRANSPORTS
 
 _LEGEND = (
-    "Per update and browser: ms from the change to being told, and to having the data; bytes as "
+    "Per update and browser: ms from the change to knowing of it, and to having the data; bytes as "
     "counted at the sockets, then with the headers of TCP and IP, estimated."
 )
 
 
-def _table(group: tables.Comparison) -> Table:
-    busiest = max(result.worker_cpu for result in group.entries)
-    periods = {result.period for result in group.entries if result.period is not None}
-    title = group.title
-    if len(periods) == 1:
-        title += f", short polling every {max(periods):g} s"
-    title += f"\n(the audience took at most {busiest:.0%} of a core)"
-    found = Table(
-        title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
+def figures(results: Results) -> RenderableType:
+    """Return a table for each group of results that may be compared."""
+    found = [table(tables.table(each, tables.TERMINAL)) for each in tables.comparisons(results)]
+    return Group(*found, Text(_LEGEND, style="dim")) if found else Text("Nothing was measured.")
+
+
+def table(of: Table) -> RenderableType:
+    """Return any table as rich shows it, its notes below."""
+    found = RichTable(
+        title=of.title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
         pad_edge=False, header_style="dim",
     )  # fmt: skip
-    found.add_column("\nway", no_wrap=True)
-    # What nobody knows here takes no room.
-    columns = [
-        column for column in COLUMNS if any(column.of(result) != "–" for result in group.entries)
-    ]
-    for column in columns:
-        found.add_column(column.heading, justify="right", no_wrap=True)
-    for result in group.entries:
-        name = result.title if len(periods) > 1 else result.variant.title
-        variant = Text(name, style=HUES.get(result.transport, ""))
-        found.add_row(variant, *(_emphasized(column, result) for column in columns))
-    return found
-
-
-def _emphasized(column: Column, result: Result) -> Text:
-    bad = column.heading.endswith("lost") and result.lost > 0
-    return Text(column.of(result), style="bold red" if bad else "")
-
-
-def section(of: Section) -> RenderableType:
-    """Return what a preset adds: its table, and its paragraphs below."""
-    found = Table(title=of.title, title_justify="left", title_style="bold", box=None)
     for place, heading in enumerate(of.header):
-        found.add_column(heading, justify="left" if place == 0 else "right")
-    for row in of.rows:
-        found.add_row(*map(Text, row))
-    return Group(found, *(Text(paragraph) for paragraph in of.paragraphs), Text())
+        found.add_column(heading, justify="right" if place else "left", no_wrap=bool(of.heads))
+    transports = of.transports or [""] * len(of.rows)
+    for (first, *others, last), transport in zip(of.rows, transports, strict=True):
+        lost = of.header[-1].endswith("lost") and last != "0"
+        found.add_row(
+            Text(first, style=_colour(transport)), *map(Text, others),
+            Text(last, style="bold red" if lost else ""),
+        )  # fmt: skip
+    return Group(found, *(Text(note, style="dim") for note in of.notes), Text())
+
+
+def _colour(transport: str) -> str:
+    """Return the middle between a transport's two colours, to be read on any background."""
+    if transport not in TRANSPORTS:
+        return ""
+    light, dark = (bytes.fromhex(colour[1:]) for colour in TRANSPORTS[transport].colour)
+    return "#" + bytes((one + other) // 2 for one, other in zip(light, dark, strict=True)).hex()
 
 
 class _Left(ProgressColumn):
-    """How long it still takes, as planned: the steps take as long as they are told to."""
+    """The time left, by the plan: a step takes about as long as planned."""
 
     max_refresh = 0.5
 
@@ -126,9 +64,9 @@ class _Left(ProgressColumn):
 
 
 class Progress:
-    """What is being done now, how far it is, and the time left, for people; on stderr, say.
+    """A progress bar with the current step and the time left.
 
-    Where the console is no terminal, a line for each step.
+    Where the console is no terminal, it prints a line for each step instead.
     """
 
     def __init__(self, total: float, console: Console) -> None:
@@ -136,9 +74,12 @@ class Progress:
         self.done = 0.0
         self._console = console
         self._bar = Bar(
-            BarColumn(24), _Left(), TextColumn("{task.description}", markup=False),
-            console=console, transient=True,
-        )  # fmt: skip
+            BarColumn(24),
+            _Left(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+        )
         self._task = self._bar.add_task("", total=total, since=time.monotonic())
 
     def __enter__(self) -> "Progress":
@@ -156,7 +97,7 @@ class Progress:
             self._bar.stop()
 
     def say(self, what: str) -> None:
-        """Tell what is being done from now on."""
+        """Show what is being done from now on."""
         self._bar.update(self._task, description=what)
         if not self._console.is_terminal:
             left = _left(max(0.0, self.total - self.done))

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.bytes_on_wire import NAVIGATE, Cost, Wire, WrongResponse
+from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Run, explained
 from bench.scenarios import Grid, Scenario, Variant
-from bench.studies.base import GridStudy, Section, measured
+from bench.studies.base import GridStudy, measured
 
 #: What is reloaded, and what the table calls that.
 PATHS = {"/": "reload", "/data": "reload of /data only"}
@@ -74,7 +75,7 @@ class Abril(GridStudy):
                 for path in PATHS
             }
 
-    def sections(self, results: Results) -> list[Section]:
+    def sections(self, results: Results) -> list[Table]:
         exchanges = list(_exchanges(results))
         if not exchanges:
             return []
@@ -94,7 +95,7 @@ class Abril(GridStudy):
             "way", "published responses", "responses", "frames", "requests, bytes", "requests",
             "all bytes",
         )  # fmt: skip
-        return [Section("Bytes for five updates of one client", _about(exchanges), header, rows)]
+        return [Table("Bytes for five updates of one client", header, rows, _about(exchanges))]
 
 
 def _reloaded(

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from bench.report.tables import Section
+from bench.report.tables import Table
 from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid
 
-__all__ = ["GridStudy", "Section", "Study", "listed", "measured", "milliseconds"]
+__all__ = ["GridStudy", "Study", "listed", "measured", "milliseconds"]
 
 
 class Study(Protocol):
@@ -36,7 +36,7 @@ class Study(Protocol):
         Raises Failed if it cannot go on; what was measured by then is in the results.
         """
 
-    def sections(self, results: Results) -> list[Section]:
+    def sections(self, results: Results) -> list[Table]:
         """Return what is to be said about these results, computed from nothing else.
 
         Results that are incomplete have fewer rows; those of another experiment have no section.

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.report import formatting
+from bench.report.tables import Table
 from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
-from bench.studies.base import GridStudy, Section, listed, measured, milliseconds
+from bench.studies.base import GridStudy, listed, measured, milliseconds
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
 #: Bytes of headers: of a poll and its answer, and of a message, as the paper has them.
@@ -153,7 +154,7 @@ class Kaazing(GridStudy):
         run.measure(self.grid)
         run.progress.advance(self._coming)
 
-    def sections(self, results: Results) -> list[Section]:
+    def sections(self, results: Results) -> list[Table]:
         pairs = list(_pairs(results))
         return [_traffic(pairs), _latency(pairs)] if pairs else []
 
@@ -166,20 +167,20 @@ def _pairs(results: Results) -> Iterator[Pair]:
             yield Pair(polling, websocket)
 
 
-def _traffic(pairs: Sequence[Pair]) -> Section:
+def _traffic(pairs: Sequence[Pair]) -> Table:
     basis = next((pair for pair in pairs if pair.keeps_up), pairs[0])
     rows = [
         _row(traffic, "measured") for pair in pairs for traffic in (pair.polls(), pair.messages())
     ]
     rows += [_row(traffic, "computed") for traffic in basis.scaled(COMPUTED)]
-    return Section(
+    return Table(
         "Traffic that is not data: polling every second against WebSocket",
-        _about_traffic(pairs, basis),
         (
             "clients", "how", "way", "polls or messages a second", "headers, Mbit/s",
             "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
         ),
         rows,
+        _about_traffic(pairs, basis),
     )  # fmt: skip
 
 
@@ -241,7 +242,7 @@ def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
     return paragraphs
 
 
-def _latency(pairs: Sequence[Pair]) -> Section:
+def _latency(pairs: Sequence[Pair]) -> Table:
     rows = [
         [
             f"{pair.clients:,}",
@@ -270,9 +271,9 @@ def _latency(pairs: Sequence[Pair]) -> Section:
         )
         for pair in pairs
     ]
-    return Section(
+    return Table(
         "Latency: measured instead of drawn",
-        about,
         ("clients", "way", "p50, ms", "p95, ms", "p99, ms", "max, ms"),
         rows,
+        about,
     )

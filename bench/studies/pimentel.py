@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.report.tables import Table
 from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
-from bench.studies.base import GridStudy, Section, listed, measured, milliseconds
+from bench.studies.base import GridStudy, listed, measured, milliseconds
 
 VARIANTS = {
     Variant("poll", carry=True): "polling",
@@ -43,7 +44,7 @@ class Pimentel(GridStudy):
     def measure(self, run: Run) -> None:
         run.measure(self.grid)
 
-    def sections(self, results: Results) -> list[Section]:
+    def sections(self, results: Results) -> list[Table]:
         entries = [
             result
             for result in measured(results)
@@ -64,7 +65,7 @@ class Pimentel(GridStudy):
             for result in entries
         ]
         title = "One-way latency of a sensor's readings"
-        return [Section(title, _about(entries), (*header, "seen", "coalesced"), rows)]
+        return [Table(title, (*header, "seen", "coalesced"), rows, _about(entries))]
 
 
 def _about(entries: Sequence[Result]) -> list[str]:

@@ -8,10 +8,11 @@ from bench.bytes_on_wire import WrongResponse
 from bench.fanout.benchmark import PUSHLAB
 from bench.fanout.experiments import serving
 from bench.processes import NotRunning
+from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Failed, Run
 from bench.statistics import quantile
-from bench.studies.base import Section, milliseconds
+from bench.studies.base import milliseconds
 from pushlab.hosting.listener import raise_descriptor_limit
 
 #: Clients that the original's servers held, in thousands.
@@ -78,15 +79,14 @@ class Shootout:
         except (WrongResponse, NotRunning, OSError) as error:
             raise Failed(f"shootout, {clients_of(steps) + self.step:,} clients: {error}") from error
 
-    def sections(self, results: Results) -> list[Section]:
+    def sections(self, results: Results) -> list[Table]:
         steps = results.extra.get("steps", ())
         if not steps:
             return []
         held = _held(results)
-        capacity = Section(
+        capacity = Table(
             "Clients held with a round trip of at most "
             f"{results.extra['limit']:g} ms in 95 of 100 cases",
-            _about(results, held),
             ("server", "thousands of clients", "from"),
             [
                 *([name, thousands, "published"] for name, thousands in PUBLISHED.items()),
@@ -96,10 +96,10 @@ class Shootout:
                     "measured here",
                 ],
             ],
+            _about(results, held),
         )
-        every = Section(
+        every = Table(
             "Step by step",
-            ["From sending the change until the last client has been told of it, in milliseconds."],
             ("clients", "p50, ms", "p95, ms", "max, ms"),
             [
                 [
@@ -109,6 +109,7 @@ class Shootout:
                 ]
                 for step in steps
             ],
+            ["From sending the change until the last client has been told of it, in milliseconds."],
         )
         return [capacity, every]
 
