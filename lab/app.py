@@ -13,19 +13,19 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
 from lab import source_view as listing
+from lab import static_files
 from lab.instruments import Lab
 from lab.settings import Settings
 from lab.sources import PACED, parse_object
 from lab.summary import details, headline, moment
 from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
 from pushlab.hub import Hub
-from pushlab.transports import longpoll, poll, sse
+from pushlab.transports import TRANSPORTS, longpoll, poll, sse
 from pushlab.websocket import handshake
 from pushlab.wsgi.direct import Shortcut
 from pushlab.wsgi.responses import content_security_policy, error_as_json
 
 ROOT = Path(__file__).resolve().parent.parent
-STATIC = ROOT / "static"
 
 #: The data is out of date for /healthz after this many of its paces, and never before LEAST_AGE.
 STALE_PACES = 5
@@ -48,14 +48,12 @@ class Parts(NamedTuple):
 
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     """Return the app that shows this feed; a server adds the WebSocket route at /update."""
-    app = Flask("pushlab", static_folder=STATIC, template_folder=ROOT / "templates")
+    app = Flask("pushlab", static_folder=None, template_folder=ROOT / "templates")
+    static_files.add_to(app)
     app.extensions["pushlab"] = Parts(feed, hub, lab, settings)
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
     for text in (headline, details, moment):
         app.add_template_filter(text)
-
-    # A browser that is told of them at once need not find them one after the other.
-    modules = sorted(path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*.js"))
 
     @app.get("/")
     def page() -> Response:
@@ -66,7 +64,9 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             "page.html",
             reading=feed.latest,
             now=time.time(),
-            modules=modules,
+            # A browser that is given the whole list need not find one after the other.
+            modules=static_files.MODULES,
+            transports=TRANSPORTS.values(),
             paces=lab.pace.names if lab.is_paced else (),
             places=places,
             far=f"{far:g} ms" if far else "",

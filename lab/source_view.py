@@ -78,7 +78,8 @@ def code(transport: str) -> Response:
 
 def halves(transport: str) -> tuple[Half, Half]:
     """Read both halves, as they are now."""
-    server, browser = f"pushlab/transports/{transport}.py", f"static/transports/{transport}.js"
+    server = f"pushlab/transports/{transport}.py"
+    browser = f"pushlab/static/transports/{transport}.js"
     return (
         Half("On the server", server, *listing((ROOT / server).read_text("utf-8"), "server")),
         Half("In the browser", browser, *listing((ROOT / browser).read_text("utf-8"), "browser")),

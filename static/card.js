@@ -1,27 +1,28 @@
-/** A card: a reading, how old it is, and how its line is doing. */
+// @ts-check
+/** A card: a reading, how old it is, and the state of the connection that brings it. */
 
 import { serverNow } from "./clock.js";
-import { age, headline, sequence } from "./reading.js";
+import { sequence } from "./cursor.js";
+import { find, reducedMotion, write } from "./dom.js";
+import { age, headline } from "./reading.js";
+
+/** @typedef {import("./subscription.js").Reading} Reading */
 
 const SHORT = 14; // characters
 const LONG = 48; // a longer headline is shown small, in a box that scrolls
 
-export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
-
-/** Only what has changed is written, or a screen reader would hear it again. */
-export function write(element, text) {
-	if (element.textContent !== text) element.textContent = text;
-	return element;
-}
-
 export class Card {
 	#changedAt = 0;
+	/** @type {number | null} */
 	#retryAt = null;
+	cursor = "";
 
+	/** @param {HTMLElement} element */
 	constructor(element) {
 		this.element = element;
 	}
 
+	/** @param {Reading} reading */
 	show(reading) {
 		this.cursor = this.element.dataset.cursor = reading.cursor;
 		this.#changedAt = reading.changed_at * 1000;
@@ -38,31 +39,45 @@ export class Card {
 		this.tick();
 	}
 
-	showState(state, until) {
+	/**
+	 * @param {import("./reconnector.js").State} state
+	 * @param {number | null} retryAt
+	 */
+	showState(state, retryAt) {
 		this.element.dataset.state = state;
 		this.write("state-word", state);
-		this.element.querySelector(".state use").setAttribute("href", `#icon-${state}`);
-		this.#retryAt = state === "retrying" ? until : null;
+		find(".state use", this.element).setAttribute("href", `#icon-${state}`);
+		this.#retryAt = state === "retrying" ? retryAt : null;
 		this.tick();
 	}
 
 	tick() {
 		this.write("since", age(serverNow() - this.#changedAt, { tenths: !reducedMotion.matches }));
-		const seconds = Math.ceil((this.#retryAt - Date.now()) / 1000);
-		this.write("countdown", this.#retryAt ? ` in ${Math.max(1, seconds)} s` : "");
+		const seconds = this.#retryAt && Math.ceil((this.#retryAt - Date.now()) / 1000);
+		this.write("countdown", seconds === null ? "" : ` in ${Math.max(1, seconds)} s`);
 	}
 
+	/**
+	 * @param {number[]} values
+	 * @param {number} low
+	 * @param {number} high
+	 */
 	drawSparkline(values, low = 0, high = Math.max(low, ...values)) {
-		const svg = this.element.querySelector(".sparkline");
+		const svg = find(".sparkline", this.element);
 		svg.setAttribute("viewBox", `0 ${-high} ${Math.max(1, values.length - 1)} ${high - low || 1}`);
-		svg.firstElementChild.setAttribute("points", values.map((value, i) => `${i},${-value}`).join(" "));
+		find("polyline", svg).setAttribute("points", values.map((value, i) => `${i},${-value}`).join(" "));
 	}
 
+	/**
+	 * @param {string} name
+	 * @param {string} text
+	 */
 	write(name, text) {
 		return write(this.field(name), text);
 	}
 
+	/** @param {string} name */
 	field(name) {
-		return this.element.querySelector(`[data-field="${name}"]`);
+		return find(`[data-field="${name}"]`, this.element);
 	}
 }

@@ -1,9 +1,17 @@
+// @ts-check
 /** The code of a lane, in a dialog: what the page at /code/… shows. */
 
-const dialog = document.querySelector("dialog.code");
-const [title, page] = dialog.querySelectorAll("h2, header a");
-const content = dialog.querySelector("[role=region]");
+import { find } from "./dom.js";
 
+const dialog = /** @type {HTMLDialogElement} */ (find("dialog.code"));
+const title = find("h2", dialog);
+const page = /** @type {HTMLAnchorElement} */ (find("header a", dialog));
+const content = find("[role=region]", dialog);
+
+/**
+ * @param {string} transport
+ * @param {string} name its title
+ */
 export async function showCode(transport, name) {
 	page.href = `/code/${transport}`;
 	title.textContent = `${name}: the code`;
@@ -11,23 +19,27 @@ export async function showCode(transport, name) {
 	content.textContent = "Fetching the code…";
 	dialog.showModal();
 	content.scrollTop = 0;
+	/** @type {Iterable<Node>} */
 	let shown;
 	try {
-		const answer = await fetch(`/code/${transport}`, { signal: AbortSignal.timeout(10_000) });
-		if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-		shown = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main").childNodes;
+		const response = await fetch(page.href, { signal: AbortSignal.timeout(10_000) });
+		if (!response.ok) throw new Error(`the server responded with ${response.status}`);
+		const code = new DOMParser().parseFromString(await response.text(), "text/html");
+		shown = find("main", code).childNodes;
 	} catch (error) {
-		const why = error instanceof TypeError ? "the server cannot be reached" : error.message;
-		const textContent = `The code cannot be shown: ${why}.`;
+		const { message } = /** @type {Error} */ (error);
+		const reason = error instanceof TypeError ? "the server cannot be reached" : message;
+		const textContent = `The code cannot be shown: ${reason}.`;
 		shown = [Object.assign(document.createElement("p"), { role: "alert", textContent })];
 	}
-	if (title.textContent.startsWith(name)) content.replaceChildren(...shown); // or it is too late
+	const isCurrent = title.textContent.startsWith(name); // unless another lane's code was opened since
+	if (isCurrent) content.replaceChildren(...shown);
 }
 
 // A link scrolls, but is no step in the page's history.
 content.addEventListener("click", (event) => {
-	const link = event.target.closest("a");
+	const link = /** @type {HTMLElement} */ (event.target).closest("a");
 	if (!link) return;
 	event.preventDefault();
-	document.getElementById(link.hash.slice(1)).scrollIntoView();
+	document.getElementById(link.hash.slice(1))?.scrollIntoView();
 });

@@ -1,30 +1,40 @@
+// @ts-check
 /** The controls: what a page may do to the data that all pages see. */
 
-export function makeControls(element, lab) {
+import { find } from "./dom.js";
+
+/**
+ * @param {HTMLElement} element
+ * @param {(command: import("./lab.js").Command) => void} send
+ */
+export function makeControls(element, send) {
 	const buttons = element.querySelectorAll("button");
-	let pace;
+	let pace = "";
 	let before = "irregular";
 
 	element.addEventListener("click", ({ target }) => {
+		if (!(target instanceof HTMLButtonElement)) return;
 		const { control } = target.dataset;
 		// Pause is a switch: off again, the pace is that of before.
-		const wish = control === "pause" && target.value === pace ? before : target.value;
-		if (control) lab.order(wish ? { do: "pace", pace: wish } : { do: control });
+		const wanted = control === "pause" && target.value === pace ? before : target.value;
+		if (control) send(wanted ? { do: "pace", pace: wanted } : { do: control });
 	});
 
 	return {
+		/** @param {{ may_steer: boolean, paces: string[] }} lab */
 		allow({ may_steer, paces }) {
 			for (const button of buttons) {
 				button.disabled = !may_steer;
-				button.hidden = button.value && !paces.includes(button.value);
+				button.hidden = button.value !== "" && !paces.includes(button.value);
 			}
-			element.querySelector("[data-field=rights]").hidden = may_steer;
+			find("[data-field=rights]", element).hidden = may_steer;
 		},
 
-		showPace(news) {
-			if (pace && pace !== news && pace !== "paused") before = pace;
-			pace = news;
-			for (const button of buttons) if (button.value) button.ariaPressed = button.value === pace;
+		/** @param {string} name */
+		showPace(name) {
+			if (pace && pace !== name && pace !== "paused") before = pace;
+			pace = name;
+			for (const button of buttons) if (button.value) button.ariaPressed = String(button.value === pace);
 		},
 	};
 }

@@ -1,23 +1,34 @@
-/** The space-time diagram of a lane: every message a stroke from when it left to when it arrived. */
+// @ts-check
+/** The space-time diagram of a lane: every message a stroke from when it was sent to its arrival. */
 
-import { write } from "./card.js";
-import { oneWay, toBrowser } from "./clock.js";
+import { find, write } from "./dom.js";
 import { localTime } from "./reading.js";
-import { duration, size } from "./units.js";
+import { list, SPAN, strokesOf } from "./strokes.js";
 
-const SIGHT = 10_000; // milliseconds, as all of these: the time in sight
-const STEP = 1000; // from one tidying up to the next
-const WAIT = 30; // a request that waits for longer is held
+/** @typedef {import("./strokes.js").WireRecord} WireRecord */
+/**
+ * A stroke that is drawn; its coordinates are in pixels of the layer that moves.
+ * @typedef {import("./strokes.js").Stroke
+ *   & { shape: Element, x1: number, x2: number, y1: number, y2: number, end: number }} Drawn
+ */
+
+const TIDY_EVERY = 1000; // milliseconds
 const REACH = 8; // pixels, as all of these: how close to a stroke one points at it
-const APART = 9; // closer, an ask and its answer would hide each other
-const WIDTHS = { dot: [9], empty: [2, 3.2], ask: [2.2, 3.4], signal: [2.8, 4.2], reading: [4, 5.4] }; // head / 2
+const APART = 9; // closer, a request and its response would hide each other
 const ROWS = 12;
 
+/** The width of a stroke, and half of that of its head. @type {Record<string, number[]>} */
+const WIDTHS = { dot: [9, 0], empty: [2, 3.2], ask: [2.2, 3.4], signal: [2.8, 4.2], reading: [4, 5.4] };
+
+/** @param {HTMLElement} root */
 export function makeDiagram(root) {
-	const drawn = new Map(); // strokes by record
-	let latest = []; // records, newest first, for the table
-	let chosen = null; // a stroke,
-	let isAloud = false; // and whether by keyboard
+	/** @type {Map<WireRecord, Drawn[]>} */
+	const drawn = new Map();
+	/** @type {WireRecord[]} newest first, for the table */
+	let latest = [];
+	/** @type {Drawn | null} */
+	let chosen = null;
+	let isSpoken = false; // chosen by keyboard
 	let isHeld = false;
 	let present = 0; // by the browser's clock
 	let shown = 0; // the time at the right edge
@@ -25,56 +36,58 @@ export function makeDiagram(root) {
 	let tidied = 0;
 	let [width, height] = [0, 0]; // not measured yet
 
-	const find = (selector) => root.querySelector(selector);
-	const svg = find("svg");
-	const picture = find(".picture");
-	const field = find(".field");
+	const svg = find("svg", root);
+	const picture = find(".picture", root);
+	const field = find(".field", root);
+	const table = /** @type {HTMLTableElement} */ (find("table", root));
 
-	/** Draw a record, or draw it again when more is known of it. */
+	/** Draw a record, or draw it again when more is known of it. @param {WireRecord} record */
 	function wire(record) {
 		const strokes = drawn.get(record) ?? [];
 		drawn.set(record, strokes);
 		if (record.what && !strokes.length) latest = [record, ...latest.slice(0, ROWS - 1)];
-		strokesOf(record, present).forEach((news, index) => {
+		strokesOf(record, present).forEach((stroke, index) => {
 			if (!strokes[index]) {
 				svg.insertAdjacentHTML("beforeend", `<g><path class="bar"/><path/></g>`);
-				strokes[index] = { shape: svg.lastChild };
+				strokes[index] = /** @type {Drawn} */ ({ shape: svg.lastElementChild });
 			}
-			layOut(Object.assign(strokes[index], news));
+			layOut(Object.assign(strokes[index], stroke));
 		});
 	}
 
-	/** Let time pass: all that moves is the layer. */
+	/** Let time pass: all that moves is the layer. @param {number} now */
 	function draw(now) {
 		present = now;
 		if (!isHeld) shown = now;
-		if (Math.abs(now - tidied) >= STEP) tidy();
+		if (Math.abs(now - tidied) >= TIDY_EVERY) tidy();
 		svg.style.transform = `translateX(${left()}px)`;
 	}
 
+	/** @param {boolean} held */
 	function hold(held) {
 		isHeld = held;
 		root.toggleAttribute("data-held", held);
-		find(".now").textContent = held ? "held" : "now";
-		say();
+		find(".now", root).textContent = held ? "held" : "now";
+		describe();
 	}
 
-	const xOf = (time) => ((time - origin) * width) / SIGHT;
+	const xOf = (/** @type {number} */ time) => ((time - origin) * width) / SPAN;
 
 	const left = () => width - xOf(shown);
 
 	function layOutAll() {
 		if (!isHeld) origin = shown;
 		for (const record of drawn.keys()) wire(record);
-		say();
+		describe();
 	}
 
+	/** @param {Drawn} stroke */
 	function layOut(stroke) {
 		if (!width || !height) return;
 		const { from, to, until, up, held, failed, weight, together, shape } = stroke;
 		const scale = Math.max(0.8, Math.min(height / 76, width / 480));
-		const [line, head] = WIDTHS[weight].map((pixels) => pixels * scale);
-		const room = together ? (together * width) / SIGHT : Infinity;
+		const [thickness, head] = WIDTHS[weight].map((pixels) => pixels * scale);
+		const room = together ? (together * width) / SPAN : Infinity;
 		const aside = (Math.max(0, APART * scale - room) / 2) * (up ? -1 : 1);
 		const [x1, x2, end] = [xOf(from) + aside, xOf(to) + aside, xOf(until)];
 		const [y1, y2] = up ? [height, 2] : [0, height - 2];
@@ -83,32 +96,31 @@ export function makeDiagram(root) {
 		const [x, y] = [x2 - (x2 - x1) * neck, y2 - (y2 - y1) * neck];
 		let path = head ? `M${x1} ${y1}L${x} ${y}M${x2} ${y2}L${x - head} ${y}h${2 * head}z` : `M${x1} 0h0`;
 		if (failed) path += `M${end - 7}-7l14 14m0-14l-14 14`;
-		const set = (part, d, width) => {
-			part.setAttribute("d", d);
-			part.setAttribute("stroke-width", width);
-		};
-		set(shape.firstChild, held ? `M${x2 - aside} 0H${end}` : "", WIDTHS.dot * scale);
-		set(shape.lastChild, path, line);
-		shape.setAttribute("class", list(" ", weight, failed && "failed", stroke === chosen && "chosen"));
+		const [bar, arrow] = shape.children;
+		bar.setAttribute("d", held ? `M${x2 - aside} 0H${end}` : "");
+		bar.setAttribute("stroke-width", String(WIDTHS.dot[0] * scale));
+		arrow.setAttribute("d", path);
+		arrow.setAttribute("stroke-width", String(thickness));
+		shape.setAttribute("class", list(" ", weight, failed ? "failed" : "", stroke === chosen ? "chosen" : ""));
 	}
 
 	function tidy() {
 		tidied = present;
 		for (const [record, strokes] of drawn) {
-			const [from, until] = [strokes[0].from, strokes.at(-1).until + STEP];
-			const isShown = from < shown && until > shown - SIGHT;
-			if (isShown || until > present - SIGHT) continue; // or it will be, when no longer held
+			const [from, until] = [strokes[0].from, strokes[strokes.length - 1].until + TIDY_EVERY];
+			const isShown = from < shown && until > shown - SPAN;
+			if (isShown || until > present - SPAN) continue; // or it will be, when no longer held
 			for (const { shape } of strokes) shape.remove();
-			if (strokes.includes(chosen)) choose(null);
+			if (chosen && strokes.includes(chosen)) choose(null);
 			drawn.delete(record);
 		}
-		layOutAll(); // the clocks are known better by now, and what waits has grown
-		if (isHeld || find("table").contains(getSelection().anchorNode)) return;
-		const body = find("tbody");
+		layOutAll(); // the clocks are known better by now, and what is held has grown
+		if (isHeld || table.contains(getSelection()?.anchorNode ?? null)) return;
+		const [body] = table.tBodies;
 		const strokes = latest.flatMap((record) => strokesOf(record, present).reverse());
-		strokes.slice(0, ROWS).forEach(({ from, what, news, bytes, took, after }, index) => {
+		strokes.slice(0, ROWS).forEach(({ from, what, brings, bytes, took, note }, index) => {
 			const row = body.rows[index] ?? body.insertRow();
-			const texts = [localTime(new Date(from)), list(": ", what, news, after), bytes, took || "…"];
+			const texts = [localTime(new Date(from)), list(": ", what, brings, note), bytes, took || "…"];
 			texts.forEach((text, column) => write(row.cells[column] ?? row.insertCell(), text));
 		});
 	}
@@ -116,23 +128,24 @@ export function makeDiagram(root) {
 	/** Newest first. */
 	function inSight() {
 		const strokes = [...drawn.values()].flat().reverse();
-		return strokes.filter(({ what, from, until }) => what && from < shown && until > shown - SIGHT);
+		return strokes.filter(({ what, from, until }) => what && from < shown && until > shown - SPAN);
 	}
 
-	/** Choose a stroke so many further into the past. */
+	/** Choose the stroke that is so many further in the past. @param {number} steps */
 	function walk(steps) {
 		const strokes = inSight();
-		const stroke = strokes[Math.max(0, strokes.indexOf(chosen) + steps)];
+		const stroke = strokes[Math.max(0, (chosen ? strokes.indexOf(chosen) : -1) + steps)];
 		if (stroke) choose(stroke, true);
 	}
 
+	/** @param {PointerEvent} event */
 	function point({ offsetX, offsetY }) {
 		const [x, y] = [offsetX - left(), offsetY - field.offsetTop];
 		let nearest = null;
 		let reach = REACH;
 		for (const stroke of inSight()) {
 			const { x1, y1, x2, y2, end, held } = stroke;
-			// Strokes are steep: beside is near enough to the nearest point.
+			// Strokes are steep: the distance sideways is close enough to the shortest.
 			let distance = Math.abs(x1 + ((y - y1) / (y2 - y1)) * (x2 - x1) - x);
 			if (held && x > x2 && x < end) distance = Math.min(distance, Math.abs(y));
 			if (distance < reach) [nearest, reach] = [stroke, distance];
@@ -140,36 +153,41 @@ export function makeDiagram(root) {
 		choose(nearest);
 	}
 
-	function choose(stroke, aloud = false) {
-		const both = [chosen, stroke].filter(Boolean);
-		[chosen, isAloud] = [stroke, aloud];
-		both.forEach(layOut);
-		say();
+	/** @param {Drawn | null} stroke */
+	function choose(stroke, spoken = false) {
+		const before = chosen;
+		[chosen, isSpoken] = [stroke, spoken];
+		if (before) layOut(before);
+		if (stroke) layOut(stroke);
+		describe();
 	}
 
-	/** Only what is chosen by keyboard is spoken: who hovers can see. */
-	function say() {
-		const { what, news, bytes, took, after } = chosen ?? {};
-		const hint = isHeld ? "held: a click, or Space, lets it run" : root.dataset.hint;
-		const text = what ? `${what}: ${list(", ", news, bytes, took, after)}` : hint;
-		const [seen, spoken] = find(".words").children;
-		write(seen, isAloud ? "" : text);
-		write(spoken, isAloud ? text : "");
+	/** Only what is chosen by keyboard is spoken: a pointer's user can see. */
+	function describe() {
+		const hint = isHeld ? "held: a click, or Space, lets it run" : root.dataset.hint ?? "";
+		const text = chosen
+			? `${chosen.what}: ${list(", ", chosen.brings, chosen.bytes, chosen.took, chosen.note)}`
+			: hint;
+		const [seen, spoken] = find(".words", root).children;
+		write(seen, isSpoken ? "" : text);
+		write(spoken, isSpoken ? text : "");
 	}
 
-	const on = (type, listener) => picture.addEventListener(type, listener);
-	on("pointermove", point);
-	on("pointerdown", point);
-	// A finger that is lifted is still interested; a mouse that leaves is not.
-	on("pointerleave", ({ pointerType }) => pointerType === "mouse" && choose(null));
-	on("blur", () => choose(null));
+	picture.addEventListener("pointermove", point);
+	picture.addEventListener("pointerdown", point);
+	// Lifting a finger keeps what it pointed at; a mouse that moves away does not.
+	picture.addEventListener("pointerleave", ({ pointerType }) => {
+		if (pointerType === "mouse") choose(null);
+	});
+	picture.addEventListener("blur", () => choose(null));
+	/** @type {Record<string, () => void>} */
 	const keys = {
-		" ": () => picture.click(), // the page hears it, and holds all lanes
+		" ": () => picture.click(), // page.js then holds all lanes
 		Escape: () => choose(null),
 		ArrowLeft: () => walk(1),
 		ArrowRight: () => walk(-1),
 	};
-	on("keydown", (event) => {
+	picture.addEventListener("keydown", (event) => {
 		if (event.altKey || event.ctrlKey || event.metaKey || !keys[event.key]) return;
 		event.preventDefault();
 		keys[event.key]();
@@ -181,34 +199,3 @@ export function makeDiagram(root) {
 	hold(false);
 	return { wire, draw, hold };
 }
-
-/** A record as strokes, by this clock, and in words. */
-function strokesOf(record, now) {
-	const { kind, what, sent, asked, answered, received, empty, brings, failed } = record;
-	if (kind === "change") return [{ from: toBrowser(record.at), until: toBrowser(record.at), weight: "dot" }];
-
-	const here = (time, estimate, earliest = 0) =>
-		Math.max(earliest, Math.min(time == null ? estimate : toBrowser(time), received ?? Infinity));
-	const together = received && received - sent;
-	const come = (what, from, isKnown) => ({
-		...{ what, from, to: received, until: received, together, weight: empty ? "empty" : brings ?? "ask" },
-		...{ news: empty ? "nothing new" : brings && `a ${brings}`, bytes: bytes(record.down) },
-		took: isKnown && duration(received - from),
-	});
-	if (kind === "message") return [come(what, here(record.left), true)];
-
-	const since = here(asked, sent + oneWay(), sent);
-	// What is held still is drawn until later than now, which is out of sight.
-	const until = here(answered, received ? received - oneWay() : now + 2 * SIGHT, since);
-	const held = until - since > WAIT;
-	const go = {
-		...{ what, from: sent, to: since, until, together, held, failed, up: true, weight: empty ? "empty" : "ask" },
-		...{ bytes: bytes(record.up, " up"), took: asked && duration(since - sent) },
-		after: held && `held ${duration(until - since)}`,
-	};
-	if (failed || !received) return [{ ...go, after: failed ? "cut off" : "no answer yet" }];
-	return [go, come(`answer to ${what}`, until, answered)];
-}
-
-const bytes = (count, way = "") => (count == null ? "bytes follow" : size(count) + way);
-const list = (separator, ...parts) => parts.filter(Boolean).join(separator);

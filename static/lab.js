@@ -1,61 +1,71 @@
-/** The line to the instruments: the truth, the meters, the time; and the controls. */
+// @ts-check
+/** The connection to the instruments: the newest reading, the meters, the time; and the controls. */
 
 import { browserNow, learn } from "./clock.js";
-import { Line } from "./line.js";
+import { Reconnector } from "./reconnector.js";
 
-const FIRST_QUESTIONS = 8; // about the time, to know it well soon
+const FIRST_QUESTIONS = 8; // about the time, close together, to know it well soon
 const QUICKLY = 150; // milliseconds, as all of these
-const AGAIN = 2000;
-const STALE_AFTER = 2500; // a report should come every second; noticed before any reading counts as lost
-const GIVE_UP_AFTER = 15_000; // longer than a server is frozen on purpose
+const PERIOD = 2000;
+const STALE_AFTER = 2500; // a report comes every second; noticed before any reading counts as lost
+const TIMEOUT = 15_000; // longer than a server is frozen on purpose
 
-/** The browser half of lab/instruments.py. `onMessage` hears all but the time. */
-export class Lab extends Line {
+/** @typedef {{ do: string, pace?: string, lane?: string, lanes?: string[], sent?: number }} Command */
+
+/** The browser half of lab/instruments.py. `onMessage` is called with each message but the time. */
+export class Lab extends Reconnector {
+	/** @type {WebSocket | null} */
 	#socket = null;
+	/** @type {() => string[]} the names of the lanes to report on */
+	lanes = () => [];
+	/** @type {(message: any) => void} */
+	onMessage = () => {};
 
-	tell(wish) {
+	/** Send a command; return whether there was a connection. @param {Command} command */
+	send(command) {
 		if (this.#socket?.readyState !== WebSocket.OPEN) return false;
-		this.#socket.send(JSON.stringify(wish));
+		this.#socket.send(JSON.stringify(command));
 		return true;
 	}
 
 	watch() {
-		this.tell({ do: "watch", lanes: this.lanes() });
+		this.send({ do: "watch", lanes: this.lanes() });
 	}
 
-	listen(signal) {
-		return new Promise((resolve, reject) => {
+	/** @override @param {AbortSignal} signal */
+	connect(signal) {
+		return new Promise((_, fail) => {
 			const socket = (this.#socket = new WebSocket("/lab"));
-			const on = (event, listener) => socket.addEventListener(event, listener, { signal });
-			let heardAt = performance.now();
+			let receivedAt = performance.now();
 			let questions = 0;
+			/** @type {ReturnType<typeof setTimeout>} */
 			let timer;
 
 			const askForTheTime = () => {
-				questions += this.tell({ do: "clock", sent: browserNow() });
-				const silence = performance.now() - heardAt;
-				if (silence > GIVE_UP_AFTER) reject(new Error("silence"));
+				if (this.send({ do: "clock", sent: browserNow() })) questions += 1;
+				const silence = performance.now() - receivedAt;
+				if (silence > TIMEOUT) fail(new Error("timeout"));
 				else if (silence > STALE_AFTER && this.state === "live") this.enter("stale");
-				timer = setTimeout(askForTheTime, questions < FIRST_QUESTIONS ? QUICKLY : AGAIN);
+				timer = setTimeout(askForTheTime, questions < FIRST_QUESTIONS ? QUICKLY : PERIOD);
 			};
 			askForTheTime();
-			on("open", () => {
+			socket.onopen = () => {
 				this.live();
 				this.watch();
-			});
-			on("message", ({ data }) => {
+			};
+			socket.onmessage = ({ data }) => {
 				const received = browserNow();
-				heardAt = performance.now();
+				receivedAt = performance.now();
 				if (this.state === "stale") this.live();
 				const message = JSON.parse(data);
 				if (message.clock) learn({ ...message.clock, received });
 				else this.onMessage(message);
-			});
-			on("close", ({ code }) => reject(new Error(`closed with ${code}`)));
+			};
+			socket.onclose = ({ code }) => fail(new Error(`closed with ${code}`));
 			signal.addEventListener("abort", () => {
 				clearTimeout(timer);
 				socket.close(1000);
-				reject(signal.reason);
+				fail(signal.reason);
 			});
 		});
 	}

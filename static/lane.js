@@ -1,48 +1,70 @@
-/** A lane: one transport on the page, what it brings, how late, and what that costs. */
+// @ts-check
+/** A lane: one transport on the page, what it brings, how late, and at what cost. */
 
-import { Card, reducedMotion } from "./card.js";
+import { Card } from "./card.js";
 import { oneWay, serverNow, toBrowser, toServer } from "./clock.js";
 import { showCode } from "./code.js";
 import { makeDiagram } from "./diagram.js";
+import { find, reducedMotion } from "./dom.js";
+import { withInstruments } from "./instruments.js";
 import { Measurement } from "./measurement.js";
 import { bandwidth, duration, size, times } from "./units.js";
 
+/** @typedef {import("./subscription.js").Reading} Reading */
+/** @typedef {import("./instruments.js").WireRecord} WireRecord */
+/** @typedef {[asked: number, held: number, status: number, up: number, down: number]} Exchange */
+
 const LOST_AFTER = 5000; // milliseconds, for which a reading was the newest, and the lane live
 const SLACK = 100; // by which a request and the server's record of it may seem apart
-const REMEMBERED = 100; // requests of which the server has yet to tell
+const REMEMBERED = 100; // requests that the server has yet to report
 const AUDIENCE = 10_000; // browsers
 
 export class Lane extends Card {
 	#subscription;
-	#truth;
-	#isWanted;
+	#server;
+	#enabled;
 	#startedAt = Infinity; // server time
-	#due; // the newest cursor, while the lane could have brought it,
-	#dueSince; // since when it could
-	#requests;
-	#told = []; // by the server, and not found among them yet
+	#due = ""; // the newest cursor, while the lane could have brought it,
+	#dueSince = 0; // since when it could
+	/** @type {Set<WireRecord>} */
+	#requests = new Set();
+	/** @type {Exchange[]} reported by the server, and not found among the requests yet */
+	#reported = [];
 	#run = 0;
+	/** The name by which the server counts. */
+	id = "";
+	/** @type {Map<boolean, Measurement>} the last with each payload, by whether the lane carried */
+	measurements = new Map();
 
-	constructor(element, Transport, { page, reading, truth, lab }) {
+	/**
+	 * @param {HTMLElement} element
+	 * @param {typeof import("./subscription.js").Subscription} Transport
+	 * @param {object} surroundings
+	 * @param {string} surroundings.page a random name
+	 * @param {Reading} surroundings.reading
+	 * @param {import("./server_card.js").ServerCard} surroundings.server
+	 * @param {import("./lab.js").Lab} surroundings.lab
+	 * @param {(command: import("./lab.js").Command) => void} surroundings.send
+	 */
+	constructor(element, Transport, { page, reading, server, lab, send }) {
 		super(element);
-		this.#truth = truth;
+		this.#server = server;
 		this.show(reading);
-		this.name = element.querySelector("h2").textContent;
-		this.transport = element.dataset.transport;
+		this.transport = element.dataset.transport ?? "";
+		this.name = find("h2", element).textContent;
 		this.diagram = makeDiagram(this.field("diagram"));
-		this.#isWanted = "autostart" in element.dataset;
-		const subscription = (this.#subscription = new Transport({
-			carry: this.#button("carry").ariaPressed === "true",
-			onState: (...state) => this.showState(...state),
-			onReading: (news) => this.#takeReading(news),
-			onWire: (record) => this.#takeRecord(record),
-		}));
+		this.#enabled = "autostart" in element.dataset;
+		const subscription = (this.#subscription = new (withInstruments(Transport, this.name))());
+		subscription.carry = this.#button("carry").ariaPressed === "true";
+		subscription.onState = (state, retryAt) => this.showState(state, retryAt);
+		subscription.onReading = (reading) => this.#showReading(reading);
+		subscription.onWire = (record) => this.#addRecord(record);
 		const measureAnew = () => {
 			this.#run += 1;
 			this.id = `${page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
-			this.measured = new Measurement(this.cursor);
+			this.measurements.set(this.carries, new Measurement(this.cursor));
 			this.measured.run(this.#startedAt < Infinity);
-			this.#requests = new Set();
+			this.#requests.clear();
 			Object.assign(subscription, { lane: this.id, after: this.cursor, messages: 0 });
 			subscription.restart();
 			lab.watch();
@@ -50,36 +72,39 @@ export class Lane extends Card {
 		};
 		measureAnew();
 
-		const actions = {
-			carry: (button) => {
-				button.ariaPressed = subscription.carry = !subscription.carry;
-				measureAnew(); // an average of both would be true of neither
-			},
-			stop: () => {
-				this.#isWanted = !this.#isWanted;
-				if (this.#isWanted) this.start();
-				else this.stop();
-				this.#showWhetherWanted();
-			},
-			cut: () => lab.order({ do: "cut", lane: this.id }),
-			code: () => showCode(this.transport, this.name),
-		};
-		for (const name in actions) {
-			this.#button(name).addEventListener("click", ({ currentTarget }) => actions[name](currentTarget));
-		}
-		this.#button("period")?.addEventListener("change", ({ target }) => {
-			subscription.period = Number(target.value);
+		// An average over both payloads, or two periods, would be true of neither.
+		this.#button("carry").addEventListener("click", () => {
+			subscription.carry = !subscription.carry;
+			this.#button("carry").ariaPressed = String(subscription.carry);
 			measureAnew();
 		});
-		this.#showWhetherWanted();
+		element.querySelector("select[data-action=period]")?.addEventListener("change", ({ target }) => {
+			Object.assign(subscription, { period: Number(/** @type {HTMLSelectElement} */ (target).value) });
+			this.measurements.clear();
+			measureAnew();
+		});
+		this.#button("stop").addEventListener("click", () => {
+			this.#enabled = !this.#enabled;
+			if (this.#enabled) this.start();
+			else this.stop();
+			this.#showEnabled();
+		});
+		this.#button("cut").addEventListener("click", () => send({ do: "cut", lane: this.id }));
+		this.#button("code").addEventListener("click", () => showCode(this.transport, this.name));
+		this.#showEnabled();
 	}
 
 	get carries() {
 		return this.#subscription.carry;
 	}
 
+	/** The measurement under way. */
+	get measured() {
+		return /** @type {Measurement} */ (this.measurements.get(this.carries));
+	}
+
 	start() {
-		if (!this.#isWanted || this.#startedAt < Infinity) return;
+		if (!this.#enabled || this.#startedAt < Infinity) return;
 		this.#startedAt = serverNow();
 		this.measured.run(true);
 		this.#subscription.start();
@@ -91,29 +116,38 @@ export class Lane extends Card {
 		this.#subscription.stop();
 	}
 
+	/** @override */
 	tick() {
 		super.tick();
-		const { cursor, element } = this.#truth;
+		const { cursor, element } = this.#server;
 		const live = this.#subscription?.state === "live" && element.dataset.state === "live";
 		const now = performance.now();
-		// Who was away is not late, but about to be told.
-		if (!live || cursor !== this.#due) [this.#due, this.#dueSince] = [live && cursor, now];
-		else if (now - this.#dueSince > LOST_AFTER) this.measured.overlook(cursor);
+		// A lane that was away is not late: it has only now got the chance to catch up.
+		if (!live || cursor !== this.#due) [this.#due, this.#dueSince] = [live ? cursor : "", now];
+		else if (now - this.#dueSince > LOST_AFTER) this.measured.countLost(cursor);
 	}
 
+	/**
+	 * Take the server's report on this lane.
+	 * @param {Record<import("./measurement.js").Counter, number> & { exchanges: Exchange[] }} meter
+	 * @param {string} epoch
+	 */
 	report(meter, epoch) {
 		this.measured.report(meter, epoch);
-		// An answer that it tells of may still be on its way here.
-		this.#told = [...this.#told, ...meter.exchanges].slice(-REMEMBERED).filter(([asked, held, , up, down]) => {
-			const record = [...this.#requests].find((record) => isThat(record, asked));
+		// A response that the server reports may still be on its way here.
+		this.#reported = [...this.#reported, ...meter.exchanges].slice(-REMEMBERED).filter((exchange) => {
+			const [asked, held, , up, down] = exchange;
+			const record = [...this.#requests].find((record) => matches(record, asked));
 			if (!record) return true;
 			this.#requests.delete(record);
 			this.diagram.wire(Object.assign(record, { asked, answered: asked + held, up, down }));
+			return false;
 		});
 		this.#showFigures();
 	}
 
-	#takeReading(reading) {
+	/** @param {Reading} reading */
+	#showReading(reading) {
 		this.show(reading);
 		this.measured.show(reading, reading.changed_at * 1000 >= this.#startedAt);
 		this.#showFigures();
@@ -121,11 +155,12 @@ export class Lane extends Card {
 		this.field("value").animate([{ color: "var(--transport)" }, {}], 700);
 	}
 
-	#takeRecord(record) {
+	/** @param {WireRecord} record */
+	#addRecord(record) {
 		if (record.kind === "message") {
-			const { cursor, changed_at, openedAt, received } = record;
-			const changed = changed_at ? changed_at * 1000 : this.#truth.changes.get(cursor);
-			record.left = Math.max(changed ?? toServer(received) - oneWay(), openedAt);
+			const { cursor = "", changed_at, openedAt = 0, received } = record;
+			const changed = changed_at ? changed_at * 1000 : this.#server.changes.get(cursor);
+			record.left = Math.max(changed ?? toServer(Number(received)) - oneWay(), openedAt);
 		} else {
 			const [oldest] = this.#requests.add(record);
 			if (this.#requests.size > REMEMBERED) this.#requests.delete(oldest);
@@ -138,9 +173,14 @@ export class Lane extends Card {
 		const { seen, coalesced, lost, latencies, bytesPerUpdate, requestsPerUpdate } = measured;
 		const { requests, empty, up, down } = measured.cost;
 		const { messages } = this.#subscription;
+		/**
+		 * @param {(number: number) => string} format
+		 * @param {Record<string, number | null | undefined>} figures
+		 */
 		const show = (format, figures) => {
 			for (const [name, number] of Object.entries(figures)) {
-				this.write(name, number == null ? "–" : format(number)).value = number ?? "";
+				const field = this.write(name, number == null ? "–" : format(number));
+				if (field instanceof HTMLDataElement) field.value = String(number ?? "");
 			}
 		};
 		show(String, { requests, empty, messages, seen, coalesced, lost });
@@ -152,28 +192,33 @@ export class Lane extends Card {
 			"latency-p95": measured.percentile(0.95),
 		});
 		this.drawSparkline(latencies.slice(-40));
-		if (!bytesPerUpdate || measured.seconds < 1) return;
+		if (!bytesPerUpdate || !requestsPerUpdate || measured.seconds < 1) return;
 		const rate = seen / measured.seconds;
 		this.write("bandwidth", bandwidth(AUDIENCE * bytesPerUpdate * rate * 8));
 		this.write("formula", `= 10,000 × ${size(bytesPerUpdate)} × ${rate.toFixed(2)}/s × 8`);
 		this.write("load", `${Math.round(AUDIENCE * requestsPerUpdate * rate).toLocaleString("en-US")} requests/s`);
 	}
 
-	#showWhetherWanted() {
+	#showEnabled() {
 		const button = this.#button("stop");
-		button.textContent = this.#isWanted ? "Stop" : "Start";
+		button.textContent = this.#enabled ? "Stop" : "Start";
 		button.ariaLabel = `${button.textContent} ${this.name}`;
-		this.#button("cut").disabled = !this.#isWanted;
+		this.#button("cut").disabled = !this.#enabled;
 	}
 
-	#button(name) {
-		return this.element.querySelector(`[data-action="${name}"]`);
+	/** @param {string} action */
+	#button(action) {
+		return /** @type {HTMLButtonElement} */ (find(`[data-action="${action}"]`, this.element));
 	}
 }
 
-/** Whether the server's record is of this request: by its own time, or by when it was. */
-function isThat({ asked, sent, received }, time) {
-	if (asked !== undefined) return asked === time;
-	const at = toBrowser(time);
-	return at > sent - SLACK && at < received + SLACK; // never, while it is not received
+/**
+ * Whether the server's record is of this request: by its own time, or by when it was.
+ * @param {WireRecord} record
+ * @param {number} asked
+ */
+function matches({ asked: own, sent, received }, asked) {
+	if (own !== undefined) return own === asked;
+	const at = toBrowser(asked);
+	return received != null && at > Number(sent) - SLACK && at < received + SLACK;
 }

@@ -1,38 +1,69 @@
-/** What one lane has measured: how often it was told, how late, at what cost. */
+// @ts-check
+/** What one lane has measured: how many readings it showed, how late, at what cost. */
 
 import { browserNow, toBrowser } from "./clock.js";
-import { epoch, isNews, sequence } from "./reading.js";
+import { epoch, isNewer, sequence } from "./cursor.js";
 
 const KEPT = 1000; // latencies
-const COUNTED = ["requests", "empty", "up", "down"];
+
+/** @typedef {"requests" | "empty" | "up" | "down"} Counter */
+/** @typedef {Partial<Record<Counter, number>>} Cost */
+
+/** @type {Counter[]} */
+const COUNTERS = ["requests", "empty", "up", "down"];
+
+/**
+ * Interpolate between order statistics, as Python's statistics.quantiles(method="inclusive") does.
+ * @param {number[]} samples
+ * @param {number} q from 0, the smallest, to 1, the largest
+ * @returns {number | undefined} undefined without samples
+ */
+export function percentile(samples, q) {
+	if (!samples.length) return undefined;
+	const sorted = samples.toSorted((a, b) => a - b);
+	const position = q * (sorted.length - 1);
+	const index = Math.floor(position);
+	const [below, above = below] = sorted.slice(index);
+	return below + (position - index) * (above - below);
+}
 
 export class Measurement {
 	seen = 0;
 	coalesced = 0;
 	lost = 0;
-	cost = {}; // as the server counts, over all its lives, if it can
-	#before = {}; // at the end of its last life
-	#life;
+	/** @type {Cost} as the server counts, since the measurement began, if it can */
+	cost = {};
+	/** @type {Cost} what was counted before the server was started again */
+	#before = {};
+	#epoch = "";
 	#shown;
-	#overlooked;
-	#latencies = []; // [server time of the change, browser time of its showing]
+	#lost = "";
+	/** @type {[number, number][]} server time of the change, browser time at which it was shown */
+	#latencies = [];
 	#ran = 0; // seconds
+	/** @type {number | null} */
 	#since = null;
 
+	/** @param {string} cursor of what is shown already */
 	constructor(cursor) {
 		this.#shown = cursor;
 	}
 
+	/** @param {boolean} running */
 	run(running) {
 		this.#ran = this.seconds;
 		this.#since = running ? performance.now() : null;
 	}
 
 	get seconds() {
-		return this.#ran + (this.#since && (performance.now() - this.#since) / 1000);
+		return this.#ran + (this.#since === null ? 0 : (performance.now() - this.#since) / 1000);
 	}
 
-	/** A reading is shown; `timely` unless the lane was stopped when it changed. */
+	/**
+	 * Count a reading that is shown; `timely` unless the lane was stopped when it changed.
+	 * @param {import("./subscription.js").Reading} reading
+	 * @param {boolean} timely
+	 */
 	show({ cursor, changed_at }, timely) {
 		const from = epoch(cursor) === epoch(this.#shown) ? sequence(this.#shown) : 0;
 		this.seen += 1;
@@ -41,18 +72,22 @@ export class Measurement {
 		if (timely) this.#latencies = [...this.#latencies.slice(1 - KEPT), [changed_at * 1000, browserNow()]];
 	}
 
-	/** A reading is lost, if it was not before. */
-	overlook(cursor) {
-		if (cursor === this.#overlooked || !isNews(cursor, this.#shown)) return;
-		this.#overlooked = cursor;
+	/** Count a reading as lost, once. @param {string} cursor */
+	countLost(cursor) {
+		if (cursor === this.#lost || !isNewer(cursor, this.#shown)) return;
+		this.#lost = cursor;
 		this.lost += 1;
 	}
 
-	report(meter, life) {
-		if (life !== this.#life) this.#before = this.cost;
-		this.#life = life;
+	/**
+	 * @param {Record<Counter, number>} meter
+	 * @param {string} epoch of the server
+	 */
+	report(meter, epoch) {
+		if (epoch !== this.#epoch) this.#before = this.cost;
+		this.#epoch = epoch;
 		this.cost = {};
-		for (const name of COUNTED) this.cost[name] = meter[name] + (this.#before[name] ?? 0);
+		for (const name of COUNTERS) this.cost[name] = meter[name] + (this.#before[name] ?? 0);
 	}
 
 	/** In milliseconds, by what is known of the clocks now. */
@@ -60,17 +95,18 @@ export class Measurement {
 		return this.#latencies.map(([changed, shown]) => Math.max(0, shown - toBrowser(changed)));
 	}
 
-	/** The latency that this part of them does not exceed (nearest rank). */
-	percentile(part) {
-		const sorted = this.latencies.sort((a, b) => a - b);
-		return sorted[Math.ceil(part * sorted.length) - 1];
+	/** A percentile of the latencies. @param {number} q */
+	percentile(q) {
+		return percentile(this.latencies, q);
 	}
 
 	get bytesPerUpdate() {
-		return (this.cost.up + this.cost.down) / this.seen || null;
+		const { up = NaN, down = NaN } = this.cost;
+		return (up + down) / this.seen || null;
 	}
 
 	get requestsPerUpdate() {
-		return this.cost.requests / this.seen || null;
+		const { requests = NaN } = this.cost;
+		return requests / this.seen || null;
 	}
 }

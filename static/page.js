@@ -1,56 +1,62 @@
-/** The page: makes the lanes, lets time pass, and lets go of every connection when nobody looks. */
+// @ts-check
+/** The page: makes the lanes, lets time pass, and closes every connection while the page is hidden. */
 
-import { reducedMotion } from "./card.js";
 import { browserNow, offset, oneWay } from "./clock.js";
 import { makeControls } from "./controls.js";
+import { find, reducedMotion } from "./dom.js";
 import { Lab } from "./lab.js";
 import { Lane } from "./lane.js";
-import { Truth } from "./truth.js";
+import { ServerCard } from "./server_card.js";
 import { showVerdict } from "./verdict.js";
 
-const find = (selector) => document.querySelector(selector);
-const field = (name) => find(`[data-field="${name}"]`);
-const reading = JSON.parse(document.body.dataset.reading);
+const field = (/** @type {string} */ name) => find(`[data-field="${name}"]`);
+const reading = JSON.parse(document.body.dataset.reading ?? "");
 const page = crypto.getRandomValues(new Uint32Array(1))[0].toString(36);
-const truth = new Truth(find("[data-truth]"), reading);
+const server = new ServerCard(find("[data-truth]"), reading);
+/** @type {Lane[]} */
 const lanes = [];
-let epoch;
+let epoch = "";
 
-const lab = new Lab({
-	lanes: () => lanes.map(({ id }) => id),
-	onState: (...state) => truth.showState(...state),
-	onMessage: ({ lab, pace, reading, meters, error, frozen }) => {
-		if (lab) {
-			({ epoch } = lab);
-			controls.allow(lab);
-		}
-		if (pace) controls.showPace(pace);
-		if (reading) {
-			truth.take(reading);
-			for (const { diagram } of lanes) diagram.wire({ kind: "change", at: reading.changed_at * 1000 });
-		}
-		if (meters) {
-			for (const lane of lanes) if (meters[lane.id]) lane.report(meters[lane.id], epoch);
-			showVerdict(field("verdict"), lanes);
-			showTimes();
-		}
-		if (error) say(`That was refused: ${error}.`);
-		if (frozen) say(`The server is frozen for ${frozen} seconds. Nothing moves, nothing is lost.`);
-	},
-});
-lab.order = (wish) => lab.tell(wish) || say("The instruments are not connected just now.");
-const controls = makeControls(find("[data-controls]"), lab);
+/** @type {Lab} */
+const lab = new Lab();
+const send = (/** @type {import("./lab.js").Command} */ command) => {
+	if (!lab.send(command)) notify("The instruments are not connected just now.");
+};
+const controls = makeControls(find("[data-controls]"), send);
+lab.lanes = () => lanes.map(({ id }) => id);
+lab.onState = (state, retryAt) => server.showState(state, retryAt);
+lab.onMessage = ({ lab, pace, reading, meters, error, frozen }) => {
+	if (lab) {
+		({ epoch } = lab);
+		controls.allow(lab);
+	}
+	if (pace) controls.showPace(pace);
+	if (reading) {
+		server.add(reading);
+		for (const { diagram } of lanes) diagram.wire({ kind: "change", at: reading.changed_at * 1000 });
+	}
+	if (meters) {
+		for (const lane of lanes) if (meters[lane.id]) lane.report(meters[lane.id], epoch);
+		showVerdict(field("verdict"), lanes);
+		showTimes();
+	}
+	if (error) notify(`That was refused: ${error}.`);
+	if (frozen) notify(`The server is frozen for ${frozen} seconds. Nothing moves, nothing is lost.`);
+};
 
 for (const element of document.querySelectorAll("section[data-transport]")) {
-	const { default: Transport } = await import(`./transports/${element.dataset.transport}.js`);
-	lanes.push(new Lane(element, Transport, { page, reading, truth, lab }));
+	const card = /** @type {HTMLElement} */ (element);
+	const { default: Transport } = await import(`./transports/${card.dataset.transport}.js`);
+	lanes.push(new Lane(card, Transport, { page, reading, server, lab, send }));
 }
 
-let silence;
-function say(text) {
-	clearTimeout(silence);
+/** @type {ReturnType<typeof setTimeout>} */
+let clearing;
+/** Show a notice for some seconds. @param {string} text */
+function notify(text) {
+	clearTimeout(clearing);
 	field("notice").textContent = text;
-	silence = setTimeout(() => say(""), 8000);
+	clearing = setTimeout(() => (field("notice").textContent = ""), 8000);
 }
 
 function showTimes() {
@@ -63,14 +69,15 @@ showTimes();
 // A button, or a click on any picture, holds them all.
 const holdButton = find("[data-action=hold]");
 document.addEventListener("click", ({ target }) => {
-	if (!target.closest(".picture, [data-action=hold]")) return;
+	if (!(target instanceof Element && target.closest(".picture, [data-action=hold]"))) return;
 	const held = holdButton.ariaPressed !== "true";
-	holdButton.ariaPressed = held;
+	holdButton.ariaPressed = String(held);
 	for (const { diagram } of lanes) diagram.hold(held);
 });
 
+/** @type {ReturnType<typeof setInterval>} */
 let ticking;
-let nextFrame;
+let nextFrame = 0;
 
 function draw() {
 	for (const { diagram } of lanes) diagram.draw(browserNow());
@@ -78,26 +85,26 @@ function draw() {
 }
 
 function tick() {
-	for (const card of [truth, ...lanes]) card.tick();
+	for (const card of [server, ...lanes]) card.tick();
 	if (reducedMotion.matches) draw();
 }
 
-function stopTime() {
+function stopTicking() {
 	clearInterval(ticking);
 	cancelAnimationFrame(nextFrame);
 }
 
 function resume() {
-	if (document.hidden) return; // until somebody looks
-	stopTime();
+	if (document.hidden) return; // until it is shown
+	stopTicking();
 	ticking = setInterval(tick, reducedMotion.matches ? 1000 : 100);
 	draw();
-	for (const line of [lab, ...lanes]) line.start();
+	for (const each of [lab, ...lanes]) each.start();
 }
 
 function suspend() {
-	stopTime();
-	for (const line of [lab, ...lanes]) line.stop();
+	stopTicking();
+	for (const each of [lab, ...lanes]) each.stop();
 }
 
 // A hidden tab would hold connections, of which a browser has six per host for all its tabs; and a

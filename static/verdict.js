@@ -1,42 +1,120 @@
-/** The verdict: what the lanes have measured, compared in a sentence. */
+// @ts-check
+/** The verdict: what the lanes have measured, like compared with like, in a few sentences. */
 
-import { duration, times } from "./units.js";
+import { duration } from "./units.js";
 
 const ENOUGH = 3; // updates
 const SAME_TIME = 2; // milliseconds
-const SAME_SIZE = 1.05;
+const POLLS = ["longpoll", "poll"]; // the transports that push are compared with these, in this order
+const MEASURING = "Measuring: the verdict comes after three updates.";
+const HINT = "Switch a lane to “signal, then fetch” to measure what carrying the data saves.";
 
+/**
+ * @typedef {object} Measured
+ * @property {number[]} latencies
+ * @property {number} seen
+ * @property {{ requests?: number }} cost
+ * @property {number | null} bytesPerUpdate null where bytes are not counted
+ * @property {(q: number) => number | undefined} percentile
+ */
+/**
+ * @typedef {object} MeasuredLane
+ * @property {string} transport
+ * @property {string} name
+ * @property {boolean} carries
+ * @property {Map<boolean, Measured>} measurements the last with each payload, by whether it carries
+ */
+
+/** @typedef {{ p50: number, bytes: number | null }} Figures */
+
+/**
+ * @param {HTMLElement} element
+ * @param {MeasuredLane[]} lanes
+ */
 export function showVerdict(element, lanes) {
-	const known = lanes.filter(({ measured }) => measured.latencies.length >= ENOUGH);
-	const { poll, longpoll, sse, websocket } = Object.fromEntries(known.map((lane) => [lane.transport, lane]));
-	const one = websocket ?? sse;
-	const other = longpoll ?? poll ?? (websocket && sse);
-	let html = one && other ? compare(one, other) : "Measuring: the verdict comes after three updates.";
-	const { cost, seen } = poll?.measured ?? {};
-	if (cost?.requests) html += ` ${name(poll)} asked <strong>${cost.requests} times</strong> to hear ${seen} changes.`;
+	const known = lanes.filter((lane) => figuresOf(lane));
+	const pair = choosePair(known);
+	const poll = known.find(({ transport }) => transport === "poll");
+	const sentences = [pair ? compare(...pair) : MEASURING];
+	if (poll) sentences.push(requestsOf(poll));
+	if (pair) sentences.push(saving([pair[1], pair[0], ...lanes]));
+	const html = sentences.filter(Boolean).join(" ");
 	if (element.innerHTML !== html) element.innerHTML = html;
 }
 
+/**
+ * What a lane has measured with this payload; undefined after too few updates.
+ * @param {MeasuredLane} lane
+ * @returns {Figures | undefined}
+ */
+function figuresOf(lane, carries = lane.carries) {
+	const measured = lane.measurements.get(carries);
+	if (!measured || measured.latencies.length < ENOUGH) return undefined;
+	return { p50: measured.percentile(0.5) ?? 0, bytes: measured.bytesPerUpdate };
+}
+
+/**
+ * A lane that pushes and another one, with the same payload if there are two such lanes.
+ * @param {MeasuredLane[]} known
+ * @returns {[MeasuredLane, MeasuredLane] | undefined}
+ */
+function choosePair(known) {
+	const pushing = known.filter(({ transport }) => !POLLS.includes(transport)).reverse();
+	const polling = POLLS.flatMap((name) => known.filter(({ transport }) => transport === name));
+	/** @type {[MeasuredLane, MeasuredLane][]} */
+	const pairs = [];
+	pushing.forEach((one, i) => {
+		for (const other of [...polling, ...pushing.slice(i + 1)]) pairs.push([one, other]);
+	});
+	return pairs.find(([one, other]) => one.carries === other.carries) ?? pairs[0];
+}
+
+/**
+ * @param {MeasuredLane} one
+ * @param {MeasuredLane} other
+ */
 function compare(one, other) {
-	const sooner = other.measured.percentile(0.5) - one.measured.percentile(0.5);
-	const apart = `${duration(Math.abs(sooner))} ${sooner > 0 ? "sooner" : "later"}`;
-	const [time, than] = Math.abs(sooner) < SAME_TIME ? ["as soon", "as"] : [apart, "than"];
-	const factor = other.measured.bytesPerUpdate / one.measured.bytesPerUpdate;
-	const most = Math.max(factor, 1 / factor);
-	const much = most < 2 ? `${Math.round(100 * Math.abs(1 - 1 / factor))} %` : `${times(most)} times`;
-	const cost = most < SAME_SIZE ? "as many" : `${much} ${factor > 1 ? "fewer" : "more"}`;
-	const second = name(other, other.name.replace(/^[LS]/, (letter) => letter.toLowerCase()));
-	return (
-		`${name(one)}${how(one, other)} told you <strong>${time}</strong> ${than} ` +
-		`${second}${how(other, one)}` +
-		(factor ? ` and used <strong>${cost} bytes</strong>.` : ".")
-	);
+	const payload = (/** @type {MeasuredLane} */ { carries }) => (carries ? "carries the data" : "only signals");
+	const [a, b] = [figuresOf(one), figuresOf(other)];
+	if (!a || !b || one.carries !== other.carries) {
+		const both = `${hue(one)} ${payload(one)} and ${hue(other, inSentence(other))} ${payload(other)}`;
+		return `${both}: switch both to the same payload to compare the transports.`;
+	}
+	const sooner = b.p50 - a.p50;
+	const apart = `${duration(Math.abs(sooner))} ${sooner > 0 ? "faster" : "slower"}`;
+	const [speed, than] = Math.abs(sooner) < SAME_TIME ? ["as fast", "as"] : [apart, "than"];
+	const both = one.carries ? "Both carry the data" : "Both only signal";
+	const cost = a.bytes && b.bytes && ` and used <strong>${count(a.bytes)} bytes</strong> per update against ${count(b.bytes)}`;
+	return `${both}: ${hue(one)} was <strong>${speed}</strong> ${than} ${hue(other, inSentence(other))}${cost || ""}.`;
 }
 
-/** Its payload, where they differ. */
-function how(lane, other) {
-	if (lane.carries === other.carries) return "";
-	return lane.carries ? ", carrying the data," : " with its signals";
+/**
+ * What carrying saves the first of these lanes that has measured both payloads.
+ * @param {MeasuredLane[]} lanes
+ */
+function saving(lanes) {
+	const lane = lanes.find((lane) => figuresOf(lane, true) && figuresOf(lane, false));
+	const [carry, signal] = lane ? [figuresOf(lane, true), figuresOf(lane, false)] : [];
+	if (!lane || !carry || !signal) return `<span class="hint">${HINT}</span>`;
+	const sooner = signal.p50 - carry.p50;
+	const apart = `${duration(Math.abs(sooner))} ${sooner > 0 ? "faster" : "slower"}`;
+	const speed = Math.abs(sooner) < SAME_TIME ? "no faster" : apart;
+	const fewer = signal.bytes && carry.bytes && signal.bytes - carry.bytes;
+	const bytes = fewer && `${count(Math.abs(fewer))} bytes ${fewer > 0 ? "less" : "more"}`;
+	const cost = bytes && ` and takes <strong>${bytes}</strong> per update`;
+	return `Carrying alone makes ${hue(lane, inSentence(lane))} <strong>${speed}</strong>${cost || ""}.`;
 }
 
-const name = (lane, text = lane.name) => `<span class="hue ${lane.transport}">${text}</span>`;
+/** @param {MeasuredLane} lane */
+function requestsOf(lane) {
+	const { cost, seen } = /** @type {Measured} */ (lane.measurements.get(lane.carries));
+	return cost.requests ? `${hue(lane)} sent <strong>${cost.requests} requests</strong> for ${seen} changes.` : "";
+}
+
+const count = (/** @type {number} */ bytes) => Math.round(bytes).toLocaleString("en-US");
+
+/** A name within a sentence: long polling, but WebSocket. @param {MeasuredLane} lane */
+const inSentence = ({ name }) => name.replace(/^[A-Z](?=[^A-Z]*$)/, (letter) => letter.toLowerCase());
+
+/** @param {MeasuredLane} lane */
+const hue = (lane, text = lane.name) => `<span class="hue ${lane.transport}">${text}</span>`;

@@ -1,4 +1,4 @@
-"""A real Chromium for the tests, with short words for what the page's contract names."""
+"""A real Chromium for the tests, with short names for the page's parts."""
 
 import base64
 import json
@@ -16,12 +16,13 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from pushlab.transports import TRANSPORTS
 from tests.clients import LabPage
 from tests.conftest import PATIENCE, ROOT, Server, eventually
 
-LANES = ("poll", "longpoll", "sse", "websocket")
+LANES = tuple(TRANSPORTS)
 #: Those that run at first; an event stream would hold one more of a browser's six connections.
-RUNNING = ("poll", "longpoll", "websocket")
+RUNNING = tuple(name for name, transport in TRANSPORTS.items() if transport.autostart)
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
 #: The figures that a lane shows, as numbers where they are some; null where there is none yet.
@@ -47,7 +48,7 @@ for (const button of document.querySelectorAll("[data-state=stopped] [data-actio
 }
 """
 
-#: Whether the truth and all lanes are live.
+#: Whether the server's card and all lanes are live.
 ALL_LIVE = """
 const parts = document.querySelectorAll("[data-truth], section[data-transport]");
 return [...parts].every(({ dataset }) => dataset.state === "live");
@@ -83,8 +84,8 @@ class Request:
     url: str
     sent_at: float  #: seconds, by a clock of the browser's
     conditional: bool = False  #: it has an If-None-Match
-    status: int = 0  #: of its answer, if there was one
-    told: int = 0  #: events, or frames, that came
+    status: int = 0  #: of its response, if there was one
+    received: int = 0  #: events or frames
 
     @property
     def lane(self) -> str:
@@ -97,9 +98,9 @@ class Request:
 
     @property
     def messages(self) -> int:
-        """How often it told the lane something, other than what was fetched."""
+        """How often it brought news; a fetch after a signal is none."""
         if self.transport in ("sse", "websocket"):
-            return self.told
+            return self.received
         asks = "/update?" in self.url or self.conditional
         return int(self.status == 200 and asks)
 
@@ -159,7 +160,7 @@ class Browser(webdriver.Chrome):
         return self.find_element(By.CSS_SELECTOR, selector)
 
     def control(self, name: str, value: str = "") -> Any:
-        """The button that steers what all pages see."""
+        """The button of a control that acts for all pages."""
         return self.find(f'[data-control="{name}"]' + (f'[value="{value}"]' if value else ""))
 
     def watch_states(self) -> None:
@@ -174,7 +175,7 @@ class Browser(webdriver.Chrome):
     # Its own tools.
 
     def network_log(self) -> list[Event]:
-        """What the browser's own network log has since `open`: names and parameters."""
+        """The browser's own network events since `open`: names and parameters."""
         for entry in self.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"].startswith("Network."):
@@ -198,20 +199,20 @@ class Browser(webdriver.Chrome):
                 if name in ("responseReceived", "webSocketHandshakeResponseReceived"):
                     request.status = params["response"]["status"]
                 elif name in ("webSocketFrameReceived", "eventSourceMessageReceived"):
-                    request.told += 1
+                    request.received += 1
         return [request for request in requests.values() if request.lane]
 
     @property
     def lane_ids(self) -> dict[str, str]:
-        """The names by which the server knows the lanes, by transport."""
+        """The lanes' names on the server, by transport."""
         return {request.transport: request.lane for request in self.requests}
 
     def complaints(self) -> list[str]:
-        """What the page has written to the console, and what its policy has stopped."""
+        """What is in the console, also what the page's policy has blocked."""
         return [entry["message"] for entry in self.get_log("browser")]
 
     def errors(self) -> list[str]:
-        """Of that, what a server that is gone does not explain."""
+        """Complaints that a stopped server does not explain."""
         return [
             entry["message"]
             for entry in self.get_log("browser")
@@ -223,7 +224,7 @@ class Browser(webdriver.Chrome):
     def look(
         self, *, width: int = 1400, height: int = 900, scheme: str = "light", motion: bool = False
     ) -> None:
-        """Have the screen, and the reader's taste, like this."""
+        """Set the screen's size and the reader's preferences."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         tastes = {
@@ -247,7 +248,7 @@ class Browser(webdriver.Chrome):
 
 
 class Part:
-    """A lane, or the truth."""
+    """A lane, or the server's own card."""
 
     def __init__(self, browser: Browser, selector: str) -> None:
         self.browser, self.selector = browser, selector
@@ -287,7 +288,7 @@ class Part:
 
     @property
     def carries(self) -> bool:
-        """Whether it is set to bring the data, not only the news of it."""
+        """Whether it is set to carry readings, not only to signal."""
         return bool(self.find('[data-action="carry"]').get_attribute("aria-pressed") == "true")
 
     def set_carry(self, carry: bool) -> None:
@@ -303,12 +304,12 @@ class Part:
 
 
 def notice(browser: Browser) -> str:
-    """What the page tells its reader just now."""
+    """The notice that the page shows just now."""
     return str(browser.find("[data-field=notice]").text)
 
 
 def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
-    """Wait until one is the other; if they never are, tell how they differ."""
+    """Wait until both are equal; fail with how they differ."""
     deadline = time.monotonic() + PATIENCE
     one, other = both()
     while one != other and time.monotonic() < deadline:
@@ -321,7 +322,7 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practi
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core. Its package is not imported: that would want another browser."""
+    """The source of axe-core. Importing its package would need another browser."""
     package = find_spec("axe_playwright_python")
     assert package
     assert package.origin
@@ -364,7 +365,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """The file's browser, which leaves the page in the end, and looks as it did."""
+    """The file's browser, reset after each test."""
     yield chromium
     assert chromium.errors() == []
     chromium.look_as_before()
@@ -373,11 +374,11 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 @pytest.fixture
 def lab_of() -> Iterator[Callable[[Server], LabPage]]:
-    """The server's own view: the instruments, as another page has them."""
+    """Connections to the instruments, as another page has them."""
     pages: list[LabPage] = []
 
     def lab_of(server: Server) -> LabPage:
-        # Without a limit: what nobody reads must not hold up the end of it.
+        # Without a limit: messages that no test reads must not hold up its close.
         pages.append(LabPage(server.ws, max_queue=None))
         return pages[-1]
 

@@ -61,6 +61,7 @@ def test_each_transport_draws_its_strokes(server: Server, browser: Browser) -> N
     browser.look(motion=True)
     browser.visit(server)
     lanes = {transport: browser.lane(transport) for transport in LANES}
+    lanes["longpoll"].set_carry(False)
     before = {transport: len(strokes(lane)) for transport, lane in lanes.items()}
     server.publish({"line": "drawn"})
     for lane in lanes.values():
@@ -99,7 +100,7 @@ def test_the_strokes_have_the_servers_bytes(
         lane = browser.lane(transport)
         least = 4 if transport in ("sse", "websocket") else 6
         eventually(partial(has_rows, lane, least))
-        until_same(partial(tabled_and_told, lane, lab, name))
+        until_same(partial(tabled_and_reported, lane, lab, name))
         if transport in ("sse", "websocket"):
             *_, opening = lab.exchanges[name]
             brought = [row[2] for row in rows(lane) if row[1].startswith(("event: ", "frame: "))]
@@ -128,7 +129,7 @@ def has_rows(lane: Part, least: int) -> bool:
     return len(rows(lane)) >= least
 
 
-def tabled_and_told(lane: Part, lab: LabPage, name: str) -> tuple[list[str], list[str]]:
+def tabled_and_reported(lane: Part, lab: LabPage, name: str) -> tuple[list[str], list[str]]:
     """The bytes of the requests and answers that the table has, and as the server tells them."""
     tabled = [
         row[2]
@@ -137,8 +138,8 @@ def tabled_and_told(lane: Part, lab: LabPage, name: str) -> tuple[list[str], lis
     ]
     lab.sums(name)
     newest_first = reversed(lab.exchanges[name])
-    told = [text for *_, up, down in newest_first for text in (f"{down} B", f"{up} B up")]
-    return tabled, told[: len(tabled)]
+    reported = [text for *_, up, down in newest_first for text in (f"{down} B", f"{up} B up")]
+    return tabled, reported[: len(tabled)]
 
 
 def test_who_points_at_a_stroke_reads_its_bytes(server: Server, browser: Browser) -> None:
@@ -155,15 +156,15 @@ def test_who_points_at_a_stroke_reads_its_bytes(server: Server, browser: Browser
     )
     mouse.perform()
     said = words(lane)
-    assert re.fullmatch(r"(answer to )?GET /data: .*\d{3,} B( up)?, \d+(\.\d)? ms.*", said), said
-    assert words(lane, spoken=True) == "", "who hovers can see"
+    assert re.fullmatch(r"(response to )?GET /data: .*\d{3,} B( up)?, \d+(\.\d)? ms.*", said), said
+    assert words(lane, spoken=True) == "", "a pointer's user can see"
     assert [look for look in looks(lane) if "chosen" in look]
     mouse.move_to_element(browser.find("h1")).perform()
     assert words(lane) == "held: a click, or Space, lets it run"
     browser.picture("held")
 
 
-def test_who_walks_the_strokes_hears_their_bytes(server: Server, browser: Browser) -> None:
+def test_the_keyboard_reads_the_strokes_bytes(server: Server, browser: Browser) -> None:
     browser.visit(server)
     lane = browser.lane("poll")
     lane.until(lambda lane: sum("bytes follow" not in row[2] for row in rows(lane)) > 4)
@@ -180,7 +181,7 @@ def test_who_walks_the_strokes_hears_their_bytes(server: Server, browser: Browse
     press(Keys.ARROW_LEFT * 50)  # to the oldest in sight
     heard = [press(Keys.ARROW_RIGHT) for _ in range(4)]
     assert len(set(heard)) == 4
-    assert heard[0].startswith(("GET /data: ", "answer to GET /data: "))
+    assert heard[0].startswith(("GET /data: ", "response to GET /data: "))
     assert all(re.search(r"\d{3,} B( up)?, \d+(\.\d)? ms", text) for text in heard), heard
     # Its milliseconds may be told anew: the clocks are known better from second to second.
     assert press(Keys.ARROW_LEFT).partition(" B")[0] == heard[2].partition(" B")[0]
@@ -340,7 +341,7 @@ def test_what_is_held_is_a_bar_that_grows(on_the_page: Browser) -> None:
     assert last == pytest.approx(432, abs=2)
     assert classes == ["ask", "signal"]
     assert [row[:2] for row in table] == [
-        ["answer to GET /data: a signal", "200 B"],
+        ["response to GET /data: a signal", "200 B"],
         ["GET /data: held 9.00 s", "500 B up"],
     ]
     # The page knows its own server's clock, more or less.

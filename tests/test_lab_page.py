@@ -267,7 +267,7 @@ def test_a_burst(clockwork: Server, browser: Browser) -> None:
         LANES, 50
     )
     assert figures["poll"]["coalesced"] > 0
-    assert figures["longpoll"]["coalesced"] > 0, "it fetches meanwhile"
+    assert figures["longpoll"]["coalesced"] > 0, "it asks again meanwhile"
     assert figures["websocket"]["seen"] <= figures["websocket"]["messages"] <= 50
     assert figures["poll"]["messages"] < figures["websocket"]["messages"]
     assert [lane["lost"] for lane in figures.values()] == [0] * len(LANES)

@@ -26,7 +26,7 @@ FILES = {
     for transport in TRANSPORTS
     for prefix, file in (
         ("server", f"pushlab/transports/{transport}.py"),
-        ("browser", f"static/transports/{transport}.js"),
+        ("browser", f"pushlab/static/transports/{transport}.js"),
     )
 }
 
@@ -121,7 +121,7 @@ def test_every_function_is_a_target_and_linked(page: Page, transport: str, prefi
 
 def test_the_way_in_is_the_first_link_of_each_half(page: Page) -> None:
     assert any(href == "#server-update" for href in page.links)
-    assert any(text.startswith("listen · line ") for text in page.links.values())
+    assert any(text.startswith("connect · line ") for text in page.links.values())
     assert "/" in page.links, "no way back"
 
 
@@ -368,8 +368,8 @@ def test_the_dialogs_links_stay_in_the_dialog(visited: Browser) -> None:
     show_code(visited)
     where = "return [location.href, history.length, scrollY]"
     before = visited.execute_script(where)
-    part(visited, "a[href='#browser-on']").click()
-    target = part(visited, "#browser-on")
+    part(visited, "a[href='#browser-connect']").click()
+    target = part(visited, "#browser-connect")
     top, bottom = part(visited, "[role=region]").rect["y"], 400
     assert top <= target.rect["y"] <= bottom
     assert visited.execute_script(where) == before
@@ -388,10 +388,10 @@ def test_the_page_behind_the_dialog_does_not_scroll(visited: Browser) -> None:
     eventually(lambda: visited.execute_script(scrolled) == [True, 0])
 
 
-def test_a_failure_is_told_in_words(visited: Browser) -> None:
+def test_a_failure_is_shown_in_words(visited: Browser) -> None:
     show_code(visited, "nope")
     alert = part(visited, "[role=alert]").text
-    assert alert == "The code cannot be shown: the server answered 404."
+    assert alert == "The code cannot be shown: the server responded with 404."
     part(visited, "button").click()
     visited.execute_cdp_cmd("Network.enable", {})
     visited.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/code/*"]})
@@ -417,7 +417,7 @@ def test_it_fits_and_can_be_read(visited: Browser, server: Server, width: int, s
     assert visited.execute_script(WIDTH) <= width
     assert beside(visited) == (width == 1400)
 
-    visited.get(f"{server.url}/code/websocket#browser-listen")
+    visited.get(f"{server.url}/code/websocket#browser-connect")
     visited.picture(f"code, {scheme}, {width} px")
     assert visited.execute_script(WIDTH) <= width
     assert legible(visited) == []
@@ -509,9 +509,9 @@ def test_a_long_line_scrolls_by_keyboard(browser: Browser, server: Server) -> No
 def test_the_page_needs_no_javascript(server: Server, tmp_path: Any) -> None:
     with browsing(tmp_path, javascript=False) as browser:
         browser.get(f"{server.url}/code/websocket")
-        browser.find_element(By.PARTIAL_LINK_TEXT, "listen · line").click()
-        assert browser.current_url.endswith("/code/websocket#browser-listen")
+        browser.find_element(By.PARTIAL_LINK_TEXT, "connect · line").click()
+        assert browser.current_url.endswith("/code/websocket#browser-connect")
         target = browser.find_element(By.CSS_SELECTOR, ":target")
-        assert target.text.lstrip().startswith("listen(signal) {")
+        assert target.text.lstrip().startswith("connect(signal) {")
         browser.find_element(By.PARTIAL_LINK_TEXT, "Pushlab").click()
         assert browser.current_url == f"{server.url}/"
