@@ -34,10 +34,14 @@ test-all:
 		$(MAKE) test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
 	done
 
-check: $(VENV)/test
+# JavaScript is checked only where a node is there that can; .ci/run always has one.
+NPM := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 18))' 2>/dev/null && command -v npm)
+
+check: $(VENV)/test $(if $(NPM),node_modules/.package-lock.json)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(if $(NPM),$(NPM) run --silent check)
 
 figures: $(VENV)/compare
 	$(VENV)/bin/python -m bench.figures
@@ -54,6 +58,10 @@ $(VENV)/test: requirements.txt bench/requirements.txt servers/requirements.txt \
 		tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt
+	@touch $@
+
+node_modules/.package-lock.json: package-lock.json
+	$(NPM) ci --silent --no-audit --no-fund
 	@touch $@
 
 # Debian keeps the part of Python that makes virtual environments in a package of its own.
@@ -81,4 +89,4 @@ packages: | $(VENV)/bin/python
 		  exit 1; }
 
 clean:
-	rm -rf .venv* build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv* node_modules build .pytest_cache .mypy_cache .ruff_cache

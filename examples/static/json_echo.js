@@ -1,9 +1,10 @@
-/** The browser's half of examples/json_echo.py. Its socket is closed on leaving: see socket.js. */
+// @ts-check
+/** The browser half of examples/json_echo.py. socket.js closes its socket when the page is left. */
 
 import { connect, find, log, onSubmit } from "./socket.js";
 
 const socket = connect("/websocket", {
-	heard(message) {
+	received(message) {
 		const { output, error } = JSON.parse(message);
 		if (error) log(error, "error");
 		else log(output);
@@ -12,6 +13,6 @@ const socket = connect("/websocket", {
 
 onSubmit(find("[data-form]"), ({ message }) => socket.send(message));
 
-const goodbyes = await (await fetch("/goodbyes")).json();
-const counts = Object.entries(goodbyes).map(([code, count]) => `${count} with ${code}`);
+const closed = await (await fetch("/goodbyes")).json();
+const counts = Object.entries(closed).map(([code, count]) => `${count} with ${code}`);
 find("[data-goodbyes]").textContent = counts.join(", ") || "none has left yet";

@@ -1,17 +1,23 @@
-/** The browser's half of examples/login.py. */
+// @ts-check
+/** The browser half of examples/login.py. */
 
 import { connect, find, log, notice, onSubmit } from "./socket.js";
 
+/** @type {import("./socket.js").Socket | null} */
 let socket = null;
 
+/**
+ * @param {string} path
+ * @param {object} value
+ */
 async function post(path, value) {
 	notice("");
 	try {
 		const headers = { "Content-Type": "application/json" };
-		const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
-		const { error = "" } = await answer.json();
+		const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
+		const { error = "" } = await response.json();
 		if (error) notice(error);
-		return answer.ok;
+		return response.ok;
 	} catch {
 		notice("The server cannot be reached.");
 		return false;
@@ -21,36 +27,38 @@ async function post(path, value) {
 function enter() {
 	show(true);
 	socket = connect("/whoami", {
-		heard(text) {
+		received(text) {
 			const message = JSON.parse(text);
 			if (message.you) find("[data-you]").textContent = message.you;
 			else log(`${message.from}: ${message.text}`);
 		},
 		async closed({ code }) {
-			// Why a handshake was refused no page is told: 1006 is a 401 as well as a cut.
-			if (code === 4401 || (code === 1006 && (await isOver()))) leave("You are logged out.");
+			// Browsers hide why a handshake failed: 1006 may be a 401 or a lost connection.
+			if (code === 4401 || (code === 1006 && (await isLoggedOut()))) showLogin("You are logged out.");
 		},
 	});
 }
 
-/** Ask whether there is no login any more, as after a restart of the server. */
-async function isOver() {
+/** Whether the login has ended, as after a restart of the server. */
+async function isLoggedOut() {
 	try {
 		const page = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
-		return page.querySelector("[data-login]")?.dataset.name === "";
+		return find("[data-login]", page).dataset.name === "";
 	} catch {
 		return false; // it cannot be reached
 	}
 }
 
-function leave(why) {
+/** @param {string} reason */
+function showLogin(reason) {
 	socket?.stop();
 	socket = null;
 	find("[data-log]").replaceChildren();
 	show(false);
-	notice(why);
+	notice(reason);
 }
 
+/** @param {boolean} isInside */
 function show(isInside) {
 	find("[data-login]").hidden = isInside;
 	find("[data-inside]").hidden = !isInside;
@@ -64,7 +72,7 @@ onSubmit(find("[data-login]"), async (fields, form) => {
 });
 
 onSubmit(find("[data-say]"), ({ message }, form) => {
-	if (socket.send(message)) form.reset();
+	if (socket?.send(message)) form.reset();
 });
 
 // The socket need not be closed here: the server closes it, in every tab.

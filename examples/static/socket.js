@@ -1,46 +1,63 @@
-/** A WebSocket that stays connected while its page is shown, and the page's words for it. */
+// @ts-check
+/** A WebSocket that stays connected while its page is shown, and what the page says about it. */
 
-const LARGEST_CAP = 8000; // milliseconds, as all of these: the longest wait before trying again
+const MIN_WAIT = 100; // milliseconds, as all of these: waits before connecting again
 const FIRST_CAP = 500;
-const SHORTEST = 100;
-const SETTLED = 1000; // open for this long, a connection is worth returning to at once
+const MAX_CAP = 8000;
+const SETTLED = 1000; // a connection that was open for this long is retried with the first cap again
 
-/** Codes with which a server says that coming back would be of no use. */
+/** Close codes after which reconnecting would be of no use. */
 const FINAL = new Set([1003, 1007, 1008, 1009, 4401]);
 
 /**
- * Connect to a path of this server. `heard` is called with each message, `opened` and `closed` (with
- * the CloseEvent) if they are given. Returns `send`, which says whether it could, and `stop`.
+ * @typedef {object} Listeners
+ * @property {(message: any) => void} received text, or an ArrayBuffer
+ * @property {() => void} [opened]
+ * @property {(event: CloseEvent) => void} [closed]
  */
-export function connect(path, { heard, opened = () => {}, closed = () => {} }) {
+/**
+ * @typedef {object} Socket
+ * @property {(message: string | ArrayBuffer) => boolean} send whether there was a connection
+ * @property {() => void} stop
+ */
+
+/**
+ * Connect to a path of this server, and reconnect until stopped.
+ * @param {string} path
+ * @param {Listeners} listeners
+ * @returns {Socket}
+ */
+export function connect(path, { received, opened = () => {}, closed = () => {} }) {
+	/** @type {WebSocket | null} */
 	let socket = null;
-	let timer = 0;
+	/** @type {ReturnType<typeof setTimeout>} */
+	let timer;
 	let cap = FIRST_CAP;
-	let wanted = true;
+	let enabled = true;
 
 	function open() {
 		clearTimeout(timer);
 		show("connecting", "connecting…");
-		const mine = (socket = new WebSocket(path)); // of this page's host, with ws or wss as it is
+		const own = (socket = new WebSocket(path)); // of this page's host, with ws or wss as it is
 		let openSince = Infinity;
-		mine.binaryType = "arraybuffer";
-		mine.onopen = () => {
+		own.binaryType = "arraybuffer";
+		own.onopen = () => {
 			openSince = performance.now();
 			show("live", "connected");
 			opened();
 		};
-		mine.onmessage = ({ data }) => heard(data);
-		mine.onclose = (event) => {
-			if (mine !== socket) return; // given up, and perhaps replaced
+		own.onmessage = ({ data }) => received(data);
+		own.onclose = (event) => {
+			if (own !== socket) return; // closed by us, and perhaps replaced
 			socket = null;
 			if (performance.now() - openSince > SETTLED) cap = FIRST_CAP;
 			if (FINAL.has(event.code)) {
-				wanted = false;
+				enabled = false;
 				show("stopped", `closed by the server: ${event.reason || event.code}`);
 			} else {
-				// Full jitter: any time up to a cap that doubles, so that not all return at once.
-				timer = setTimeout(open, SHORTEST + Math.random() * (cap - SHORTEST));
-				cap = Math.min(cap * 2, LARGEST_CAP);
+				// Full jitter: any time up to a cap that doubles, so that browsers do not all return at once.
+				timer = setTimeout(open, MIN_WAIT + Math.random() * (cap - MIN_WAIT));
+				cap = Math.min(cap * 2, MAX_CAP);
 				show("retrying", "not connected, trying again");
 			}
 			closed(event);
@@ -49,62 +66,89 @@ export function connect(path, { heard, opened = () => {}, closed = () => {} }) {
 
 	function close() {
 		clearTimeout(timer);
-		const leaving = socket;
+		const open = socket;
 		socket = null;
-		leaving?.close(1000, "left");
+		open?.close(1000, "left");
 	}
 
 	// `pagehide` comes whenever a page is left, also on phones and into the back/forward cache.
-	const over = new AbortController();
-	addEventListener("pagehide", close, { signal: over.signal });
-	addEventListener("pageshow", ({ persisted }) => persisted && wanted && open(), { signal: over.signal });
-	addEventListener("online", () => wanted && !socket && open(), { signal: over.signal });
+	const listening = new AbortController();
+	const { signal } = listening;
+	addEventListener("pagehide", close, { signal });
+	addEventListener("pageshow", ({ persisted }) => persisted && enabled && open(), { signal });
+	addEventListener("online", () => enabled && !socket && open(), { signal });
 	open();
 
 	return {
 		send(message) {
-			const can = socket?.readyState === WebSocket.OPEN;
-			if (can) socket.send(message);
-			notice(can ? "" : "Not sent: there is no connection. Try again when there is.");
-			return can;
+			const isOpen = socket?.readyState === WebSocket.OPEN;
+			if (isOpen) socket?.send(message);
+			notice(isOpen ? "" : "Not sent: there is no connection. Try again when there is.");
+			return isOpen;
 		},
 		stop() {
-			wanted = false;
-			over.abort();
+			enabled = false;
+			listening.abort();
 			close();
 			show("stopped", "not connected");
 		},
 	};
 }
 
-export const find = (selector) => document.querySelector(selector);
+/**
+ * Return the element; throws an Error if there is none.
+ * @param {string} selector
+ * @param {ParentNode} root
+ * @returns {HTMLElement}
+ */
+export function find(selector, root = document) {
+	const element = root.querySelector(selector);
+	if (!element) throw new Error(`no ${selector}`);
+	return /** @type {HTMLElement} */ (element);
+}
 
+/** @param {string} selector */
+export const findInput = (selector) => /** @type {HTMLInputElement} */ (find(selector));
+
+/**
+ * @param {string} state
+ * @param {string} words
+ */
 function show(state, words) {
 	find("[data-state]").dataset.state = state;
 	find("[data-state] [role=status]").textContent = words;
 }
 
-/** Tell the reader what went wrong, or with "" that nothing does any more. */
+/** Show what went wrong, or with "" that nothing does any more. @param {string} text */
 export function notice(text) {
 	find("[data-notice]").textContent = text;
 }
 
-/** Add a line to the log, as text, whatever it is; the oldest of many go. */
-export function log(text, kind = "heard") {
-	const line = document.createElement("p");
-	line.dataset.kind = kind;
-	line.textContent = text;
-	const lines = find("[data-log]");
-	lines.append(line);
-	while (lines.children.length > 200) lines.firstChild.remove();
-	lines.scrollTop = lines.scrollHeight;
-	return line;
+/**
+ * Add an entry to the log, as text, whatever it is; the oldest of many are removed.
+ * @param {string} text
+ */
+export function log(text, kind = "message") {
+	const entry = document.createElement("p");
+	entry.dataset.kind = kind;
+	entry.textContent = text;
+	const entries = find("[data-log]");
+	entries.append(entry);
+	while (entries.children.length > 200) entries.firstChild?.remove();
+	entries.scrollTop = entries.scrollHeight;
+	return entry;
 }
 
-/** Have a form do this with its fields, by their names, instead of loading another page. */
-export function onSubmit(form, act) {
+/**
+ * Call `act` with the form's fields, by their names, instead of loading another page.
+ * @param {HTMLElement} element a form
+ * @param {(fields: Record<string, string>, form: HTMLFormElement) => void} act
+ */
+export function onSubmit(element, act) {
+	const form = /** @type {HTMLFormElement} */ (element);
 	form.addEventListener("submit", (event) => {
 		event.preventDefault();
-		act(Object.fromEntries(new FormData(form)), form);
+		const fields = /** @type {Record<string, string>} */ (Object.fromEntries(new FormData(form)));
+		act(fields, form);
 	});
 }

@@ -1,22 +1,26 @@
-/** The browser's half of examples/threads.py. */
+// @ts-check
+/** The browser half of examples/threads.py. */
 
 import { connect, find, log, notice } from "./socket.js";
 
 const PERIOD = 100; // milliseconds, as all times here
-const running = new Set(); // jobs under way: each knows its longest echo
+/** @typedef {{ began: number, longest: number }} Job with the longest echo since it began */
+/** @type {Set<Job>} */
+const running = new Set();
+/** @type {number | null} */
 let sent = null;
 
-const shown = (time) => (time < 1000 ? `${time.toFixed(0)} ms` : `${(time / 1000).toFixed(1)} s`);
+const shown = (/** @type {number} */ time) => (time < 1000 ? `${time.toFixed(0)} ms` : `${(time / 1000).toFixed(1)} s`);
 
-/** Note how long an echo took, or takes already, for everyone who wants the longest. */
+/** Note how long an echo took, or has taken so far. @param {number} time */
 function note(time) {
 	for (const job of running) job.longest = Math.max(job.longest, Math.min(time, performance.now() - job.began));
 }
 
 const socket = connect("/echo", {
 	opened: ask,
-	heard() {
-		const time = performance.now() - sent;
+	received() {
+		const time = performance.now() - (sent ?? 0);
 		sent = null;
 		note(time);
 		find("[data-last]").textContent = shown(time);
@@ -28,15 +32,15 @@ function ask() {
 	if (socket.send("")) sent = performance.now();
 }
 
-for (const button of document.querySelectorAll("[data-job]")) {
+for (const button of /** @type {NodeListOf<HTMLButtonElement>} */ (document.querySelectorAll("[data-job]"))) {
 	button.addEventListener("click", async () => {
 		const job = { longest: 0, began: performance.now() };
 		running.add(job);
 		button.disabled = true;
 		try {
-			const answer = await (await fetch(`/jobs/${button.dataset.job}`, { method: "POST" })).json();
+			const result = await (await fetch(`/jobs/${button.dataset.job}`, { method: "POST" })).json();
 			if (sent !== null) note(performance.now() - sent);
-			const time = 1000 * answer.seconds;
+			const time = 1000 * result.seconds;
 			const verdict = job.longest > time / 2 ? "everybody waited" : "nobody waited";
 			log(`${button.dataset.job}: ${shown(time)} of work, the longest echo ${shown(job.longest)}: ${verdict}`);
 		} catch {
