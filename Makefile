@@ -2,7 +2,7 @@
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
-# make figures   renew the figures in README and docs from docs/results/
+# make figures   renew the figures in README and docs from docs/results/, with cog
 # All set up what they need, in .venv, and what the tests need of the system with apt.
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ check: $(VENV)/test $(if $(NPM),node_modules/.package-lock.json)
 	$(if $(NPM),$(NPM) run --silent check)
 
 figures: $(VENV)/compare
-	$(VENV)/bin/python -m bench.figures
+	$(VENV)/bin/python -m bench.report.docs -r
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt

@@ -70,7 +70,7 @@ def conclude(results: Results, options: Options) -> int:
         signal.signal(stop, signal.SIG_IGN)
     results.finish()
     study = options.plan.study
-    sections = study.sections(results) if study and results.is_complete else ()
+    sections = study.tables(results) if study and results.is_complete else ()
     written = output.write(results, options.output, sections, title=study.title if study else "")
     if options.update_docs and results.is_complete:
         publish(results, options.name, [path for path in written if path.suffix == ".svg"])

@@ -81,7 +81,7 @@ def test_json_leaves_texts_alone(text: str) -> None:
 
 def test_nothing_but_drawing_takes_matplotlib() -> None:
     """All that compare.py and `make figures` import does without it until there is a plot."""
-    modules = "compare, bench.figures.__main__"
+    modules = "compare, bench.report.docs"
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

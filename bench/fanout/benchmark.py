@@ -162,7 +162,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--update-docs",
         "--write",
         action="store_true",
-        help="write docs/results/fanout.json and fanout.rst",
+        help="write docs/results/fanout.json; `make figures` then renews the docs",
     )
     options = parser.parse_args(arguments)
     if min(*options.clients, options.rounds, options.long_polls) < 1 or options.max_sockets < 0:
@@ -194,5 +194,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.update_docs:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "fanout.json").write_text(report.as_json())
-        page = Report.from_json(report.as_json()).as_rst()  # as `make figures` would write it
-        (RESULTS / "fanout.rst").write_text(page)

@@ -120,10 +120,10 @@ class Report:
         return found
 
     def ours(self) -> str:
-        """Return the table of our own figures, with targets."""
-        rows = [("", "N", "median", "p10", "p90", "worst", "target", "met")]
+        """Return the table of our own figures, with the goals."""
+        rows = [("", "N", "median", "p10", "p90", "worst", "goal", "met")]
         for figure in (figure for figure in self.figures if figure.server == OURS):
-            target = next((target for target in GOALS if target.aims_at(figure)), None)
+            goal = next((goal for goal in GOALS if goal.aims_at(figure)), None)
             rows.append(
                 (
                     f"{TITLES[figure.what]}, {figure.unit}",
@@ -134,8 +134,8 @@ class Report:
                          number(max(figure.samples)))
                         if len(figure.samples) > 1 else ("", "", "")
                     ),
-                    number(target.most) if target else "",
-                    ("yes" if target.is_met(figure) else "no") if target else "",
+                    number(goal.most) if goal else "",
+                    ("yes" if goal.is_met(figure) else "no") if goal else "",
                 )
             )  # fmt: skip
         return as_rst(rows)
@@ -177,21 +177,6 @@ class Report:
             f"{self.about['pinned']}."
         )
 
-    def as_rst(self) -> str:
-        """Return the page for docs/results/."""
-        others = self.side_by_side()
-        parts = [
-            "What telling thousands costs\n============================",
-            f"Measured by ``{self.about['command']}``. Every sample is in "
-            "`fanout.json <fanout.json>`_, of which ``make figures`` makes this page.",
-            "\n".join(f"| {line}" for line in self.summary().splitlines()),
-            "Against the targets\n-------------------",
-            self.ours(),
-            *(("Side by side\n------------", "Medians of the same run.", others) if others else ()),
-            _METHOD,
-        ]
-        return "\n\n".join(parts) + "\n"
-
 
 #: The columns where everyone is shown side by side.
 _PUSH = {
@@ -199,7 +184,7 @@ _PUSH = {
     "memory": "bytes per socket",
     "handshake / floor": "handshake, floors (p10–p90)",
     "handshake": "µs",
-    "last received": "last told, ms",
+    "last received": "last received, ms",
 }
 _REQUESTS = {
     "GET /data / floor": "GET /data, floors (p10–p90)",
@@ -207,26 +192,6 @@ _REQUESTS = {
     "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
     "long-poll cycle": "µs",
 }
-
-_METHOD = """\
-How it is measured
-------------------
-
-- *CPU* is what the kernel has counted for all threads of the server's processes, in nanoseconds
-  where it has a clock for each process, as Linux has, read when no thread runs. The publishing
-  request, shared by N, and pings that fall due meanwhile are part of a notification.
-- A *floor* is one ``send()`` of the same bytes, in a loop over as many TCP sockets with
-  ``TCP_NODELAY``, read by a crowd of the same kind. Floor and server take turns in every round
-  (server, floor twice, server), handshakes and requests in theirs; a ratio is that of one round.
-  Targets that were set in microseconds were set where a floor took 6.8 µs; "in floors" they are
-  divided by that.
-- The *crowd* is one process, on another core where that can be chosen, that reads what arrives as
-  it arrives. It sends what Chromium sends, but offers no compression, and it verifies each round:
-  everyone hears exactly what the server says that it told, once, or the run fails.
-- *Memory* is how much the resident set grows from the first 200 sockets (a fifth of N, if that is
-  less) to N, divided by their number. The kernel's own memory for a socket is not in it.
-- A *long-poll cycle* is an answer and the next request; a *handshake* is everything from the
-  connection to the socket being held."""
 
 
 def number(value: float) -> str:

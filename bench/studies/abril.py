@@ -1,6 +1,6 @@
 """Abril's recordings: what five updates a second apart cost one client, reload to WebSocket."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Run, explained
 from bench.scenarios import Grid, Scenario, Variant
-from bench.studies.base import GridStudy, measured
+from bench.studies.base import GridStudy, dispatched, measured
 
 #: What is reloaded, and what the table calls that.
 PATHS = {"/": "reload", "/data": "reload of /data only"}
@@ -75,7 +75,7 @@ class Abril(GridStudy):
                 for path in PATHS
             }
 
-    def sections(self, results: Results) -> list[Table]:
+    def tables(self, results: Results) -> list[Table]:
         exchanges = list(_exchanges(results))
         if not exchanges:
             return []
@@ -92,10 +92,25 @@ class Abril(GridStudy):
             for exchange in exchanges
         ]
         header = (
-            "way", "published responses", "responses", "frames", "requests, bytes", "requests",
+            "variant", "published responses", "responses", "frames", "requests, bytes", "requests",
             "all bytes",
         )  # fmt: skip
-        return [Table("Bytes for five updates of one client", header, rows, _about(exchanges))]
+        notes = [dispatched(measured(results))]
+        return [Table("Bytes for five updates of one client", header, rows, notes)]
+
+    def numbers(self, results: Results) -> dict[str, str]:
+        found = {exchange.name: exchange for exchange in _exchanges(results)}
+        page, data, socket = (found[name] for name in (*PATHS.values(), "WebSocket"))
+        return {
+            "abril updates": str(page.updates),
+            "abril polls": str(found["long poll"].requests),
+            "abril page": f"{page.responses / page.updates:,.0f}",
+            "abril data": f"{data.responses / data.updates:,.0f}",
+            "abril handshake": f"{socket.responses:,}",
+            "abril share": f"{socket.responses / socket.total:.0%}",
+            "abril frames": f"{socket.frames:,}",
+            "abril frame": f"{socket.frames / socket.updates:,.0f}",
+        }
 
 
 def _reloaded(
@@ -133,58 +148,3 @@ def _exchanges(results: Results) -> Iterator[Exchange]:
                 frames,
                 result.connect_traffic.up + result.traffic.up,
             )
-
-
-def _about(exchanges: Sequence[Exchange]) -> list[str]:
-    found = {exchange.name: exchange for exchange in exchanges}
-    paragraphs = [
-        f"As in the original: one client hears of {exchanges[0].updates} updates, and what opening "
-        "the connection takes is included. Its recordings have the bytes of responses only, "
-        "without WebSocket frames and without requests; here, all of them were counted at the "
-        "socket, and the column of the published figures belongs beside that of the responses. "
-        "Short polling asks once per update. Every way brings the reading itself. The bytes of "
-        "TCP and IP, pings and pongs are not counted.",
-    ]
-    if (asked := found.get("long poll")) and asked.requests > asked.updates:
-        paragraphs.append(
-            f"Long polling needs {asked.requests} requests for {asked.updates} updates, because "
-            "the last one waits for what comes next."
-        )
-    if page := found.get("reload"):
-        small = found.get("reload of /data only")
-        paragraphs.append(
-            "The two servers send different headers and different data, so the figures show an "
-            "order, and are not the same quantities. Our page is larger than the original's: "
-            f"{page.responses / page.updates:,.0f} bytes for each reload, although without its "
-            "scripts and styles, which the browser has in its cache; it names the moment to the "
-            "last digit, so that a few bytes may differ."
-            + (
-                f" Reloading only the data takes {small.responses / small.updates:,.0f}, with a "
-                "browser's headers for a page."
-                if small
-                else ""
-            )
-        )
-    if socket := found.get("WebSocket"):
-        share = socket.responses / socket.total
-        paragraphs.append(
-            f"The responses to a WebSocket's client are {socket.responses:,} bytes, all of them of "
-            f"the handshake: {share:.0%} of what passed. Its frames are {socket.frames:,} bytes, "
-            f"{socket.frames / socket.updates:,.0f} for each update."
-        )
-    orders = [
-        sorted(found, key=lambda name: sizes[name])
-        for sizes in (
-            {name: exchange.responses for name, exchange in found.items()},
-            {name: exchange.total for name, exchange in found.items()},
-        )
-    ]
-    paragraphs.append(
-        f"From the fewest response bytes to the most: {', '.join(orders[0])}. "
-        + (
-            "The order is the same when everything is counted."
-            if orders[0] == orders[1]
-            else f"When everything is counted: {', '.join(orders[1])}."
-        )
-    )
-    return paragraphs

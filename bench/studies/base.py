@@ -1,4 +1,4 @@
-"""What a paper is here: an experiment to be repeated, and its results beside the original's."""
+"""A study: somebody else's experiment, repeated, its results beside what was published."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,15 +8,13 @@ from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid
 
-__all__ = ["GridStudy", "Study", "listed", "measured", "milliseconds"]
-
 
 class Study(Protocol):
-    """Somebody else's experiment, which can be made here and now."""
+    """A published experiment that can be repeated here."""
 
     @property
     def name(self) -> str:
-        """What the command line calls it."""
+        """Its name on the command line and in docs/results."""
 
     @property
     def title(self) -> str:
@@ -31,24 +29,30 @@ class Study(Protocol):
         """How many files one process has to open."""
 
     def measure(self, run: Run) -> None:
-        """Make the experiment: it is found in the run's results.
+        """Make the experiment, into the run's results.
 
         Raises Failed if it cannot go on; what was measured by then is in the results.
         """
 
-    def sections(self, results: Results) -> list[Table]:
-        """Return what is to be said about these results, computed from nothing else.
+    def tables(self, results: Results) -> list[Table]:
+        """Return the tables of these results, computed from nothing else.
 
-        Results that are incomplete have fewer rows; those of another experiment have no section.
+        Incomplete results have fewer rows; those of another experiment have no table.
+        """
+
+    def numbers(self, results: Results) -> dict[str, str]:
+        """Return what its page in docs/results says in figures, by names that start with its own.
+
+        The results must be complete.
         """
 
 
 class GridStudy:
-    """A paper whose experiment is a grid, from which follow its time and what it needs."""
+    """A study whose experiment is a grid, which tells its time and what it needs."""
 
     @property
     def grid(self) -> Grid:
-        """What is measured."""
+        """The scenarios and variants that are measured."""
         raise NotImplementedError
 
     @property
@@ -62,16 +66,16 @@ class GridStudy:
 
 
 def measured(results: Results) -> list[Result]:
-    """Return the cells in which there is something: a run may have ended before others."""
+    """Return the results that have samples: a run may have ended before others."""
     return [result for result in results.entries if result.published and result.notified_ms]
 
 
+def dispatched(entries: Sequence[Result]) -> str:
+    """Say what dispatched the requests of each transport."""
+    how = {result.title.partition(",")[0]: result.dispatch for result in entries}
+    return f"Dispatch: {', '.join(f'{name} {value}' for name, value in how.items())}."
+
+
 def milliseconds(value: float) -> str:
-    """Return so many milliseconds in figures, with tenths."""
+    """Return milliseconds with tenths."""
     return f"{value:,.1f}"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Return these as people list them: "a, b and c"."""
-    *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last

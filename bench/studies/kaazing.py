@@ -10,7 +10,7 @@ from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
-from bench.studies.base import GridStudy, listed, measured, milliseconds
+from bench.studies.base import GridStudy, dispatched, measured, milliseconds
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
 #: Bytes of headers: of a poll and its answer, and of a message, as the paper has them.
@@ -154,12 +154,32 @@ class Kaazing(GridStudy):
         run.measure(self.grid)
         run.progress.advance(self._coming)
 
-    def sections(self, results: Results) -> list[Table]:
-        pairs = list(_pairs(results))
+    def tables(self, results: Results) -> list[Table]:
+        pairs = list(pairs_of(results))
         return [_traffic(pairs), _latency(pairs)] if pairs else []
 
+    def numbers(self, results: Results) -> dict[str, str]:
+        pairs = list(pairs_of(results))
+        basis, most = _basis(pairs), pairs[-1]
+        polls, messages, traffic = basis.polls(), basis.messages(), basis.polling.traffic
+        coalesced = most.polling.coalesced / (most.polling.published * most.clients)
+        return {
+            "kaazing headers": f"{polls.header:,.0f}",
+            "kaazing request headers": f"{traffic.up / traffic.requests:,.0f}",
+            "kaazing ratio": f"{polls.header / messages.header:,.0f}",
+            "kaazing data": f"{basis.body:,.0f}",
+            "kaazing poll": f"{polls.whole:,.0f}",
+            "kaazing message": f"{messages.whole:,.0f}",
+            "kaazing most": f"{most.clients:,}",
+            "kaazing rate": f"{most.polls().rate:,.0f}",
+            "kaazing due": f"{most.due:,.0f}",
+            "kaazing due headers": formatting.significant(most.due * polls.header * 8 / MEGABIT),
+            "kaazing coalesced": f"{coalesced:.0%}",
+        }
 
-def _pairs(results: Results) -> Iterator[Pair]:
+
+def pairs_of(results: Results) -> Iterator[Pair]:
+    """Yield the pairs that were measured, the fewest clients first."""
     entries = {(result.clients, result.variant): result for result in measured(results)}
     for clients in sorted({clients for clients, _ in entries}):
         polling, websocket = (entries.get((clients, variant)) for variant in (POLLING, WEBSOCKET))
@@ -167,20 +187,27 @@ def _pairs(results: Results) -> Iterator[Pair]:
             yield Pair(polling, websocket)
 
 
+def _basis(pairs: Sequence[Pair]) -> Pair:
+    """Return what is computed from: clients that the machine kept up with, if there are any."""
+    return next((pair for pair in pairs if pair.keeps_up), pairs[0])
+
+
 def _traffic(pairs: Sequence[Pair]) -> Table:
-    basis = next((pair for pair in pairs if pair.keeps_up), pairs[0])
     rows = [
         _row(traffic, "measured") for pair in pairs for traffic in (pair.polls(), pair.messages())
     ]
-    rows += [_row(traffic, "computed") for traffic in basis.scaled(COMPUTED)]
+    rows += [_row(traffic, "computed") for traffic in _basis(pairs).scaled(COMPUTED)]
     return Table(
         "Traffic that is not data: polling every second against WebSocket",
         (
-            "clients", "how", "way", "polls or messages a second", "headers, Mbit/s",
+            "clients", "how", "transport", "polls or messages a second", "headers, Mbit/s",
             "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
         ),
         rows,
-        _about_traffic(pairs, basis),
+        [
+            f"{COMPUTED:,} clients are computed from the bytes of {_basis(pairs).clients:,}.",
+            dispatched([pairs[0].polling, pairs[0].websocket]),
+        ],
     )  # fmt: skip
 
 
@@ -197,51 +224,6 @@ def _row(traffic: Traffic, how: str) -> list[str]:
     ]
 
 
-def _about_traffic(pairs: Sequence[Pair], basis: Pair) -> list[str]:
-    polls, messages = basis.polls(), basis.messages()
-    request = basis.polling.traffic.up / basis.polling.traffic.requests
-    first = min(PUBLISHED)
-    their_bits = THEIR_POLL * first * 8
-    paragraphs = [
-        f"The original is arithmetic: {THEIR_POLL} bytes of headers for each poll, {THEIR_FRAME} "
-        "for each message, times the number of clients. Here, the bytes were counted at the "
-        "clients' sockets while serve.py answered requests like those of Chromium. As in the "
-        f"original, every client polls every {basis.period:g} s and the data changes every "
-        f"{basis.polling.pace:g} s, so that a poll brings news. {COMPUTED:,} clients were not "
-        "measured: their rows are computed from the bytes per poll and per message of "
-        f"{basis.clients:,} clients, as if every poll were answered.",
-        f"Today a poll and its answer have {polls.header:,.0f} bytes of headers, {request:,.0f} of "
-        f"them in the request, and a message has {messages.header:,.0f}: "
-        f"{polls.header / messages.header:,.0f} to 1. The original's {THEIR_POLL} to {THEIR_FRAME} "
-        f"are {THEIR_POLL // THEIR_FRAME} to 1. These are headers alone. The data has "
-        f"{basis.body:,.0f} bytes either way, so that a whole poll is {polls.whole:,.0f} bytes and "
-        f"a whole message {messages.whole:,.0f}: {polls.whole / messages.whole:.1f} to 1.",
-        f"The original's megabit is 2^20 bits: {THEIR_POLL} × {first:,} × 8 is "
-        f"{their_bits / MEGABIT:.2f} million bits a second, and "
-        f"{their_bits / THEIR_MEGABIT:.1f} in its unit. The table has both units. The headers of "
-        "TCP and IP are in neither, and the handshake that opens a WebSocket is in no row.",
-    ]
-    behind = [pair for pair in pairs if not pair.keeps_up]
-    paragraphs += [
-        f"This machine did not keep up with {pair.clients:,} clients that poll: "
-        f"{pair.polls().rate:,.0f} polls a second were answered where {pair.due:,.0f} were due, "
-        "and who is still waiting for an answer does not ask again. Their row has the traffic "
-        "that there was; with every poll answered, its headers would be "
-        f"{formatting.significant(pair.due * polls.header * 8 / MEGABIT)} Mbit/s. Of the updates, "
-        f"{pair.polling.coalesced / (pair.polling.published * pair.clients):.0%} were never seen "
-        "by the client that polled, because a newer one came first; over WebSocket "
-        f"{pair.websocket.coalesced / (pair.websocket.published * pair.clients):.0%}."
-        for pair in behind
-    ]
-    if not behind:
-        sizes = listed([f"{pair.clients:,}" for pair in pairs])
-        paragraphs.append(
-            f"This machine kept up with {sizes} polling clients: polls were answered as fast as "
-            "they were due."
-        )
-    return paragraphs
-
-
 def _latency(pairs: Sequence[Pair]) -> Table:
     rows = [
         [
@@ -253,27 +235,9 @@ def _latency(pairs: Sequence[Pair]) -> Table:
         for pair in pairs
         for name, result in (("polling", pair.polling), ("WebSocket", pair.websocket))
     ]
-    about = [
-        "The original's picture of latency is a drawing. This is a measurement: "
-        "the time from the change to the moment at which the client has the news, with one clock, "
-        "on one machine, without a network in between. Server and clients have a core each, where "
-        "there are two.",
-    ]
-    about += [
-        f"With {pair.clients:,} clients, the median is "
-        f"{milliseconds(quantile(pair.polling.notified_ms, 0.5))} ms for polling and "
-        f"{milliseconds(quantile(pair.websocket.notified_ms, 0.5))} ms for WebSocket. "
-        + (
-            f"Half of the polling period is {milliseconds(500 * pair.period)} ms: that is what "
-            "polling waits on average, however fast the server is."
-            if pair.keeps_up
-            else "Polling waits half of its period on average, and here for the server besides."
-        )
-        for pair in pairs
-    ]
     return Table(
         "Latency: measured instead of drawn",
-        ("clients", "way", "p50, ms", "p95, ms", "p99, ms", "max, ms"),
+        ("clients", "transport", "p50, ms", "p95, ms", "p99, ms", "max, ms"),
         rows,
-        about,
+        ["From the change until the client knows of it."],
     )

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.tables import Table
-from bench.results import Result, Results
+from bench.results import Results
 from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import quantile
-from bench.studies.base import GridStudy, listed, measured, milliseconds
+from bench.studies.base import GridStudy, dispatched, measured, milliseconds
 
 VARIANTS = {
     Variant("poll", carry=True): "polling",
@@ -44,7 +44,7 @@ class Pimentel(GridStudy):
     def measure(self, run: Run) -> None:
         run.measure(self.grid)
 
-    def sections(self, results: Results) -> list[Table]:
+    def tables(self, results: Results) -> list[Table]:
         entries = [
             result
             for result in measured(results)
@@ -52,7 +52,7 @@ class Pimentel(GridStudy):
         ]
         if not entries:
             return []
-        header = ("round trip, ms", "way", *(f"{name}, ms" for name in SHARES), "max, ms")
+        header = ("round trip, ms", "transport", *(f"{name}, ms" for name in SHARES), "max, ms")
         rows = [
             [
                 f"{result.rtt_ms:g}",
@@ -65,46 +65,7 @@ class Pimentel(GridStudy):
             for result in entries
         ]
         title = "One-way latency of a sensor's readings"
-        return [Table(title, (*header, "seen", "coalesced"), rows, _about(entries))]
+        return [Table(title, (*header, "seen", "coalesced"), rows, [dispatched(entries)])]
 
-
-def _about(entries: Sequence[Result]) -> list[str]:
-    pace = entries[0].pace
-    distances = sorted({result.rtt_ms for result in entries})
-    paragraphs = [
-        f"As in the paper: a sensor with {1 / pace:g} readings a second, and the one-way latency "
-        "of polling, long polling and WebSocket over several distances: the time from a change to "
-        "the moment at which the client has the reading. What is ours: one client; polling that "
-        "asks as often as the sensor speaks, in each turn at another moment between two readings; "
-        "a program instead of a sensor; one clock; and the distances, "
-        f"{listed([f'{rtt_ms:g}' for rtt_ms in distances])} ms for a round trip, made on one "
-        "machine by a relay that holds back every byte for half of that. We have the design of the "
-        "paper and not its tables, so no figure of it is quoted.",
-    ]
-    for rtt_ms in distances:
-        here = {result.variant.transport: result for result in entries if result.rtt_ms == rtt_ms}
-        if len(here) < len(VARIANTS):
-            continue
-        p50 = {name: quantile(result.notified_ms, 0.5) for name, result in here.items()}
-        where = f"{rtt_ms:g} ms away" if rtt_ms else "Near the server"
-        paragraphs.append(
-            f"{where}, half of the readings are there {milliseconds(p50['websocket'])} ms after "
-            f"the change or sooner over WebSocket, {milliseconds(p50['longpoll'])} ms with long "
-            f"polling, {milliseconds(p50['poll'])} ms with polling. "
-            + _skipped(here["websocket"], "WebSocket")
-            + ", "
-            + _skipped(here["longpoll"], "long polling")
-            + ", "
-            + _skipped(here["poll"], "polling")
-            + "."
-        )
-    paragraphs.append(
-        "A reading is coalesced when a newer one is there before the client could be told of it. "
-        "Who asks is told at most once per round trip: where a round trip is longer than the "
-        f"{1e3 * pace:g} ms between two readings, long polling and polling cannot see them all."
-    )
-    return paragraphs
-
-
-def _skipped(result: Result, name: str) -> str:
-    return f"{name} coalesced {result.coalesced} of {result.published}"
+    def numbers(self, results: Results) -> dict[str, str]:
+        return {}

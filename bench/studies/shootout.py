@@ -21,6 +21,11 @@ PUBLISHED = {"C++": "33", "Clojure": "27", "Go": "24", "Node ws": "13", "Rails":
 OTHER_FILES = 100
 #: Why no more clients were added.
 LATENCY, DESCRIPTORS = "latency", "descriptors"
+ENDED = {
+    LATENCY: "It ended because the last step took too long.",
+    DESCRIPTORS: "It ended because a process may not open more files: the server may hold more.",
+    "": "It ended early.",
+}
 #: Seconds that a sample takes per client, and that it takes a client to come; about.
 TELLING, COMING = 18e-6, 0.9e-3
 
@@ -79,7 +84,7 @@ class Shootout:
         except (WrongResponse, NotRunning, OSError) as error:
             raise Failed(f"shootout, {clients_of(steps) + self.step:,} clients: {error}") from error
 
-    def sections(self, results: Results) -> list[Table]:
+    def tables(self, results: Results) -> list[Table]:
         steps = results.extra.get("steps", ())
         if not steps:
             return []
@@ -96,7 +101,7 @@ class Shootout:
                     "measured here",
                 ],
             ],
-            _about(results, held),
+            [ENDED[results.extra.get("ended_by", "")]],
         )
         every = Table(
             "Step by step",
@@ -113,14 +118,21 @@ class Shootout:
         )
         return [capacity, every]
 
+    def numbers(self, results: Results) -> dict[str, str]:
+        steps = results.extra["steps"]
+        return {
+            "shootout step": f"{clients_of(steps[:1]):,}",
+            "shootout limit": f"{results.extra['limit']:g}",
+            "shootout samples": str(len(steps[-1]["milliseconds"])),
+            "shootout held": f"{_held(results):,}",
+            "shootout p95": milliseconds(quantile(steps[-1]["milliseconds"], 0.95)),
+            "shootout files": f"{results.extra['files']:,}",
+        }
+
 
 def clients_of(steps: Sequence[dict[str, Any]]) -> int:
     """Return how many clients there were at last."""
     return int(steps[-1]["clients"]) if steps else 0
-
-
-def _p95(step: dict[str, Any]) -> float:
-    return quantile(step["milliseconds"], 0.95)
 
 
 def _is_too_long(results: Results) -> bool:
@@ -132,33 +144,3 @@ def _held(results: Results) -> int:
     """Return how many clients were told in time, in the last step in which they were."""
     steps = results.extra["steps"]
     return clients_of(steps[:-1] if _is_too_long(results) else steps)
-
-
-def _about(results: Results, held: int) -> list[str]:
-    steps, limit = results.extra["steps"], results.extra["limit"]
-    samples, step = len(steps[-1]["milliseconds"]), int(steps[0]["clients"])
-    last, p95 = clients_of(steps), milliseconds(_p95(steps[-1]))
-    why = {
-        LATENCY: f"It ended because of the time: with {last:,} clients, p95 of the round trip was "
-        f"{p95} ms, which is more than {limit:g} ms. So it held {held:,}.",
-        DESCRIPTORS: f"It did not end because of the time: with {last:,} clients, p95 of the round "
-        f"trip was {p95} ms. A process may open {results.extra['files']:,} files here, and each "
-        f"client needs one, so that no {step:,} more could come: {held:,} is what was reached, "
-        "not the most that the server can hold.",
-    }.get(
-        results.extra.get("ended_by", ""),
-        f"It ended early: with {last:,} clients, p95 of the round trip was {p95} ms.",
-    )
-    return [
-        "This is the Python row that the original never had. The rule is the original's: add "
-        f"{step:,} clients at a time until p95 of the round trip passes {limit:g} ms. "
-        f"{samples} broadcasts were timed for each step.",
-        why,
-        "What differs: the original's servers ran on the original's machine, ours on this one, "
-        "with its clients beside it, so the figures are not comparable one to one. Ours is one "
-        "process on one core. The original takes the time until the sender of a "
-        "message has it back itself; ours takes that from sending the change with POST /data "
-        "until the last of all clients has been told, which is stricter. Here clients are told "
-        "the cursor of the new reading, in a frame of a few dozen bytes, and each of them must "
-        "hear it exactly once, or the run fails.",
-    ]

@@ -1,0 +1,319 @@
+"""What cog writes into README.rst and docs/, from docs/results/*.json: `make figures`.
+
+A block in a document calls a function of this module, and cog writes below it what that prints::
+
+    .. [[[cog docs.wire() ]]]
+
+    (the table)
+
+    .. [[[end]]]
+
+A number within a sentence is a substitution such as ``|wire push|``. The block
+``docs.numbers(cog.inFile)`` at the end of a document defines those that the document uses.
+"""
+
+import json
+import math
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cogapp import Cog
+
+from bench import bytes_on_wire, memory
+from bench.environment import described
+from bench.fanout.report import GOALS, OURS, Report, number
+from bench.processes import ROOT
+from bench.report import findings as found
+from bench.report import formatting, tables
+from bench.report.tables import Comparison, Table, as_rst
+from bench.results import Results
+from bench.scenarios import DIRECT, FLASK, Variant
+from bench.statistics import median, quantile
+from bench.studies import STUDIES
+
+#: Where the raw results are.
+RESULTS = ROOT / "docs" / "results"
+#: What a held request takes: a greenlet, or a native thread.
+GREENLETS = ("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent")
+THREADS = ("servers/threads.py", "uwsgi threads", "flask run")
+
+PUSH, PUSH_SIGNAL = Variant("websocket", carry=True), Variant("websocket", carry=False)
+LONG, LONG_SIGNAL = Variant("longpoll", carry=True), Variant("longpoll", carry=False)
+SHORT = Variant("poll", carry=True)
+
+
+def run(*options: str, root: Path = ROOT) -> int:
+    """Run cog over the documents: with `-r` to renew them, with `--check` to compare them.
+
+    Returns 0 if they agree with the raw results.
+    """
+    documents = [root / "README.rst", *sorted((root / "docs").rglob("*.rst"))]
+    prologue = "import cog; from bench.report import docs"
+    return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
+
+
+# The raw results. They are kept, as every block and number needs some of them.
+
+
+@cache
+def _results(path: Path) -> Results:
+    return Results.load(path)
+
+
+def results(name: str) -> Results:
+    """Return what compare.py has measured: "compare", or a study."""
+    return _results(RESULTS / f"{name}.json")
+
+
+def raw(name: str) -> Any:
+    """Return any raw result as JSON has it."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def fanout() -> Report:
+    """Return what bench.fanout has measured."""
+    return Report.from_json((RESULTS / "fanout.json").read_text())
+
+
+def groups() -> tuple[Comparison, Comparison, Comparison, Comparison]:
+    """Return the groups that documents speak of: near, far, the most browsers, slow readers."""
+    every = tables.comparisons(results("compare"))
+    fast = [group for group in every if not group.processing_time]
+    far = max(fast, key=lambda group: (group.rtt_ms, group.clients))
+    near = next(group for group in fast if not group.rtt_ms and group.clients == far.clients)
+    most = max(fast, key=lambda group: (not group.rtt_ms, group.clients))
+    return near, far, most, next(group for group in every if group.processing_time)
+
+
+# Blocks.
+
+
+def _print(*parts: str) -> None:
+    """Print paragraphs, with the empty lines around them that reStructuredText needs."""
+    print("\n" + "\n\n".join(parts) + "\n")
+
+
+def about(name: str) -> None:
+    """Print the command, the machine and the versions of a raw result."""
+    of = raw(name)
+    origin = f"Measured by ``{of['command']}``; every sample is in `{name}.json <{name}.json>`_."
+    _print(origin, _lines(described(of.get("about", of))))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(f"| {line}" for line in text.splitlines())
+
+
+def wire() -> None:
+    """Print the bytes of one update, by transport and payload."""
+    table = bytes_on_wire.table(bytes_on_wire.from_raw_result(raw("wire")))
+    _print(".. code:: text", textwrap.indent(table, "   "))
+
+
+def summary() -> None:
+    """Print what an update takes, a row for each transport and payload."""
+    near, far, most, _ = groups()
+    header = ("", "bytes", "requests", "ms", f"ms from {far.rtt_ms:g}", "CPU, µs: direct",
+              "by Flask", "memory, KB")  # fmt: skip
+    rows: list[Sequence[str]] = [header]
+    for result in far.entries:
+        variant = result.variant
+        either = {
+            of.dispatch: of
+            for of in most.entries
+            if (of.transport, of.carry) == (variant.transport, variant.carry)
+        }
+        costs = [either[how].cpu_per_update if how in either else None for how in (DIRECT, FLASK)]
+        memory = either[variant.dispatch].memory_per_client
+        rows.append(
+            (
+                result.title,
+                tables.shown(result.bytes_per_update),
+                tables.shown(result.requests_per_update),
+                formatting.significant(_after(near, variant)),
+                formatting.significant(_after(far, variant)),
+                *map(tables.shown, costs),
+                "–" if memory is None else formatting.significant(memory / 1024),
+            )
+        )
+    _print(as_rst(rows))
+
+
+def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
+    """Return the milliseconds after which browsers had the data, in this share of the cases."""
+    entry = next(result for result in group.entries if result.variant == variant)
+    return quantile(entry.received_ms, q)
+
+
+def findings(name: str) -> None:
+    """Print the findings of a comparison."""
+    _print("\n".join(f"- {sentence}" for sentence in found.sentences(results(name))))
+
+
+def figures(name: str) -> None:
+    """Print a table for each group of a comparison, below its title."""
+    every = [tables.table(group, tables.DOCS) for group in tables.comparisons(results(name))]
+    _print(*(f"{one.title}\n{'~' * len(one.title)}\n\n{_rst(one)}" for one in every))
+
+
+def study(name: str, number: int = 0) -> None:
+    """Print one of the tables of a study, and how to read it."""
+    table = STUDIES[name].tables(results(name))[number]
+    _print(_rst(table), *table.notes)
+
+
+def _rst(table: Table) -> str:
+    return as_rst([table.header, *table.rows])
+
+
+def fanout_about() -> None:
+    """Print the command, the machine and the floor of bench.fanout."""
+    about("fanout")
+    _print(_lines(fanout().summary().splitlines()[-1]))
+
+
+def fanout_goals() -> None:
+    """Print Pushlab's figures against the goals."""
+    _print(fanout().ours())
+
+
+def fanout_servers() -> None:
+    """Print all servers side by side."""
+    _print(fanout().side_by_side())
+
+
+def waiting() -> None:
+    """Print what each waiting browser costs each server in memory."""
+    _print(memory.as_table(raw("servers")["servers"]))
+
+
+# Numbers.
+
+
+def numbers(document: str) -> None:
+    """Print the substitutions that a document uses."""
+    text = re.sub(r"^\.\. \|.*", "", Path(document).read_text(encoding="utf-8"), flags=re.M)
+    used = {" ".join(name.split()) for name in re.findall(r"\|([a-z][^|]*?)\|", text)}
+    known = all_numbers()
+    _print("\n".join(f".. |{name}| replace:: {known[name]}" for name in sorted(used & set(known))))
+
+
+def all_numbers() -> dict[str, str]:
+    """Return every number that a document may use, by its name."""
+    of_studies = [one.numbers(results(name)) for name, one in STUDIES.items()]
+    parts = (_wire_numbers(), _compared(), _memory_numbers(), _fanout_numbers(), *of_studies)
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _wire_numbers() -> dict[str, str]:
+    of = raw("wire")
+    total = {name: cost.total for name, cost in bytes_on_wire.from_raw_result(of).items()}
+    return {
+        "wire push": f"{total['WebSocket, carry']:,}",
+        "wire long poll": f"{total['long poll, carry']:,}",
+        "wire long poll signal": f"{total['long poll, signal then fetch']:,}",
+        "wire browser": str(of["browser"]),
+        "wire value bytes": str(of["value_bytes"]),
+    }
+
+
+def _compared() -> dict[str, str]:
+    near, far, most, slow = groups()
+    by_variant = {result.variant: result for result in slow.entries}
+
+    def age(variant: Variant) -> str:
+        return formatting.duration(_after(slow, variant, 0.95))
+
+    def rate(variant: Variant) -> str:
+        return tables.shown(round(by_variant[variant].bytes_per_second or 0))
+
+    return {
+        "compared browsers": f"{far.clients:,}",
+        "compared most": f"{most.clients:,}",
+        "compared distance": f"{far.rtt_ms:g}",
+        "compared period": f"{next(r.period for r in near.entries if r.period is not None):g}",
+        "compared push": formatting.significant(_after(far, PUSH)),
+        "compared long poll": formatting.significant(_after(far, LONG)),
+        "compared long poll signal": formatting.significant(_after(far, LONG_SIGNAL)),
+        "slow push age": age(PUSH),
+        "slow long poll age": age(LONG),
+        "slow short poll age": age(SHORT),
+        "slow signal age": age(PUSH_SIGNAL),
+        "slow push bytes": rate(PUSH),
+        "slow short poll bytes": rate(SHORT),
+        "slow pace": f"{1 / slow.pace:.0f}",
+        "slow handling": f"{slow.processing_time:g}",
+    }
+
+
+def _memory_numbers() -> dict[str, str]:
+    of = raw("servers")
+    kilobytes = {
+        (server, kind): median(samples) / 1000
+        for server, kinds in of["servers"].items()
+        for kind, samples in kinds.items()
+    }
+
+    def held(servers: Sequence[str]) -> str:
+        kinds = ("long poll", "event stream")
+        return _between([kilobytes[server, kind] for server in servers for kind in kinds]) + " KB"
+
+    versions = of["versions"]
+    pushed_to = {server: cost for (server, kind), cost in kilobytes.items() if kind == "pushed to"}
+    return {
+        "memory per greenlet": held(GREENLETS),
+        "memory per thread": held(THREADS),
+        "most per socket pushed to": f"{math.floor(max(pushed_to.values())) + 1} KB",
+        "memory runs": str(len(of["servers"]["serve.py"]["pushed to"])),
+        "uwsgi gevent memory": f"{pushed_to['uwsgi gevent']:.1f} KB",
+        "uwsgi threads memory": f"{pushed_to['uwsgi threads']:.1f} KB",
+        "uwsgi measured with": f"uWSGI {versions['uwsgi']}, Python {versions['Python']}",
+    }
+
+
+def _fanout_numbers() -> dict[str, str]:
+    report = fanout()
+    goals = {goal.what: goal for goal in GOALS}
+
+    def medians(what: str, *servers: str) -> list[float]:
+        return [figure.median for server in servers for figure in report.all(what, server)]
+
+    def goal(what: str) -> str:
+        return number(goals[what].most).removesuffix(".0")
+
+    broadcast, handshake = "notification / floor", "handshake / floor"
+    samples = [sample for figure in report.all("floor") for sample in figure.samples]
+    p90 = [figure.quantile(0.9) for figure in report.all(broadcast)]
+    return {
+        "bytes per idle socket": number(report.figure("memory", goals["memory"].clients).median),
+        "floor samples": _between(samples, 1),
+        "broadcast": _between(medians(broadcast, OURS), 2),
+        "broadcast p90": _between(p90, 2),
+        "broadcast aim": goal(broadcast),
+        "handshake": _between(medians(handshake, OURS)),
+        "handshake aim": goal(handshake),
+        "handshake of picows": _between(medians(handshake, "picows")),
+        "handshake of aiohttp and websockets": _between(
+            medians(handshake, "aiohttp", "websockets.broadcast")
+        ),
+        "event": number(report.figure("event / floor").median),
+        "event aim": goal("event / floor"),
+        "cycle": number(report.figure("long-poll cycle").median),
+        "cycle aim": goal("long-poll cycle"),
+        "cycle in floors": number(report.figure("long-poll cycle / floor").median),
+        "cycle aim in floors": goal("long-poll cycle / floor"),
+    }
+
+
+def _between(values: Sequence[float], digits: int = 0) -> str:
+    least, most = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
+
+
+if __name__ == "__main__":
+    sys.exit(run(*(sys.argv[1:] or ["-r"])))

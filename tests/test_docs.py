@@ -1,0 +1,178 @@
+"""The figures of the README and the docs are those of docs/results, and so are the sentences."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.bytes_on_wire import from_raw_result
+from bench.fanout.report import GOALS, Report
+from bench.report import docs, findings
+from bench.statistics import quantile
+from bench.studies import STUDIES
+from bench.studies.kaazing import pairs_of
+from tests.conftest import ROOT
+
+README = (ROOT / "README.rst").read_text()
+
+
+def test_every_figure_is_that_of_a_raw_result() -> None:
+    """If not: `make figures`, and read what the documents say of the figures."""
+    assert docs.run("--check") == 0
+
+
+def dearer_frames(found: Any) -> None:
+    found["costs"]["WebSocket, carry"]["down"] += 60
+
+
+def larger_sockets(found: Any) -> None:
+    for figure in found["figures"]:
+        if figure["what"] == "memory":
+            figure["samples"] = [7000.0]
+
+
+def heavier_threads(found: Any) -> None:
+    for server in found["servers"].values():
+        for samples in server.values():
+            samples[:] = [sample + 9000 for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "documents"),
+    [
+        ("wire", dearer_frames, {"README.rst"}),
+        ("servers", heavier_threads, {"servers.rst", "uwsgi.rst"}),
+        ("fanout", larger_sockets, {"README.rst", "compression.rst", "speed.rst", "fanout.rst"}),
+    ],
+)
+def test_a_changed_result_is_found_and_followed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    edit: Callable[[Any], None],
+    documents: set[str],
+) -> None:
+    shutil.copy(ROOT / "README.rst", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    monkeypatch.setattr(docs, "RESULTS", tmp_path / "docs" / "results")
+    before = {path: path.read_text() for path in tmp_path.rglob("*.rst")}
+    raw = docs.RESULTS / f"{name}.json"
+    found = json.loads(raw.read_text())
+    edit(found)
+    raw.write_text(json.dumps(found))
+    assert docs.run("--check", root=tmp_path) != 0
+    assert {path: path.read_text() for path in before} == before, "a check changes nothing"
+    assert docs.run("-r", root=tmp_path) == 0
+    assert {path.name for path in before if path.read_text() != before[path]} == documents
+    assert docs.run("--check", root=tmp_path) == 0
+
+
+def test_every_number_is_used() -> None:
+    text = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.rst")) + README
+    for name in docs.all_numbers():
+        assert f"\n.. |{name}| replace:: " in text, name
+
+
+def test_every_raw_result_has_the_command_that_measures_it_again() -> None:
+    found = sorted(docs.RESULTS.glob("*.json"))
+    assert len(found) >= 8
+    for path in found:
+        command = json.loads(path.read_text())["command"]
+        assert re.match(r"(python -m bench\.\w+|python compare\.py)( |$)", command)
+
+
+# Sentences whose wording depends on the figures. If one fails after a new measurement, reword the
+# document.
+
+
+def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
+    """README.rst, and that only requests cost much."""
+    costs = {name: cost.total for name, cost in from_raw_result(docs.raw("wire")).items()}
+    ratio = costs["WebSocket, signal then fetch"] / costs["long poll, carry"]
+    assert 0.9 < ratio < 1.1
+    pushed = {costs.pop("WebSocket, carry"), costs.pop("SSE, carry")}
+    assert 3 * max(pushed) < min(costs.values())
+
+
+def test_polling_wins_with_slow_readers() -> None:
+    """docs/explanation/polling.rst: it is fresher, and short polling takes fewer bytes."""
+    slow = {result.variant: result for result in docs.groups()[-1].entries}
+    push = slow[docs.PUSH]
+    for variant in (docs.LONG, docs.SHORT, docs.PUSH_SIGNAL):
+        ages = [quantile(slow[one].received_ms, 0.95) for one in (variant, docs.PUSH)]
+        assert 1.5 * ages[0] < ages[1]
+    assert 1.5 * (slow[docs.SHORT].bytes_per_second or 0) < (push.bytes_per_second or 0)
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return docs.fanout()
+
+
+@pytest.mark.parametrize(
+    ("what", "reached"),
+    [
+        ("notification / floor", True),
+        ("handshake / floor", False),
+        ("event / floor", False),
+        ("long-poll cycle", False),
+        ("long-poll cycle / floor", True),
+    ],
+)
+def test_which_goals_are_reached(report: Report, what: str, reached: bool) -> None:
+    """docs/explanation/speed.rst."""
+    (goal,) = (goal for goal in GOALS if goal.what == what)
+    assert all(goal.is_met(each) for each in report.all(what) if goal.aims_at(each)) == reached
+
+
+def test_the_90th_percentiles_of_a_broadcast_miss_the_goal(report: Report) -> None:
+    """docs/explanation/speed.rst, and that picows stays below the goal of a handshake."""
+    goals = {goal.what: goal.most for goal in GOALS}
+    broadcast, handshake = "notification / floor", "handshake / floor"
+    assert all(each.quantile(0.9) > goals[broadcast] for each in report.all(broadcast))
+    assert all(each.median < goals[handshake] for each in report.all(handshake, "picows"))
+
+
+def test_what_the_studies_say() -> None:
+    """docs/results/kaazing.rst, pimentel.rst, abril.rst and shootout.rst."""
+    few, many = pairs_of(docs.results("kaazing"))
+    assert few.keeps_up
+    assert not many.keeps_up
+    assert not many.websocket.coalesced
+    assert 480 < quantile(few.polling.notified_ms, 0.5) < 520
+
+    for result in docs.results("pimentel").entries:
+        p50 = quantile(result.notified_ms, 0.5)
+        near = result.rtt_ms <= (300 if result.transport == "websocket" else 150)
+        if result.transport != "poll" and near:
+            assert 0 <= p50 - result.rtt_ms / 2 < 2
+            assert not result.coalesced
+        elif result.rtt_ms > 250:
+            assert result.coalesced
+
+    (table,) = STUDIES["abril"].tables(docs.results("abril"))
+    rows = {row[0]: [int(row[place].replace(",", "")) for place in (2, 5, 6)] for row in table.rows}
+    order = ["WebSocket", "SSE", "long poll", "short poll", "reload"]
+    assert sorted(order, key=lambda name: rows[name][0]) == order
+    assert rows["long poll"][1] == rows["short poll"][1] + 1
+    assert rows["long poll"][2] > rows["short poll"][2]
+
+    assert docs.results("shootout").extra["ended_by"] == "descriptors"
+
+
+def test_the_first_finding_compares_like_with_like() -> None:
+    first = findings.sentences(docs.results("compare"))[0]
+    numbers = docs.all_numbers()
+    expected = (numbers["wire push"], numbers["wire long poll"])
+    assert tuple(re.findall(r"([\d,]+) bytes", first)) == expected
+
+
+def test_a_report_can_be_read_again(report: Report) -> None:
+    assert Report.from_json(report.as_json()) == report
+    assert report.figure("memory", 5000).clients == 5000
+    with pytest.raises(LookupError, match="no figure 'memory' of Pushlab for 3"):
+        report.figure("memory", 3)
