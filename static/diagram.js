@@ -18,7 +18,7 @@ const APART = 9; // closer, a request and its response would hide each other
 const ROWS = 12;
 
 /** The width of a stroke, and half of that of its head. @type {Record<string, number[]>} */
-const WIDTHS = { dot: [9, 0], empty: [2, 3.2], ask: [2.2, 3.4], signal: [2.8, 4.2], reading: [4, 5.4] };
+const WIDTHS = { dot: [9, 0], empty: [2, 3.2], request: [2.2, 3.4], signal: [2.8, 4.2], reading: [4, 5.4] };
 
 /** @param {HTMLElement} root */
 export function makeDiagram(root) {

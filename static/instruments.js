@@ -12,8 +12,8 @@ import { browserNow, oneWay, toServer } from "./clock.js";
  * @property {string} [what] as in "GET /data"
  * @property {number} [sent]
  * @property {number | null} [received] null for what has not been received yet
- * @property {number} [asked] when the server had read the request
- * @property {number} [answered] when it began to write the response
+ * @property {number} [arrived] when the server had read the request
+ * @property {number} [responded] when it began to write the response
  * @property {number} [openedAt] when the server had opened the connection
  * @property {number} [left] when the server sent the message
  * @property {number} [at] when the data changed
@@ -79,7 +79,7 @@ export function withInstruments(Transport, title) {
 				const { status, headers, message } = reply;
 				record.received = browserNow();
 				const times = headers.get("Server-Timing")?.match(/in;dur=(.+), held;dur=(.+)/);
-				if (times) Object.assign(record, { asked: +times[1], answered: +times[1] + +times[2] });
+				if (times) Object.assign(record, { arrived: +times[1], responded: +times[1] + +times[2] });
 				record.empty = status !== 200;
 				if (!record.empty) record.brings = contentOf(message);
 				this.onWire(record);

@@ -12,7 +12,7 @@ import { bandwidth, duration, size, times } from "./units.js";
 
 /** @typedef {import("./subscription.js").Reading} Reading */
 /** @typedef {import("./instruments.js").WireRecord} WireRecord */
-/** @typedef {[asked: number, held: number, status: number, up: number, down: number]} Exchange */
+/** @typedef {[arrived: number, held: number, status: number, up: number, down: number]} Exchange */
 
 const LOST_AFTER = 5000; // milliseconds, for which a reading was the newest, and the lane live
 const SLACK = 100; // by which a request and the server's record of it may seem apart
@@ -136,11 +136,11 @@ export class Lane extends Card {
 		this.measured.report(meter, epoch);
 		// A response that the server reports may still be on its way here.
 		this.#reported = [...this.#reported, ...meter.exchanges].slice(-REMEMBERED).filter((exchange) => {
-			const [asked, held, , up, down] = exchange;
-			const record = [...this.#requests].find((record) => matches(record, asked));
+			const [arrived, held, , up, down] = exchange;
+			const record = [...this.#requests].find((record) => matches(record, arrived));
 			if (!record) return true;
 			this.#requests.delete(record);
-			this.diagram.wire(Object.assign(record, { asked, answered: asked + held, up, down }));
+			this.diagram.wire(Object.assign(record, { arrived, responded: arrived + held, up, down }));
 			return false;
 		});
 		this.#showFigures();
@@ -215,10 +215,10 @@ export class Lane extends Card {
 /**
  * Whether the server's record is of this request: by its own time, or by when it was.
  * @param {WireRecord} record
- * @param {number} asked
+ * @param {number} arrived
  */
-function matches({ asked: own, sent, received }, asked) {
-	if (own !== undefined) return own === asked;
-	const at = toBrowser(asked);
+function matches({ arrived: own, sent, received }, arrived) {
+	if (own !== undefined) return own === arrived;
+	const at = toBrowser(arrived);
 	return received != null && at > Number(sent) - SLACK && at < received + SLACK;
 }

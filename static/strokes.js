@@ -15,7 +15,7 @@ const WAIT = 30; // a request that takes the server longer is held
  * @property {number} from
  * @property {number} to
  * @property {number} until the end of a request that is held
- * @property {"dot" | "empty" | "ask" | "signal" | "reading"} weight
+ * @property {"dot" | "empty" | "request" | "signal" | "reading"} weight
  * @property {boolean} up from the browser to the server
  * @property {boolean} held
  * @property {boolean} failed
@@ -39,7 +39,7 @@ const PLAIN = {
  * @returns {Stroke[]}
  */
 export function strokesOf(record, now) {
-	const { kind, what = "", sent = 0, asked, answered, received, empty, brings, failed = false } = record;
+	const { kind, what = "", sent = 0, arrived, responded, received, empty, brings, failed = false } = record;
 	if (kind === "change") {
 		const at = toBrowser(record.at ?? 0);
 		return [{ ...PLAIN, from: at, to: at, until: at, weight: "dot" }];
@@ -58,25 +58,25 @@ export function strokesOf(record, now) {
 	 */
 	const arrival = (what, from, isKnown) => ({
 		...{ ...PLAIN, what, from, to: received ?? 0, until: received ?? 0, together },
-		...{ weight: empty ? "empty" : brings ?? "ask", bytes: count(record.down) },
+		...{ weight: empty ? "empty" : brings ?? "request", bytes: count(record.down) },
 		brings: empty ? "nothing new" : brings ? `a ${brings}` : "",
 		took: isKnown ? duration((received ?? 0) - from) : "",
 	});
 	if (kind === "message") return [arrival(what, here(record.left), true)];
 
-	const since = here(asked, sent + oneWay(), sent);
+	const since = here(arrived, sent + oneWay(), sent);
 	// A request that is still held is drawn until later than now, which is not in sight.
-	const until = here(answered, received ? received - oneWay() : now + 2 * SPAN, since);
+	const until = here(responded, received ? received - oneWay() : now + 2 * SPAN, since);
 	const held = until - since > WAIT;
 	/** @type {Stroke} */
 	const departure = {
 		...{ ...PLAIN, what, from: sent, to: since, until, together, held, failed, up: true },
-		...{ weight: empty ? "empty" : "ask", bytes: count(record.up, " up") },
-		took: asked === undefined ? "" : duration(since - sent),
+		...{ weight: empty ? "empty" : "request", bytes: count(record.up, " up") },
+		took: arrived === undefined ? "" : duration(since - sent),
 		note: held ? `held ${duration(until - since)}` : "",
 	};
 	if (failed || !received) return [{ ...departure, note: failed ? "cut off" : "no response yet" }];
-	return [departure, arrival(`response to ${what}`, until, answered !== undefined)];
+	return [departure, arrival(`response to ${what}`, until, responded !== undefined)];
 }
 
 /**

@@ -1,4 +1,4 @@
-"""The space-time diagrams: what passes between browser and server is drawn, said, and tabled."""
+"""The diagrams: every message is drawn, described and listed in a table."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -46,14 +46,14 @@ def looks(lane: Part) -> list[str]:
 
 
 def held(browser: Browser) -> list[bool]:
-    """Of each diagram, whether it stands still."""
+    """Whether each diagram stands still."""
     return browser.execute_script(  # type: ignore[no-any-return]
         "return [...document.querySelectorAll('.diagram')].map((it) => 'held' in it.dataset)"
     )
 
 
 def words(lane: Part, spoken: bool = False) -> str:
-    """What is said below the diagram, to the eye or to a screen reader."""
+    """The description below the diagram, seen or spoken."""
     return str(lane.find(".words [role=status]" if spoken else ".words span:first-child").text)
 
 
@@ -71,13 +71,13 @@ def test_each_transport_draws_its_strokes(server: Server, browser: Browser) -> N
         assert len(strokes(lane)) > before[transport]
         assert all(stroke["arrow"] for stroke in strokes(lane))
         assert "NaN" not in "".join(stroke["arrow"] for stroke in strokes(lane))
-        assert "reading" in looks(lane), "the answer with the data, by whatever way"
-        # The first question of a long poll does not wait: its answer may be empty.
+        assert "reading" in looks(lane), "the message with the data, whatever the payload"
+        # The first request of a long poll is not held: its response may be empty.
         assert ("empty" in looks(lane)) == (transport in ("poll", "longpoll"))
         assert ("signal" in looks(lane)) == (transport == "longpoll")
     lanes["longpoll"].until(lambda lane: strokes(lane)[-1]["bar"])
     assert not any(stroke["bar"] for stroke in strokes(lanes["websocket"]))
-    # An empty answer is paler than one that brings something.
+    # An empty response is paler than one that brings something.
     opacity = "return getComputedStyle(document.querySelector(arguments[0])).opacity"
     empty, full = (
         float(browser.execute_script(opacity, f"[data-transport=poll] .field .{look}"))
@@ -110,7 +110,7 @@ def test_the_strokes_have_the_servers_bytes(
             assert rest in FORWARDED_MISSING[transport]
 
 
-#: Bytes of which the browser does not tell: a chunk with when to retry, then maybe one with a
+#: Bytes that the browser does not show: a chunk with the retry time, then maybe one with a
 #: comment; and maybe a ping.
 RETRY, COMMENT, PING = len(b"d\r\nretry: 1000\n\n\r\n"), len(b"3\r\n:\n\n\r\n"), 2
 FORWARDED_MISSING = {"sse": (RETRY, RETRY + COMMENT), "websocket": (0, PING)}
@@ -130,7 +130,7 @@ def has_rows(lane: Part, least: int) -> bool:
 
 
 def tabled_and_reported(lane: Part, lab: LabPage, name: str) -> tuple[list[str], list[str]]:
-    """The bytes of the requests and answers that the table has, and as the server tells them."""
+    """The bytes of requests and responses, in the table and as the server reports them."""
     tabled = [
         row[2]
         for row in rows(lane)
@@ -183,7 +183,7 @@ def test_the_keyboard_reads_the_strokes_bytes(server: Server, browser: Browser) 
     assert len(set(heard)) == 4
     assert heard[0].startswith(("GET /data: ", "response to GET /data: "))
     assert all(re.search(r"\d{3,} B( up)?, \d+(\.\d)? ms", text) for text in heard), heard
-    # Its milliseconds may be told anew: the clocks are known better from second to second.
+    # Its milliseconds may change: the clocks are known better from second to second.
     assert press(Keys.ARROW_LEFT).partition(" B")[0] == heard[2].partition(" B")[0]
     assert press(Keys.ESCAPE) == ""
     assert words(lane) == "held: a click, or Space, lets it run"
@@ -229,9 +229,9 @@ document.querySelector("main").prepend(root);
 const diagram = makeDiagram(root);
 await new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 let sent = 1e12;
-const ask = (more) => {
-  const [asked, answered, received] = [sent + 20, sent + 21, sent + 40];
-  const record = { kind: "exchange", what: "GET /data", sent, asked, answered, received };
+const exchange = (more) => {
+  const [arrived, responded, received] = [sent + 20, sent + 21, sent + 40];
+  const record = { kind: "exchange", what: "GET /data", sent, arrived, responded, received };
   diagram.wire(Object.assign(record, { empty: true, up: 500, down: 100 }, more));
   return record;
 };
@@ -240,7 +240,7 @@ const paths = () => [...root.querySelectorAll("path")].map((path) => path.getAtt
 
 
 def alone(browser: Browser, script: str, *, width: str = "480px") -> Any:
-    """Run a script with a diagram that stands alone; return what it returns."""
+    """Run a script with a diagram of its own; return its result."""
     setup = ALONE.replace("WIDTH", f'"{width}"')
     return browser.execute_async_script(
         f"(async () => {{ {setup} {script} }})().then(arguments[0], (e) => arguments[0](`${{e}}`))"
@@ -260,7 +260,7 @@ def test_minutes_of_traffic_leave_no_more_than_is_in_sight(on_the_page: Browser)
         """
         const counts = [];
         for (const end = sent + 120_000; sent < end; sent += 250) {
-          ask({});
+          exchange({});
           if (sent % 1000 === 0) diagram.wire({ kind: "change", at: sent });
           diagram.draw(sent + 50);
           counts.push(root.querySelectorAll("*").length);
@@ -279,12 +279,12 @@ def test_while_it_is_held_nothing_piles_up(on_the_page: Browser) -> None:
     before, after = alone(
         on_the_page,
         """
-        ask({});
+        exchange({});
         diagram.draw(sent + 50);
         diagram.hold(true);
         const before = root.querySelectorAll("*").length;
         for (const end = sent + 60_000; sent < end; sent += 250) {
-          ask({});
+          exchange({});
           diagram.draw(sent + 50);
         }
         return [before, root.querySelectorAll("*").length];
@@ -295,13 +295,13 @@ def test_while_it_is_held_nothing_piles_up(on_the_page: Browser) -> None:
 
 @pytest.mark.parametrize("width", ["480px", "1px", "0px", "none"])
 def test_every_shape_is_a_shape(on_the_page: Browser, width: str) -> None:
-    """Also in a lane that is not on the screen, or while the page is being laid out."""
+    """Also off the screen, or while the page is being laid out."""
     paths = alone(
         on_the_page,
         """
-        const record = ask({ answered: undefined, received: null, empty: false });
+        const record = exchange({ responded: undefined, received: null, empty: false });
         diagram.draw(sent);
-        ask({ failed: true, received: sent + 100 });
+        exchange({ failed: true, received: sent + 100 });
         const message = { kind: "message", what: "frame", brings: "reading" };
         diagram.wire({ ...message, left: sent - 9, received: sent });
         diagram.wire({ kind: "change", at: sent });
@@ -320,14 +320,16 @@ def test_what_is_held_is_a_bar_that_grows(on_the_page: Browser) -> None:
     looks = alone(
         on_the_page,
         """
-        const record = ask({ asked: undefined, answered: undefined, received: null, empty: false });
+        const unknown = { arrived: undefined, responded: undefined, received: null };
+        const record = exchange({ ...unknown, empty: false });
         const bar = () => {
           const path = root.querySelector(".bar").getBoundingClientRect();
           const field = root.querySelector(".field").getBoundingClientRect();
           return Math.min(path.right, field.right) - Math.max(path.left, field.left);
         };
         const widths = [1000, 5000, 9000].map((later) => (diagram.draw(sent + later), bar()));
-        Object.assign(record, { asked: sent + 20, answered: sent + 9020, received: sent + 9040 });
+        Object.assign(record, { arrived: sent + 20, responded: sent + 9020 });
+        Object.assign(record, { received: sent + 9040 });
         diagram.wire(Object.assign(record, { brings: "signal", up: 500, down: 200 }));
         diagram.draw(sent + 10_000);
         const cells = (row) => [...row.cells].slice(1).map((cell) => cell.textContent);
@@ -339,7 +341,7 @@ def test_what_is_held_is_a_bar_that_grows(on_the_page: Browser) -> None:
     # 480 pixels are ten seconds.
     assert widths == pytest.approx([47, 239, 431], abs=2)
     assert last == pytest.approx(432, abs=2)
-    assert classes == ["ask", "signal"]
+    assert classes == ["request", "signal"]
     assert [row[:2] for row in table] == [
         ["response to GET /data: a signal", "200 B"],
         ["GET /data: held 9.00 s", "500 B up"],
@@ -349,14 +351,14 @@ def test_what_is_held_is_a_bar_that_grows(on_the_page: Browser) -> None:
 
 
 def test_the_clock_may_be_corrected(on_the_page: Browser) -> None:
-    """A stroke never arrives before it left, whatever is believed of the server's clock."""
+    """A stroke never arrives before it was sent, however wrong the clocks are."""
     heads = alone(
         on_the_page,
         """
         const heads = [];
         for (const wrong of [0, 500, -500]) {
           sent += 11_000;
-          ask({ asked: sent + 20 + wrong, answered: sent + 21 + wrong });
+          exchange({ arrived: sent + 20 + wrong, responded: sent + 21 + wrong });
           diagram.draw(sent + 50);
           heads.push(...[...root.querySelectorAll("g")].slice(-2).map((g) => {
             const [, x1, x2] = g.lastChild.getAttribute("d").match(/^M(\\S+) .*M(\\S+) \\S+L/);

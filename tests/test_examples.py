@@ -655,7 +655,7 @@ def test_threads_page(browser: Browser, own: Own, axe: str) -> None:
     tries = 0
     for job in ("sleep", "query", "compute"):
         # Where others want the processor, too, one try may not show it.
-        while not any(line.startswith(job) and "nobody waited" in line for line in log(browser)):
+        while not any(line.startswith(job) and "no echo waited" in line for line in log(browser)):
             assert tries < 10
             tries += 1
             browser.find(f"[data-job={job}]").click()

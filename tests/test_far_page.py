@@ -1,4 +1,4 @@
-"""Distance, and what the page concludes from it: the far ports, the lesson, and the verdict."""
+"""Distance on the page: the far ports, the lesson and the verdict."""
 
 import json
 import re
@@ -135,15 +135,15 @@ def says_what_is_shown(browser: Browser, pattern: str) -> bool:
 
 
 def lane(transport: str, p50: float, size: float | None, **more: Any) -> Any:
-    """What the verdict knows of a lane; `other` is what it measured with the other payload."""
+    """A lane's measurements; `other` with the other payload: p50 and bytes."""
     return {"transport": transport, "p50": p50, "bytes": size, "updates": 3} | more
 
 
 WEBSOCKET, LONGPOLL = lane("websocket", 5, 121), lane("longpoll", 39, 808)
 SSE, POLL = lane("sse", 5, 130), lane("poll", 300, 2000, requests=31)
-#: The same, but with its signals.
+#: A lane's payload, where it is not to carry.
 SIGNALLING = {"carries": False}
-#: They have measured the other payload, too.
+#: A lane that has measured both payloads.
 BOTH = LONGPOLL | {"other": (258, 1514)}
 SENT = " Short polling sent 31 requests for 3 changes."
 ASIDE = " Switch a lane to “signal, then fetch” to measure what carrying the data saves."

@@ -1,4 +1,4 @@
-"""The page as a lab: every figure is what the server, and the browser itself, have counted."""
+"""The page as a lab: its figures, and its controls."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ Counts = dict[str, dict[str, int]]
 
 
 def shown(browser: Browser, *others: str) -> Counts:
-    """How many requests each lane shows, and what of them came; and others of its fields."""
+    """The requests that each lane shows, by kind, and more of its fields."""
     return {
         transport: {
             "requests": figures["requests"],
@@ -98,7 +98,7 @@ def shown(browser: Browser, *others: str) -> Counts:
 
 
 def counted_by_the_server(lab: LabPage, browser: Browser) -> Counts:
-    """The same by the server's meters, and by the answers that the lab tells one by one."""
+    """The same by the server's meters and its reports of each exchange."""
     counts = {}
     for transport, lane in browser.lane_ids.items():
         sums = lab.sums(lane)
@@ -179,7 +179,7 @@ def test_the_period_of_short_polling(server: Server, browser: Browser) -> None:
     assert 0.2 < quickly < 0.9 < slowly
 
 
-# Cut, and what happens to whom.
+# Cut, and lost.
 
 #: Let the page think that some milliseconds have passed.
 JUMP = """
@@ -205,7 +205,7 @@ def test_lanes_that_are_cut_come_back(server: Server, browser: Browser, cut: lis
     server.publish({"line": "during the cut"})
     for other in set(LANES) - set(cut):
         browser.lane(other).until_it_shows("during the cut")
-    browser.execute_script(JUMP, 6000)  # it is late, but was not there to be told
+    browser.execute_script(JUMP, 6000)  # late, but it was not connected
     browser.picture(f"cut, {' and '.join(cut)}")
     for lane in map(browser.lane, cut):
         lane.until_it_shows("during the cut")
@@ -215,7 +215,7 @@ def test_lanes_that_are_cut_come_back(server: Server, browser: Browser, cut: lis
 
 
 def test_a_reading_that_does_not_come_is_lost(server: Server, browser: Browser) -> None:
-    """A line on which nothing comes any more looks alive: until it is checked, its news is lost."""
+    """A stalled connection looks alive: until it is checked, its readings are lost."""
     with Relay(server.port) as relay:
         browser.visit(server, port=relay.port)
         server.publish({"line": "before"})
@@ -324,7 +324,7 @@ def test_a_frozen_server_loses_nothing(clockwork: Server, browser: Browser) -> N
     browser.control("freeze").click()
     eventually(lambda: notice(browser))
     assert notice(browser) == "The server is frozen for 5 seconds. Nothing moves, nothing is lost."
-    # What it had sent before has come by now.
+    # Readings that it had sent before have arrived by now.
     sequence = int(browser.truth["sequence"]) + 1
     begun = time.monotonic()
     browser.truth.until_it_is_past(sequence)
@@ -336,7 +336,7 @@ def test_a_frozen_server_loses_nothing(clockwork: Server, browser: Browser) -> N
     assert [figures["lost"] for figures in browser.figures.values()] == [0] * len(LANES)
 
 
-def test_who_may_not_steer_is_told_why(start: Start, browser: Browser) -> None:
+def test_the_page_says_why_controls_are_disabled(start: Start, browser: Browser) -> None:
     browser.visit(start("serve.py", "--no-controls", "--every", "0.5"))
     why = browser.find("[data-field=rights]")
     eventually(lambda: why.is_displayed())
@@ -345,7 +345,7 @@ def test_who_may_not_steer_is_told_why(start: Start, browser: Browser) -> None:
     assert len(buttons) == 8
     assert not any(button.is_enabled() for button in buttons)
     browser.picture("no controls")
-    # Whoever tries all the same is refused, in words.
+    # A page that tries all the same gets an error, in words.
     browser.execute_script(
         "arguments[0].disabled = false; arguments[0].click()", browser.control("burst")
     )

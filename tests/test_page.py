@@ -1,4 +1,4 @@
-"""The page in a real Chromium: what it shows, also when the server goes away."""
+"""The page in a real Chromium, also when its server stops."""
 
 import re
 import signal
@@ -145,7 +145,7 @@ def all_counted(browser: Browser) -> dict[str, dict[str, Any]] | None:
 
 
 def goes_on(browser: Browser, before: dict[str, dict[str, Any]]) -> bool:
-    """Whether the sums go on where they were, though the server began at zero."""
+    """Whether the sums continue, though the server began at zero."""
     return all(
         lane[name] > before[transport][name]
         for transport, lane in browser.figures.items()
@@ -154,7 +154,7 @@ def goes_on(browser: Browser, before: dict[str, dict[str, Any]]) -> bool:
 
 
 def test_what_happened_while_away_is_caught_up(server: Server, browser: Browser) -> None:
-    """A stopped lane keeps what it shows; started again it goes on with the newest."""
+    """A stopped lane keeps its reading; started again it shows the newest."""
     browser.visit(server)
     server.publish({"line": "seen"})
     lanes = [browser.lane(transport) for transport in LANES]
@@ -175,32 +175,32 @@ def test_what_happened_while_away_is_caught_up(server: Server, browser: Browser)
         assert sums == [2, 1, 0], transport
 
 
-#: Answers with a body that an update costs: by signal, and by carry.
-ANSWERS = {"poll": (2, 1), "longpoll": (2, 1), "sse": (1, 0), "websocket": (1, 0)}
+#: Responses with status 200 that an update costs: by signal, and by carry.
+RESPONSES = {"poll": (2, 1), "longpoll": (2, 1), "sse": (1, 0), "websocket": (1, 0)}
 
 
 def test_carry_saves_the_fetch(server: Server, browser: Browser) -> None:
     browser.visit(server)
     lanes = [browser.lane(transport) for transport in LANES]
 
-    def answers_to(line: str) -> dict[str, int]:
+    def responses_to(line: str) -> dict[str, int]:
         for lane in lanes:
             lane.until(lambda lane: lane.shows(server))
-        before = answered()
+        before = responses()
         server.publish({"line": line})
         for lane in lanes:
             lane.until_it_shows(line)
-        now = answered()
+        now = responses()
         return {transport: now[transport] - before[transport] for transport in LANES}
 
-    def answered() -> Counter[str]:
+    def responses() -> Counter[str]:
         return Counter(it.transport for it in browser.requests if it.status == 200)
 
     for number, (carry, line) in enumerate([(False, "by signal"), (True, "by carry")]):
         for lane in lanes:
             lane.set_carry(carry)
-        expected = {transport: answers[number] for transport, answers in ANSWERS.items()}
-        assert answers_to(line) == expected, line
+        expected = {transport: responses[number] for transport, responses in RESPONSES.items()}
+        assert responses_to(line) == expected, line
 
 
 def test_times_are_in_the_readers_time_zone(server: Server, browser: Browser) -> None:

@@ -11,8 +11,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lab import static_files
+from pushlab.transports import TRANSPORTS
 from tests.browsing import LANES, RUNNING, Browser, Part, notice, violations
-from tests.conftest import Server, Start, eventually, starting
+from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.relay import Relay
 
 FOLDERS = (static_files.OWN, static_files.LIBRARY)
@@ -34,7 +35,7 @@ def complete() -> Iterator[Server]:
 
 
 def running(browser: Browser) -> list[Part]:
-    """The truth, and the lanes that run by themselves."""
+    """The server's card, and the lanes that start with the page."""
     return [browser.truth, *map(browser.lane, RUNNING)]
 
 
@@ -46,8 +47,8 @@ def sockets(relay: Relay) -> list[bool]:
     return [not each.over.is_set() for each in relay.naming("Upgrade: websocket")]
 
 
-def nobody_listens(relay: Relay, server: Server) -> bool:
-    """Whether nothing passes when the data changes: no socket, no waiting request, no poll."""
+def nothing_is_sent(relay: Relay, server: Server) -> bool:
+    """Whether a change sends nothing: no socket, no held request, no poll."""
     before = relay.down
     cursor = server.publish({"line": "to nobody"})
     another = server.http.get(f"/update?after={cursor}&timeout=0.6")  # longer than a poll's period
@@ -62,7 +63,7 @@ def test_a_hidden_page_lets_go_and_comes_back(server: Server, browser: Browser) 
         browser.switch_to.new_window("tab")
         try:
             eventually(lambda: not any(sockets(relay)))
-            eventually(lambda: nobody_listens(relay, server))
+            eventually(lambda: nothing_is_sent(relay, server))
             server.publish({"line": "while hidden"})
         finally:
             browser.close()
@@ -78,7 +79,7 @@ def test_leaving_and_going_back(server: Server, browser: Browser) -> None:
         browser.execute_script("window.sameDocument = true")
         browser.get("about:blank")
         eventually(lambda: not any(sockets(relay)))
-        eventually(lambda: nobody_listens(relay, server))
+        eventually(lambda: nothing_is_sent(relay, server))
         server.publish({"line": "while away"})
         browser.back()
         for part in browser.parts:
@@ -115,7 +116,7 @@ def test_three_pages_at_once(server: Server, browser: Browser, kind: str) -> Non
         browser.switch_to.window(first)
 
 
-def test_it_asks_nobody_else(server: Server, browser: Browser) -> None:
+def test_it_requests_nothing_from_other_servers(server: Server, browser: Browser) -> None:
     browser.visit(server, "/?present")
     lane = browser.lane("sse")
     lane.until(lambda lane: lane.state == "live")
@@ -137,16 +138,45 @@ def test_it_asks_nobody_else(server: Server, browser: Browser) -> None:
 # How it is made.
 
 
+def without_comments(text: str) -> str:
+    return re.sub(r"\s*(/\*.*?\*/|^// .*?$)", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def test_it_is_small() -> None:
     """60 kB of code, and not much more with the types that its comments declare."""
-    files = [
-        path for folder in FOLDERS for path in folder.rglob("*.*") if path.suffix in (".js", ".css")
-    ]
-    texts = {path.name: path.read_text() for path in files}
-    code = {name: len(re.sub(r"\s*/\*\*.*?\*/", "", text, flags=re.DOTALL).encode())
-            for name, text in texts.items()}  # fmt: skip
-    assert sum(code.values()) < 60_000, code
-    assert sum(len(text.encode()) for text in texts.values()) < 85_000
+    paths = [path for folder in FOLDERS for path in folder.rglob("*.*")]
+    files = {path.name: path.read_text() for path in paths if path.suffix in (".js", ".css")}
+    assert sum(len(without_comments(text)) for text in files.values()) < 60_000
+    assert sum(map(len, files.values())) < 85_000
+
+
+def test_the_browser_halves_are_free_of_instruments() -> None:
+    """They import nothing of the lab, and each is its idea in about ten lines."""
+    for path in static_files.LIBRARY.rglob("*.js"):
+        for module in re.findall(r'\bfrom "([^"]+)"', path.read_text()):
+            assert (path.parent / module).resolve().is_relative_to(static_files.LIBRARY), path
+    for name in TRANSPORTS:
+        text = (static_files.LIBRARY / "transports" / f"{name}.js").read_text()
+        body = without_comments(text).partition("extends Subscription {")[2].splitlines()
+        assert 8 <= len([line for line in body if len(line.strip()) > 2]) <= 14, name
+
+
+def test_the_page_is_made_from_the_registry(server: Server) -> None:
+    """Titles, taglines, defaults and colours of the transports are written nowhere else."""
+    html = server.http.get("/").body.decode()
+    style = server.http.get("/static/transports.css").body.decode()
+    assert 'href="/static/transports.css"' in html
+    template = (ROOT / "templates" / "page.html").read_text()
+    for name, transport in TRANSPORTS.items():
+        section = re.search(rf'<section [^>]*data-transport="{name}".*?</section>', html, re.DOTALL)
+        assert section
+        assert ("data-autostart" in section[0]) == transport.autostart
+        pressed = "true" if transport.carry else "false"
+        assert f'data-action="carry" aria-pressed="{pressed}"' in section[0]
+        for text in (transport.title, transport.tagline):
+            assert text in section[0]
+            assert text not in template
+        assert f"--transport: light-dark({', '.join(transport.colour)})" in style
 
 
 @pytest.mark.parametrize("path", ["/", "/?present"])
@@ -157,7 +187,7 @@ def test_all_script_and_style_is_in_files(server: Server, path: str) -> None:
     assert not re.findall(r'(?:src|href)="(?!/|#|\?|http://127\.0\.0\.1:)[^"]*"', html)
 
 
-def test_who_wants_no_motion_gets_none(server: Server, browser: Browser) -> None:
+def test_reduced_motion(server: Server, browser: Browser) -> None:
     """The pictures move in steps, once a second; nothing fades, nothing counts tenths."""
     script = {
         "source": "window.frames_asked = 0; const ask = requestAnimationFrame;"
@@ -183,7 +213,7 @@ def test_who_wants_no_motion_gets_none(server: Server, browser: Browser) -> None
         assert browser.execute_script("return frames_asked") == at_first
     finally:
         browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-    browser.look(motion=True)  # and whoever changes their mind is heard
+    browser.look(motion=True)  # a changed preference is applied at once
     moves = "return document.querySelector('.field svg').style.transform"
     before = browser.execute_script(moves)
     eventually(lambda: browser.execute_script(moves) != before)
@@ -256,17 +286,17 @@ def test_the_keyboard_works_everything(server: Server, browser: Browser) -> None
     assert browser.switch_to.active_element == lane.find("[data-action=code]")
 
 
-def test_what_is_said_aloud(server: Server, browser: Browser) -> None:
-    """A lane speaks when its state changes, once; not every second, not with every reading."""
+def test_what_is_spoken(server: Server, browser: Browser) -> None:
+    """A lane's state is spoken when it changes, once; readings are not."""
     browser.visit(server)
     browser.execute_script(
         """
-        window.said = [];
+        window.spoken = [];
         const observer = new MutationObserver((changes) => {
           for (const { target } of changes) {
             const element = target.closest ? target : target.parentElement;
             const live = element.closest("[role=status], [role=alert]");
-            if (live) said.push(live.textContent);
+            if (live) spoken.push(live.textContent);
           }
         });
         observer.observe(document.body, { characterData: true, childList: true, subtree: true });
@@ -275,9 +305,9 @@ def test_what_is_said_aloud(server: Server, browser: Browser) -> None:
     server.publish({"line": "silently"})
     for part in browser.parts:
         part.until_it_shows("silently")
-    assert browser.execute_script("return said") == []
+    assert browser.execute_script("return spoken") == []
     browser.lane("websocket").press("stop")
-    assert browser.execute_script("return said") == ["stopped"]
+    assert browser.execute_script("return spoken") == ["stopped"]
 
 
 # In every state: it fits, it can be read, it can be understood.
@@ -325,7 +355,7 @@ def held_with_tables_open(browser: Browser, server: Server, start: Start) -> Non
 
 def with_its_server_gone(browser: Browser, server: Server, start: Start) -> None:
     brief = start("serve.py", "--source", "http")
-    brief.publish({"line": "the last that was heard"})
+    brief.publish({"line": "the last that arrived"})
     browser.visit(brief)
     brief.stop()
     for part in browser.parts:
@@ -381,7 +411,7 @@ LARGE = {
 
 
 def after_hours(browser: Browser, server: Server, start: Start) -> None:
-    """Nothing comes any more that would overwrite what is written."""
+    """All is stopped, so that nothing overwrites the fields."""
     as_it_is_at_first(browser, server, start)
     for part in running(browser)[1:]:
         part.press("stop")
@@ -411,7 +441,7 @@ STATES: list[State] = [
 def test_in_every_state(
     server: Server, start: Start, browser: Browser, axe: str, state: State
 ) -> None:
-    """It fits the screen, a picture is taken, and axe-core has nothing to say."""
+    """It fits the screen, and axe-core finds nothing; a picture is kept."""
     name = state.__name__.replace("_", " ")
     sizes = [(1400, 900), (390, 844)]
     if "projector" in name:
@@ -438,7 +468,7 @@ def test_in_every_state(
 
 
 def sideways(browser: Browser) -> list[str]:
-    """What makes the page scroll sideways."""
+    """The elements that make the page scroll sideways."""
     return browser.execute_script(  # type: ignore[no-any-return]
         """
         const { scrollWidth, clientWidth } = document.documentElement;

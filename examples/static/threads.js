@@ -41,7 +41,7 @@ for (const button of /** @type {NodeListOf<HTMLButtonElement>} */ (document.quer
 			const result = await (await fetch(`/jobs/${button.dataset.job}`, { method: "POST" })).json();
 			if (sent !== null) note(performance.now() - sent);
 			const time = 1000 * result.seconds;
-			const verdict = job.longest > time / 2 ? "everybody waited" : "nobody waited";
+			const verdict = job.longest > time / 2 ? "the echoes waited" : "no echo waited";
 			log(`${button.dataset.job}: ${shown(time)} of work, the longest echo ${shown(job.longest)}: ${verdict}`);
 		} catch {
 			notice("The server cannot be reached.");

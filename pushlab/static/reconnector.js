@@ -77,7 +77,7 @@ export class Reconnector {
 		this.enter("stopped");
 	}
 
-	/** Connect anew, if started. */
+	/** Connect again, if started. */
 	restart() {
 		if (!this.#run) return;
 		this.#run.abort();

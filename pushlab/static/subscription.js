@@ -83,7 +83,7 @@ export class Subscription extends Reconnector {
 	}
 
 	/**
-	 * Watch over a connection that stays open; return the listener for its `open` event.
+	 * Watch a connection that stays open; return the listener for its `open` event.
 	 * @param {(reason: unknown) => void} fail
 	 * @returns {() => void}
 	 */
@@ -117,7 +117,7 @@ export class Subscription extends Reconnector {
 		this.received(JSON.parse(data)).catch(connection.abort);
 	}
 
-	/** Connect anew if the server cannot be reached, or if this transport does not bring its news. */
+	/** Connect again if the server cannot be reached, or if this transport does not bring its news. */
 	async check() {
 		const { connection } = this;
 		try {

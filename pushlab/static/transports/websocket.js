@@ -1,5 +1,5 @@
 // @ts-check
-/** WebSocket: one connection held open, over which the server sends whenever there is news. */
+/** WebSocket: one open connection, on which the server sends whenever there is news. */
 
 import { Subscription } from "../subscription.js";
 
