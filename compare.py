@@ -1,56 +1,64 @@
-"""Measure every way of telling browsers side by side, and write a report: `python compare.py`.
+"""Measure every transport side by side, and write a report: `python compare.py`.
 
-Each way is verified first. Then a server each is told of changes, audiences of headless browsers
-hear of them, and every sample is kept: when they knew, when they had it, what passed the sockets,
-and what it cost the server. `--help` says what else can be measured.
+Each variant is verified first: it must deliver a known sequence without a gap. Then headless
+browsers wait for changes, each variant with a server of its own, and every sample is kept: when a
+browser was notified, when it had the data, the bytes at its socket, the server's CPU and memory.
+`--help` lists what else can be measured.
 """
 
-from lab import requirements_check as needed
+from lab import requirements_check
 
-needed.demand(comparison=True)
+requirements_check.demand(comparison=True)  # before the packages are imported
 
 import shlex
-import shutil
 import signal
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from bench import output
-from bench.report import terminal
-from bench.report import findings
-from bench import cli
-from bench.fanout import benchmark
+from bench import cli, output
+from bench.cli import CannotMeasure, Options
 from bench.environment import about
+from bench.fanout import benchmark
+from bench.report import findings, terminal
 from bench.results import Results
 from bench.runner import Failed, Run
-from bench.cli import CannotMeasure, Options
-
-#: Where the figures of the docs come from.
-PUBLISHED = Path(__file__).resolve().parent / "docs" / "results"
 
 
 def main(arguments: list[str]) -> int:
     """Do what the command line says; return the exit status."""
     options = cli.parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: keep what there is
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # keep what there is, as with Ctrl-C
     try:
         options.check()
         if options.other_servers is not None:
-            return beside_other_servers(options)
-        shared = options.target()
+            return measure_other_servers(options)
+        results = measure(options)
     except CannotMeasure as problem:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    versions = {name: metadata.version(name) for name in ("rich", "matplotlib")}
+    for number in (signal.SIGINT, signal.SIGTERM):  # writing the report takes a moment: finish it
+        signal.signal(number, signal.SIG_IGN)
+    report(results, options)
+    if results.failure:
+        print(f"compare.py: {results.failure}", file=sys.stderr)
+        return 1
+    return 130 if results.interrupted else 0
+
+
+def measure(options: Options) -> Results:
+    """Return what was measured, until its end, a failure or an interruption.
+
+    Raises CannotMeasure if the server at --url cannot be measured.
+    """
+    shared = options.target()
     results = Results(
         command=shlex.join(["python", "compare.py", *options.arguments]),
-        about=about(**versions),
+        about=about(**{name: metadata.version(name) for name in ("rich", "matplotlib")}),
         options=options.chosen,
     )
     progress = terminal.Progress(options.plan.seconds, Console(stderr=True))
@@ -61,53 +69,32 @@ def main(arguments: list[str]) -> int:
         results.interrupted = True
     except Failed as failure:
         results.failure = str(failure)
-    return conclude(results, options)
-
-
-def conclude(results: Results, options: Options) -> int:
-    """Print and write what was found out; return the exit status."""
-    for stop in (signal.SIGINT, signal.SIGTERM):  # it takes a moment; a second one is impatience
-        signal.signal(stop, signal.SIG_IGN)
     results.finish()
+    return results
+
+
+def report(results: Results, options: Options) -> None:
+    """Write the report, and print its tables and findings."""
     study = options.plan.study
-    sections = study.tables(results) if study and results.is_complete else ()
-    written = output.write(results, options.output, sections, title=study.title if study else "")
+    tables = study.tables(results) if study and results.is_complete else ()
+    written = output.write(results, options.output, tables, title=study.title if study else "")
     if options.update_docs and results.is_complete:
-        publish(results, options.name, [path for path in written if path.suffix == ".svg"])
+        output.publish(results, options.name, written)
     console = Console(width=None if sys.stdout.isatty() else 100)
-    if results.entries or not sections:
+    if results.entries or not tables:
         console.print(terminal.figures(results))
-    for section in sections:
-        console.print(terminal.table(section))
+    for table in tables:
+        console.print(terminal.table(table))
     for sentence in findings.sentences(results):
         console.print(f"- {sentence}", highlight=False, markup=False)
-    console.print(
-        f"\nThe report: {options.output / 'report.html'}", highlight=False, soft_wrap=True
-    )
-    if results.failure:
-        print(f"compare.py: {results.failure}", file=sys.stderr)
-        return 1
-    return 130 if results.interrupted else 0
+    path = options.output / "report.html"
+    console.print(f"\nThe report: {path}", highlight=False, soft_wrap=True)
 
 
-def publish(results: Results, name: str, plots: list[Path]) -> None:
-    """Put the raw results, and the comparison's plots, where the figures of the docs come from."""
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
-    (PUBLISHED / f"{name}.json").write_text(results.as_json())
-    if name == "compare":
-        (PUBLISHED / name).mkdir(exist_ok=True)
-        for plot in plots:
-            shutil.copy(plot, PUBLISHED / name)
-
-
-def beside_other_servers(options: Options) -> int:
-    """Run the fan-out benchmark, which puts other servers to the same test."""
-    more: list[Any] = [
-        "--other-servers",
-        *(options.other_servers or ()),
-        "--json",
-        options.output / "fanout.json",
-    ]
+def measure_other_servers(options: Options) -> int:
+    """Run the fan-out benchmark beside other servers; return the exit status."""
+    more: list[Any] = ["--other-servers", *(options.other_servers or ())]
+    more += ["--json", options.output / "fanout.json"]
     if options.clients:
         more += ["--clients", *options.clients]
     if options.update_docs:

@@ -1,19 +1,24 @@
-"""Everything that a comparison leaves, written into one folder."""
+"""The files of a comparison: its folder, and what the docs publish of it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.processes import ROOT
 from bench.report import html, tables
 from bench.report.tables import Table
 from bench.results import Results
+
+#: The raw results from which `make figures` fills in the documents.
+PUBLISHED = ROOT / "docs" / "results"
 
 
 def write(
     results: Results, folder: Path, added: Sequence[Table] = (), *, title: str = ""
 ) -> list[Path]:
-    """Write results.json, results.csv, the plots and report.html; return where they are.
+    """Write results.json, results.csv, the plots and report.html; return their paths.
 
-    The raw samples come first: whatever fails then, they are kept.
+    The raw samples come first, so that they are kept whatever fails afterwards.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -25,11 +30,22 @@ def write(
 
     keep("results.json", results.as_json())
     keep("results.csv", tables.as_csv(results))
-    # Matplotlib takes seconds to import, and says on stderr what it does not like about its own
-    # files: who only mistypes an option has nothing to do with it.
+    # Matplotlib takes seconds to import, and may print warnings about its own files: not for a user
+    # whose mistake is an option.
     from bench.report import plots
 
     drawn = plots.draw(results, folder / "plots")
     written += [path for plot in drawn for path in (plot.png, plot.svg)]
     keep("report.html", html.page(results, drawn, added, title=title))
     return written
+
+
+def publish(results: Results, name: str, written: Sequence[Path]) -> None:
+    """Copy the raw results into the docs, and the plots of the usual run."""
+    PUBLISHED.mkdir(parents=True, exist_ok=True)
+    (PUBLISHED / f"{name}.json").write_text(results.as_json())
+    if name == "compare":
+        (PUBLISHED / name).mkdir(exist_ok=True)
+        for plot in written:
+            if plot.suffix == ".svg":
+                shutil.copy(plot, PUBLISHED / name)

@@ -23,7 +23,7 @@ from bench.report.formatting import away, clients, cpu, duration, significant, s
 from bench.report.html import page
 from bench.report.tables import Table
 from bench.results import Result, Results, Traffic
-from bench.scenarios import VARIANTS, Variant
+from bench.scenarios import FLASK, VARIANTS, Variant
 from tests.sample_results import result, sample_results, slow_readers
 
 CARRY = {variant.transport: variant for variant in VARIANTS if variant.carry}
@@ -282,12 +282,18 @@ SENTENCES: dict[str, tuple[str, list[Result], list[Result]]] = {
         ALL,
     ),
     "CPU": (
-        r"takes the server [\d.]+ µs of CPU by WebSocket against \d+ µs by long polling\.$",
+        r"takes the server [\d.]+ µs of CPU by WebSocket against \d+ µs by long polling "
+        r"\(dispatched in front of Flask\)\.$",
         ALL,
         WITHOUT_CPU,
     ),
+    "both dispatches": (
+        r"by long polling \(dispatched in front of Flask; 199 µs if by Flask\)",
+        [*ALL, changed(far(LONG), dispatch=FLASK, cpu=[100_000.0], changes=[5])[0]],
+        ALL,
+    ),
     "CPU is a draw": (
-        "CPU by WebSocket against 10.0 µs by long polling: a draw",
+        "CPU by WebSocket against 10.0 µs by long polling .*: a draw",
         changed(ALL, cpu=[1000.0], changes=[1], publish_cpu=[]),
         ALL,
     ),

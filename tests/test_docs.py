@@ -20,6 +20,11 @@ from tests.conftest import ROOT
 README = (ROOT / "README.rst").read_text()
 
 
+def says(document: str, sentence: str) -> bool:
+    """Tell whether a document has this wording, which a test is about."""
+    return sentence in " ".join((ROOT / document).read_text().split())
+
+
 def test_every_figure_is_that_of_a_raw_result() -> None:
     """If not: `make figures`, and read what the documents say of the figures."""
     assert docs.run("--check") == 0
@@ -90,7 +95,8 @@ def test_every_raw_result_has_the_command_that_measures_it_again() -> None:
 
 
 def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
-    """README.rst, and that only requests cost much."""
+    assert says("README.rst", "it costs as many bytes as a long poll that carries")
+    assert says("README.rst", "Requests are what costs")
     costs = {name: cost.total for name, cost in from_raw_result(docs.raw("wire")).items()}
     ratio = costs["WebSocket, signal then fetch"] / costs["long poll, carry"]
     assert 0.9 < ratio < 1.1
@@ -99,7 +105,8 @@ def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
 
 
 def test_polling_wins_with_slow_readers() -> None:
-    """docs/explanation/polling.rst: it is fresher, and short polling takes fewer bytes."""
+    assert says("docs/explanation/polling.rst", "Polling wins clearly.")
+    assert says("docs/explanation/polling.rst", "Short polling also sends fewer bytes")
     slow = {result.variant: result for result in docs.groups()[-1].entries}
     push = slow[docs.PUSH]
     for variant in (docs.LONG, docs.SHORT, docs.PUSH_SIGNAL):
@@ -114,27 +121,31 @@ def report() -> Report:
 
 
 @pytest.mark.parametrize(
-    ("what", "reached"),
+    ("what", "reached", "sentence"),
     [
-        ("notification / floor", True),
-        ("handshake / floor", False),
-        ("event / floor", False),
-        ("long-poll cycle", False),
-        ("long-poll cycle / floor", True),
+        ("notification / floor", True, "Median: |broadcast|, reached."),
+        ("handshake / floor", False, "costs |handshake| floors, and the aim was |handshake aim|"),
+        ("event / floor", False, "costs |event| floors, and the aim was |event aim|"),
+        ("long-poll cycle", False, "took |cycle| µs, and the aim was |cycle aim|"),
+        ("long-poll cycle / floor", True, "in floors it reaches its aim"),
     ],
 )
-def test_which_goals_are_reached(report: Report, what: str, reached: bool) -> None:
-    """docs/explanation/speed.rst."""
+def test_which_aims_are_reached(report: Report, what: str, reached: bool, sentence: str) -> None:
+    assert says("docs/explanation/speed.rst", sentence)
     (goal,) = (goal for goal in GOALS if goal.what == what)
     assert all(goal.is_met(each) for each in report.all(what) if goal.aims_at(each)) == reached
 
 
-def test_the_90th_percentiles_of_a_broadcast_miss_the_goal(report: Report) -> None:
-    """docs/explanation/speed.rst, and that picows stays below the goal of a handshake."""
-    goals = {goal.what: goal.most for goal in GOALS}
-    broadcast, handshake = "notification / floor", "handshake / floor"
-    assert all(each.quantile(0.9) > goals[broadcast] for each in report.all(broadcast))
-    assert all(each.median < goals[handshake] for each in report.all(handshake, "picows"))
+def test_the_90th_percentiles_of_a_broadcast_miss_the_aim(report: Report) -> None:
+    assert says("docs/explanation/speed.rst", "90th percentile: |broadcast p90|, missed.")
+    most = next(goal.most for goal in GOALS if goal.what == "notification / floor")
+    assert all(each.quantile(0.9) > most for each in report.all("notification / floor"))
+
+
+def test_picows_stays_below_the_aim_of_a_handshake(report: Report) -> None:
+    assert says("docs/explanation/speed.rst", "picows stays below the aim")
+    most = next(goal.most for goal in GOALS if goal.what == "handshake / floor")
+    assert all(each.median < most for each in report.all("handshake / floor", "picows"))
 
 
 def test_what_the_studies_say() -> None:

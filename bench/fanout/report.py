@@ -48,22 +48,22 @@ GOALS = (
 
 TITLES = {
     "floor": "the floor: one send() in a loop",
-    "publishing": "CPU per publishing request, with nobody to tell",
+    "publishing": "CPU per publishing request, without subscribers",
     "change": "CPU per change and browser, with the publishing request",
     "notification": "CPU per notification, without it",
     "notification / floor": "CPU per notification, in floors",
-    "handshake": "CPU per WebSocket handshake",
-    "handshake / floor": "CPU per WebSocket handshake, in floors",
+    "handshake": "CPU per WebSocket handshake (by Flask)",
+    "handshake / floor": "CPU per WebSocket handshake (by Flask), in floors",
     "memory": "memory (RSS) per idle push socket",
-    "last received": "time from POST to the last one told",
+    "last received": "time from POST to the last browser",
     "floor beside HTTP": "the floor, beside the next",
-    "GET /data": "CPU per GET /data",
-    "GET /data / floor": "CPU per GET /data, in floors",
-    "long-poll cycle": "CPU per long-poll cycle",
-    "long-poll cycle / floor": "CPU per long-poll cycle, in floors",
-    "event": "CPU per server-sent event",
-    "event / floor": "CPU per server-sent event, in floors",
-    "last received, most sockets": "time to the last one of the most that fit",
+    "GET /data": "CPU per GET /data (direct)",
+    "GET /data / floor": "CPU per GET /data (direct), in floors",
+    "long-poll cycle": "CPU per long-poll cycle (direct)",
+    "long-poll cycle / floor": "CPU per long-poll cycle (direct), in floors",
+    "event": "CPU per server-sent event (by Flask)",
+    "event / floor": "CPU per server-sent event (by Flask), in floors",
+    "last received, most sockets": "the same, for the most browsers that fit",
 }
 
 

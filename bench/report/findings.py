@@ -11,7 +11,7 @@ from typing import Literal
 from bench.report import formatting
 from bench.report.tables import Comparison, comparisons, headline
 from bench.results import CPU_PERCENTILE, Result, Results
-from bench.scenarios import Variant
+from bench.scenarios import FLASK, Variant
 from bench.statistics import median, quantile
 from pushlab.transports import TRANSPORTS
 
@@ -123,8 +123,26 @@ def _cpu(results: Results) -> Facts:
     for group in sorted(found, key=lambda group: (group.rtt_ms, -group.clients)):
         if pair := _pair(group, lambda result: result.knows_cpu):
             costs = [formatting.cpu(max(result.cpu_per_update or 0, 0.1)) for result in pair]
-            return _compared(pair, costs, cheaper(*pair)) | {"where": _where(group)}
+            names = [_name(result) + _dispatch(result, group) for result in pair]
+            return _compared(pair, costs, cheaper(*pair)) | {
+                "where": _where(group), "one": names[0], "other": names[1],
+            }  # fmt: skip
     return None
+
+
+def _dispatch(result: Result, group: Comparison) -> str:
+    """Say what dispatched the requests, and what they cost with the other dispatch."""
+    if not result.variant.has_choice:
+        return ""
+    costs = {
+        other.dispatch: f"{formatting.cpu(other.cpu_per_update or 0)} "
+        for other in group.entries
+        if (other.transport, other.carry) == (result.transport, result.carry)
+    }
+    if result.dispatch == FLASK:
+        return " (dispatched by Flask)"
+    by_flask = f"; {costs[FLASK]}if by Flask" if FLASK in costs else ""
+    return f" (dispatched in front of Flask{by_flask})"
 
 
 def _unknown_cpu(results: Results) -> Facts:

@@ -1,17 +1,17 @@
-"""Numbers with their units, as people read them: three digits that count."""
+"""Numbers with their units, rounded to three significant digits."""
 
 import math
 
 
 def significant(value: float) -> str:
-    """Return it with three significant digits: 0.123, 1.23, 12.3, 123, 1,230."""
+    """Return three significant digits: 0.123, 1.23, 12.3, 123, 1,230."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
     digits = 2 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
     if abs(rounded) >= 100:
         return f"{rounded:,.0f}"
-    # Rounding may have made it longer: 9.996 is 10.0.
+    # Rounding may have added a digit: 9.996 is 10.0.
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
@@ -42,7 +42,7 @@ def size(number: float) -> str:
 
 
 def away(milliseconds: float) -> str:
-    """Return where a server is that is so far, there and back."""
+    """Return the distance of a server, given its round trip."""
     return f"{milliseconds:g} ms away" if milliseconds else "on the same machine"
 
 

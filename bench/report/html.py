@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page that needs nothing beside it, and no script."""
+"""The report of a comparison: one HTML page without scripts or other files."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -72,9 +72,9 @@ def page(
 
 
 def _figures_bold(sentence: str) -> Markup:
-    """Return it with what was measured standing out, and no figure parted from its unit."""
+    """Return a finding with its figures in bold, and no line break before a unit."""
     text = re.sub(
-        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:times|bytes|kB|MB|s|ms|µs)\b(?! away)",
+        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:bytes|kB|MB|s|ms|µs)\b(?! away| to show)",
         lambda found: f"<strong>{found[0]}</strong>",
         str(escape(sentence)),
     )
@@ -83,7 +83,7 @@ def _figures_bold(sentence: str) -> Markup:
 
 
 def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return date, machine and versions, and whatever else is told about the run."""
+    """Return the date, machine and versions of a run, and whatever else it says."""
     machine = about.get("machine", {})
     known = {
         "Date": about.get("date"),
@@ -108,15 +108,15 @@ def _flat(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _inlined(plot: Plot) -> Markup:
-    """Return the plot as a part of the page: its colours, its font, names of its own."""
+    """Return the SVG with the page's colours and font, and ids of its own."""
     svg = plot.svg.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
-    # Matplotlib's notes about itself, and its rule for strokes, which the page has.
+    # Metadata, and a rule for lines that the page has.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         svg = re.sub(f"{colour}\\b", variable, svg, flags=re.IGNORECASE)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    # Several plots on one page must not have the same names.
+    # Several plots on one page must not share ids.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
     titles = (
         f'<title id="{plot.name}-title">{escape(plot.title)}</title>\n'

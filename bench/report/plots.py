@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -20,7 +20,7 @@ from bench.scenarios import FLASK, VARIANTS
 from bench.statistics import median, quantile
 from pushlab.transports import TRANSPORTS
 
-#: What carries is drawn through, what only signals is dashed.
+#: A solid line for a payload that carries, a dashed one for a signal.
 SOLID, DASHED = "-", (0, (4, 2))
 POINTS = 150  #: of a line, at most
 
@@ -58,7 +58,7 @@ class _Drawn(NamedTuple):
 
 
 def draw(results: Results, folder: Path) -> list[Plot]:
-    """Write every plot that the results have the data for, as PNG and SVG, into the folder."""
+    """Write each plot for which there is data into a folder, as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     for name, drawer in DRAWERS.items():
@@ -75,22 +75,20 @@ def draw(results: Results, folder: Path) -> list[Plot]:
 
 
 def _title(group: Comparison, results: Results) -> str:
-    """Return where it is and with how many, and on which server if there are several."""
+    """Return distance and browsers, and the server if there are several."""
     several = len({result.server for result in results.entries}) > 1
-    title = f"{formatting.away(group.rtt_ms)}, {formatting.clients(group.clients)}"
-    return f"{title[0].upper()}{title[1:]}" + (f", {group.server}" if several else "")
+    where = f"{formatting.away(group.rtt_ms)}, {formatting.clients(group.clients)}"
+    return where.capitalize() + (f", {group.server}" if several else "")
 
 
 def _in_order(entries: Sequence[Result]) -> list[Result]:
-    """Return them as the ways are listed everywhere, only those of this first server."""
+    """Return results in the registry's order of transports, Flask's dispatch last."""
     order = {variant: place for place, variant in enumerate(VARIANTS)}
-    return sorted(
-        entries, key=lambda result: (order.get(result.variant, len(order)), result.period or 0)
-    )
+    return sorted(entries, key=lambda one: (order.get(one.variant, len(order)), one.period or 0))
 
 
 def _line(result: Result) -> dict[str, Any]:
-    """Return how its lines look."""
+    """Return the style of its line."""
     transport = TRANSPORTS[result.transport]
     by_flask = result.variant.has_choice and result.dispatch == FLASK
     return {
@@ -104,32 +102,33 @@ def _line(result: Result) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, entries: Sequence[Result]) -> None:
-    """Name the ways below: a column for each transport, what signals above what carries."""
-    variants = list(dict.fromkeys(result.variant for result in _in_order(entries)))
-    first = {
-        variant: next(result for result in entries if result.variant == variant)
-        for variant in variants
-    }
-    handles = [Line2D([], [], **_line(first[variant])) for variant in variants]
+    """Name the variants below the plot: a column per transport."""
+    first = {result.variant: result for result in reversed(_in_order(entries))}
+    variants = list(reversed(first))
     columns = min(len({variant.transport for variant in variants}), 2) if len(variants) > 2 else 1
     figure.legend(
-        handles, [variant.title for variant in variants], loc="outside lower left", ncols=columns,
-        handlelength=3.6, columnspacing=2.5,
-    )  # fmt: skip
+        [Line2D([], [], **_line(first[variant])) for variant in variants],
+        [variant.title for variant in variants],
+        loc="outside lower left",
+        ncols=columns,
+        handlelength=3.6,
+        columnspacing=2.5,
+    )
 
 
-def _milliseconds(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def _plain_numbers(axis: Axis) -> None:
+    """Label ticks as 1,000 instead of 10^3, also on a logarithmic scale."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _latency(results: Results) -> _Drawn | None:
-    """From the change to having the data: which share of the updates was there when."""
+    """Draw the share of updates that had arrived, by time since the change."""
     of_distance: dict[float, Comparison] = {}
     for group in comparisons(results):
         if not group.processing_time and any(result.received_ms for result in group.entries):
             known = of_distance.get(group.rtt_ms)
-            # All distances with as many clients would be best; the default run has them at 100.
+            # Best is the same number of browsers at all distances; the usual run has 100.
             if known is None or _fit(group, results) > _fit(known, results):
                 of_distance[group.rtt_ms] = group
     if not of_distance:
@@ -155,33 +154,28 @@ def _latency(results: Results) -> _Drawn | None:
         highs = [max(result.received_ms) for result in entries]
         if max(highs) > 30 * max(min(lows), 0.01):
             axes.set_xscale("log")
-            _milliseconds(axes)
         else:
             axes.set_xlim(0, max(highs) * 1.03)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        _plain_numbers(axes.xaxis)
         axes.set_ylim(-2, 102)
         axes.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-        where = formatting.away(group.rtt_ms)
         axes.set_title(_title(group, results))
-        alt.append(
-            f"{where}: "
-            + ", ".join(f"{c.title} {formatting.duration(median(c.received_ms))}" for c in entries)
-        )
+        medians = [f"{r.title} {formatting.duration(median(r.received_ms))}" for r in entries]
+        alt.append(f"{formatting.away(group.rtt_ms)}: {', '.join(medians)}")
     every[-1].set_xlabel("milliseconds from the change to having the data")
     _legend(figure, [result for group in panels for result in group.entries])
     return _Drawn(
         figure,
         "How soon the data is there",
-        "Of all updates, the share that a browser had so many milliseconds after the change. "
-        "Farther left is sooner; upright is dependable. Drawn through: the news carries the "
-        "data. Dashed: it only signals, and the browser fetches. Lines that lie on each other have "
-        "their marks at different heights.",
+        "The share of the updates that had arrived, by milliseconds since the change. Farther left "
+        "is sooner; a steep line is dependable. Solid lines carry the data; dashed lines signal, "
+        "and the browser fetches it. Markers are at different heights, because lines may overlap.",
         f"Medians from the change to having the data: {'; '.join(alt)}.",
     )
 
 
 def _fit(group: Comparison, results: Results) -> tuple[bool, int, int]:
-    """Return how well a group stands for its distance."""
+    """Return how well a group represents its distance."""
     all_distances = {result.rtt_ms for result in results.entries if not result.processing_time}
     same = {result.rtt_ms for result in results.entries
             if result.clients == group.clients and not result.processing_time}  # fmt: skip
@@ -189,7 +183,7 @@ def _fit(group: Comparison, results: Results) -> tuple[bool, int, int]:
 
 
 def _bytes(results: Results) -> _Drawn | None:
-    """What an update takes on the wire: up, down, and estimated headers."""
+    """Draw the bytes of an update: up, down, and estimated TCP/IP headers."""
     group = headline(results)
     if group is None:
         return None
@@ -212,7 +206,7 @@ def _bytes(results: Results) -> _Drawn | None:
     axes.set_yticks(range(len(entries)), [result.title for result in entries])
     axes.tick_params(axis="y", length=0, labelcolor=TEXT)
     axes.set_xlim(0, widest * 1.13)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    _plain_numbers(axes.xaxis)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("bytes per update and browser")
@@ -228,15 +222,15 @@ def _bytes(results: Results) -> _Drawn | None:
     return _Drawn(
         figure,
         "What an update takes on the wire",
-        "Bytes per update and browser, counted at the sockets, questions in vain included; the "
-        "figure is up and down together. Hatched: the headers of TCP and IP, estimated. "
+        "Bytes per update and browser, counted at the sockets, with the polls that found nothing "
+        "new. The figure is up and down together. Hatched: the headers of TCP and IP, estimated. "
         f"{_title(group, results)}.",
         f"Bytes per update: {said}.",
     )
 
 
 def _cpu(results: Results) -> _Drawn | None:
-    """The server's CPU per update and client, as the clients become more."""
+    """Draw the server's CPU per update and browser, by the number of browsers."""
     found = [group for group in comparisons(results) if not group.processing_time]
     nearest = min((group.rtt_ms for group in found), default=0.0)
     entries = [result for group in found for result in group.entries
@@ -257,10 +251,10 @@ def _cpu(results: Results) -> _Drawn | None:
             (result for result in entries if (result.variant, result.period) == line),
             key=lambda c: c.clients,
         )
-        # What is noise at few clients may come out below nothing; a logarithm has no place for it.
+        # With few browsers, noise may be below 0; a logarithmic scale has no place for it.
         costs = [max(result.cpu_per_update or 0, 0.1) for result in own]
         highs = [max(quantile(result.cpu_samples, 0.9), 0.1) for result in own]
-        aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or their whiskers would be one
+        aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or the whiskers would overlap
         axes.errorbar(
             [result.clients * aside for result in own], costs,
             yerr=[[0.0] * len(own), [max(0, h - c) for c, h in zip(costs, highs, strict=True)]],
@@ -270,8 +264,7 @@ def _cpu(results: Results) -> _Drawn | None:
     axes.set_yscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    _plain_numbers(axes.yaxis)
     axes.set_xlabel("browsers")
     axes.set_ylabel("µs of CPU per update and browser")
     _legend(figure, entries)
@@ -280,16 +273,16 @@ def _cpu(results: Results) -> _Drawn | None:
     return _Drawn(
         figure,
         "What an update costs the server",
-        "The tenth in a hundred turns, as what else a machine does only adds; the whiskers reach "
-        "to the ninetieth. "
-        "What publishing the change itself takes is left out. Both scales are logarithmic."
+        "The 10th percentile of the rounds, as other load on the machine can only increase it; "
+        "whiskers reach to the 90th. Publishing the change itself is not included. Both scales are "
+        "logarithmic. Requests are dispatched in front of Flask; thin lines: by Flask."
         + (f" Of several servers, this is {server}." if several else ""),
         f"The CPU of {server if several else 'the server'} per update and browser, with "
         f"{formatting.clients(counts[-1])}: {said}.",
     )
 
 
-#: Every plot by its name, in the order in which the page has them; None where there is no data.
+#: Every plot by its name, in the order of the report; None where there is no data.
 DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
     "latency": _latency,
     "bytes": _bytes,
