@@ -8,7 +8,7 @@ browser was notified, when it had the data, the bytes at its socket, the server'
 
 from lab import requirements_check
 
-requirements_check.demand(comparison=True)  # before the packages are imported
+requirements_check.check("bench/requirements.txt")  # before the packages are imported
 
 import shlex
 import signal

@@ -1,44 +1,34 @@
 """WebSocket push in Flask: read it from top to bottom, then run it.
 
-The data changes in the background. Each change is signalled to every browser over a WebSocket
-at /update ("data ready"), and the browser fetches /data. The same change answers every long
-poll that waits at /update. `diff serve.py serve2.py` shows the same with Flask-Sockets.
+The data changes in the background. Each change goes to every browser over a WebSocket at /update:
+"data ready", and the browser fetches /data. The same change ends every long poll that waits at
+/update. `diff serve.py serve2.py` shows the same with Flask-Sockets.
 """
 
-from lab import installed  # first, so that a missing package is one clear line
+from lab import requirements_check  # first: a missing package is one clear line
 
-# From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
-# come before the modules that it changes are used.
+requirements_check.check("requirements.txt")
+
 from gevent import monkey
 
-monkey.patch_all()
+monkey.patch_all()  # before all else: whatever waits from here on lets other greenlets run
 
-import logging
-import sys
+from flask import request
 
-import gevent
-from lab import settings as options
 from lab.app import create_app
-from pushlab.websocket.connection import Connection
-from lab.far_ports import far_ports
-from pushlab.feed import Feed
-from pushlab.hosting.gevent_handler import Handler
-from pushlab.hosting.gevent_server import Server, freeze, listen
-from pushlab.hosting.lifecycle import start_with_first_request
-from pushlab.hub import Hub
 from lab.instruments import Lab
-from lab.pace import Pace
+from lab.settings import from_command_line
+from pushlab import Feed, Hub
+from pushlab.hosting import gevent_server, lifecycle
 from pushlab.sockets import Sockets
-from lab.sources import SOURCES
 from pushlab.transports import websocket
+from pushlab.websocket.connection import Connection
 
-# When another server imports this file, the command line is that server's, not ours.
-settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
-
-feed = Feed()  # the newest reading, and everyone who waits for a newer one
-hub = Hub(feed, ping_interval=settings.ping_interval)  # every open WebSocket, told at once
-pace = Pace(settings.every)  # when the data changes
-lab = Lab(feed, pace, settings, freeze)  # the page's instruments and controls
+settings = from_command_line(__name__)
+feed = Feed()  # the newest reading; polls and event streams wait on it
+hub = Hub(ping_interval=settings.ping_interval)  # every open WebSocket
+feed.subscribe(hub.broadcast)  # every reading that is published goes to every WebSocket
+lab = Lab(feed, settings, freeze=gevent_server.freeze)  # the page's instruments and controls
 app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the long poll at /update
 
 
@@ -47,35 +37,17 @@ sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Fla
 
 @sockets.route("/update")
 def update(socket: Connection) -> None:
-    """Give the browser's socket to the hub. The request ends here; the connection stays open."""
-    websocket.update(hub, socket)
+    """Hand the browser's socket to the hub. The request ends; the connection stays open."""
+    websocket.update(hub, feed, request.environ)
 
 
-def change_the_data() -> None:
+def publish_changes() -> None:
     """Run in the background: wait for the source's next value, publish it, and so on."""
-    for value in SOURCES[settings.source](pace):
-        feed.publish(value)  # wakes the long polls, and through the hub every WebSocket
+    for value in lab.source_values():
+        feed.publish(value)
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=settings.log_level.upper())
-    listener = listen(settings.host, settings.port)
-    server = Server(  # gevent's WSGIServer, with a farewell to all who are connected
-        listener,
-        app,
-        handler_class=Handler,  # gevent-websocket's, with connections that are safe to serve
-        on_shutdown=[feed.close, hub.close],
-        meters=lab.meters,  # who counts the bytes of each lane of the page
-        **settings.server(),
-    )
-    gevent.spawn(change_the_data)
-    server.start()  # accepts, and hears Ctrl-C, from here on
-    port = listener.getsockname()[1]
-    print(f"Pushlab is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
-    with far_ports(settings.far, host=settings.host, port=port) as relays:
-        for far in relays:
-            print(f"{far.milliseconds:g} ms away: {settings.url(far.port)}", flush=True)
-        lab.is_at(port, relays)  # so that the page can link to them
-        server.serve_forever()
-else:  # another server has imported `app`: those in servers/ do
-    start_with_first_request(app, change_the_data)
+    gevent_server.run(app, settings, background=publish_changes, while_serving=lab.far_ports)
+else:  # another server has imported `app`: see servers/
+    lifecycle.start_with_first_request(app, feed, publish_changes)

@@ -14,7 +14,7 @@ from flask import Blueprint, Flask, render_template
 
 from pushlab.sockets import Sockets
 from pushlab.websocket.connection import Connection
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 pages = Blueprint("pages", __name__)
 conversations = Blueprint("conversations", __name__)

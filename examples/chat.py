@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response
 from examples.chat_rooms import Rooms
 from pushlab.websocket.connection import Connection
 from pushlab.websocket.frames import CloseReason
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 LONGEST_NAME, LONGEST_TEXT = 30, 1000
 

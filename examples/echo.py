@@ -12,7 +12,7 @@ from flask import Flask, render_template
 
 from pushlab.sockets import Sockets
 from pushlab.websocket.connection import Connection
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
 sockets = Sockets(app)

@@ -15,7 +15,7 @@ from collections import Counter
 from flask import Flask, Response, jsonify, render_template, request
 
 from pushlab.websocket.connection import Connection
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
 goodbyes: Counter[str] = Counter()  # by the code of the close frame

@@ -15,7 +15,7 @@ from flask.typing import ResponseReturnValue
 
 from examples.logins import Logins, Password
 from pushlab.websocket.connection import Connection
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
 logins = Logins(app)

@@ -9,7 +9,9 @@ from pathlib import Path
 # As if the example had been started in the directory that has pushlab/.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from lab import installed  # so that a missing package is one clear line
+from lab import requirements_check
+
+requirements_check.check("requirements.txt")  # a missing package is one clear line
 
 # From here on, whatever waits (a socket, a lock, time.sleep) lets other greenlets run. It must
 # come before the modules that it changes are used, and so before Flask.
@@ -17,31 +19,27 @@ from gevent import monkey
 
 monkey.patch_all()
 
-import logging
 from importlib import import_module
 
 from flask import Flask
 
-from lab import settings as options
-from pushlab.hosting.gevent_server import Server
-from pushlab.hosting.listener import listen
+from pushlab.hosting import gevent_server
+from pushlab.hosting.lifecycle import Hosting
+from pushlab.hosting.settings import from_command_line
 
 
 def serve(app: Flask) -> None:
-    """Serve the app where the command line says, until Ctrl-C or SIGTERM; then close with 1001."""
+    """Serve the app where the command line says, until Ctrl-C or SIGTERM."""
     example = Path(sys.argv[0]).stem
-    settings = options.parse_serving(sys.argv[1:], f"Run Pushlab's example {example} on gevent.")
-    logging.basicConfig(level=settings.log_level.upper())
-    listener = listen(settings.host, settings.port)
-    server = Server(listener, app, **settings.server())
-    server.start()
-    url = settings.url(listener.getsockname()[1])
-    print(f"Pushlab example `{example}` is at {url} (Ctrl-C stops it)", flush=True)
-    server.serve_forever()
+    settings = from_command_line(f"Run Pushlab's example {example} on gevent.")
+    name = f"Pushlab example `{example}`"
+    app.extensions["pushlab"] = Hosting(name, settings)
+    gevent_server.run(app, settings)
 
 
 if __name__ == "__main__":
-    names = sorted(path.stem for path in Path(__file__).parent.glob("[!o]*.py"))
+    texts = {path.stem: path.read_text() for path in Path(__file__).parent.glob("[!o]*.py")}
+    names = sorted(name for name, text in texts.items() if "Flask(__name__)" in text)
     if len(sys.argv) < 2 or sys.argv[1] not in names:
         sys.exit(f"on_gevent.py: which one? {', '.join(names)}")
     del sys.argv[0]  # from here on, the example is the program

@@ -18,7 +18,7 @@ from flask.typing import ResponseReturnValue
 
 from pushlab.sockets import Sockets
 from pushlab.websocket.connection import Connection
-from pushlab.wsgi.responses import configure
+from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
 sockets = Sockets(app)

@@ -3,7 +3,7 @@
 import hmac
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,16 @@ from lab.instruments import Lab
 from lab.settings import Settings
 from lab.sources import PACED, parse_object
 from lab.summary import details, headline, moment
-from pushlab.feed import MAX_VALUE, Feed, ValueTooLarge
+from pushlab.feed import Feed, ValueTooLarge
+from pushlab.hosting.lifecycle import Hosting
 from pushlab.hub import Hub
+from pushlab.limits import MAX_VALUE
 from pushlab.transports import TRANSPORTS, longpoll, poll, sse
-from pushlab.websocket import handshake
-from pushlab.wsgi.direct import Shortcut
-from pushlab.wsgi.responses import content_security_policy, error_as_json
+from pushlab.wsgi.access import is_loopback_client, origin_allowed
+from pushlab.wsgi.direct import Direct
+from pushlab.wsgi.policy import content_security_policy, error_as_json
+from pushlab.wsgi.responses import Environ
+from pushlab.wsgi.responses import Response as PlainResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,25 +36,13 @@ STALE_PACES = 5
 LEAST_AGE = 30.0  #: seconds
 
 
-class Parts(NamedTuple):
-    """What a server that hosts the app may want of it: `app.extensions["pushlab"]`."""
-
-    feed: Feed
-    hub: Hub
-    lab: Lab
-    settings: Settings
-
-    @property
-    def on_shutdown(self) -> tuple[Callable[[], None], ...]:
-        """What says goodbye to everyone, to be called when the server stops."""
-        return self.feed.close, self.hub.close
-
-
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     """Return the app that shows this feed; a server adds the WebSocket route at /update."""
     app = Flask("pushlab", static_folder=None, template_folder=ROOT / "templates")
     static_files.add_to(app)
-    app.extensions["pushlab"] = Parts(feed, hub, lab, settings)
+    app.extensions["pushlab"] = Hosting(
+        "Pushlab", settings, on_shutdown=(feed.close, hub.close), meters=lab.meters
+    )
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
     for text in (headline, details, moment):
         app.add_template_filter(text)
@@ -79,10 +71,17 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         page.headers["Cache-Control"] = "no-cache"
         return page
 
+    def newest(environ: Environ) -> PlainResponse:
+        return poll.update(feed, environ)
+
+    def wait_or_stream(environ: Environ) -> PlainResponse:
+        is_stream = "text/event-stream" in environ.get("HTTP_ACCEPT", "")
+        return (sse if is_stream else longpoll).update(feed, environ)
+
     @app.get("/data")
     def data() -> Response:
         """The newest reading, or 304: what short polling asks for again and again."""
-        return poll.update(feed)
+        return newest(request.environ).for_flask()
 
     @app.post("/data")
     def publish() -> ResponseReturnValue:
@@ -96,10 +95,10 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         ):
             message = "Authorization: not 'Bearer' and the token of this server"
             abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
-        if not settings.token and not handshake.is_loopback_client(request.environ):
+        if not settings.token and not is_loopback_client(request.environ):
             # Another server may listen where our options know nothing of.
             abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
-        if not handshake.origin_allowed(request.environ, settings.allow_origins):
+        if not origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
         value = parse_object(request.get_data())
         if value is None:
@@ -115,9 +114,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.get("/update")
     def update() -> Response:
         """The long poll, or an event stream; a WebSocket at this URL has a route of its own."""
-        if "text/event-stream" in request.headers.get("Accept", ""):
-            return sse.update(feed)
-        return longpoll.update(feed)
+        return wait_or_stream(request.environ).for_flask()
 
     @app.route("/lab", websocket=True, endpoint="lab")
     def instruments() -> str:
@@ -136,8 +133,10 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
     app.register_blueprint(listing.blueprint)
     app.register_error_handler(HTTPException, error_as_json)
-    if settings.shortcut:
-        app.wsgi_app = Shortcut(app.wsgi_app, feed)  # type: ignore[method-assign]
+    if settings.direct:
+        app.wsgi_app = Direct(  # type: ignore[method-assign]
+            app.wsgi_app, {"/data": newest, "/update": wait_or_stream}
+        )
     return app
 
 

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from pushlab.hosting.lifecycle import StartupError
+
 #: It is started, not imported: it needs asyncio, which takes longer to import than it to start.
 _RELAY = Path(__file__).with_name("relay.py")
 
 #: Seconds that the relays may take to end, all together. By then the server has said its goodbyes
 #: and waited for the answers; whatever is still under way has come to nobody for long.
-_PATIENCE = 1.3
+_SHUTDOWN_TIMEOUT = 1.3
 
 
 class FarPort:
@@ -33,26 +35,26 @@ class FarPort:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
             )
         except OSError as error:
-            sys.exit(f"Cannot start the relay of a far port: {error.strerror}")
+            raise StartupError(f"Cannot start the relay of a far port: {error.strerror}") from error
         self._stdin = cast(IO[bytes], self._process.stdin)
         self._stdout = cast(IO[bytes], self._process.stdout)
 
     def wait_until_open(self) -> None:
-        """Learn the port; exits if the relay could not open one."""
+        """Learn the port. Raises StartupError if the relay could not open one."""
         if line := self._stdout.readline():
             self.port = int(line)
         elif (status := self._process.wait()) > 0:
-            sys.exit(status)  # it has said why
+            raise StartupError("")  # the relay has printed why
         else:
-            sys.exit(f"The relay of a far port was ended by signal {-status}.")
+            raise StartupError(f"The relay of a far port was ended by signal {-status}.")
 
-    def abort(self) -> None:
-        """Tell the relay to end when all that is under way has arrived."""
+    def shut_down(self) -> None:
+        """Have the relay end when all that is under way has arrived."""
         self._stdin.close()
 
-    def close(self, *, timeout: float = _PATIENCE) -> None:
+    def close(self, *, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
         """Hang up, and wait for the relay to end: not at all if nobody is connected."""
-        self.abort()
+        self.shut_down()
         self._stdout.close()
         try:
             self._process.wait(timeout)
@@ -77,7 +79,7 @@ def far_ports(distances: Sequence[float], *, host: str, port: int) -> Iterator[l
         yield opened
     finally:
         for far in opened:  # all are ending meanwhile
-            far.abort()
-        deadline = time.monotonic() + _PATIENCE
+            far.shut_down()
+        deadline = time.monotonic() + _SHUTDOWN_TIMEOUT
         for far in opened:
             far.close(timeout=max(0.01, deadline - time.monotonic()))

@@ -20,18 +20,19 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from lab.far_ports import FarPort
+from lab.far_ports import FarPort, far_ports
 from lab.meter import Meter, Meters, is_lane
 from lab.pace import BURST_GAP, Pace
 from lab.settings import Settings
-from lab.sources import PACED
+from lab.sources import PACED, SOURCES, Value
 from pushlab.feed import Feed
-from pushlab.websocket import handshake
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
+from pushlab.wsgi.access import is_loopback_request
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,10 @@ class Refused(Exception):
 class Lab:
     """The instruments and the controls of all pages."""
 
-    def __init__(
-        self, feed: Feed, pace: Pace, settings: Settings, freeze: Callable[[float], None]
-    ) -> None:
+    def __init__(self, feed: Feed, settings: Settings, *, freeze: Callable[[float], None]) -> None:
         self.feed = feed
-        self.pace = pace
+        self.settings = settings
+        self.pace = Pace(settings.pace)
         self.meters = Meters()
         #: The ports of the server, by the milliseconds that a round trip takes.
         self.ports: dict[float, int] = {}
@@ -72,8 +72,21 @@ class Lab:
         self._freeze = freeze
         self._thawed_at = -math.inf
 
-    def is_at(self, port: int, relays: Iterable[FarPort]) -> None:
-        """Learn at which ports the page can be seen: the server's own, and from far away."""
+    def source_values(self) -> Iterator[Value]:
+        """Yield the source's values, at the pace that the page sets."""
+        return SOURCES[self.settings.source](self.pace)
+
+    @contextmanager
+    def far_ports(self, port: int) -> Iterator[None]:
+        """Open the far ports of a server on this port, and print where."""
+        with far_ports(self.settings.far, host=self.settings.host, port=port) as opened:
+            for far in opened:
+                print(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}", flush=True)
+            self.set_ports(port, opened)
+            yield
+
+    def set_ports(self, port: int, relays: Iterable[FarPort]) -> None:
+        """Note the server's port and its far ports, for the page's links."""
         self.ports = {0: port, **{relay.milliseconds: relay.port for relay in relays}}
 
     def converse(self, socket: Connection, environ: Mapping[str, Any]) -> None:
@@ -92,7 +105,7 @@ class Lab:
 
     def may_steer(self, environ: Mapping[str, Any]) -> bool:
         """Tell whether a page may change what all pages see."""
-        return handshake.is_loopback_request(environ) if self._controls is None else self._controls
+        return is_loopback_request(environ) if self._controls is None else self._controls
 
     def change(self, times: int) -> None:
         """Change the data now; what is not ours to change becomes a new reading as it is."""

@@ -1,43 +1,45 @@
-"""What Pushlab needs that is not in the standard library, and one clear line if it is missing.
+"""One clear line if a package is missing.
 
-It comes before every other import, so it uses nothing but importlib: nothing that gevent still
-has to patch.
+It runs before every other import, so it uses nothing that gevent still has to patch.
 """
 
+import re
 import sys
-from importlib.util import find_spec
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
 
-#: Import name and name on PyPI of everything in requirements.txt.
-NEEDED = {
-    "flask": "flask",
-    "gevent": "gevent",
-    "geventwebsocket": "gevent-websocket",
-    "flask_sockets": "flask-sockets",
-    "wsproto": "wsproto",
-    "psutil": "psutil",
-    "pygments": "pygments",
-}
-#: What compare.py needs beside those, from bench/requirements.txt.
-FOR_COMPARISON = {"rich": "rich", "matplotlib": "matplotlib"}
-#: What native threads do without.
-FOR_GEVENT = ("gevent", "geventwebsocket", "flask_sockets")
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def demand(*, gevent: bool = True, comparison: bool = False) -> None:
-    """Exit with one line if a package is missing.
+def check(file: str, *, without: Collection[str] = ()) -> None:
+    """Exit with one line unless everything in a requirements file is installed.
 
-    Which packages gevent needs may not matter, and those for the comparison matter only to it.
+    `without` names packages that the program does not need.
     """
     if sys.version_info < (3, 10):  # noqa: UP036 - a program is also run where it should not be
         sys.exit(f"Pushlab needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
-    missing = [
-        package
-        for module, package in {**NEEDED, **(FOR_COMPARISON if comparison else {})}.items()
-        if (gevent or module not in FOR_GEVENT) and find_spec(module) is None
-    ]
-    requirements = "bench/requirements.txt" if comparison else "requirements.txt"
+    missing = [name for name in packages(file) if name not in without and not _is_installed(name)]
     if missing:
         sys.exit(
-            f"Not installed: {', '.join(missing)}. "
-            f"Run: {sys.executable} -m pip install -r {requirements}"
+            f"Not installed: {', '.join(missing)}. Run: {sys.executable} -m pip install -r {file}"
         )
+
+
+def packages(file: str) -> list[str]:
+    """Return the names in a requirements file, and in those that it includes."""
+    names: list[str] = []
+    for line in (ROOT / file).read_text().splitlines():
+        if included := re.match(r"-r (\S+)", line):
+            names += packages(str(Path(file).parent / included[1]))
+        elif name := re.match(r"[\w-]+", line):
+            names.append(name[0])
+    return list(dict.fromkeys(names))
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

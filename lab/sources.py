@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 
 from lab.pace import Pace
-from pushlab.feed import MAX_VALUE, encode
+from pushlab.feed import encode
+from pushlab.limits import MAX_VALUE
 
 logger = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
-"""The hub: every open WebSocket, told at once, none waited for.
+"""The hub: every open WebSocket, sent to at once, none waited for.
 
-A route hands its socket over and returns; from then on the hub is the only one who reads and
-writes it. It keeps no thread, no greenlet and no request per browser, only a Member:
+A route hands its socket over and returns. From then on only the hub reads and writes it. It keeps
+no thread, no greenlet and no request per browser, only a Subscriber:
 
-- News is one frame, encoded once, written to every socket that takes it.
-- A socket whose buffer is full is behind. It is told the newest reading when it can take it,
-  never a backlog, and dropped if it stays behind.
-- What browsers say is read when it arrives: pongs, and the wish to close.
+- News is one frame, encoded once, written to every socket that has room for it.
+- A subscriber whose socket is full is behind. It gets the newest reading when there is room,
+  never a backlog, and is dropped if it stays behind.
+- What browsers send is read when it arrives: pongs, pings and close frames.
 """
 
 import logging
@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from pushlab import limits
 from pushlab.feed import Feed, Reading
-from pushlab.websocket.connection import CLOSE_TIMEOUT, PING_INTERVAL, Channel, Connection
+from pushlab.websocket.connection import Channel, Connection
 from pushlab.websocket.frames import (
     CloseConnection,
     CloseReason,
@@ -30,14 +31,13 @@ from pushlab.websocket.frames import (
 
 logger = logging.getLogger(__name__)
 
-#: How many sockets are told in one go before others get their turn.
-CHUNK = 256
-
 _PING = encode(Ping(b""))
+_GOING_AWAY = CloseConnection(CloseReason.GOING_AWAY)
+_FULL = CloseConnection(CloseReason.TRY_AGAIN_LATER)
 
 
-class _News:
-    """A reading as frames: the same bytes for everyone."""
+class _Frames:
+    """A reading as frames: the same bytes for every subscriber."""
 
     __slots__ = ("carry", "cursor", "signal")
 
@@ -50,140 +50,161 @@ class _News:
 Send = Callable[[bytes | memoryview], int]
 
 
-class Member:
-    """One browser's socket, and how far it is."""
+class Subscriber:
+    """One browser's socket, and the state of what it was sent."""
 
-    # fmt: off
-    __slots__ = ("carry", "channel", "closing", "deaf", "decoder", "outbox", "pinged", "send",
-                 "slot", "told")
-    # fmt: on
+    __slots__ = (
+        "awaiting_pong",
+        "carry",
+        "channel",
+        "closing",
+        "decoder",
+        "last_sent",
+        "read_closed",
+        "send",
+        "slot",
+        "unsent",
+    )
 
-    def __init__(self, channel: Channel, slot: set["Member"], *, carry: bool) -> None:
+    def __init__(self, channel: Channel, slot: set["Subscriber"], *, carry: bool) -> None:
         self.channel = channel
         self.send: Send = channel.send
         self.slot = slot
         self.carry = carry
-        #: The last news sent while it was apart from those who are told with everyone. (So one who
-        #: comes apart over a ping may hear the newest twice, which a cursor makes harmless.)
-        self.told: _News | None = None
+        #: Last reading sent to this subscriber outside the broadcast. A subscriber that falls
+        #: behind because of a ping may get the latest reading twice; browsers ignore the repeated
+        #: cursor.
+        self.last_sent: _Frames | None = None
         #: The rest of a frame that did not fit; nothing else may be sent before it.
-        self.outbox: bytes | memoryview = b""
+        self.unsent: bytes | memoryview = b""
         #: Only while a message or a frame is incomplete.
         self.decoder: Decoder | None = None
-        #: A ping waits for its pong.
-        self.pinged = False
-        #: Our close frame is out or in the outbox, or the socket is gone: nothing more is sent.
+        #: A ping was sent, and its pong has not come.
+        self.awaiting_pong = False
+        #: Our close frame is sent or unsent, or the socket is gone: nothing more is sent.
         self.closing = False
-        #: The peer has closed or broken a rule: nothing more is listened to.
-        self.deaf = False
+        #: The browser has closed or broken a rule: what it sends is no longer read.
+        self.read_closed = False
 
 
 class Hub:
-    """All open push sockets of one feed."""
+    """All open push WebSockets of one feed: `feed.subscribe(hub.broadcast)`.
+
+    `ping_interval` is in seconds. More than `max_subscribers` are closed with 1013.
+    """
 
     def __init__(
         self,
-        feed: Feed,
         *,
-        ping_interval: float = PING_INTERVAL,
-        max_members: float = math.inf,
+        ping_interval: float = limits.PING_INTERVAL,
+        max_subscribers: float = math.inf,
     ) -> None:
         self._lock = threading.RLock()
-        self._news = _News(feed.latest)
-        self._telling = False
-        self._max_members = max_members
-        # Those who can be told the next news, in the order in which they came: all that telling
-        # them takes is to call the key. Who is behind or closing is not in here.
-        self._signalled: dict[Send, Member] = {}
-        self._carried: dict[Send, Member] = {}
-        # Of these, some need no telling: who heard the newest when he joined, and who is no longer
-        # here although the round under way still has him on its list.
-        self._fresh: set[Send] = set()
-        self._gone: set[Send] = set()
-        # A member is visited once in every round of pings: those of slot 0 first, then slot 1...
+        self._frames: _Frames | None = None  # of the newest reading
+        self._broadcasting = False
+        self._max_subscribers = max_subscribers
+        # Subscribers that have every reading so far, in the order in which they came. The keys are
+        # their sockets' `send`: a broadcast only has to call each key. Subscribers that are behind
+        # or closing are not in these dicts.
+        self._signalled: dict[Send, Subscriber] = {}
+        self._carried: dict[Send, Subscriber] = {}
+        # Skipped in the current broadcast: `_already_sent` already have this reading; `_removed`
+        # left after the broadcast took its snapshot.
+        self._already_sent: set[Send] = set()
+        self._removed: set[Send] = set()
+        # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
         # Spread like that, and joined by chance, ten thousand pings never fall on one moment.
-        self._slots: list[set[Member]] = [set() for _ in range(20)]
-        self._round = ping_interval
-        self._leaving: dict[Member, float] = {}  # closing, and until when we wait for the peer
-        self._visitor: threading.Thread | None = None
+        self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
+        self._ping_interval = ping_interval
+        self._closing_deadlines: dict[Subscriber, float] = {}  # for the browser's close frame
+        self._keepalive_thread: threading.Thread | None = None
         self._closed = False
         self._empty = threading.Event()
         self._empty.set()
-        feed.subscribe(self.broadcast)
 
     def __len__(self) -> int:
         return sum(map(len, self._slots))
 
-    def add(self, connection: Connection, *, after: str | None = None, carry: bool = False) -> None:
-        """Take the connection's socket, and tell it the newest reading unless `after` names it.
+    def add(
+        self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
+    ) -> None:
+        """Take the connection's socket and send it every reading from now on.
 
-        From now on it is sent a text frame per change: `{"cursor"}`, or with `carry` the whole
-        reading. Closes with 1013 when the hub is full, with 1001 when it is closing.
+        The newest reading is sent at once unless `after` is its cursor. A reading is a text frame:
+        `{"cursor"}`, or with `carry` the whole reading. Closes with 1013 when the hub is full, with
+        1001 when it is closing.
         """
-        if self._closed or len(self) >= self._max_members:
-            connection.close(
-                CloseReason.GOING_AWAY if self._closed else CloseReason.TRY_AGAIN_LATER
-            )
+        if self._closed or len(self) >= self._max_subscribers:
+            connection.close((_GOING_AWAY if self._closed else _FULL).code)
             return
         channel, early = connection.detach()
-        member = Member(channel, random.choice(self._slots), carry=carry)
+        subscriber = Subscriber(channel, random.choice(self._slots), carry=carry)
         with self._lock:
-            if self._news.cursor == after:
-                member.told = self._news
-            member.slot.add(member)
+            if self._frames is None:
+                self._frames = _Frames(feed.latest)
+            if self._frames.cursor == after:
+                subscriber.last_sent = self._frames
+            subscriber.slot.add(subscriber)
             self._empty.clear()
-            if self._visitor is None:
-                self._visitor = threading.Thread(target=self._visit, name="hub", daemon=True)
-                self._visitor.start()
-            channel.watch(self._readable, member, writing=False)
-            if self._closed:  # while the handshake was answered
-                self._start_closing(member, CloseConnection(CloseReason.GOING_AWAY))
-            elif len(self) > self._max_members:  # by those who came at the same time
-                self._start_closing(member, CloseConnection(CloseReason.TRY_AGAIN_LATER))
-            self._catch_up(member)
+            if self._keepalive_thread is None:
+                thread = threading.Thread(target=self._keepalive, name="hub", daemon=True)
+                self._keepalive_thread = thread
+                thread.start()
+            channel.watch(self._readable, subscriber, writing=False)
+            if self._closed:  # while the 101 was sent
+                self._start_closing(subscriber, _GOING_AWAY)
+            elif len(self) > self._max_subscribers:  # others were added at the same time
+                self._start_closing(subscriber, _FULL)
+            self._catch_up(subscriber)
             if early:
-                self._take(member, early)
+                self._handle_data(subscriber, early)
 
     def broadcast(self, reading: Reading) -> None:
-        """Tell every member; let others have their turn after each CHUNK of them.
+        """Send the reading to every subscriber, without waiting for any.
 
-        Called again while it is still telling, it only notes the newer reading: the call under
-        way sees to it that everyone gets that one, too.
+        Other work gets its turn after every `limits.BROADCAST_CHUNK` subscribers. A call during
+        another one only leaves the newer reading: the call under way sends that one, too.
         """
         with self._lock:
-            self._news = _News(reading)
-            self._fresh.clear()
-            if self._telling:
+            self._frames = _Frames(reading)
+            self._already_sent.clear()
+            if self._broadcasting:
                 return
-            self._telling = True
+            self._broadcasting = True
         try:
-            while self._tell_everyone():
+            while self._broadcast_newest():
                 pass
         except BaseException:
-            self._telling = False
+            self._broadcasting = False
             raise
 
-    def _tell_everyone(self) -> bool:
-        """Tell the newest; return whether there is a newer one by then."""
+    def _broadcast_newest(self) -> bool:
+        """Send the newest reading; return whether there is a newer one by then."""
         with self._lock:
-            news = self._news
-            self._gone.clear()
-            rounds = ((news.signal, tuple(self._signalled)), (news.carry, tuple(self._carried)))
-        for frame, sends in rounds:
-            for start in range(0, len(sends), CHUNK):
+            frames = self._frames
+            assert frames is not None  # noqa: S101 - `broadcast` has set it
+            self._removed.clear()
+            groups = (
+                (frames.signal, tuple(self._signalled)),
+                (frames.carry, tuple(self._carried)),
+            )
+        chunk = limits.BROADCAST_CHUNK
+        for frame, sends in groups:
+            for start in range(0, len(sends), chunk):
                 with self._lock:
-                    self._tell(sends[start : start + CHUNK], frame, news)
+                    self._send_to(sends[start : start + chunk], frame, frames)
                 time.sleep(0)
         with self._lock:
-            if self._news is news:
-                self._telling = False  # within the lock, or a newer one might slip between
+            if self._frames is frames:
+                self._broadcasting = False  # within the lock, or a newer one might slip between
                 return False
             return True
 
-    def _tell(self, sends: Sequence[Send], frame: bytes, news: "_News") -> None:
-        """Send the frame by each of these, without waiting. This loop is what a change costs."""
-        if self._gone or self._fresh:
-            sends = [send for send in sends if send not in self._gone and send not in self._fresh]
+    def _send_to(self, sends: Sequence[Send], frame: bytes, frames: _Frames) -> None:
+        """Send the frame by each of these. This loop is what a change costs."""
+        if self._removed or self._already_sent:
+            removed, already_sent = self._removed, self._already_sent
+            sends = [send for send in sends if send not in removed and send not in already_sent]
         size, left = len(frame), iter(sends)
         while True:
             try:
@@ -195,167 +216,175 @@ class Hub:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                self._drop(self._member_of(send))
+                self._drop(self._subscriber_of(send))
                 continue
-            member = self._member_of(send)
-            member.told = news
-            self._fall_behind(member, memoryview(frame)[sent:])
+            subscriber = self._subscriber_of(send)
+            subscriber.last_sent = frames
+            self._fall_behind(subscriber, memoryview(frame)[sent:])
 
-    def _mates(self, member: Member) -> dict[Send, Member]:
-        """Return those who are told the same way as this member."""
-        return self._carried if member.carry else self._signalled
+    def _up_to_date(self, subscriber: Subscriber) -> dict[Send, Subscriber]:
+        """Return the group that gets the same frames as this subscriber."""
+        return self._carried if subscriber.carry else self._signalled
 
-    def _member_of(self, send: Send) -> Member:
+    def _subscriber_of(self, send: Send) -> Subscriber:
         return self._signalled.get(send) or self._carried[send]
 
-    def close(self, *, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Close every socket with 1001, "going away", and wait for the peers, `timeout` at most."""
+    def close(self, *, timeout: float = limits.CLOSE_TIMEOUT) -> None:
+        """Close every socket with 1001; wait up to `timeout` seconds."""
         with self._lock:
             self._closed = True
-            for member in self._members():
-                self._start_closing(member, CloseConnection(CloseReason.GOING_AWAY))
+            for subscriber in self._subscribers():
+                self._start_closing(subscriber, _GOING_AWAY)
         self._empty.wait(timeout)
         with self._lock:
-            for member in self._members():
-                self._drop(member)
+            for subscriber in self._subscribers():
+                self._drop(subscriber)
 
-    def _members(self) -> list[Member]:
-        return [member for slot in self._slots for member in slot]
+    def _subscribers(self) -> list[Subscriber]:
+        return [subscriber for slot in self._slots for subscriber in slot]
 
     # Writing. The hub is a socket's only writer, so no two frames can mix.
 
-    def _catch_up(self, member: Member) -> None:
-        """Bring a member to the newest reading, and then among those who are told with everyone."""
-        news = self._news
-        if member.told is not news and not member.outbox and not member.closing:
-            member.told = news
-            self._write(member, news.carry if member.carry else news.signal)
-        if member.told is news and not member.outbox and not member.closing:
-            self._mates(member)[member.send] = member
-            self._fresh.add(member.send)
+    def _catch_up(self, subscriber: Subscriber) -> None:
+        """Send what the subscriber lacks; then it takes part in broadcasts."""
+        frames = self._frames
+        if frames is None:
+            return
+        if subscriber.last_sent is not frames and self._can_send(subscriber):
+            subscriber.last_sent = frames
+            self._write(subscriber, frames.carry if subscriber.carry else frames.signal)
+        if subscriber.last_sent is frames and self._can_send(subscriber):
+            self._up_to_date(subscriber)[subscriber.send] = subscriber
+            self._already_sent.add(subscriber.send)
 
-    def _set_apart(self, member: Member) -> None:
-        """Take a member from those who are told with everyone."""
-        self._mates(member).pop(member.send, None)
-        self._fresh.discard(member.send)
-        if self._telling:
-            self._gone.add(member.send)
+    @staticmethod
+    def _can_send(subscriber: Subscriber) -> bool:
+        return not subscriber.unsent and not subscriber.closing
 
-    def _fall_behind(self, member: Member, rest: bytes | memoryview) -> None:
-        # While it does not take what we send, we do not read what it sends: a browser that pings
-        # without ever reading the pongs must not make its outbox grow.
-        self._set_apart(member)
-        member.outbox = rest
-        member.channel.watch(self._writable, member, writing=True)
+    def _leave_broadcast(self, subscriber: Subscriber) -> None:
+        """Take a subscriber out of the broadcasts, also of the current one."""
+        self._up_to_date(subscriber).pop(subscriber.send, None)
+        self._already_sent.discard(subscriber.send)
+        if self._broadcasting:
+            self._removed.add(subscriber.send)
 
-    def _write(self, member: Member, data: bytes | memoryview) -> None:
-        if member.outbox:  # a control frame, behind the rest of another frame
-            member.outbox = bytes(member.outbox) + data
+    def _fall_behind(self, subscriber: Subscriber, rest: bytes | memoryview) -> None:
+        # While it does not read what we send, we do not read what it sends: a browser that pings
+        # without ever reading the pongs must not make its unsent bytes grow.
+        self._leave_broadcast(subscriber)
+        subscriber.unsent = rest
+        subscriber.channel.watch(self._writable, subscriber, writing=True)
+
+    def _write(self, subscriber: Subscriber, data: bytes | memoryview) -> None:
+        if subscriber.unsent:  # a control frame, behind the rest of another frame
+            subscriber.unsent = bytes(subscriber.unsent) + data
             return
         try:
-            sent = member.send(data)
+            sent = subscriber.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._drop(member)
+            self._drop(subscriber)
             return
         if sent < len(data):
-            self._fall_behind(member, memoryview(data)[sent:])
+            self._fall_behind(subscriber, memoryview(data)[sent:])
 
-    def _writable(self, member: Member) -> None:
+    def _writable(self, subscriber: Subscriber) -> None:
         with self._lock:
-            if member not in member.slot:
+            if subscriber not in subscriber.slot:
                 return  # dropped by another thread, a moment ago
-            rest, member.outbox = member.outbox, b""
-            self._write(member, rest)
-            if member.outbox or member not in member.slot:
+            rest, subscriber.unsent = subscriber.unsent, b""
+            self._write(subscriber, rest)
+            if subscriber.unsent or subscriber not in subscriber.slot:
                 return
-            member.channel.watch(self._readable, member, writing=False)
-            if member.deaf:
-                member.channel.finish()
-            self._catch_up(member)
+            subscriber.channel.watch(self._readable, subscriber, writing=False)
+            if subscriber.read_closed:
+                subscriber.channel.shutdown_write()
+            self._catch_up(subscriber)
 
     # Reading.
 
-    def _readable(self, member: Member) -> None:
+    def _readable(self, subscriber: Subscriber) -> None:
         with self._lock:
-            if member not in member.slot:
+            if subscriber not in subscriber.slot:
                 return  # dropped by another thread, a moment ago
             try:
-                data = member.channel.receive(2048)
+                data = subscriber.channel.receive(2048)
             except BlockingIOError:
                 return
             except OSError:
                 data = b""
             if data:
-                self._take(member, data)
+                self._handle_data(subscriber, data)
             else:
-                self._drop(member)
+                self._drop(subscriber)
 
-    def _take(self, member: Member, data: bytes) -> None:
-        """Act on what a browser says; a push socket has no use for messages, only for control."""
-        if member.deaf:
+    def _handle_data(self, subscriber: Subscriber, data: bytes) -> None:
+        """Act on control frames; messages of a push subscriber are ignored."""
+        if subscriber.read_closed:
             return
-        decoder = member.decoder or Decoder()
+        decoder = subscriber.decoder or Decoder()
         pongs = []
         for event in decoder.feed(data):
             if isinstance(event, Pong):
-                member.pinged = False
+                subscriber.awaiting_pong = False
             elif isinstance(event, Ping):
                 pongs.append(encode(event.response()))
             elif isinstance(event, CloseConnection):
-                self._answer(member, pongs)
-                member.deaf = True
-                self._start_closing(member, event.response())
-                if not member.outbox and member in member.slot:
-                    member.channel.finish()
-        member.decoder = None if member.deaf or decoder.idle else decoder
-        self._answer(member, pongs)
+                self._send_pongs(subscriber, pongs)
+                pongs = []
+                subscriber.read_closed = True
+                self._start_closing(subscriber, event.response())
+                if not subscriber.unsent and subscriber in subscriber.slot:
+                    subscriber.channel.shutdown_write()
+        subscriber.decoder = None if subscriber.read_closed or decoder.idle else decoder
+        self._send_pongs(subscriber, pongs)
 
-    def _answer(self, member: Member, pongs: list[bytes]) -> None:
-        if pongs and not member.closing:
-            self._write(member, b"".join(pongs))
+    def _send_pongs(self, subscriber: Subscriber, pongs: list[bytes]) -> None:
+        if pongs and not subscriber.closing:
+            self._write(subscriber, b"".join(pongs))
 
-    # Leaving.
+    # Closing.
 
-    def _start_closing(self, member: Member, event: CloseConnection) -> None:
-        """Send our close frame, once; whoever does not leave within CLOSE_TIMEOUT is dropped."""
-        if not member.closing:
-            member.closing = True
-            self._set_apart(member)
-            self._leaving[member] = time.monotonic() + CLOSE_TIMEOUT
-            self._write(member, encode(event))
+    def _start_closing(self, subscriber: Subscriber, event: CloseConnection) -> None:
+        """Send our close frame, once; the browser has CLOSE_TIMEOUT to reply."""
+        if not subscriber.closing:
+            subscriber.closing = True
+            self._leave_broadcast(subscriber)
+            self._closing_deadlines[subscriber] = time.monotonic() + limits.CLOSE_TIMEOUT
+            self._write(subscriber, encode(event))
 
-    def _drop(self, member: Member) -> None:
-        member.closing = True
-        self._set_apart(member)
-        member.outbox = b""
-        member.slot.discard(member)
-        self._leaving.pop(member, None)
-        member.channel.close()
+    def _drop(self, subscriber: Subscriber) -> None:
+        subscriber.closing = True
+        self._leave_broadcast(subscriber)
+        subscriber.unsent = b""
+        subscriber.slot.discard(subscriber)
+        self._closing_deadlines.pop(subscriber, None)
+        subscriber.channel.close()
         if not len(self):
             self._empty.set()
 
-    # Looking after those of whom nothing is heard.
+    # Keepalive.
 
-    def _visit(self) -> None:
-        """Visit one slot after the other, all within one ping interval, for as long as we live."""
+    def _keepalive(self) -> None:
+        """Ping one slot after the other, all within one ping interval."""
         while True:
             for slot in self._slots:
-                time.sleep(self._round / len(self._slots))
+                time.sleep(self._ping_interval / len(self._slots))
                 with self._lock:
-                    for member in tuple(slot):
-                        self._ping(member)
+                    for subscriber in tuple(slot):
+                        self._ping(subscriber)
                     now = time.monotonic()
-                    for member in [m for m, until in self._leaving.items() if until < now]:
-                        self._drop(member)
+                    late = [each for each, due in self._closing_deadlines.items() if due < now]
+                    for subscriber in late:
+                        self._drop(subscriber)
 
-    def _ping(self, member: Member) -> None:
-        if member.closing:
+    def _ping(self, subscriber: Subscriber) -> None:
+        if subscriber.closing:
             return
-        if member.pinged:  # a whole round ago, and no pong, or no room even for the ping
-            logger.info("a browser was silent or behind for %s s: dropped", self._round)
-            self._drop(member)
+        if subscriber.awaiting_pong:  # for a whole interval: no pong, or no room even for the ping
+            logger.info("no pong from a browser within %s s: dropped", self._ping_interval)
+            self._drop(subscriber)
             return
-        member.pinged = True
-        self._write(member, _PING)
+        subscriber.awaiting_pong = True
+        self._write(subscriber, _PING)

@@ -1,35 +1,52 @@
-"""Flask-Sockets 0.2.1 on today's Flask: the same API, with the parts replaced that broke.
+"""Flask-Sockets' API on today's Flask: routes that take the socket.
 
-What broke: routes lack `websocket=True`, which Werkzeug 2 asks for; blueprints register by a
-signature that Flask 2 changed; a request that is no WebSocket is a 404 instead of going on to
-Flask; and a KeyError raised by a route of ours looks like a missing page.
+Flask-Sockets 0.2.1 fails on Flask 3. Its routes lack `websocket=True`, which Werkzeug 2 asks for;
+its blueprints register by a signature that Flask 2 changed; a request that is no WebSocket is a 404
+instead of going on to Flask; and a KeyError raised by a route looks like a missing page.
 """
 
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import flask_sockets
 from flask import Blueprint, Flask
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect, Rule
+from werkzeug.routing import Map, RequestRedirect, Rule
 
-if hasattr(flask_sockets, "worker"):  # gunicorn is installed
-    from pushlab.hosting.gunicorn import make_safe
+from pushlab.wsgi.responses import WSGI, Environ
 
-    # `gunicorn -k flask_sockets.worker`, as its README says, would serve stock connections.
-    make_safe(flask_sockets.worker)
+View = TypeVar("View", bound=Callable[..., Any])
 
 
-class Sockets(flask_sockets.Sockets):  # type: ignore[misc]
+class Sockets:
     """`@sockets.route("/path")` on functions that take the socket and the URL's variables."""
 
+    def __init__(self, app: Flask | None = None) -> None:
+        self.url_map = Map()
+        self.blueprints: dict[str, Blueprint] = {}
+        self._got_first_request = False  # blueprints look at it, as at an app's
+        if app is not None:
+            self.init_app(app)
+
     def init_app(self, app: Flask) -> None:
+        """Put the socket routes in front of the app's own."""
         self.app = app
         app.wsgi_app = SocketMiddleware(app.wsgi_app, app, self)  # type: ignore[method-assign]
+        _make_flask_sockets_worker_safe()
+
+    def route(self, rule: str, **options: Any) -> Callable[[View], View]:
+        """Return a decorator that adds a socket route."""
+
+        def decorator(view: View) -> View:
+            self.add_url_rule(rule, options.pop("endpoint", None), view, **options)
+            return view
+
+        return decorator
 
     def add_url_rule(
         self, rule: str, endpoint: str | None, view: Callable[..., Any], **options: Any
     ) -> None:
+        """Add a socket route; the endpoint has no use, but blueprints give one."""
         options.pop("provide_automatic_options", None)  # of blueprints, about HTTP's OPTIONS
         self.url_map.add(Rule(rule, endpoint=view, websocket=True, **options))
 
@@ -46,27 +63,39 @@ class Sockets(flask_sockets.Sockets):  # type: ignore[misc]
 class SocketMiddleware:
     """Gives a socket to its route; everything else, and unknown paths, to Flask."""
 
-    def __init__(self, wsgi_app: Callable[..., Any], app: Flask, sockets: Sockets) -> None:
+    def __init__(self, wsgi_app: WSGI, app: Flask, sockets: Sockets) -> None:
         self.wsgi_app = wsgi_app
         self.app = app
         self.sockets = sockets
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         socket = environ.get("wsgi.websocket")
         if socket is None:
-            return self.wsgi_app(environ, start_response)  # type: ignore[no-any-return]
+            return self.wsgi_app(environ, start_response)
         adapter = self.sockets.url_map.bind_to_environ(environ)
         try:
             view, values = adapter.match()
         except RequestRedirect as redirect:
             return redirect(environ, start_response)
         except HTTPException:
-            return self.wsgi_app(environ, start_response)  # type: ignore[no-any-return]
+            return self.wsgi_app(environ, start_response)
         with self.app.request_context(environ):
             try:
-                view(socket, **values)
+                cast(Callable[..., Any], view)(socket, **values)
             except Exception as error:
-                # The app's own error handlers; what they do not know is raised again.
-                answer = self.app.make_response(self.app.handle_user_exception(error))
-                return answer(environ, start_response)
+                # The app's own error handlers; an error that they do not handle is raised again.
+                response = self.app.make_response(self.app.handle_user_exception(error))
+                return response(environ, start_response)
         return []
+
+
+def _make_flask_sockets_worker_safe() -> None:
+    """Have `gunicorn -k flask_sockets.worker`, of Flask-Sockets' README, serve as ours.
+
+    Its connections are gevent-websocket's stock ones, which are not safe (docs/reference).
+    """
+    worker = getattr(sys.modules.get("flask_sockets"), "worker", None)
+    if worker is not None:
+        from pushlab.hosting.gunicorn import make_safe
+
+        make_safe(worker)

@@ -15,16 +15,16 @@ from pathlib import Path
 chdir = str(Path(__file__).resolve().parent.parent)
 sys.path.insert(0, chdir)
 
-from lab import settings as options
+from lab.settings import parse
 
-settings = options.parse([])
+settings = parse([])
 
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
 worker_class = "pushlab.hosting.gunicorn.Worker"
 workers = 1
 # Requests at once, and some more to be told that there are too many. Push sockets do not count.
-worker_connections = (settings.max_clients or 10_000) + 100
+worker_connections = (settings.max_connections or 10_000) + 100
 graceful_timeout = 4
 certfile, keyfile = settings.certfile, settings.keyfile
 loglevel = settings.log_level

@@ -21,7 +21,8 @@ from pushlab.sockets import Sockets
 app = Flask(__name__)
 sockets = Sockets(app)
 feed = Feed()
-hub = Hub(feed, ping_interval=1.0, max_members=4)
+hub = Hub(ping_interval=1.0, max_subscribers=4)
+feed.subscribe(hub.broadcast)
 
 
 @app.route("/echo", websocket=True)
@@ -43,7 +44,7 @@ def echo_times(socket, times):  # type: ignore[no-untyped-def]
 
 @app.route("/push", websocket=True)
 def push() -> str:
-    hub.add(request.environ["wsgi.websocket"], carry=True)
+    hub.add(request.environ["wsgi.websocket"], feed, carry=True)
     return ""
 
 

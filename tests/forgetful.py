@@ -15,10 +15,8 @@ from flask import request
 
 from lab.app import create_app
 from lab.instruments import Lab
-from lab.pace import Pace
 from lab.settings import Settings
 from pushlab.feed import Feed, Reading
-from pushlab.hosting.gevent_handler import Handler
 from pushlab.hosting.gevent_server import Server, freeze, listen
 from pushlab.hub import Hub
 from pushlab.websocket.connection import Connection
@@ -38,32 +36,35 @@ class ForgetfulFeed(Feed):
 class ForgetfulHub(Hub):
     """One that believes that everybody has the newest."""
 
-    def add(self, connection: Connection, *, after: str | None = None, carry: bool = False) -> None:
-        super().add(connection, after=feed.latest.cursor, carry=carry)
+    def add(
+        self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
+    ) -> None:
+        super().add(connection, feed, after=feed.latest.cursor, carry=carry)
 
     def broadcast(self, reading: Reading) -> None:
         if fault != "silence":
             super().broadcast(first[0] if fault == "stutter" else reading)
 
 
-settings = Settings(source="http", far=(), shortcut=False)
+settings = Settings(source="http", far=(), direct=False)
 first: list[Reading] = []
 feed = ForgetfulFeed()
 feed.subscribe(lambda reading: first.append(reading))
-hub = ForgetfulHub(feed)
-app = create_app(feed, hub, Lab(feed, Pace(None), settings, freeze), settings)
+hub = ForgetfulHub()
+feed.subscribe(hub.broadcast)
+app = create_app(feed, hub, Lab(feed, settings, freeze=freeze), settings)
 
 
 @app.route("/update", websocket=True, endpoint="websocket")
 def update() -> str:
     """Give the socket to the hub, with what it was asked for."""
-    hub.add(request.environ["wsgi.websocket"], carry=request.args.get("carry") == "1")
+    hub.add(request.environ["wsgi.websocket"], feed, carry=request.args.get("carry") == "1")
     return ""
 
 
 if __name__ == "__main__":
     listener = listen("127.0.0.1", port)
-    server = Server(listener, app, handler_class=Handler, on_shutdown=[feed.close, hub.close])
+    server = Server(listener, app, on_shutdown=[feed.close, hub.close])
     server.start()
     print(f"wrong at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
     server.serve_forever()

@@ -10,12 +10,12 @@ monkey.patch_all()
 import json
 import runpy
 
-from pushlab.transports import sse
+from pushlab import limits
 
 HEARTBEAT = 0.2
 
 if __name__ == "__main__":
-    sse.HEARTBEAT = HEARTBEAT
+    limits.HEARTBEAT = HEARTBEAT
     meters = runpy.run_path("serve.py", run_name="__main__")["lab"].meters
     sums = {
         lane: {
@@ -24,7 +24,7 @@ if __name__ == "__main__":
             "up": meter.up,
             "down": meter.down,
             "told": len(meter.records),
-            "open": len(meter._lines),
+            "open": len(meter._connections),
         }
         for lane, meter in meters._meters.items()
     }

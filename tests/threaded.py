@@ -19,7 +19,8 @@ from pushlab.hub import Hub
 settings = options.parse(sys.argv[1:] if __name__ == "__main__" else [])
 app = Flask(__name__)
 feed = Feed()
-hub = Hub(feed, ping_interval=1.0)
+hub = Hub(ping_interval=1.0)
+feed.subscribe(hub.broadcast)
 upgrade = WerkzeugUpgrade(app.wsgi_app, settings, ping_interval=0.5, ping_timeout=0.5)
 app.wsgi_app = upgrade  # type: ignore[method-assign]
 
@@ -53,7 +54,7 @@ def many_senders() -> str:
 
 @app.route("/push", websocket=True)
 def push() -> str:
-    hub.add(request.environ["wsgi.websocket"], carry=True)
+    hub.add(request.environ["wsgi.websocket"], feed, carry=True)
     return ""
 
 
@@ -86,9 +87,9 @@ if __name__ == "__main__":
         listener,
         app,
         on_shutdown=(feed.close, upgrade.close, hub.close),
-        max_clients=settings.max_clients,
-        head_timeout=settings.head_timeout,
-        ssl_context=settings.tls(),
+        max_connections=settings.max_connections,
+        header_timeout=settings.header_timeout,
+        ssl_context=settings.ssl_context(),
     )
     server.start()
     print(f"at {settings.url(listener.getsockname()[1])}", flush=True)

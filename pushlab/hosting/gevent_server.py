@@ -1,11 +1,19 @@
-"""gevent's WSGI server, with limits on who may come and a farewell when it stops."""
+"""gevent's WSGI server: HTTP, WebSockets, limits, and a graceful shutdown.
 
+`run` starts one and serves until Ctrl-C; `Server` and `Handler` are what it is made of.
+"""
+
+import errno
 import logging
+import math
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,37 +21,262 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
+from geventwebsocket.handler import WebSocketHandler
 
-from lab.meter import Metering, Meters
-from lab.settings import HEAD_TIMEOUT
-from pushlab.hosting.gevent_handler import Handler, abort
-from pushlab.hosting.listener import MANY, listen, raise_descriptor_limit
-from pushlab.websocket.connection import CLOSE_TIMEOUT
+from pushlab import limits
+from pushlab.hosting.gevent_sockets import GeventConnection, abort
+from pushlab.hosting.header_parser import HeadersTooLarge, RequestHeaders
+from pushlab.hosting.lifecycle import StartupError, hosting_of
+from pushlab.hosting.listener import listen
+from pushlab.hosting.listener import max_connections as listener_limit
+from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
+from pushlab.hosting.settings import ServerSettings
+from pushlab.websocket import handshake
 from pushlab.websocket.frames import CloseReason
-from pushlab.websocket.handshake import AccessPolicy
-
-__all__ = ["SHUTDOWN_TIMEOUT", "Server", "freeze", "listen", "raise_descriptor_limit"]
+from pushlab.websocket.middleware import run_websocket_app
+from pushlab.wsgi.access import AccessPolicy
+from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a stopping server gives requests and sockets to come to their end.
-SHUTDOWN_TIMEOUT = 3.5
+#: Up to this many bytes of body are copied behind the headers: cheaper than a second write.
+_ONE_WRITE = 64 * 1024
 
-#: Descriptors that are kept for files, pipes, and for turning clients away.
-_SPARE_DESCRIPTORS = 200
+#: Names of header fields in the environ, for those that have come before.
+_ENVIRON_NAMES: dict[str, str] = {}
 
 
 def freeze(seconds: float) -> None:
-    """Hold up the whole server: all greenlets take turns in one thread, which sleeps now."""
+    """Hold up the whole server for some seconds.
+
+    All greenlets take turns in one thread, which sleeps now.
+    """
     monkey.get_original("time", "sleep")(seconds)
 
 
+class Handler(WebSocketHandler):  # type: ignore[misc]
+    """Serves one HTTP connection, and the WebSocket that it may become.
+
+    gevent-websocket's handler is the base, and its contract is kept: an upgrade gives the app
+    `environ["wsgi.websocket"]`. The object there is ours: the stock one has no size limit, no
+    Origin check, a broken close handshake, and mixes the frames of two senders.
+    """
+
+    server: "Server"
+    path: str
+    logger = logging.getLogger("pushlab.requests")
+
+    connection: GeventConnection | None = None
+    #: The request asks for an upgrade to WebSocket.
+    wants_socket = False
+    #: What counts the bytes of the request, if they are counted.
+    exchange: Exchange | None = None
+    #: Between two requests: closing the socket loses nothing.
+    idle = False
+    #: The monotonic time by which the next bytes must have come.
+    deadline = math.inf
+    ignored_socket_errors = (
+        *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
+    )  # fmt: skip
+
+    def handle(self) -> None:
+        if not self.server.acquire():
+            self._reject_busy()
+            return
+        self.server.handlers.add(self)
+        self.deadline = time.monotonic() + self.server.header_timeout
+        try:
+            super().handle()
+        except OSError as error:
+            self.logger.debug("%s: closed before the response: %s", self.client_address, error)
+        finally:
+            self.server.handlers.discard(self)
+            if self.connection is None or not self.connection.detached:
+                self.server.release()
+
+    def _reject_busy(self) -> None:
+        """Send 503, and do not wait long for it to be read."""
+        server = self.server
+        server.rejecting += 1
+        try:
+            # Closing before the request has come may take back the response: so wait for it, but
+            # only as long as there are few to wait for.
+            self.socket.settimeout(server.reject_timeout)
+            with suppress(OSError):
+                self.socket.recv(16 * 1024)
+            self.socket.sendall(SERVICE_UNAVAILABLE)
+            self.socket.shutdown(socket.SHUT_WR)
+            self.socket.recv(16 * 1024)
+        except OSError:
+            pass  # the client has closed, which is what we want
+        finally:
+            self.rfile.close()
+            server.rejecting -= 1
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        self.wants_socket = handshake.is_websocket_upgrade(environ)
+        if not self.wants_socket:
+            # gevent never ends a body where it sees an upgrade, whatever to.
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
+        self.exchange = None
+        meters = self.server.meters
+        # gevent writes the 100 for a request with a body past our counting.
+        if meters is not None and not self._has_body() and not self.headers.get("expect"):
+            self.exchange = meters.open(
+                environ["QUERY_STRING"],
+                up=self._line_size + self.headers.size,
+                abort=partial(abort, self.socket),
+            )
+            if self.exchange is not None:
+                environ[EXCHANGE] = self.exchange
+        return environ
+
+    def _has_body(self) -> bool:
+        return bool(self.content_length or self.headers.get("transfer-encoding"))
+
+    def read_requestline(self) -> str:
+        if self.server.closed:
+            return ""  # which ends the connection
+        self.idle = True
+        try:
+            line: str = super().read_requestline()
+        finally:
+            self.idle = False
+        self._line_size = len(line)
+        return line
+
+    def read_request(self, raw_requestline: str) -> bool:
+        # The first request has been timed since the connection was made.
+        self.deadline = min(self.deadline, time.monotonic() + self.server.header_timeout)
+        is_request = bool(super().read_request(raw_requestline))
+        if self.path.startswith(("http://", "https://")):
+            # As to a proxy: its host counts more than the Host header (RFC 9112 section 3.2.2).
+            host, slash, path = self.path.partition("://")[2].partition("/")
+            self.headers["Host"], self.path = host, slash + path or "/"
+        return is_request
+
+    def handle_one_response(self) -> None:
+        exchange = self.exchange
+        self.deadline = time.monotonic() + limits.BODY_TIMEOUT if self._has_body() else math.inf
+        if exchange is not None and exchange.is_cut:
+            abort(self.socket)
+            self.close_connection = True
+            exchange.closed()
+            return
+        try:
+            super().handle_one_response()
+        finally:
+            if exchange is not None and (self.connection is None or not self.connection.detached):
+                exchange.closed()
+        self.deadline = time.monotonic() + limits.IDLE_TIMEOUT
+
+    def run_application(self) -> None:
+        rejection = self.server.access_policy.check(self.environ)
+        if rejection is not None:
+            if self.exchange is not None:
+                self.exchange.responds(rejection.code)
+            is_head = self.environ["REQUEST_METHOD"] == "HEAD"
+            self._respond_in_http(
+                rejection.status, rejection.headers, () if is_head else rejection.body
+            )
+            return
+        if not self.wants_socket:
+            super(WebSocketHandler, self).run_application()
+            return
+        self.connection = GeventConnection(self, **self.server.connection_options)
+        response = run_websocket_app(self.application, self.environ, self.connection)
+        if response is not None:
+            self._respond_in_http(*response)
+
+    def _respond_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
+        """Send a plain HTTP response, with which the connection ends."""
+        self.start_response(status, [*headers, ("Connection", "close")])
+        self.result = body
+        try:
+            self.process_result()
+        finally:
+            getattr(body, "close", lambda: None)()
+
+    def switch_protocols(self) -> None:
+        """Send the 101, without gevent-websocket's connection object."""
+        self.start_response("101 Switching Protocols", handshake.accept_headers(self.environ))
+        if self.exchange is None:
+            self.write(b"")
+        else:
+            self.exchange.responds(101)
+            self.write(b"")
+            self.exchange.report()
+
+    def _sendall(self, data: bytes) -> None:
+        before, self.deadline = (
+            self.deadline,
+            min(self.deadline, time.monotonic() + limits.RESPONSE_TIMEOUT),
+        )
+        super()._sendall(data)
+        self.deadline = before
+        if self.exchange is not None:
+            self.exchange.sent(len(data))
+
+    def handle_error(self, t: Any, v: Any, tb: Any) -> None:
+        is_bad_body = issubclass(t, ValueError) and self.headers.get("transfer-encoding")
+        if issubclass(t, OSError) or is_bad_body:  # the client's mistake, or it has closed
+            self.close_connection = True
+            self.logger.info("%s: %r", self.client_address, v)
+        else:
+            super().handle_error(t, v, tb)
+
+    def log_request(self) -> None:
+        if self.logger.isEnabledFor(logging.INFO):
+            self.logger.info(self.format_request())
+
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
+        """Return the response to what is no request: the client's mistake."""
+        self.logger.info("%s: no request: %s", self.client_address, ex)
+        is_large = isinstance(ex, HeadersTooLarge)
+        status = "431 Request Header Fields Too Large" if is_large else "400 Bad Request"
+        return status, raw_error(status, str(ex))
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        """Yield the header fields by their names in the environ."""
+        for name, value in self.headers.fields:
+            key = _ENVIRON_NAMES.get(name)
+            if key is None:
+                key = f"HTTP_{name.replace('-', '_').upper()}"
+                # X_Y would look like X-Y, and these two are in the environ by other names.
+                if "_" in name or name in ("content-type", "content-length"):
+                    continue
+                if len(_ENVIRON_NAMES) < 1000:
+                    _ENVIRON_NAMES[name] = key
+            yield key, value
+
+    def MessageClass(self, rfile: Any, seekable: int) -> RequestHeaders:
+        return RequestHeaders(rfile)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        """Write headers and body in one packet, unless the body is long."""
+        self.headers_sent = True
+        self.finalize_headers()
+        lines = [b"HTTP/1.1 " + self.status]
+        lines += [name + b": " + value for name, value in self.response_headers]
+        headers = b"\r\n".join(lines) + b"\r\n\r\n"
+        if self.response_use_chunked or len(data) > _ONE_WRITE:
+            self._sendall(headers)
+            if self.exchange is not None and self.response_use_chunked:
+                self.exchange.report()  # its body may have no end
+            self._write(data)
+        else:
+            self._sendall(headers + (data or b""))
+
+
 class Server(WSGIServer):  # type: ignore[misc]
-    """A WSGIServer that says goodbye.
+    """A WSGIServer with limits and a graceful shutdown.
 
     On Ctrl-C or SIGTERM it stops accepting, calls everything in `on_shutdown` (close the feed, so
-    that waiting polls are answered; close the hub), closes conversations with 1001, and returns
-    from `serve_forever` when all is done, at once if nobody is connected.
+    that waiting polls get their response; close the hub), closes conversations with 1001, and
+    returns from `serve_forever` when all is done, at once without connections.
+
+    `header_timeout` is in seconds; `connection_options` are those of each Connection.
     """
 
     handler_class = Handler
@@ -54,98 +287,98 @@ class Server(WSGIServer):  # type: ignore[misc]
         application: Any,
         *,
         on_shutdown: Collection[Callable[[], None]] = (),
-        gate: AccessPolicy | None = None,
-        max_clients: int | None = None,
-        head_timeout: float = HEAD_TIMEOUT,
+        access_policy: AccessPolicy | None = None,
+        max_connections: int | None = None,
+        header_timeout: float = limits.HEADER_TIMEOUT,
         meters: Meters | None = None,
         connection_options: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         options.setdefault("log", None)
         options.setdefault("error_log", logging.getLogger("pushlab.requests"))
-        if meters is not None:  # in front of all that an app may have in front of it
-            application = Metering(application)
-            meters.are_counting = True
+        if meters is not None:  # in front of all middleware of the app
+            application = meters.install(application)
         super().__init__(listener, application, **options)
         self.on_shutdown = on_shutdown
-        self.gate = gate or AccessPolicy()
+        self.access_policy = access_policy or AccessPolicy()
         self.connection_options = connection_options
         self.handlers: set[Handler] = set()
-        self.head_timeout = head_timeout
+        self.header_timeout = header_timeout
         self.meters = meters
-        self.max_clients = min(
-            max_clients or MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
-        )
-        self.turned_away = 0
-        self._clients = 0
+        self.max_connections = listener_limit(max_connections)
+        self.rejecting = 0  # connections that are being rejected with 503
+        self._connections = 0
         self._handshaking = 0  # of TLS
-        self._asked_to_stop = Event()
+        self._stop_requested = Event()
 
     def start(self) -> None:
-        """Accept clients; from now on Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
+        """Accept connections.
+
+        From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance.
+        """
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
-                gevent.signal_handler(getattr(signal, name), self._asked_to_stop.set)
+                gevent.signal_handler(getattr(signal, name), self._stop_requested.set)
         super().start()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
         """Serve until SIGTERM, Ctrl-C or `stop`."""
         if not self.started:
             self.start()
-        while not self._asked_to_stop.wait(min(1.0, self.head_timeout / 4)):
+        while not self._stop_requested.wait(min(1.0, self.header_timeout / 4)):
             self.close_timed_out()
         self.stop(stop_timeout)
 
     def close_timed_out(self) -> None:
-        """Drop the connections on which nothing has come for longer than may be."""
+        """Abort the connections whose deadline has passed."""
         now = time.monotonic()
-        for handler in [each for each in self.handlers if each.due < now]:
+        for handler in [each for each in self.handlers if each.deadline < now]:
             abort(handler.socket)
 
     @property
-    def patience(self) -> float:
-        """Seconds to spend on a client that is turned away: none when there are many of them."""
-        return 1.0 if self.turned_away < _SPARE_DESCRIPTORS / 2 else 0.0
+    def reject_timeout(self) -> float:
+        """Seconds to spend on a rejected client: none when there are many of them."""
+        return limits.REJECT_TIMEOUT if self.rejecting < limits.MAX_REJECTING else 0.0
 
-    def enter(self) -> bool:
+    def acquire(self) -> bool:
         """Count one more connection, if there is room for it."""
-        if self._clients >= self.max_clients:
+        if self._connections >= self.max_connections:
             return False
-        self._clients += 1
+        self._connections += 1
         return True
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Count one connection less."""
-        self._clients -= 1
+        self._connections -= 1
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop accepting, say goodbye to everyone, and wait at most `timeout` seconds for them."""
-        deadline = time.monotonic() + (SHUTDOWN_TIMEOUT if timeout is None else timeout)
+        """Stop accepting, close everything, wait at most `timeout` seconds."""
+        deadline = time.monotonic() + (limits.SHUTDOWN_TIMEOUT if timeout is None else timeout)
         self.close()
-        self._asked_to_stop.set()
-        goodbyes = [gevent.spawn(goodbye) for goodbye in self.on_shutdown]
+        self._stop_requested.set()
+        closing = [gevent.spawn(close) for close in self.on_shutdown]
         for handler in tuple(self.handlers):
             if handler.idle:
                 abort(handler.socket)
             elif handler.connection is not None and handler.connection.accepted:
-                goodbyes.append(gevent.spawn(handler.connection.close, CloseReason.GOING_AWAY))
-                gevent.spawn_later(CLOSE_TIMEOUT, self._give_up, handler)
-        gevent.joinall(goodbyes, timeout=deadline - time.monotonic())
+                closing.append(gevent.spawn(handler.connection.close, CloseReason.GOING_AWAY))
+                gevent.spawn_later(limits.CLOSE_TIMEOUT, self._abort, handler)
+        gevent.joinall(closing, timeout=deadline - time.monotonic())
         while self.handlers and time.monotonic() < deadline:
             gevent.sleep(0.01)
 
-    def _give_up(self, handler: Handler) -> None:
-        """End a conversation whose peer has not answered our close."""
+    def _abort(self, handler: Handler) -> None:
+        """End a conversation whose browser has not replied to our close frame."""
         if handler in self.handlers:
             abort(handler.socket)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
-        # Some beyond the limit may finish their handshake, to be told by a 503 that it is one.
-        if self._clients + self._handshaking >= self.max_clients + _SPARE_DESCRIPTORS // 2:
+        # Some beyond the limit may finish their handshake, to receive a 503.
+        if self._connections + self._handshaking >= self.max_connections + limits.MAX_REJECTING:
             return
         self._handshaking += 1
         try:
-            with gevent.Timeout(self.head_timeout, TimeoutError):
+            with gevent.Timeout(self.header_timeout, TimeoutError):
                 tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # of which SSLError and TimeoutError are two
             logger.info("%s: no TLS connection: %s", address[0], error)
@@ -154,3 +387,48 @@ class Server(WSGIServer):  # type: ignore[misc]
             self._handshaking -= 1
         with closing(tls_socket):
             self.handle(tls_socket, address)
+
+
+def run(
+    app: WSGI,
+    settings: ServerSettings | None = None,
+    *,
+    background: Callable[[], None] | None = None,
+    on_shutdown: Collection[Callable[[], None]] = (),
+    while_serving: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    **changes: Any,
+) -> None:
+    """Serve the app until Ctrl-C or SIGTERM; a program's last line.
+
+    `background` runs in a greenlet of its own. `on_shutdown` are called when the server stops,
+    after those that the app names. `while_serving(port)` returns a context in which the server
+    serves. `changes` are fields of ServerSettings, such as `port=8000`. Exits with status 1 and one
+    line if the server cannot start.
+    """
+    settings = replace(settings or ServerSettings(), **changes)
+    hosting = hosting_of(app)
+    logging.basicConfig(level=settings.log_level.upper())
+    try:
+        ssl_context = settings.ssl_context()
+        listener = listen(settings.host, settings.port)
+        server = Server(
+            listener,
+            app,
+            on_shutdown=(*(hosting.on_shutdown if hosting else ()), *on_shutdown),
+            meters=hosting.meters if hosting else None,
+            access_policy=settings.access_policy(),
+            max_connections=settings.max_connections,
+            header_timeout=settings.header_timeout,
+            connection_options=settings.connection_options(),
+            **({"ssl_context": ssl_context} if ssl_context else {}),
+        )
+        if background is not None:
+            gevent.spawn(background)
+        server.start()  # accepts connections, and takes Ctrl-C, from here on
+        port = listener.getsockname()[1]
+        name = hosting.name if hosting else "The app"
+        print(f"{name} is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
+        with while_serving(port):
+            server.serve_forever()
+    except StartupError as error:
+        sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""A push socket on gevent's event loop: what the hub keeps of a browser, plain or over TLS."""
+"""A WebSocket's socket on gevent: for conversations, and what the hub keeps of it."""
 
 import socket
 import ssl
@@ -8,20 +8,40 @@ from functools import partial
 from typing import Any
 
 import gevent
+import gevent.socket
+from gevent import monkey
 
-from lab.meter import Meter
+from pushlab import limits
+from pushlab.hosting.metering import Exchange
+from pushlab.websocket.connection import Connection
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 
+# The standard library's socket, not gevent's: its send and recv never switch greenlets.
+PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
+
+
+def abort(sock: Any) -> None:
+    """End whatever waits for bytes from this socket, TLS or not."""
+    kind = gevent.socket.socket if isinstance(sock, gevent.socket.socket) else PlainSocket
+    with suppress(OSError):  # the other end may be faster
+        kind.shutdown(sock, socket.SHUT_RDWR)
+
+
+def limit_send_buffer(sock: Any) -> None:
+    """Bound the bytes that the kernel holds for a slow subscriber."""
+    with suppress(OSError):  # macOS refuses if the browser has just closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER)
+
 
 class GeventChannel:
-    """A socket that gevent's loop watches, with no greenlet waiting for it."""
+    """A socket that gevent's loop watches; no greenlet waits for it."""
 
-    __slots__ = ("_release", "_socket", "_watcher", "receive", "send")
+    __slots__ = ("_on_close", "_socket", "_watcher", "receive", "send")
 
-    def __init__(self, sock: Any, release: Callable[[], None]) -> None:
+    def __init__(self, sock: Any, on_close: Callable[[], None]) -> None:
         self._socket = sock
-        self._release = release
+        self._on_close = on_close
         self._watcher: Any = None
         self.send: Callable[[bytes | memoryview], int] = sock.send
         self.receive: Callable[[int], bytes] = sock.recv
@@ -34,12 +54,12 @@ class GeventChannel:
         self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
         self._watcher.start(callback, argument)
 
-    def meter(self, meter: Meter) -> None:
-        """Count what passes from now on; who is not counted does not pay for it."""
-        self.send, self.receive = meter.counting(self.send, self.receive)
+    def count_into(self, exchange: Exchange) -> None:
+        """Count what passes from now on; a socket that is not counted does not pay for it."""
+        self.send, self.receive = exchange.counting(self.send, self.receive)
 
-    def finish(self) -> None:
-        with suppress(OSError):  # the peer may be faster; reading will tell
+    def shutdown_write(self) -> None:
+        with suppress(OSError):  # the browser may be faster; reading will tell
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
@@ -48,25 +68,25 @@ class GeventChannel:
             self._watcher.close()
             self._watcher = None
             self._socket.close()
-            self._release()
+            self._on_close()
 
 
 class TLSChannel(GeventChannel):
-    """The same over TLS, where the bytes on the wire are not ours to write.
+    """The same over TLS, where the bytes on the wire are not ours.
 
     gevent's non-blocking `send` returns 0 where TLS must wait; the same bytes must come again,
-    and they do: the hub keeps what was not sent as its outbox.
+    and they do: the hub keeps them as unsent.
     """
 
     __slots__ = ()
 
-    def __init__(self, sock: Any, release: Callable[[], None]) -> None:
-        super().__init__(sock, release)
+    def __init__(self, sock: Any, on_close: Callable[[], None]) -> None:
+        super().__init__(sock, on_close)
         self.receive = partial(self._receive, sock)
 
-    def finish(self) -> None:
-        super().finish()
-        # With that TLS has ended. What comes yet is none of our bytes, and not to be counted.
+    def shutdown_write(self) -> None:
+        super().shutdown_write()
+        # With that TLS has ended. What still comes is not to be counted.
         self.receive = self._socket.recv
 
     @staticmethod
@@ -81,3 +101,57 @@ class TLSChannel(GeventChannel):
             if not data:
                 raise BlockingIOError from error
         return data
+
+
+class GeventConnection(Connection):
+    """A connection whose socket a handler of our server has, until it is detached."""
+
+    def __init__(self, handler: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self._handler = handler
+
+    def _open(self) -> tuple[Any, bytes]:
+        self._handler.switch_protocols()
+        sock = self._handler.socket
+        # A client may send frames right behind its request; the reader has them already. With
+        # the socket set not to wait, a peek is a look at the buffer.
+        sock.settimeout(0)
+        try:
+            early = self._handler.rfile.peek()
+        except ssl.SSLWantReadError:
+            early = b""
+        if self._handler.exchange is not None:
+            self._handler.exchange.received(len(early))
+        return sock, early
+
+    def _release(self) -> GeventChannel:
+        handler, self._handler = self._handler, None
+        sock, self._socket = self._socket, None
+        handler.socket = None  # the handler shall not close it
+        release, exchange = handler.server.release, handler.exchange
+        if exchange is not None:
+            release_server = release  # and not the handler, which would stay in memory
+
+            def release() -> None:
+                exchange.closed()
+                release_server()
+
+        limit_send_buffer(sock)
+        if hasattr(sock, "pending"):
+            # The server closes a TLS socket when its greenlet ends; that only takes effect
+            # when the last file made from it is closed, too.
+            rfile = handler.rfile
+
+            def release_tls() -> None:
+                release()
+                rfile.close()
+
+            channel: GeventChannel = TLSChannel(sock, release_tls)
+        else:
+            sock = PlainSocket(fileno=sock.detach())
+            sock.setblocking(False)
+            channel = GeventChannel(sock, release)
+        if exchange is not None:
+            channel.count_into(exchange)
+            exchange.upgraded(partial(abort, sock))
+        return channel

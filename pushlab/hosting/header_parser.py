@@ -1,16 +1,14 @@
-"""The head of a request: its header lines, read within limits and without waste.
+"""Request headers, parsed within limits and fast.
 
-The standard library reads them with its parser for e-mail, which costs more than all the rest of
-answering from memory. What is refused here is what RFC 9112 section 5 lets a server refuse:
-folded lines, white space before the colon, control characters.
+The standard library parses them as e-mail, which costs more than all the rest of a response from
+memory. RFC 9112 section 5 lets a server refuse what is refused here: folded lines, white space
+before the colon, control characters.
 """
 
 import re
 from io import BufferedReader
 
-#: The most header lines of a request, and the most bytes of all of them.
-MAX_LINES = 100
-MAX_BYTES = 32 * 1024
+from pushlab import limits
 
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
 
@@ -20,28 +18,31 @@ _ONCE = ("host", "content-length", "transfer-encoding")
 
 
 class BadHeaders(ValueError):
-    """The lines are no header lines; the message says why."""
+    """The lines are no header fields; the message says why."""
 
 
 class HeadersTooLarge(BadHeaders):
-    """There are too many lines, or too much in them."""
+    """There are too many lines, or too many bytes."""
 
 
 class RequestHeaders:
-    """Header fields as gevent's handler asks for them: by name, and as lines."""
+    """Header fields, by name and in their order.
+
+    It has the attributes that gevent's handler and Werkzeug's ask for.
+    """
 
     __slots__ = ("_first", "fields", "size")
 
-    #: gevent asks for it; a head that cannot be read raises instead.
+    #: For gevent; headers that cannot be parsed raise instead.
     status = ""
 
     def __init__(self, rfile: BufferedReader) -> None:
-        self.fields: list[tuple[str, str]] = []  #: every line's name, in small letters, and value
+        self.fields: list[tuple[str, str]] = []  #: every field's name, in lower case, and value
         self._first: dict[str, str] = {}
         block = _read(rfile)
         self.size = len(block)  #: bytes, with the empty line
         if not _LINES.fullmatch(block):
-            raise BadHeaders("these are no header lines")
+            raise BadHeaders("these are no header fields")
         for line in block.decode("latin-1").split("\n")[:-2]:
             name, _, value = line.partition(":")
             name, value = name.lower(), value.strip(" \t\r")
@@ -88,16 +89,19 @@ def _read(rfile: BufferedReader) -> bytes:
     # Nearly always all of it has come in one piece, which is in the reader's buffer already.
     waiting = rfile.peek()
     end = 2 if waiting.startswith(b"\r\n") else waiting.find(b"\r\n\r\n") + 4
-    if end != 3 and waiting.count(b"\n", 0, end) <= MAX_LINES:
+    if end != 3 and waiting.count(b"\n", 0, end) <= limits.MAX_HEADER_LINES:
         return rfile.read(end)
     lines: list[bytes] = []
-    left = MAX_BYTES
+    left = limits.MAX_HEADER_BYTES
     while not lines or lines[-1] not in (b"\r\n", b"\n"):
         line = rfile.readline(left + 1)
         left -= len(line)
-        if left < 0 or len(lines) > MAX_LINES:
-            raise HeadersTooLarge(f"more than {MAX_LINES} lines or {MAX_BYTES} bytes of headers")
+        if left < 0 or len(lines) > limits.MAX_HEADER_LINES:
+            raise HeadersTooLarge(
+                f"more than {limits.MAX_HEADER_LINES} lines or "
+                f"{limits.MAX_HEADER_BYTES} bytes of headers"
+            )
         if not line:
-            raise BadHeaders("the head ends too early")
+            raise BadHeaders("the headers end too early")
         lines.append(line)
     return b"".join(lines)

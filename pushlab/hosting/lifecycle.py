@@ -1,9 +1,9 @@
-"""Hosted: what the app needs when another program than serve.py or serve2.py runs it.
+"""From start to shutdown: what a program needs around an app, on every server.
 
-Such a program imports the app and calls it, in as many processes as it likes: some import it in one
-that never serves (reloaders, gunicorn with --preload), some fork afterwards (uWSGI). So what
-runs in the background is started by the first request, in the process that answers it; and there
-the feed begins, with an epoch of its own.
+Another server imports the app in as many processes as it likes: some import it in one that never
+serves (reloaders, gunicorn with --preload), some fork afterwards (uWSGI). So what runs in the
+background is started by the first request, in the process that serves it; and there the feed begins
+a new epoch.
 """
 
 import atexit
@@ -12,22 +12,49 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
-from pushlab.websocket import handshake
+from pushlab.feed import Feed
+from pushlab.hosting.metering import Meters
+from pushlab.wsgi.responses import Environ, error
 
-_SEVERAL = handshake.reject(
+if TYPE_CHECKING:
+    from pushlab.hosting.settings import ServerSettings
+
+_SEVERAL_PROCESSES = error(
     "503 Service Unavailable",
     "this server runs several processes, each of which would show other data; start it with one",
 )
 
 
-def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
-    """Have the app's first request start `run` in the background, once.
+class StartupError(Exception):
+    """A server cannot start; the message is one line for the user."""
 
-    A server of several processes is refused with a 503: each would have data of its own.
+
+@dataclass(frozen=True)
+class Hosting:
+    """What a server asks of an app: `app.extensions["pushlab"]`."""
+
+    name: str
+    settings: "ServerSettings"
+    #: Called when the server stops, to close what the app has opened.
+    on_shutdown: tuple[Callable[[], None], ...] = ()
+    meters: Meters | None = None
+
+
+def hosting_of(app: Any) -> Hosting | None:
+    """Return what the app says of its hosting, if it does."""
+    found = getattr(app, "extensions", {}).get("pushlab")
+    return found if isinstance(found, Hosting) else None
+
+
+def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], None]) -> None:
+    """Have the app's first request start `background` in a thread.
+
+    A server of several processes gets 503 for every request: each would have data of its own.
     """
     wsgi_app = app.wsgi_app
     starting, started = threading.Lock(), False
@@ -36,13 +63,13 @@ def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
         nonlocal started
         with starting:
             if not started:
-                app.extensions["pushlab"].feed.reset()
+                feed.reset()
                 started = True
-                threading.Thread(target=run, name="source", daemon=True).start()
+                threading.Thread(target=background, name="source", daemon=True).start()
 
-    def hosted(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def hosted(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("wsgi.multiprocess"):
-            return _SEVERAL.answer(environ, start_response)
+            return _SEVERAL_PROCESSES(environ, start_response)
         if not started:
             start()
         return wsgi_app(environ, start_response)
@@ -51,17 +78,17 @@ def start_with_first_request(app: Flask, run: Callable[[], None]) -> None:
 
 
 def shutdown_at_exit(on_shutdown: Iterable[Callable[[], None]]) -> None:
-    """Call all these when the program ends: by itself, by Ctrl-C, or by SIGTERM under `flask run`.
+    """Call these when the program ends, also by SIGTERM under `flask run`.
 
-    SIGTERM ends a Python program without a word. `flask run` leaves it at that, unless it reloads;
-    what other servers do with it is theirs.
+    SIGTERM ends a Python program without calling anything, and `flask run` leaves it at that,
+    unless it reloads. What other servers do with the signal is theirs.
     """
 
-    def close_all() -> None:
-        for goodbye in on_shutdown:
-            goodbye()
+    def shut_down() -> None:
+        for close in on_shutdown:
+            close()
 
-    atexit.register(close_all)
+    atexit.register(shut_down)
     is_ours = (
         os.environ.get("FLASK_RUN_FROM_CLI") == "true"
         and threading.current_thread() is threading.main_thread()

@@ -1,47 +1,55 @@
-"""Listening: the socket that a server accepts its clients from, and how many it may have."""
+"""The listening socket of a server, and how many connections it may have."""
 
 import errno
 import socket
-import sys
 from contextlib import suppress
+
+from pushlab import limits
+from pushlab.hosting.lifecycle import StartupError
 
 try:
     import resource
 except ImportError:
     resource = None  # type: ignore[assignment]
 
-#: What counts as no limit.
-MANY = 100_000
-
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Exits with one line if it cannot.
+    """Return a listening socket; port 0 takes a free one.
 
-    Servers write an answer's headers and its body one after the other. Without TCP_NODELAY the
+    Servers write a response's headers and its body one after the other. Without TCP_NODELAY the
     second waits for the browser's delayed acknowledgement of the first, 40 ms per request;
-    accepted sockets inherit the option.
+    accepted sockets inherit the option. Raises StartupError.
     """
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.create_server(address[:2], family=family, backlog=1024)
-    except UnicodeError:
-        sys.exit(f"Cannot listen on {host}: that is no host name.")
+    except UnicodeError as error:
+        raise StartupError(f"Cannot listen on {host}: that is no host name.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            sys.exit(f"Port {port} is in use. Choose another with --port; 0 takes any free one.")
-        sys.exit(f"Cannot listen on {host} port {port}: {error.strerror}")
+            message = f"Port {port} is in use. Choose another with --port; 0 takes any free one."
+        else:
+            message = f"Cannot listen on {host} port {port}: {error.strerror}"
+        raise StartupError(message) from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
+def max_connections(wanted: int | None) -> int:
+    """Return how many connections a server may have; raise the system's limit."""
+    return min(
+        wanted or limits.UNLIMITED, max(1, raise_descriptor_limit() - limits.SPARE_DESCRIPTORS)
+    )
+
+
 def raise_descriptor_limit() -> int:
-    """Let this process open what it may, often more than at first; return how many that are."""
+    """Let this process open as many descriptors as allowed; return how many."""
     if resource is None:
-        return MANY  # Windows has no such limit
+        return limits.UNLIMITED  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, MANY) if hard == resource.RLIM_INFINITY else hard
+    wanted = max(soft, limits.UNLIMITED) if hard == resource.RLIM_INFINITY else hard
     with suppress(ValueError, OSError):  # some systems promise more than they give
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -1,8 +1,8 @@
-"""Werkzeug's threaded server, with limits on who may come and a farewell when it stops.
+"""Werkzeug's server on native threads, with limits and a graceful shutdown.
 
-It is what `flask run` uses, one native thread per request, and made for developing. Here it does
-what a server owes those who find it: connections are limited in number and in how long they may
-take, TLS handshakes and silent clients hold up nobody, and all bytes are counted.
+It is what `flask run` uses, one native thread per request, and made for developing. Here
+connections are limited in number and in time, TLS handshakes and silent clients hold up no other
+connection, and bytes are counted.
 """
 
 import ctypes
@@ -17,45 +17,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from io import BufferedIOBase, BufferedReader, BytesIO
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from lab.meter import EXCHANGE, Exchange, Metering, Meters
-from lab.settings import HEAD_TIMEOUT
+from pushlab import limits
 from pushlab.hosting.header_parser import BadHeaders, HeadersTooLarge, RequestHeaders
-from pushlab.hosting.listener import MANY, raise_descriptor_limit
-from pushlab.hosting.werkzeug import RELEASED
-from pushlab.websocket import handshake
-from pushlab.websocket.middleware import WSGI
+from pushlab.hosting.lifecycle import StartupError, hosting_of
+from pushlab.hosting.listener import listen
+from pushlab.hosting.listener import max_connections as listener_limit
+from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
+from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
+from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
 
 logger = logging.getLogger(__name__)
 requests = logging.getLogger("pushlab.requests")
 
-#: Seconds that a stopping server gives requests and sockets to come to their end.
-SHUTDOWN_TIMEOUT = 3.5
-#: Seconds that a thread may compute while others wait.
-SWITCH_INTERVAL = 0.001
-#: Bytes of a request's first line, as many as gevent allows.
-MAX_REQUEST_LINE = 8192
-#: Seconds that a request with a body may take in all.
-BODY_TIMEOUT = 60.0
-#: Seconds that a client may take to accept a piece of the answer.
-SEND_TIMEOUT = 60.0
-#: Seconds that a client may take to leave when it has its answer.
-LINGER = 2.0
-#: Clients that are turned away at a time whose request is waited for; more are not.
-_TURNED_AWAY = 100
-#: Descriptors that are kept for files, pipes, and for turning clients away.
-_SPARE_DESCRIPTORS = 200
-
 
 def freeze(seconds: float) -> None:
-    """Hold up the whole server: sleep and keep the interpreter's lock, as a careless library may.
+    """Hold up the whole server for some seconds.
+
+    It sleeps and keeps the interpreter's lock, as a careless library may.
 
     Python built without that lock (3.13t) goes on in its other threads.
     """
@@ -68,7 +57,7 @@ def freeze(seconds: float) -> None:
 
 def abort(sock: socket.socket) -> None:
     """End whatever waits for bytes from this socket, TLS or not."""
-    with suppress(OSError):  # the peer may be faster
+    with suppress(OSError):  # the other end may be faster
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
@@ -78,7 +67,10 @@ _UNFLUSHED = (_LAST_CHUNK, b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class _Writer(BufferedIOBase):
-    """What Werkzeug writes an answer to: head and body, or the parts of a chunk, leave as one."""
+    """Collects what Werkzeug writes, to send it in one packet.
+
+    Headers and body go together, and the parts of a chunk.
+    """
 
     def __init__(self, handler: "Handler") -> None:
         self._handler = handler
@@ -100,26 +92,26 @@ class _Writer(BufferedIOBase):
 
 
 class Handler(WSGIRequestHandler):
-    """One connection, which is one request: Werkzeug keeps none alive."""
+    """One connection with one request: Werkzeug keeps none alive."""
 
     server: "Server"
     protocol_version = "HTTP/1.1"
-    timeout = SEND_TIMEOUT
+    timeout = limits.RESPONSE_TIMEOUT
     disable_nagle_algorithm = True  # where accepted sockets do not inherit it
 
-    #: No request has come yet: nobody minds if the socket is closed.
+    #: No request has come yet: closing the socket loses nothing.
     idle = True
-    #: Until when what comes next must have come, by the monotonic clock.
-    due = math.inf
-    #: What the request costs a lane of the page, if it is one of a lane.
+    #: The monotonic time by which the next bytes must have come.
+    deadline = math.inf
+    #: What counts the bytes of the request, if they are counted.
     exchange: Exchange | None = None
 
     def setup(self) -> None:
         super().setup()
         self.wfile = _Writer(self)
         self.environ: dict[str, Any] = {}
-        self._left, self._is_chunked = math.inf, False  # of the answer, to be sent
-        self.due = time.monotonic() + self.server.head_timeout
+        self._left, self._is_chunked = math.inf, False  # of the response, to be sent
+        self.deadline = time.monotonic() + self.server.header_timeout
 
     def handle(self) -> None:
         with self.server.serving(self):
@@ -138,7 +130,7 @@ class Handler(WSGIRequestHandler):
         return connection is not None and bool(connection.detached)
 
     def send(self, data: bytes) -> None:
-        """Send a piece of the answer."""
+        """Send a piece of the response."""
         try:
             self.connection.sendall(data)
         except OSError as error:  # whatever TLS calls it
@@ -147,20 +139,20 @@ class Handler(WSGIRequestHandler):
         if self.exchange is not None:
             self.exchange.sent(len(data))
             if self._left <= 0:
-                self.exchange.told()
+                self.exchange.report()
         if data == _LAST_CHUNK if self._is_chunked else self._left <= 0:
-            # Werkzeug waits for the client to leave, so that no answer is lost by a reset. Who goes
-            # on asking, although he was told that this was all, shall not wait for long.
-            self.due = time.monotonic() + LINGER
+            # Werkzeug waits for the client to close, so that no response is lost by a reset. Do not
+            # wait long for a client that keeps sending after `Connection: close`.
+            self.deadline = time.monotonic() + limits.LINGER
             if not isinstance(self.connection, ssl.SSLSocket):
-                with suppress(OSError):  # the peer may be faster
+                with suppress(OSError):  # the other end may be faster
                     self.connection.shutdown(socket.SHUT_WR)
 
     # Reading.
 
     def parse_request(self) -> bool:
-        # The head is read by our rules and within our limits; the base only takes it apart.
-        if len(self.raw_requestline) > MAX_REQUEST_LINE:
+        # The headers are read by our rules and within our limits; the base takes them apart.
+        if len(self.raw_requestline) > limits.MAX_REQUEST_LINE:
             self.requestline, self.command = "", ""
             self.send_error(414)
             return False
@@ -170,7 +162,7 @@ class Handler(WSGIRequestHandler):
             self.requestline, self.command = "", ""
             self.send_error(431 if isinstance(error, HeadersTooLarge) else 400, str(error))
             return False
-        self.head_size = len(self.raw_requestline) + head.size
+        self.headers_size = len(self.raw_requestline) + head.size
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.fields)
         rfile, self.rfile = self.rfile, BytesIO(f"{lines}\r\n".encode("latin-1"))
         try:
@@ -185,22 +177,22 @@ class Handler(WSGIRequestHandler):
         finally:
             self.rfile = rfile
             self.idle = False
-            self.due = math.inf
+            self.deadline = math.inf
 
     def handle_expect_100(self) -> bool:
-        return True  # Werkzeug will say so; a client wants to hear it once
+        return True  # Werkzeug sends the 100; a second one would be wrong
 
-    # Answering.
+    # Responding.
 
     def run_wsgi(self) -> None:
         if self._has_body():
-            self.due = time.monotonic() + BODY_TIMEOUT
+            self.deadline = time.monotonic() + limits.BODY_TIMEOUT
         self._left, self._is_chunked = math.inf, False
         try:
             super().run_wsgi()
         finally:
             if self.exchange is not None and not self.is_detached:
-                self.exchange.over()
+                self.exchange.closed()
 
     def _has_body(self) -> bool:
         coding, length = self.headers.get("transfer-encoding"), self.headers.get("content-length")
@@ -208,16 +200,16 @@ class Handler(WSGIRequestHandler):
 
     def make_environ(self) -> dict[str, Any]:
         environ = super().make_environ()
-        environ[RELEASED] = self.server.leave
+        environ[ON_RELEASE] = self.server.release
         meters = self.server.meters
-        meter = meters.for_query(environ["QUERY_STRING"]) if meters is not None else None
-        if meter is not None and not self._has_body() and "HTTP_EXPECT" not in environ:
+        if meters is not None and not self._has_body() and "HTTP_EXPECT" not in environ:
             gone = partial(abort, self.connection)
-            self.exchange = Exchange(meter, up=self.head_size, abort=gone)
-            environ[EXCHANGE] = self.exchange
-            if meter.is_cut:
-                gone()
-                raise ConnectionAbortedError
+            exchange = meters.open(environ["QUERY_STRING"], up=self.headers_size, abort=gone)
+            if exchange is not None:
+                self.exchange = environ[EXCHANGE] = exchange
+                if exchange.is_cut:
+                    gone()
+                    raise ConnectionAbortedError
         return environ
 
     def send_response(self, code: int, message: str | None = None) -> None:
@@ -227,8 +219,9 @@ class Handler(WSGIRequestHandler):
     def end_headers(self) -> None:
         if not any(line.lower().startswith(b"date:") for line in self._headers_buffer):
             self.send_header("Date", self.date_time_string())
-        # An exchange is over, for the lab, when all is sent, and not when Werkzeug has looked for
-        # ten milliseconds whether more comes in. What may have no end is told with its head.
+        # An exchange is reported when all is sent, and not when Werkzeug has looked for ten
+        # milliseconds whether more comes in. A response that may have no end is reported with its
+        # headers.
         head = b"".join(self._headers_buffer) + b"\r\n"
         fields = head.lower()
         length = re.search(rb"\r\ncontent-length: *([0-9]+)\r\n", fields)
@@ -241,11 +234,11 @@ class Handler(WSGIRequestHandler):
         super().end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is no request; that is the client's mistake, and not worth an alarm."""
+        """Respond to what is no request: the client's mistake."""
         reason = self.responses[code][0]
         self.log("info", "no request: %s %s", code, message or reason)
         self.close_connection = True
-        self.wfile.write(handshake.raw_response(f"{int(code)} {reason}", message or reason))
+        self.wfile.write(raw_error(f"{int(code)} {reason}", message or reason))
         self.wfile.flush()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
@@ -257,11 +250,11 @@ class Handler(WSGIRequestHandler):
 
 
 class Server(ThreadedWSGIServer):
-    """Werkzeug's server, on a listener of ours; it says goodbye.
+    """Werkzeug's server, on a listener of ours, with a graceful shutdown.
 
     On Ctrl-C or SIGTERM it stops accepting, calls everything in `on_shutdown` (close the feed, so
-    that waiting polls are answered; close the hub), and returns from `serve_forever` when all is
-    done, at once if nobody is connected.
+    that waiting polls get their response; close the hub), and returns from `serve_forever` when all
+    is done, at once without connections. `header_timeout` is in seconds.
     """
 
     def __init__(
@@ -271,13 +264,12 @@ class Server(ThreadedWSGIServer):
         *,
         on_shutdown: Collection[Callable[[], None]] = (),
         meters: Meters | None = None,
-        max_clients: int | None = None,
-        head_timeout: float = HEAD_TIMEOUT,
+        max_connections: int | None = None,
+        header_timeout: float = limits.HEADER_TIMEOUT,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        if meters is not None:  # in front of all that an app may have in front of it
-            app = Metering(app)
-            meters.are_counting = True
+        if meters is not None:  # in front of all middleware of the app
+            app = meters.install(app)
         address = listener.getsockname()
         super().__init__(address[0], address[1], app, Handler, fd=listener.fileno())
         self.socket.close()  # a copy
@@ -289,13 +281,11 @@ class Server(ThreadedWSGIServer):
             ssl_context.options |= ssl.OP_NO_RENEGOTIATION
         self.on_shutdown = on_shutdown
         self.meters = meters
-        self.head_timeout = head_timeout
-        self.max_clients = min(
-            max_clients or MANY, max(1, raise_descriptor_limit() - _SPARE_DESCRIPTORS)
-        )
+        self.header_timeout = header_timeout
+        self.max_connections = listener_limit(max_connections)
         self._handlers: set[Handler] = set()
-        self._clients = 0
-        self._turned_away = 0
+        self._connections = 0
+        self._rejecting = 0
         self._changed = threading.Condition()  # of the three above
         # Signals, as bytes: a handler in Python could come at any moment, even while it holds a
         # lock that it needs.
@@ -303,10 +293,10 @@ class Server(ThreadedWSGIServer):
         self._signalled.setblocking(False)
 
     def start(self) -> None:
-        """From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
-        # A thread that has much to do gives way after this, and not after the usual five
-        # milliseconds for each of those that do: a flood of frames would hold up all news.
-        sys.setswitchinterval(SWITCH_INTERVAL)
+        """Have Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
+        # A thread that computes is interrupted after this, and not after the usual five
+        # milliseconds: with several such threads, a flood of frames would hold up all news.
+        sys.setswitchinterval(limits.SWITCH_INTERVAL)
         signal.set_wakeup_fd(self._signalled.fileno())
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):  # they differ between systems
@@ -314,7 +304,7 @@ class Server(ThreadedWSGIServer):
 
     def serve_forever(self, poll_interval: float = 1.0) -> None:
         """Serve until SIGTERM or Ctrl-C."""
-        poll_interval = min(poll_interval, self.head_timeout / 4)
+        poll_interval = min(poll_interval, self.header_timeout / 4)
         late = time.monotonic() + poll_interval
         while True:
             ready, _, _ = select.select([self.socket, self._signals], [], [], poll_interval)
@@ -323,7 +313,7 @@ class Server(ThreadedWSGIServer):
             if ready:
                 self._accept()
             if time.monotonic() >= late:
-                self._hang_up_on_late()
+                self._close_timed_out()
                 late = time.monotonic() + poll_interval
         self.stop()
 
@@ -338,22 +328,22 @@ class Server(ThreadedWSGIServer):
         request.setblocking(True)  # some systems let it inherit what the listener is
         self.process_request(request, address)
 
-    def _hang_up_on_late(self) -> None:
-        """Drop the connections on which nothing has come for longer than may be."""
+    def _close_timed_out(self) -> None:
+        """Abort the connections whose deadline has passed."""
         now = time.monotonic()
         for handler in self._handlers.copy():
-            if handler.due < now:
+            if handler.deadline < now:
                 abort(handler.connection)
 
     def stop(self) -> None:
-        """Stop accepting, say goodbye to everyone, and wait at most FAREWELL_TIMEOUT for them."""
-        deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+        """Stop accepting, close everything, wait at most SHUTDOWN_TIMEOUT."""
+        deadline = time.monotonic() + limits.SHUTDOWN_TIMEOUT
         self.server_close()
         for handler in self._handlers.copy():
             if handler.idle:
                 abort(handler.connection)
-        for goodbye in self.on_shutdown:
-            goodbye()
+        for close in self.on_shutdown:
+            close()
         with self._changed:
             self._changed.wait_for(lambda: not self._handlers, deadline - time.monotonic())
 
@@ -361,40 +351,40 @@ class Server(ThreadedWSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._changed:
-            has_room = self._clients < self.max_clients
-            self._clients += has_room
-            has_time = self._turned_away < _TURNED_AWAY
-            self._turned_away += not has_room and has_time
-        serve = self.process_request_thread if has_room else self._turn_away
+            has_room = self._connections < self.max_connections
+            self._connections += has_room
+            has_time = self._rejecting < limits.MAX_REJECTING
+            self._rejecting += not has_room and has_time
+        serve = self.process_request_thread if has_room else self._reject_busy
         try:
             if has_room or has_time:
                 threading.Thread(
                     target=serve, args=(request, client_address), name="request", daemon=True
                 ).start()
                 return
-        except RuntimeError as error:  # the system has no more threads for us
+        except RuntimeError as error:  # the system has no thread left
             logger.warning("no thread for %s: %s", client_address[0], error)
             if has_room:
-                self.leave()
+                self.release()
             else:
                 with self._changed:
-                    self._turned_away -= 1
+                    self._rejecting -= 1
         else:
             with suppress(OSError):
                 request.setblocking(False)
                 if self.ssl_context is None:
-                    request.send(handshake.FULL)
+                    request.send(SERVICE_UNAVAILABLE)
         self.shutdown_request(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        is_left = True
+        is_ended = True
         try:
             request = self._secure(request)
-            is_left = not Handler(request, client_address, self).is_detached
+            is_ended = not Handler(request, client_address, self).is_detached
         finally:
             self.shutdown_request(request)
-            if is_left:
-                self.leave()
+            if is_ended:
+                self.release()
 
     def _secure(self, request: Any) -> Any:
         """Put TLS on a socket, if it is asked for; the handshake is yet to come."""
@@ -406,7 +396,7 @@ class Server(ThreadedWSGIServer):
 
     @contextmanager
     def serving(self, handler: Handler) -> Iterator[None]:
-        """Know of a handler while it serves."""
+        """Keep a handler in the set while it serves."""
         with self._changed:
             self._handlers.add(handler)
         try:
@@ -416,37 +406,77 @@ class Server(ThreadedWSGIServer):
                 self._handlers.discard(handler)
                 self._changed.notify_all()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Count one connection less."""
         with self._changed:
-            self._clients -= 1
+            self._connections -= 1
 
-    def _turn_away(self, request: Any, client_address: Any) -> None:
-        """Answer 503, whatever is asked, and do not wait long for it to be read."""
+    def _reject_busy(self, request: Any, client_address: Any) -> None:
+        """Send 503, and do not wait long for it to be read."""
         try:
-            # Closing before the request has come may take back the answer: so wait for it.
-            request.settimeout(1.0)
+            # Closing before the request has come may take back the response: so wait for it.
+            request.settimeout(limits.REJECT_TIMEOUT)
             request = self._secure(request)
             if self.ssl_context is not None:
                 request.do_handshake()
             with suppress(TimeoutError):
                 request.recv(16 * 1024)
-            request.sendall(handshake.FULL)
+            request.sendall(SERVICE_UNAVAILABLE)
             request.shutdown(socket.SHUT_WR)
             request.recv(16 * 1024)
         except OSError:
-            pass  # as quick as we want to be rid of it
+            pass  # the client has closed, which is what we want
         finally:
             self.shutdown_request(request)
             with self._changed:
-                self._turned_away -= 1
+                self._rejecting -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
-        if isinstance(error, OSError):  # by the client, or by his leaving
+        if isinstance(error, OSError):  # the client's mistake, or it has closed
             requests.info("%s: %r", client_address[0], error)
         else:
             logger.exception("a request failed")
 
     def log(self, type: str, message: str, *args: Any) -> None:
         logger.log(getattr(logging, type.upper()), message, *args)
+
+
+def run(
+    app: Flask,
+    settings: ServerSettings | None = None,
+    *,
+    background: Callable[[], None] | None = None,
+    on_shutdown: Collection[Callable[[], None]] = (),
+    while_serving: Callable[[int], AbstractContextManager[object]] = nullcontext,
+    **changes: Any,
+) -> None:
+    """Serve the app until Ctrl-C or SIGTERM; a program's last line.
+
+    The same as `gevent_server.run`, with `background` in a thread of its own.
+    """
+    settings = replace(settings or ServerSettings(), **changes)
+    hosting = hosting_of(app)
+    logging.basicConfig(level=settings.log_level.upper())
+    upgrade = WerkzeugUpgrade.of(app, settings)
+    try:
+        listener = listen(settings.host, settings.port)
+        server = Server(
+            listener,
+            app,
+            on_shutdown=(*(hosting.on_shutdown if hosting else ()), upgrade.close, *on_shutdown),
+            meters=hosting.meters if hosting else None,
+            max_connections=settings.max_connections,
+            header_timeout=settings.header_timeout,
+            ssl_context=settings.ssl_context(),
+        )
+        if background is not None:
+            threading.Thread(target=background, name="background", daemon=True).start()
+        server.start()
+        port = listener.getsockname()[1]
+        name = hosting.name if hosting else "The app"
+        print(f"{name} is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
+        with while_serving(port):
+            server.serve_forever()
+    except StartupError as error:
+        sys.exit(str(error))

@@ -1,7 +1,7 @@
-"""A socket among native threads: never blocking, and watched, with all others, by one thread.
+"""A WebSocket's socket among native threads: for conversations, and for the hub.
 
-The hub keeps one per browser, which costs no thread then; `thread_connection.py` waits on one for
-the routes that converse.
+The hub keeps a ThreadChannel per subscriber; one thread watches all of them. A ThreadConnection
+waits on its channel for the routes that converse. gevent is not needed.
 """
 
 import errno
@@ -10,11 +10,16 @@ import selectors
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from lab.meter import Meter
+from pushlab import limits
+from pushlab.hosting.metering import Exchange
+from pushlab.websocket import frames
+from pushlab.websocket.connection import Connection
+from pushlab.websocket.frames import CloseConnection, CloseReason
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +34,12 @@ def _nothing() -> None:
     pass
 
 
-class Watch:
+class SelectorThread:
     """One thread that waits for all channels at once; it starts with the first.
 
-    Only this thread touches the selector and closes the sockets in it. Whoever wants something
-    else of a channel says so there and wakes the thread: so no socket is closed that is still being
-    waited for, whose number the system might have given to another by then.
+    Only this thread touches the selector and closes the sockets in it. Another thread notes its
+    wish in the channel and wakes this one: so no socket is closed that is still being waited for,
+    whose number the system might have given to another by then.
     """
 
     def __init__(self) -> None:
@@ -44,8 +49,8 @@ class Watch:
         self._waker: socket.socket | None = None
         self._is_awake = False
 
-    def look_at(self, channel: "ThreadChannel") -> None:
-        """Take note that the channel wants something else from now on."""
+    def update(self, channel: "ThreadChannel") -> None:
+        """Note that the channel is to be watched differently from now on."""
         with self._lock:
             self._changed[channel] = None
             if self._thread is None or self._waker is None:
@@ -55,7 +60,7 @@ class Watch:
                 thread = threading.Thread(
                     target=self._run, args=(woken,), name="watch", daemon=True
                 )
-                thread.start()  # if the system has one for us
+                thread.start()  # raises if the system has none left
                 self._waker, self._thread = waker, thread
             if not self._is_awake and threading.current_thread() is not self._thread:
                 self._is_awake = True
@@ -85,23 +90,31 @@ class Watch:
 
 
 class ThreadChannel:
-    """A plain socket: the system lets one thread read it while another writes."""
+    """A plain socket, which one thread may read while another writes."""
 
-    __slots__ = ("_is_closed", "_released", "_settled", "_socket", "_wanted", "_watch", "receive",
-                 "send")  # fmt: skip
+    __slots__ = (
+        "_is_closed",
+        "_released",
+        "_selector_thread",
+        "_settled",
+        "_socket",
+        "_wanted",
+        "receive",
+        "send",
+    )
 
-    #: Whose methods are called: `socket` may look like another to those who had it before.
+    #: The class whose methods are called: the socket's own class may have been replaced.
     kind: type[socket.socket] = socket.socket
 
-    def __init__(self, sock: Any, watch: Watch) -> None:
+    def __init__(self, sock: Any, selector_thread: SelectorThread) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._watch = watch
+        self._selector_thread = selector_thread
         self._released: Callable[[], None] = _nothing
         self._is_closed = False
-        #: What is waited for, and what is then called with what.
+        #: The events to wait for, the callback, and its argument.
         self._wanted: tuple[int, Callable[[Any], None], Any] | None = None
-        self._settled = 0  # what the selector knows of it
+        self._settled = 0  # the events that the selector has
         self.send: Callable[[bytes | memoryview], int] = sock.send
         self.receive: Callable[[int], bytes] = sock.recv
 
@@ -109,21 +122,21 @@ class ThreadChannel:
         """Call this once when the channel is closed."""
         self._released = released
 
-    def meter(self, meter: Meter) -> None:
-        """Count what passes from now on; who is not counted does not pay for it."""
-        self.send, self.receive = meter.counting(self.send, self.receive)
+    def count_into(self, exchange: Exchange) -> None:
+        """Count what passes from now on; a socket that is not counted does not pay for it."""
+        self.send, self.receive = exchange.counting(self.send, self.receive)
 
     def pending(self) -> bytes:
-        """Return what has come and would not make the socket readable: nothing without TLS."""
+        """Return decrypted bytes that do not make the socket readable."""
         return b""
 
     def limit(self, size: int) -> None:
-        """Let the kernel hold no more than this many bytes that were not taken."""
-        with suppress(OSError):  # macOS refuses if the browser has just left
+        """Bound the bytes that the kernel holds for a slow subscriber."""
+        with suppress(OSError):  # macOS refuses if the browser has just closed
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
     def wait(self, events: int, *, timeout: float) -> None:
-        """Wait for the socket to be readable or writable; TimeoutError if that takes too long."""
+        """Wait for events; TimeoutError after `timeout` seconds."""
         number = self.kind.fileno(self._socket)
         if number < 0:
             raise OSError(errno.EBADF, "the connection is closed")
@@ -137,30 +150,30 @@ class ThreadChannel:
     def watch(self, callback: Callable[[Any], None], argument: Any, *, writing: bool) -> None:
         if not self._is_closed:
             self._wanted = (WRITE if writing else READ), callback, argument
-            self._watch.look_at(self)
+            self._selector_thread.update(self)
 
-    def finish(self) -> None:
+    def shutdown_write(self) -> None:
         self.shutdown(socket.SHUT_WR)
 
     def shutdown(self, how: int) -> None:
-        """End one direction or both, for whoever waits, too."""
-        with suppress(OSError):  # the peer may be faster; reading will tell
+        """Shut down one direction or both; threads that wait are woken."""
+        with suppress(OSError):  # the browser may be faster; reading will tell
             self.kind.shutdown(self._socket, how)
 
     def abort(self) -> None:
-        """End whatever waits for the peer, without a word to it; in any thread."""
+        """End whatever waits for the browser, from any thread."""
         with suppress(OSError):
             socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._wanted = None
         self._is_closed = True
-        self._watch.look_at(self)
+        self._selector_thread.update(self)
 
-    # What the watching thread does.
+    # What the selector's thread does.
 
     def settle(self, selector: selectors.BaseSelector) -> None:
-        """Have the selector wait for what is wanted by now."""
+        """Have the selector wait for the wanted events."""
         is_closed, wanted = self._is_closed, self._wanted  # in this order: `close` has the other
         number = self.kind.fileno(self._socket)
         if number < 0:
@@ -185,31 +198,31 @@ class ThreadChannel:
         socket.close(self.kind.detach(self._socket))
 
     def ready(self, events: int) -> None:
-        """Tell who waits, unless he has come to want something else."""
+        """Call the callback, unless it now waits for other events."""
         wanted = self._wanted
         if wanted is None or not wanted[0] & events:
             return
         try:
             wanted[1](wanted[2])
-        except Exception:  # the others' sockets are to be watched all the same
+        except Exception:  # other sockets are to be watched all the same
             logger.exception("a socket could not be served")
             self.close()
 
 
 class TLSThreadChannel(ThreadChannel):
-    """The same over TLS, which one thread at a time may use, be it to read or to write.
+    """The same over TLS, which one thread at a time may use.
 
-    Before Python 3.13 nothing else keeps two threads apart. Nobody waits within the lock. Bytes
-    that were not sent must come again first, as they were, and they do: in the hub from the outbox,
-    in a conversation because only one sends at a time.
+    Before Python 3.13 nothing else keeps two threads apart. No thread waits within the lock. Bytes
+    that were not sent must come again first, unchanged, and they do: the hub keeps them as unsent,
+    and in a conversation only one thread sends at a time.
     """
 
     __slots__ = ("_lock",)
 
     kind = ssl.SSLSocket
 
-    def __init__(self, sock: Any, watch: Watch) -> None:
-        super().__init__(sock, watch)
+    def __init__(self, sock: Any, selector_thread: SelectorThread) -> None:
+        super().__init__(sock, selector_thread)
         self._lock = threading.Lock()
         self.send = self._send
         self.receive = self._receive
@@ -244,9 +257,73 @@ class TLSThreadChannel(ThreadChannel):
     def shutdown(self, how: int) -> None:
         with self._lock:
             super().shutdown(how)
-            # With that TLS has ended. What comes yet is none of our bytes, and not to be counted.
+            # With that TLS has ended. What still comes is not to be counted.
             self.receive = self._socket.recv
 
     def _close(self) -> None:
         with self._lock:
             super()._close()
+
+
+class ThreadConnection(Connection):
+    """A connection on a channel, which the hub may take over.
+
+    One thread may receive while others send. None of them makes the socket block, which has only
+    one timeout for all: each waits for it to be ready, as long as it may.
+    """
+
+    _socket: ThreadChannel | None
+
+    def _release(self) -> ThreadChannel:
+        channel, self._socket = self._channel, None
+        channel.limit(limits.SEND_BUFFER)
+        return channel
+
+    @property
+    def _channel(self) -> ThreadChannel:
+        if self._socket is None:
+            raise OSError("the connection is not open")
+        return self._socket
+
+    def _receive(self, size: int, timeout: float) -> bytes:
+        channel, deadline = self._channel, time.monotonic() + timeout
+        while True:
+            try:
+                return channel.receive(size)
+            except BlockingIOError:
+                channel.wait(READ, timeout=deadline - time.monotonic())
+
+    def _send_all(self, data: bytes) -> None:
+        channel, deadline = self._channel, time.monotonic() + limits.MESSAGE_TIMEOUT
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[channel.send(left) :]
+            except BlockingIOError:
+                channel.wait(WRITE, timeout=deadline - time.monotonic())
+
+    def close_going_away(self) -> bool:
+        """Send a close frame with 1001 if there is room for it.
+
+        A server that stops cannot wait. Returns False if another thread is sending just now, so
+        that the caller tries again.
+        """
+        if self.closed:
+            return True
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            if self._socket is not None and not self._close_sent:
+                self._close_sent = True
+                with suppress(OSError):
+                    self._socket.send(frames.encode(CloseConnection(CloseReason.GOING_AWAY)))
+        finally:
+            self._sending.release()
+        return True
+
+    def close_socket(self) -> None:
+        """Close the socket at once, unless the hub has it."""
+        channel, self._socket = self._socket, None
+        if channel is not None:
+            channel.abort()  # closing alone would not wake a thread that waits for it
+            channel.close()

@@ -1,4 +1,13 @@
-"""uWSGI hosts an app: `host` gives it its WebSockets, says when it is ready, and says goodbye."""
+"""uWSGI hosts an app, on its gevent loop or on threads, with our WebSockets.
+
+uWSGI has frames of its own, but it answers pings with empty pongs and a close without its code,
+cannot tell text from binary, and keeps a request open for every browser. None of that concerns a
+copy of the socket: uWSGI may end its request, and the connection lives on. So a WebSocket takes its
+socket from uWSGI with the 101, and from then on only our frames are on it.
+
+Bytes that a client sends before it has read the 101, which it must not (RFC 6455 section 4.1),
+uWSGI may have read along with the request. It does not give them out.
+"""
 
 import os
 import signal
@@ -6,109 +15,211 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import uwsgi
 
-from lab import settings as options
-from lab.settings import Settings
-from pushlab.websocket.middleware import WSGI, Upgrade, close_all
+from pushlab import limits
+from pushlab.hosting.lifecycle import Hosting, StartupError, hosting_of
+from pushlab.hosting.settings import ServerSettings
+from pushlab.websocket import handshake
+from pushlab.websocket.connection import Channel, Connection
+from pushlab.websocket.frames import CloseReason
+from pushlab.websocket.middleware import Upgrade, close_all
+from pushlab.wsgi.responses import WSGI, Environ
 
-#: What ends a server: Ctrl-C, what service managers send, and uWSGI's wish to reload.
+#: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Seconds that a stopping server gives requests and sockets to come to their end.
-SHUTDOWN_TIMEOUT = 3.5
-_OVER: tuple[bytes, ...] = (b"",)  # what an app returns whose request has become a WebSocket
+#: What uWSGI gets in place of a socket that is taken from it.
+_NOTHING = os.open(os.devnull, os.O_RDWR)
+#: The body that stands for a request that has become a WebSocket.
+_UPGRADED: tuple[bytes, ...] = (b"",)
 
 
 def host(name: str) -> WSGI:
-    """Return what uWSGI is to call for the app of this name, such as `serve:app`.
+    """Return the WSGI application that uWSGI calls for an app.
 
-    Of an app of ours it also knows whom to say goodbye to, and who may come. Exits with one line if
-    there is no such app, or if uWSGI is asked for what cannot be.
+    `name` is that of the app, such as `serve:app`. Exits with one line if there is no such app, or
+    if uWSGI has options that exclude it.
     """
+    try:
+        return _host(name)
+    except StartupError as error:
+        sys.exit(str(error))
+
+
+def _host(name: str) -> WSGI:
     if "https-socket" in uwsgi.opt or "https-socket2" in uwsgi.opt:
-        sys.exit(
+        raise StartupError(
             "With https-socket the TLS is uWSGI's, and no WebSocket can be taken from it. Use "
             "uWSGI's `https` with `http-websockets`, or a proxy like nginx."
         )
     on_gevent = "gevent" in uwsgi.opt
-    app = _app(name)
+    app = _import_app(name)
     if on_gevent != _is_patched():
-        sys.exit(
+        raise StartupError(
             "The gevent loop needs gevent-early-monkey-patch."
             if on_gevent
             else f"{name} is made for gevent: start servers/uwsgi.ini, not threads."
         )
-    parts = getattr(app, "extensions", {}).get("pushlab")
-    settings: Settings = parts.settings if parts else options.parse([])
+    hosting = hosting_of(app) or Hosting(name, ServerSettings())
+    settings = hosting.settings
     if settings.certfile:
-        sys.exit("--certfile is not for uWSGI: docs/reference/uwsgi.rst has the ways to have TLS.")
+        raise StartupError(
+            "--certfile is not for uWSGI: docs/reference/uwsgi.rst has the ways to have TLS."
+        )
     address = _address()
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
-    hosted = Hosted(
-        app,
-        settings,
-        parts.on_shutdown if parts else (),
-        import_module(
-            "pushlab.hosting.uwsgi_gevent" if on_gevent else "pushlab.hosting.uwsgi_threads"
-        ),
-    )
+    loop = _gevent_loop() if on_gevent else _thread_loop()
+    hosted = Hosted(app, settings, hosting.on_shutdown, loop)
 
     def ready() -> None:
         if not uwsgi.worker_id():
-            return  # a helper of uWSGI's that serves nobody
-        hosted.hear_signals()
+            return  # a helper process of uWSGI's that serves no requests
+        hosted.take_signals()
         where = settings.url(address[1]) if isinstance(address, tuple) else address
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
         with open(1, "w", closefd=False) as stdout:
-            what = "Pushlab" if parts else name
-            print(f"{what} is at {where} (Ctrl-C stops it)", file=stdout)
+            print(f"{hosting.name} is at {where} (Ctrl-C stops it)", file=stdout)
 
-    uwsgi.post_fork_hook = ready  # in the process that serves, be it another one or not
+    uwsgi.post_fork_hook = ready  # in the process that serves, forked or not
     return hosted
 
 
+class _Loop(NamedTuple):
+    """What differs between uWSGI's gevent loop and its threads."""
+
+    connection: Callable[..., Any]
+    after_fork: Callable[[], None]
+    wait_for_signal: Callable[[Collection[signal.Signals]], Any]
+
+
+def _take_socket() -> int:
+    """Return a descriptor of the request's connection, now only ours.
+
+    uWSGI closes its own when the request ends, which would not end the connection. But with
+    `http11-socket` it keeps it instead, for a next request, and would read what is meant for us.
+    """
+    its_own: int = uwsgi.connection_fd()
+    ours = os.dup(its_own)
+    os.dup2(_NOTHING, its_own, inheritable=False)
+    return ours
+
+
+def _set_no_delay(sock: socket.socket) -> None:
+    with suppress(OSError):  # a Unix socket has no such option
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _gevent_loop() -> _Loop:
+    import gevent
+    import gevent.socket
+
+    from pushlab.hosting.gevent_sockets import GeventChannel, PlainSocket, limit_send_buffer
+
+    class UwsgiConnection(Connection):
+        """A connection that takes its socket from uWSGI with the 101."""
+
+        def __init__(self, environ: Environ, **options: Any) -> None:
+            super().__init__(**options)
+            self._response = handshake.switching_protocols(environ)
+
+        def _open(self) -> tuple[Any, bytes]:
+            self._socket = gevent.socket.socket(fileno=_take_socket())
+            _set_no_delay(self._socket)
+            self._send_all(self._response)
+            return self._socket, b""
+
+        def _release(self) -> Channel:
+            sock, self._socket = PlainSocket(fileno=self._socket.detach()), None
+            limit_send_buffer(sock)
+            sock.setblocking(False)
+            return GeventChannel(sock, lambda: None)
+
+        def close_going_away(self) -> bool:
+            """Close with 1001, in a greenlet of its own."""
+            gevent.spawn(self.close, CloseReason.GOING_AWAY)
+            return True
+
+        def close_socket(self) -> None:
+            """Close the socket, unless the hub has it."""
+            if self._socket is not None:
+                self._socket.close()
+
+    return _Loop(
+        UwsgiConnection,
+        # gevent has opened descriptors in the master process, if the app was imported there, and
+        # several workers would take each other's wake-ups.
+        after_fork=gevent.reinit,
+        # In a real thread, or all greenlets would wait.
+        wait_for_signal=lambda each: gevent.get_hub().threadpool.apply(signal.sigwait, (each,)),
+    )
+
+
+def _thread_loop() -> _Loop:
+    from pushlab.hosting.threaded_sockets import SelectorThread, ThreadChannel, ThreadConnection
+
+    selector_thread = SelectorThread()
+
+    class UwsgiConnection(ThreadConnection):
+        """A connection that takes its socket from uWSGI with the 101."""
+
+        def __init__(self, environ: Environ, **options: Any) -> None:
+            super().__init__(**options)
+            self._response = handshake.switching_protocols(environ)
+
+        def _open(self) -> tuple[ThreadChannel, bytes]:
+            sock = socket.socket(fileno=_take_socket())
+            self._socket = ThreadChannel(sock, selector_thread)
+            _set_no_delay(sock)
+            self._send_all(self._response)
+            return self._socket, b""
+
+    return _Loop(UwsgiConnection, after_fork=lambda: None, wait_for_signal=signal.sigwait)
+
+
 class Hosted(Upgrade):
-    """An app, its WebSockets, and their end."""
+    """An app on uWSGI, its WebSockets, and its shutdown."""
 
     def __init__(
-        self, app: WSGI, settings: Settings, on_shutdown: Iterable[Callable[[], None]], loop: Any
+        self,
+        app: WSGI,
+        settings: ServerSettings,
+        on_shutdown: Iterable[Callable[[], None]],
+        loop: _Loop,
     ) -> None:
-        """The loop is `uwsgi_gevent` or `uwsgi_threads`, which have the same to offer."""
-        super().__init__(app, settings.gate())
-        self._options = settings.connection()
+        super().__init__(app, settings.access_policy())
+        self._options = settings.connection_options()
         self._on_shutdown = [*on_shutdown, self._close_conversations]
         self._loop = loop
         self._connecting = threading.Lock()
         self._connections: WeakSet[Any] = WeakSet()
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         body = super().__call__(environ, start_response)
-        if body is _OVER:
-            # For uWSGI's log; what it writes goes nowhere.
+        if body is _UPGRADED:
+            # For uWSGI's log; its response goes nowhere.
             start_response("101 Switching Protocols", [])
         return body
 
-    def connect(self, environ: dict[str, Any]) -> Any:
-        connection = self._loop.UwsgiConnection(environ, **self._options)
+    def connect(self, environ: Environ) -> Any:
+        connection = self._loop.connection(environ, **self._options)
         with self._connecting:
             self._connections.add(connection)
         return connection
 
     def end(self, connection: Any) -> Iterable[bytes]:
-        connection.leave()
-        return _OVER
+        connection.close_socket()
+        return _UPGRADED
 
-    def hear_signals(self) -> None:
-        """Stop at the next signal.
+    def take_signals(self) -> None:
+        """Shut down gracefully at the next signal.
 
         uWSGI would end the process at once, in the middle of whatever it does. So the signals are
         kept from its handlers, and a thread waits for them.
@@ -120,17 +231,17 @@ class Hosted(Upgrade):
 
     def _stop_at_signal(self) -> None:
         self._loop.wait_for_signal(_SIGNALS)
-        self._say_goodbye()
+        self._shut_down()
         os._exit(0)  # uWSGI would make it 30, and 17 under gevent
 
-    def _say_goodbye(self) -> None:
-        """Tell everyone, and wait for requests and sockets to come to their end."""
-        deadline = time.monotonic() + SHUTDOWN_TIMEOUT
-        goodbyes = [threading.Thread(target=each, daemon=True) for each in self._on_shutdown]
-        for goodbye in goodbyes:
-            goodbye.start()
-        for goodbye in goodbyes:
-            goodbye.join(max(0.0, deadline - time.monotonic()))
+    def _shut_down(self) -> None:
+        """Close everything; wait for requests and sockets to end."""
+        deadline = time.monotonic() + limits.SHUTDOWN_TIMEOUT
+        closing = [threading.Thread(target=close, daemon=True) for close in self._on_shutdown]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
         me = uwsgi.worker_id() - 1
         while uwsgi.workers()[me]["status"] == b"busy" and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -141,18 +252,18 @@ class Hosted(Upgrade):
         close_all(connection for connection in connections if connection.accepted)
 
 
-def _app(name: str) -> Any:
+def _import_app(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute or "app")
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # it is there, but something is missing that it needs
-        sys.exit(f"There is no app {name}: {error}.")
+            raise  # the app is there, but a module is missing that it needs
+        raise StartupError(f"There is no app {name}: {error}.") from error
     except AttributeError as error:
         if error.name != attribute:
             raise
-        sys.exit(f"There is no app {name}: {error}.")
+        raise StartupError(f"There is no app {name}: {error}.") from error
 
 
 def _is_patched() -> bool:
@@ -161,6 +272,6 @@ def _is_patched() -> bool:
 
 
 def _address() -> Any:
-    """Return where uWSGI listens: an address and a port, or the path of a Unix socket."""
+    """Return uWSGI's address: a host and a port, or a path."""
     with socket.socket(fileno=os.dup(uwsgi.sockets[0])) as listener:
         return listener.getsockname()

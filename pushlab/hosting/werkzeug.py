@@ -1,7 +1,7 @@
-"""WebSockets on Werkzeug's server: on that of `flask run`, and on ours in `thread_server.py`.
+"""WebSockets on Werkzeug's servers: `flask run`, and ours in `threaded_server.py`.
 
-Werkzeug knows nothing of WebSockets, but shows the socket to the app. Once the app has answered
-the handshake there, it is the app's alone.
+Werkzeug knows nothing of WebSockets, but shows the socket to the app. Once the 101 is sent there,
+the socket is the app's alone.
 """
 
 import socket
@@ -11,40 +11,48 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from lab.meter import EXCHANGE, Exchange
-from lab.settings import Settings
-from pushlab.hosting.threaded_connection import ThreadConnection
-from pushlab.hosting.threaded_sockets import ThreadChannel, TLSThreadChannel, Watch
-from pushlab.websocket import handshake
-from pushlab.websocket.middleware import WSGI, Upgrade, close_all
+from flask import Flask
 
-#: Where a server leaves what is to be called when the hub has let go of the socket.
-RELEASED = "pushlab.released"
+from pushlab.hosting.metering import EXCHANGE, Exchange
+from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.threaded_sockets import (
+    SelectorThread,
+    ThreadChannel,
+    ThreadConnection,
+    TLSThreadChannel,
+)
+from pushlab.websocket import handshake
+from pushlab.websocket.middleware import Upgrade, close_all
+from pushlab.wsgi.responses import WSGI, error
+
+#: Where a server leaves what is to be called when the hub has closed the socket.
+ON_RELEASE = "pushlab.on_release"
 
 _SOCKET = "werkzeug.socket"
-_OVER: tuple[bytes, ...] = (b"",)  # what an app returns whose request has become a WebSocket
+#: The body that stands for a request that has become a WebSocket.
+_UPGRADED: tuple[bytes, ...] = (b"",)
 
-_NO_THREADS = handshake.reject(
+_NO_THREADS = error(
     "501 Not Implemented", "a WebSocket needs a server with threads; leave out --without-threads"
 )
 
-#: What those hear who go on using a socket that is no longer theirs: that the peer has left.
-_left, _peer = socket.socketpair()
-_peer.close()
-_LEFT = _left.detach()  # for as long as the process runs
+# A closed socketpair end. Werkzeug sees EOF on it after we have taken its socket.
+_end, _other_end = socket.socketpair()
+_other_end.close()
+_AT_EOF = _end.detach()  # for as long as the process runs
 
 
-class _Lost:
-    """A socket that was taken away from Werkzeug, as Werkzeug sees it: its peer has hung up.
+class _DetachedSocket:
+    """What Werkzeug sees in place of its socket: a closed connection.
 
-    So Werkzeug ends the request as if the browser had left, without an error, and without a byte or
-    a close on what is the browser's connection still.
+    So Werkzeug ends the request as if the browser had closed, without an error, and without a byte
+    or a close on what is still the browser's connection.
     """
 
     __slots__ = ()
 
     def fileno(self) -> int:
-        return _LEFT
+        return _AT_EOF
 
     def recv_into(self, *buffer: Any) -> int:
         return 0
@@ -59,16 +67,16 @@ class _Lost:
         pass
 
 
-class _LostPlain(_Lost, socket.socket):
+class _DetachedPlainSocket(_DetachedSocket, socket.socket):
     __slots__ = ()
 
 
-class _LostTLS(_Lost, ssl.SSLSocket):
+class _DetachedTLSSocket(_DetachedSocket, ssl.SSLSocket):
     pass
 
 
 class WerkzeugConnection(ThreadConnection):
-    """A connection that takes its socket from Werkzeug when the handshake is answered."""
+    """A connection that takes its socket from Werkzeug with the 101."""
 
     def __init__(self, environ: dict[str, Any], upgrade: "WerkzeugUpgrade", **options: Any) -> None:
         super().__init__(**options)
@@ -76,7 +84,7 @@ class WerkzeugConnection(ThreadConnection):
         self._upgrade = upgrade
 
     def _open(self) -> tuple[ThreadChannel, bytes]:
-        environ, watch = self._environ, self._upgrade.watch
+        environ, selector_thread = self._environ, self._upgrade.selector_thread
         sock, exchange = environ[_SOCKET], environ.get(EXCHANGE)
         sock.settimeout(0)  # with which a peek is a look at the buffer
         try:
@@ -86,22 +94,22 @@ class WerkzeugConnection(ThreadConnection):
             early = b""
         channel: ThreadChannel
         if isinstance(sock, ssl.SSLSocket):
-            sock.__class__, channel = _LostTLS, TLSThreadChannel(sock, watch)
+            sock.__class__, channel = _DetachedTLSSocket, TLSThreadChannel(sock, selector_thread)
         else:
-            sock.__class__, channel = _LostPlain, ThreadChannel(sock, watch)
+            sock.__class__, channel = _DetachedPlainSocket, ThreadChannel(sock, selector_thread)
         self._socket = channel
         self._upgrade.conversing.add(self)
         early += channel.pending()
-        head = handshake.answer(environ)
+        response = handshake.switching_protocols(environ)
         if exchange is not None:
-            exchange.answer(101)
-            exchange.goes_on(channel.abort)
-        self._send_all(head)
+            exchange.responds(101)
+            exchange.upgraded(channel.abort)
+        self._send_all(response)
         if exchange is not None:
-            exchange.sent(len(head))
-            exchange.told()
-            exchange.meter.count(up=len(early))
-            channel.meter(exchange.meter)
+            exchange.sent(len(response))
+            exchange.report()
+            exchange.received(len(early))
+            channel.count_into(exchange)
         return channel, early
 
     def _release(self) -> ThreadChannel:
@@ -109,39 +117,46 @@ class WerkzeugConnection(ThreadConnection):
         self._upgrade.conversing.discard(self)
         environ = self._environ
         exchange: Exchange | None = environ.get(EXCHANGE)
-        released: Callable[[], None] | None = environ.get(RELEASED)
+        on_release: Callable[[], None] | None = environ.get(ON_RELEASE)
 
-        def let_go() -> None:
+        def release() -> None:
             if exchange is not None:
-                exchange.over()
-            if released is not None:
-                released()
+                exchange.closed()
+            if on_release is not None:
+                on_release()
 
-        if exchange is not None or released is not None:
-            channel.on_close(let_go)
+        if exchange is not None or on_release is not None:
+            channel.on_close(release)
         return channel
 
-    def leave(self) -> None:
+    def close_socket(self) -> None:
         self._upgrade.conversing.discard(self)
-        super().leave()
+        super().close_socket()
 
 
 class WerkzeugUpgrade(Upgrade):
     """The middleware for Werkzeug's servers; on any other it does nothing.
 
-    A request that the hub takes the socket of ends at once, with TLS, too. One that converses keeps
-    its thread.
+    A request whose socket the hub takes ends at once, with TLS, too. One that converses keeps its
+    thread.
     """
 
-    def __init__(self, wsgi_app: WSGI, settings: Settings, **options: Any) -> None:
+    def __init__(self, wsgi_app: WSGI, settings: ServerSettings, **options: Any) -> None:
         """The options are those of a Connection."""
-        super().__init__(wsgi_app, settings.gate())
+        super().__init__(wsgi_app, settings.access_policy())
         self._settings = settings
         self._host = settings.host
-        self._options = {**settings.connection(), **options}
-        self.watch = Watch()
-        #: Those that have been accepted, and that the hub has not taken.
+        self._options = {**settings.connection_options(), **options}
+        self.selector_thread = SelectorThread()
+        #: Connections that are accepted, and whose socket the hub has not taken.
         self.conversing: set[ThreadConnection] = set()
+
+    @classmethod
+    def of(cls, app: Flask, settings: ServerSettings) -> "WerkzeugUpgrade":
+        """Return the app's middleware; put it in front of the app if there is none."""
+        if not isinstance(app.wsgi_app, cls):
+            app.wsgi_app = cls(app.wsgi_app, settings)  # type: ignore[method-assign]
+        return app.wsgi_app
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -149,17 +164,18 @@ class WerkzeugUpgrade(Upgrade):
         if _SOCKET not in environ or "wsgi.websocket" in environ:
             return self.wsgi_app(environ, start_response)
         if environ["SERVER_NAME"] != self._host:  # `flask run --host` is not one of our options
-            self.gate = replace(self._settings, host=environ["SERVER_NAME"]).gate()
+            settings = replace(self._settings, host=environ["SERVER_NAME"])
+            self.access_policy = settings.access_policy()
             self._host = environ["SERVER_NAME"]
-        # Werkzeug writes head and body one after the other. The second would wait for the browser's
-        # delayed acknowledgement of the first, 40 ms per request.
-        with suppress(OSError):  # a Unix socket has no such option, nor one whose peer has left
+        # Werkzeug writes headers and body one after the other. The second would
+        # wait for the browser's delayed acknowledgement of the first, 40 ms per request.
+        with suppress(OSError):  # a Unix socket has no such option, nor a closed one
             environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake.is_websocket_upgrade(environ) and not environ["wsgi.multithread"]:
-            return _NO_THREADS.answer(environ, start_response)
+            return _NO_THREADS(environ, start_response)
         body = super().__call__(environ, start_response)
-        if body is _OVER:
-            # Werkzeug logs this status, tries to send it, and finds that the browser has left.
+        if body is _UPGRADED:
+            # Werkzeug logs this status, tries to send it, and finds the connection closed.
             start_response("101 Switching Protocols", [])
         return body
 
@@ -167,9 +183,9 @@ class WerkzeugUpgrade(Upgrade):
         return WerkzeugConnection(environ, self, **self._options)
 
     def end(self, connection: Any) -> Iterable[bytes]:
-        connection.leave()
-        return _OVER
+        connection.close_socket()
+        return _UPGRADED
 
     def close(self) -> None:
-        """Tell everyone who converses that the server goes away."""
+        """Close all conversations with 1001."""
         close_all(self.conversing.copy())

@@ -1,24 +1,19 @@
-"""Long polling: the browser asks, and the server answers when there is something to say.
+"""Long polling: the browser asks, and the server responds when there is news.
 
-`GET /update?after=C` is held until the newest reading is not C. The answer is a signal, or with
-`carry=1` the reading; after `timeout` seconds it is 204, and the browser asks again (RFC 6202).
+`GET /update?after=C` is held until the newest reading is not C. The response is a signal, or with
+`carry=1` the reading. After `timeout` seconds it is 204, and the browser asks again (RFC 6202).
 """
 
-from flask import Response
-
 from pushlab.feed import Feed
-from pushlab.wsgi import parameters as query
+from pushlab.wsgi import parameters
+from pushlab.wsgi.responses import Environ, Response, json_response
 
 
-def update(feed: Feed) -> Response:
-    """Hold the current request until there is news, and answer with it."""
-    after, timeout, carry = query.after(), query.timeout(), query.carry()
+def update(feed: Feed, environ: Environ) -> Response:
+    """Wait for news, and return it."""
+    after, timeout, carry = parameters.read(environ)
     reading = feed.wait(after, timeout=timeout)
+    no_store = ("Cache-Control", "no-store")  # the next response to this request is another one
     if reading is None:
-        answer = Response(status=204)
-        del answer.headers["Content-Type"]  # of nothing
-    else:
-        body = reading.carry if carry else reading.signal
-        answer = Response(body, mimetype="application/json")
-    answer.headers["Cache-Control"] = "no-store"  # the same question has another answer tomorrow
-    return answer
+        return Response("204 No Content", [no_store])
+    return json_response("200 OK", reading.carry if carry else reading.signal, no_store)

@@ -1,20 +1,23 @@
-"""Short polling: the browser asks again and again, and is answered at once, news or not.
+"""Short polling: the browser asks again and again, and gets a response at once.
 
-`GET /data` brings the newest reading, or says with 304 that the browser has it already: the
-cursor is the ETag (RFC 9110 section 13.1.2). `HEAD /data` says the same without the reading: a
-signal.
+`GET /data` brings the newest reading, or says with 304 that the browser has it: the cursor is the
+ETag (RFC 9110 section 13.1.2). `HEAD /data` says the same without the reading: a signal.
 """
 
-from flask import Response, request
+from werkzeug.http import is_resource_modified, parse_etags
 
 from pushlab.feed import Feed
+from pushlab.wsgi.responses import Environ, Response, json_response
 
 
-def update(feed: Feed) -> Response:
-    """Answer the current request with the newest reading, unless the browser names it as known."""
+def update(feed: Feed, environ: Environ) -> Response:
+    """Return the newest reading, unless the browser has it."""
     reading = feed.latest
-    answer = Response(reading.carry, mimetype="application/json")
-    answer.headers["Cache-Control"] = "no-cache"  # keep it, but ask before using it again
-    answer.set_etag(reading.cursor)
-    answer.make_conditional(request)
-    return answer
+    etag = f'"{reading.cursor}"'
+    # A cache may keep it, but has to ask before it uses it again.
+    headers = [("Cache-Control", "no-cache"), ("ETag", etag)]
+    if is_resource_modified(environ, etag=etag):
+        return json_response("200 OK", reading.carry, *headers)
+    if parse_etags(environ.get("HTTP_IF_MATCH")):
+        return Response("412 Precondition Failed", headers)
+    return Response("304 Not Modified", headers)

@@ -1,18 +1,20 @@
-"""WebSocket: one connection held open, on which the server speaks when there is something to say.
+"""WebSocket: one connection held open, on which the server sends every change.
 
-`/update?after=C` becomes a socket on which every change is a text frame: a signal, or with
-`carry=1` the reading. Whoever names an old reading, or none, is told at once.
+`/update?after=C` becomes a WebSocket on which every change is a text frame: a signal, or with
+`carry=1` the reading. A browser that names an old reading, or none, receives the newest at once.
 """
 
+from pushlab.feed import Feed
 from pushlab.hub import Hub
-from pushlab.websocket.connection import Connection
-from pushlab.wsgi import parameters as query
+from pushlab.wsgi import parameters
+from pushlab.wsgi.responses import Environ
 
 
-def update(hub: Hub, socket: Connection) -> None:
-    """Hand the current request's socket to the hub, which tells it of every change from now on.
+def update(hub: Hub, feed: Feed, environ: Environ) -> None:
+    """Hand the request's socket to the hub, which sends every change.
 
-    A 400 for a bad parameter comes before the 101: the handshake is answered only when the hub
-    takes the socket.
+    A 400 for a bad parameter comes before the 101: the hub accepts the handshake when it takes the
+    socket.
     """
-    hub.add(socket, after=query.after(), carry=query.carry())
+    after, _, carry = parameters.read(environ)
+    hub.add(environ["wsgi.websocket"], feed, after=after, carry=carry)

@@ -1,8 +1,8 @@
-"""Frames: RFC 6455's wire format, both ways, without any input or output of its own.
+"""Frames of RFC 6455, encoded and decoded, without input or output.
 
-wsproto does the framing. What is added here is what a server owes its other clients: a limit on
-messages that holds from the declared length on, and a decoder that can be thrown away between
-two messages, so that an idle browser costs nothing.
+wsproto does the framing. Added here are a limit on messages that holds from the declared length on,
+so that one browser cannot fill the memory, and a decoder that can be thrown away between two
+messages, so that an idle browser costs nothing.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,10 @@ from wsproto.frame_protocol import (
     RsvBits,
 )
 
-__all__ = ["MAX_MESSAGE", "BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
-           "Pong", "TextMessage", "encode"]  # fmt: skip
+from pushlab import limits
 
-#: The largest message that a client may send, in bytes, whole or in fragments.
-MAX_MESSAGE = 64 * 1024
+__all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
+           "Pong", "TextMessage", "encode"]  # fmt: skip
 
 _NO_RESERVED_BITS = RsvBits(False, False, False)
 
@@ -34,7 +33,7 @@ def encode(event: Event) -> bytes:
 
 
 class _FrameGauge(Extension):
-    """Sees every frame header as wsproto's extensions do; refuses what is too big, counts bytes."""
+    """Reads every frame header; refuses large messages, counts bytes."""
 
     name = "frame-gauge"
 
@@ -72,23 +71,23 @@ class _FrameGauge(Extension):
 
 
 class Decoder:
-    """What one client's bytes mean.
+    """Decodes what one client sends.
 
     Refused as RFC 6455 section 7.4.1 says: protocol errors, unmasked frames among them, with
     1002, text that is not UTF-8 with 1007 as soon as it shows, more than `max_message` bytes
     with 1009 before they arrive.
     """
 
-    def __init__(self, *, max_message: int = MAX_MESSAGE) -> None:
+    def __init__(self, *, max_message: int = limits.MAX_MESSAGE) -> None:
         self._gauge = _FrameGauge(max_message)
         self._framing = Framing(ConnectionType.SERVER, extensions=[self._gauge])
         self._received = 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Yield what the bytes complete, in order: pieces of messages, pings, pongs, a close.
+        """Yield the events that the bytes complete, in order.
 
         A CloseConnection is the last event, whether the client closes or has broken a rule;
-        either way it is answered with a close frame of the same code.
+        the reply to either is a close frame of the same code.
         """
         self._received += len(data)
         self._framing.receive_data(data)
@@ -103,5 +102,5 @@ class Decoder:
 
     @property
     def idle(self) -> bool:
-        """True between two messages, when nothing is remembered: a new decoder does as well."""
+        """True between two messages: a new decoder does as well."""
         return self._received == self._gauge.consumed and not self._gauge.in_message

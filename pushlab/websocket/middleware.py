@@ -1,8 +1,8 @@
-"""Upgrade: how a request becomes a WebSocket that the app finds in `environ["wsgi.websocket"]`.
+"""From a request to `environ["wsgi.websocket"]`, on every server.
 
-`converse` is what every server does with an app and a connection. `Upgrade` is WSGI middleware for
-servers that know nothing of WebSockets and leave the socket to the app; gevent's handler does the
-same where it handles requests.
+`run_websocket_app` is what every server does with an application and a connection. `Upgrade` is
+WSGI middleware for servers that know nothing of WebSockets and leave the socket to the application;
+gevent's handler does the same where it handles requests.
 """
 
 import logging
@@ -11,32 +11,34 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
+from pushlab import limits
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which everybody is told that the server goes away, where telling does not wait.
-CLOSE_ALL_TIMEOUT = 1.0
-
-WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Environ = dict[str, Any]
+WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
-class Answer(NamedTuple):
-    """What an app answers in HTTP, as WSGI has it."""
+class HTTPResponse(NamedTuple):
+    """What an application responds instead of a 101, as WSGI has it."""
 
     status: str
     headers: list[tuple[str, str]]
     body: Iterable[bytes]
 
 
-def converse(application: WSGI, environ: dict[str, Any], connection: Connection) -> Answer | None:
-    """Let the app use the connection, and end it unless the hub has it.
+def run_websocket_app(
+    application: WSGI, environ: Environ, connection: Connection
+) -> HTTPResponse | None:
+    """Let the application use the connection, then end it.
 
-    Returns the app's answer if that is to be sent instead: if it refused before the 101 was out.
-    An error of the app's is raised as long as it can be answered with a 500, else logged, and the
-    connection closed with 1011.
+    The connection goes on if the hub has taken its socket. Returns the application's response if
+    it refused before the 101 was out; the server sends it. An exception of the application is
+    raised as long as the server can respond with 500; later it is logged, and the connection
+    closed with 1011.
     """
     environ["wsgi.websocket"] = connection
     status: str = "200 OK"
@@ -49,7 +51,7 @@ def converse(application: WSGI, environ: dict[str, Any], connection: Connection)
         return lambda data: None
 
     try:
-        with suppress(ConnectionClosed):  # that is how a route learns that the browser left
+        with suppress(ConnectionClosed):  # that is how a route learns that the browser is gone
             body = application(environ, start_response)
     except Exception:
         if not connection.accepted:
@@ -60,12 +62,12 @@ def converse(application: WSGI, environ: dict[str, Any], connection: Connection)
     code = int(status.split()[0])
     if not connection.accepted and code >= 300:
         environ.pop("wsgi.websocket")
-        return Answer(status, headers, body)
+        return HTTPResponse(status, headers, body)
     try:
         if not connection.detached:
             with suppress(ConnectionClosed):
                 connection.accept()
-            connection.finish(
+            connection.close_and_wait(
                 CloseReason.INTERNAL_ERROR if code >= 500 else CloseReason.NORMAL_CLOSURE
             )
     finally:
@@ -74,51 +76,56 @@ def converse(application: WSGI, environ: dict[str, Any], connection: Connection)
 
 
 class Closable(Protocol):
-    """A connection that can be told that the server goes away."""
+    """A connection that a stopping server can close."""
 
     def close_going_away(self) -> bool:
-        """Close with 1001, without waiting; False if that cannot be done just now."""
+        """Send 1001 without waiting; False if that is not possible just now."""
 
 
 def close_all(connections: Iterable[Closable]) -> None:
-    """Tell all of them that the server goes away, within GOODBYE_TIMEOUT.
+    """Close all of them with 1001, within CLOSE_ALL_TIMEOUT.
 
-    Who has only just been let in, or is sent something, is told a moment later; who is stuck in
-    that is left without a goodbye.
+    Connections that are still opening, or whose send lock is held, are retried until the deadline,
+    then skipped.
     """
-    deadline = time.monotonic() + CLOSE_ALL_TIMEOUT
+    deadline = time.monotonic() + limits.CLOSE_ALL_TIMEOUT
     left = [connection for connection in connections if not connection.close_going_away()]
     while left and time.monotonic() < deadline:
         time.sleep(0.005)
         left = [connection for connection in left if not connection.close_going_away()]
 
 
+class AccessPolicy(Protocol):
+    """What decides which requests reach the application."""
+
+    def check(self, environ: Environ) -> WSGI | None:
+        """Return the response that rejects the request, or None."""
+
+
 class Upgrade:
-    """WSGI middleware that checks who comes, and gives the app its WebSockets."""
+    """WSGI middleware that checks access and gives the application its WebSockets."""
 
-    def __init__(self, wsgi_app: WSGI, gate: handshake.AccessPolicy) -> None:
+    def __init__(self, wsgi_app: WSGI, access_policy: AccessPolicy) -> None:
         self.wsgi_app = wsgi_app
-        self.gate = gate
+        self.access_policy = access_policy
 
-    def connect(self, environ: dict[str, Any]) -> Connection:
+    def connect(self, environ: Environ) -> Connection:
         """Return the connection that this request is to become."""
         raise NotImplementedError
 
     def end(self, connection: Connection) -> Iterable[bytes]:
-        """End the request without a word: the socket is closed, or the hub's."""
+        """End the request without a response: the socket is closed, or the hub's."""
         raise NotImplementedError
 
-    def __call__(
-        self, environ: dict[str, Any], start_response: Callable[..., Any]
-    ) -> Iterable[bytes]:
-        refusal = self.gate.refusal(environ)
-        if refusal is not None:
-            return refusal.answer(environ, start_response)
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        rejection = self.access_policy.check(environ)
+        if rejection is not None:
+            return rejection(environ, start_response)
         if not handshake.is_websocket_upgrade(environ):
             return self.wsgi_app(environ, start_response)
         connection = self.connect(environ)
-        answer = converse(self.wsgi_app, environ, connection)
-        if answer is None:
+        response = run_websocket_app(self.wsgi_app, environ, connection)
+        if response is None:
             return self.end(connection)
-        start_response(answer.status, answer.headers)
-        return answer.body
+        start_response(response.status, response.headers)
+        return response.body

@@ -1,40 +1,61 @@
-"""What a browser asks for in the query string of /update, checked.
+"""The query parameters of /update, checked: after, timeout and carry.
 
-Each function reads the current Flask request and aborts it with a 400 that names the parameter.
+Every function raises Werkzeug's BadRequest, which names the parameter.
 """
 
 import re
+from typing import NamedTuple
+from urllib.parse import parse_qsl
 
-from flask import abort, request
+from werkzeug.exceptions import BadRequest
 
-from pushlab.feed import is_cursor
+from pushlab import limits
+from pushlab.wsgi.responses import Environ
 
-#: Seconds that a long poll is held when the browser names no time, and at most.
-TIMEOUT = 25.0
-MAX_TIMEOUT = 60.0
+_CURSOR = re.compile(r"[0-9A-Za-z]{1,32}-[0-9]{1,18}")
+_SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 
 
-def after() -> str | None:
-    """Return the cursor that the browser has seen, or None if it has seen nothing."""
-    cursor = request.args.get("after")
+class Parameters(NamedTuple):
+    """What a browser asks for."""
+
+    after: str | None  #: the cursor that it has, or None
+    timeout: float  #: seconds that a long poll may be held
+    carry: bool  #: whether news carries the reading, or only signals that there is one
+
+
+def read(environ: Environ) -> Parameters:
+    """Return the request's parameters; of a repeated one the first counts."""
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True):
+        query.setdefault(name, value)
+    return Parameters(
+        after=_after(query.get("after")),
+        timeout=_timeout(query.get("timeout")),
+        carry=_carry(query.get("carry", "0")),
+    )
+
+
+def is_cursor(text: str) -> bool:
+    """Tell whether the text looks like `<epoch>-<sequence>`, of any feed."""
+    return _CURSOR.fullmatch(text) is not None
+
+
+def _after(cursor: str | None) -> str | None:
     if cursor is not None and not is_cursor(cursor):
-        abort(400, "after: not a cursor, which looks like 8f3a91c2-41")
+        raise BadRequest("after: not a cursor, which looks like 8f3a91c2-41")
     return cursor
 
 
-def timeout() -> float:
-    """Return how many seconds the browser wants to wait for news."""
-    text = request.args.get("timeout")
+def _timeout(text: str | None) -> float:
     if text is None:
-        return TIMEOUT
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", text) or float(text) > MAX_TIMEOUT:
-        abort(400, f"timeout: not a number of seconds from 0 to {MAX_TIMEOUT:g}")
+        return limits.POLL_TIMEOUT
+    if not _SECONDS.fullmatch(text) or float(text) > limits.MAX_POLL_TIMEOUT:
+        raise BadRequest(f"timeout: not a number of seconds from 0 to {limits.MAX_POLL_TIMEOUT:g}")
     return float(text)
 
 
-def carry() -> bool:
-    """Return whether the news shall carry the reading, not only signal that there is one."""
-    text = request.args.get("carry", "0")
+def _carry(text: str) -> bool:
     if text not in ("0", "1"):
-        abort(400, "carry: neither 0 nor 1")
+        raise BadRequest("carry: neither 0 nor 1")
     return text == "1"

@@ -1,75 +1,67 @@
-"""Manners: what the apps here owe whoever visits, a strict policy and errors in one form."""
+"""Responses that are made without Flask, and the JSON errors that all servers send."""
 
-import re
+import json
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, Response, abort, jsonify, request
-from flask.json.provider import DefaultJSONProvider
-from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing.exceptions import WebsocketMismatch
+import flask
 
-from pushlab.websocket.handshake import origin_allowed
+Environ = dict[str, Any]
+WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+Headers = list[tuple[str, str]]
 
-#: The largest body that a request may have, in bytes, where an app says nothing else.
-MAX_BODY = 16 * 1024
+_JSON = ("Content-Type", "application/json")
 
 
-class _Json(DefaultJSONProvider):
-    """Flask's JSON, of which nothing is more than a bad request."""
+class Response:
+    """A status, headers and a body; also the WSGI application that sends them."""
 
-    def loads(self, s: str | bytes, **options: Any) -> Any:
-        try:
-            return super().loads(s, **options)
-        except RecursionError as error:
-            raise ValueError("it is nested too deep") from error
+    __slots__ = ("body", "headers", "status")
 
+    def __init__(self, status: str, headers: Headers, body: Iterable[bytes] = ()) -> None:
+        self.status = status  #: code and reason phrase, such as "200 OK"
+        self.headers = headers
+        self.body = body
 
-def configure(app: Flask) -> Flask:
-    """Return the app with a policy on every page, errors as JSON, and limits on what it takes."""
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
-    app.json = _Json(app)
-    app.register_error_handler(HTTPException, error_as_json)
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response(self.status, self.headers)
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return self.body
+        getattr(self.body, "close", lambda: None)()  # a stream that will not be read
+        return ()
 
-    @app.before_request
-    def refuse_other_sites() -> None:
-        # Browsers let any page send a form anywhere, but say whose page it is.
-        if request.method == "POST" and not origin_allowed(request.environ, ()):
-            abort(403, "Origin: pages from elsewhere may not post here")
+    @property
+    def code(self) -> int:
+        """The status code."""
+        return int(self.status[:3])
 
-    @app.after_request
-    def add_policy(answer: Response) -> Response:
-        if answer.mimetype == "text/html":
-            answer.headers["Content-Security-Policy"] = content_security_policy(request.host)
-            answer.headers["Cache-Control"] = "no-cache"
-        return answer
-
-    return app
+    def for_flask(self) -> flask.Response:
+        """Return the same response as an object of Flask's."""
+        response = flask.Response(self.body, self.status, self.headers)
+        if not any(name == "Content-Type" for name, _ in self.headers):
+            del response.headers["Content-Type"]  # Flask's default, for no body
+        return response
 
 
-def error_as_json(error: HTTPException) -> ResponseReturnValue:
-    """Answer every error with `{"error": "..."}`; a WebSocket where there is none is a 404."""
-    code, message = error.code or 500, error.description
-    if "wsgi.websocket" in request.environ and error is request.routing_exception:
-        code, message = 404, f"there is no WebSocket at {request.path}"
-    elif isinstance(error, WebsocketMismatch):
-        message = f"{request.path} is a WebSocket"
-    answer = jsonify(error=message)
-    answer.status_code = code
-    # What HTTP demands beside the status: Allow with 405, Location with a redirect...
-    for name, value in error.get_headers(request.environ):
-        if name not in ("Content-Type", "Content-Length"):
-            answer.headers[name] = value
-    return answer
+def json_response(status: str, body: bytes, *headers: tuple[str, str]) -> Response:
+    """Return a response with encoded JSON as its body."""
+    return Response(status, [_JSON, ("Content-Length", str(len(body))), *headers], (body,))
 
 
-def content_security_policy(host: str) -> str:
-    """Allow what this server serves, nothing else, not even inline.
+def error(status: str, message: str, *headers: tuple[str, str]) -> Response:
+    """Return a response with `{"error": message}` as its body."""
+    return json_response(status, json.dumps({"error": message}).encode(), *headers)
 
-    The WebSocket is named because Safari does not count it as 'self'.
+
+def raw_error(status: str, message: str) -> bytes:
+    """Return a whole HTTP/1.1 error response, for where no WSGI server makes one.
+
+    The connection ends with it (`Connection: close`).
     """
-    own = f" ws://{host} wss://{host}" if re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII) else ""
-    return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        f"connect-src 'self'{own}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    response = error(status, message, ("Connection", "close"))
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in response.headers)]
+    return "\r\n".join([*lines, "", ""]).encode() + b"".join(response.body)
+
+
+#: What every client beyond the connection limit receives.
+SERVICE_UNAVAILABLE = raw_error("503 Service Unavailable", "this server is full; try again later")

@@ -1,0 +1,231 @@
+"""What a server is told to be: ServerSettings, and the command-line options for them."""
+
+import ipaddress
+import math
+import os
+import re
+import ssl
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from pushlab import limits
+from pushlab.hosting.lifecycle import StartupError
+from pushlab.wsgi.access import AccessPolicy
+from pushlab.wsgi.proxy_headers import Network, network
+
+#: The shortest and longest interval that an option takes, in seconds.
+SHORTEST, LONGEST = 0.001, 86400.0
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where a server listens, and which requests it accepts."""
+
+    host: str = "127.0.0.1"
+    port: int = 5000  #: 0 takes any free one
+    allow_origins: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[Network, ...] = ()
+    max_connections: int | None = None  #: None: as many as the system allows
+    header_timeout: float = limits.HEADER_TIMEOUT  #: seconds
+    ping_interval: float = limits.PING_INTERVAL  #: seconds
+    certfile: str | None = None
+    keyfile: str | None = None
+    log_level: str = "warning"
+
+    def url(self, port: int) -> str:
+        """Return the URL for a browser on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+        scheme = "https" if self.certfile else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def connection_options(self) -> dict[str, float]:
+        """Return the options of each Connection."""
+        return {"ping_interval": self.ping_interval, "ping_timeout": self.ping_interval}
+
+    def access_policy(self) -> AccessPolicy:
+        """Return the checks of requests.
+
+        Any Host header is accepted, unless the server listens on loopback.
+        """
+        return AccessPolicy(
+            allow_origins=self.allow_origins,
+            allow_hosts=self.allow_hosts if is_loopback(self.host) else None,
+            trusted_proxies=self.trusted_proxies,
+        )
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Return the TLS context, or None for plain HTTP.
+
+        Raises StartupError if the certificate cannot be used.
+        """
+        if self.certfile is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        except (OSError, ssl.SSLError) as error:
+            files = " and ".join(filter(None, (self.certfile, self.keyfile)))
+            raise StartupError(
+                f"Cannot use {files}: {error.strerror or error}. Both must be PEM files."
+            ) from error
+        return context
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server at this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+# Types of options. Each takes the text, and raises BadParameter with one line.
+
+
+def _port(_: Any, __: Any, text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or int(text) > 65535:
+        raise click.BadParameter(f"{text!r} is not a port number from 0 to 65535")
+    return int(text)
+
+
+def _count(_: Any, __: Any, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch("[0-9]{1,7}", text) or not int(text):
+        raise click.BadParameter(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _hosts(_: Any, __: Any, texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?", text.lower()):
+            raise click.BadParameter(f"{text!r} is not a host name like pushlab.test")
+    return tuple(text.lower() for text in texts)
+
+
+def _networks(_: Any, __: Any, texts: Sequence[str]) -> tuple[Network, ...]:
+    try:
+        return tuple(map(network, texts))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; a network is like 10.0.0.0/8") from None
+
+
+def _origins(_: Any, __: Any, texts: Sequence[str]) -> tuple[str, ...]:
+    origins = tuple(text.lower().rstrip("/") for text in texts)
+    for origin, text in zip(origins, texts, strict=True):
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+            raise click.BadParameter(f"{text!r} is not an origin like https://example.org:8443")
+    return origins
+
+
+def seconds(_: Any, __: Any, text: str | float | None) -> float | None:
+    """Return an option's number of seconds; a callback for click."""
+    if text is None:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not SHORTEST <= number <= LONGEST:
+        raise click.BadParameter(
+            f"{text!r} is not a number of seconds from {SHORTEST:g} to {LONGEST:g}"
+        )
+    return number
+
+
+_PEM = click.Path(dir_okay=False)
+
+_OPTIONS = (
+    click.option("--host", default=ServerSettings.host, help="The address to listen on."),
+    click.option(
+        "--port",
+        default=lambda: os.environ.get("PORT") or str(ServerSettings.port),
+        callback=_port,
+        help="The port; 0 takes any free one. PORT in the environment, or 5000.",
+    ),
+    click.option(
+        "--allow-origin", "allow_origins", multiple=True, metavar="URL", callback=_origins,
+        help="Accept pages of this origin, too. Repeatable.",
+    ),
+    click.option(
+        "--allow-host", "allow_hosts", multiple=True, metavar="NAME", callback=_hosts,
+        help="Accept this Host on loopback, too. Repeatable.",
+    ),
+    click.option(
+        "--trusted-proxy", "--trusted-proxies", "trusted_proxies", multiple=True,
+        metavar="ADDRESS", callback=_networks,
+        help="Use X-Forwarded-* of this proxy, or network of proxies. Repeatable.",
+    ),
+    click.option(
+        "--max-connections", "--max-clients", "max_connections", metavar="N", callback=_count,
+        help="Reject further connections with 503. Default: as many as the system allows.",
+    ),
+    click.option(
+        "--header-timeout", "--head-timeout", "header_timeout", metavar="SECONDS",
+        default=limits.HEADER_TIMEOUT, callback=seconds, type=str,
+        help="How long a request's headers may take.", show_default=True,
+    ),
+    click.option(
+        "--ping-interval", metavar="SECONDS", default=limits.PING_INTERVAL, callback=seconds,
+        type=str, show_default=True, help="How often a WebSocket is pinged, and may be silent.",
+    ),
+    click.option("--certfile", metavar="FILE", help="Serve https and wss (PEM)."),
+    click.option("--keyfile", metavar="FILE", help="The private key, if not in certfile (PEM)."),
+    click.option(
+        "--log-level", default=ServerSettings.log_level, show_default=True,
+        type=click.Choice(("debug", "info", "warning", "error")), help="info logs every request.",
+    ),
+)  # fmt: skip
+
+
+def serving_options(command: Command) -> Command:
+    """Add the options of ServerSettings to a click command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that do not go together."""
+    if options["keyfile"] and not options["certfile"]:
+        raise click.UsageError("--keyfile needs --certfile")
+
+
+def exit_with(message: str) -> NoReturn:
+    """Exit because the command line is wrong: one line, status 2."""
+    print(message, file=sys.stderr)
+    # gunicorn would start a worker again and again, unless it exits with gunicorn's own status.
+    sys.exit(4 if "gunicorn" in os.environ.get("SERVER_SOFTWARE", "") else 2)
+
+
+def run_command(command: click.Command, arguments: Sequence[str], program: str) -> Any:
+    """Run a click command; exit with status 2 and one line if it is used wrongly."""
+    try:
+        result = command.main(list(arguments), prog_name=program, standalone_mode=False)
+    except click.ClickException as error:
+        exit_with(f"{program}: {error.format_message()} (--help lists the options)")
+    if isinstance(result, int):  # of --help
+        sys.exit(result)
+    return result
+
+
+def from_command_line(description: str, arguments: Sequence[str] | None = None) -> ServerSettings:
+    """Return what a program's command line says; for a program that serves an app."""
+
+    @click.command(help=description)
+    @serving_options
+    def command(**options: Any) -> ServerSettings:
+        check(options)
+        return ServerSettings(**options)
+
+    program = os.path.basename(sys.argv[0])  # noqa: PTH119 - a name, not a path
+    settings = run_command(command, sys.argv[1:] if arguments is None else arguments, program)
+    assert isinstance(settings, ServerSettings)  # noqa: S101 - click's result has no type
+    return settings

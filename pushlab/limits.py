@@ -1,0 +1,45 @@
+"""Every timeout and limit of the library, in seconds and bytes; imports nothing.
+
+A module reads them when it uses them, as `limits.HEARTBEAT`, so that a program may change one.
+"""
+
+# Readings.
+MAX_VALUE = 16 * 1024  #: bytes of a reading's value as compact JSON
+
+# WebSocket connections (RFC 6455).
+MAX_MESSAGE = 64 * 1024  #: bytes of a message from the browser, whole or in fragments
+PING_INTERVAL = 20.0  #: seconds between two pings of the server
+PONG_TIMEOUT = 20.0  #: seconds that the browser may take for the pong
+MESSAGE_TIMEOUT = 20.0  #: seconds that the browser may take to accept a message
+CLOSE_TIMEOUT = 2.0  #: seconds that the browser may take to reply to a close frame
+CLOSE_ALL_TIMEOUT = 1.0  #: seconds in which a stopping server sends 1001 to all conversations
+
+# The hub.
+SEND_BUFFER = 32 * 1024  #: bytes that the kernel may hold for one subscriber
+BROADCAST_CHUNK = 256  #: subscribers that are sent to before other work gets its turn
+
+# Transports.
+POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none
+MAX_POLL_TIMEOUT = 60.0  #: seconds that a browser may ask a long poll to be held
+HEARTBEAT = 15.0  #: seconds of silence after which an event stream sends a comment
+RETRY = 1000  #: milliseconds that a browser waits before it reopens an event stream
+
+# HTTP requests.
+HEADER_TIMEOUT = 10.0  #: seconds that a request's headers may take
+BODY_TIMEOUT = 60.0  #: seconds that a request with a body may take in all
+RESPONSE_TIMEOUT = 60.0  #: seconds that a client may take to accept a piece of a response
+IDLE_TIMEOUT = 75.0  #: seconds that a kept-alive connection may be idle
+LINGER = 2.0  #: seconds that a client may take to close after its response
+MAX_REQUEST_LINE = 8192  #: bytes of a request line
+MAX_HEADER_LINES = 100
+MAX_HEADER_BYTES = 32 * 1024
+MAX_BODY = 16 * 1024  #: bytes of a request body
+
+# Servers.
+UNLIMITED = 100_000  #: descriptors or connections where the system sets no limit
+SPARE_DESCRIPTORS = 200  #: kept for files, pipes, and for rejecting clients
+MAX_REJECTING = 100  #: clients that are being rejected with 503 at a time
+REJECT_TIMEOUT = 1.0  #: seconds that rejecting one may take
+SHUTDOWN_TIMEOUT = 3.5  #: seconds that a stopping server gives requests and connections to end
+TIME_SLICE = 0.0005  #: seconds that one conversation may run before others get their turn
+SWITCH_INTERVAL = 0.001  #: seconds that a native thread may compute while others wait

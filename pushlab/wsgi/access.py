@@ -1,0 +1,123 @@
+"""Access: which Host and Origin a server accepts, and what a loopback client is."""
+
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pushlab.websocket import handshake
+from pushlab.wsgi.proxy_headers import FORWARDED_MISSING, Network, apply_forwarded, parse_address
+from pushlab.wsgi.responses import Environ, Response, error
+
+#: The beginnings of the header fields that proxies add.
+_FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED", "HTTP_X_REAL_IP",
+              "HTTP_X_CLIENT_IP", "HTTP_TRUE_CLIENT_IP", "HTTP_CF_CONNECTING_IP")  # fmt: skip
+
+
+class AccessPolicy:
+    """The checks that every server makes before it calls the application."""
+
+    def __init__(
+        self,
+        *,
+        allow_origins: Collection[str] = (),
+        allow_hosts: Collection[str] | None = None,
+        trusted_proxies: Collection[Network] = (),
+    ) -> None:
+        """Say which requests to accept.
+
+        `allow_origins` are written as browsers send them in Origin, in lower case.
+        `allow_hosts=None` accepts any Host header; a collection adds names to those of loopback.
+        X-Forwarded-* headers are used only when they come from `trusted_proxies`.
+        """
+        self._allow_origins = allow_origins
+        self._allow_hosts = allow_hosts
+        self._trusted_proxies = trusted_proxies
+        self._accepted_hosts: set[str] = set()
+
+    def check(self, environ: Environ) -> Response | None:
+        """Return the response that rejects the request, or None.
+
+        What a trusted proxy says of the request is written into the environ.
+        """
+        host = environ.get("HTTP_HOST")
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not host:
+            return missing_host()
+        if host is not None and not self.accepts_host(host):
+            return misdirected(host)
+        if self._trusted_proxies:
+            apply_forwarded(environ, self._trusted_proxies)
+            forwarded = environ.get("HTTP_HOST")
+            if forwarded != host and not self.accepts_host(forwarded or ""):
+                return misdirected(str(forwarded))
+        if not handshake.is_websocket_upgrade(environ):
+            return None
+        environ["HTTP_UPGRADE"] = "websocket"  # also where it was one of a list
+        if (problem := handshake.check(environ)) is not None:
+            return error(problem.status, problem.message, *problem.headers)
+        if not environ.get("HTTP_HOST"):
+            return missing_host()
+        if not origin_allowed(environ, self._allow_origins):
+            origin = environ["HTTP_ORIGIN"]
+            return error("403 Forbidden", f"origin {origin!r} is not allowed here")
+        return None
+
+    def accepts_host(self, host: str) -> bool:
+        """Tell whether this server serves the name in a Host header."""
+        if self._allow_hosts is None or host in self._accepted_hosts:
+            return True
+        if not host_allowed(host, self._allow_hosts):
+            return False
+        if len(self._accepted_hosts) < 100:
+            self._accepted_hosts.add(host)
+        return True
+
+
+def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
+    """Tell whether the page that sends the request may.
+
+    Browsers let any page open a WebSocket to any host, with the user's cookies; only the server
+    can refuse (RFC 6455 section 10.2). A client that sends no Origin is not a browser.
+    """
+    origin: str | None = environ.get("HTTP_ORIGIN")
+    if origin is None or origin.lower() in allow_origins:
+        return True
+    host: str = environ.get("HTTP_HOST", "")
+    return origin.lower().partition("://")[2] == host.lower() != ""
+
+
+def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
+    """Tell whether a Host header names loopback or an allowed host.
+
+    A page from elsewhere can make its own name resolve to 127.0.0.1 and then counts as the same
+    origin (DNS rebinding). Only the name gives it away.
+    """
+    name = re.sub(r":[0-9]*$", "", host.strip().lower()).rstrip(".")
+    if name in allow_hosts or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_client(environ: Mapping[str, Any]) -> bool:
+    """Tell whether the client is on this machine, and no proxy."""
+    address = parse_address(environ.get("REMOTE_ADDR", ""))
+    forwarded = FORWARDED_MISSING in environ or any(name.startswith(_FORWARDED) for name in environ)
+    return address is not None and address.is_loopback and not forwarded
+
+
+def is_loopback_request(environ: Mapping[str, Any]) -> bool:
+    """Tell whether a loopback client names a loopback host."""
+    return is_loopback_client(environ) and host_allowed(environ.get("HTTP_HOST", ""), ())
+
+
+def missing_host() -> Response:
+    """Return the response to a request without Host (RFC 9112 section 3.2)."""
+    return error("400 Bad Request", "the Host header is missing")
+
+
+def misdirected(host: str) -> Response:
+    """Return the response for a host not served here (RFC 9110 section 15.5.20)."""
+    return error("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
