@@ -22,7 +22,7 @@ from bench.report.tables import as_rst
 from bench.results import as_json
 from bench.servers import HOSTED, started
 from bench.statistics import median
-from pushlab.hosting.gevent_server import raise_descriptor_limit
+from pushlab.hosting.listener import raise_descriptor_limit
 
 COMMAND = "python -m bench.memory"
 RESULT = ROOT / "docs" / "results" / "servers.json"

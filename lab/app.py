@@ -75,8 +75,9 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         return poll.update(feed, environ)
 
     def wait_or_stream(environ: Environ) -> PlainResponse:
-        is_stream = "text/event-stream" in environ.get("HTTP_ACCEPT", "")
-        return (sse if is_stream else longpoll).update(feed, environ)
+        if "text/event-stream" in environ.get("HTTP_ACCEPT", ""):
+            return sse.update(feed, environ)
+        return longpoll.update(feed, environ)
 
     @app.get("/data")
     def data() -> Response:

@@ -14,7 +14,8 @@ from flask import Flask, abort, redirect, request
 from flask.typing import ResponseReturnValue
 
 from pushlab.feed import Feed
-from pushlab.hosting.gevent_server import Server, listen
+from pushlab.hosting.gevent_server import Server
+from pushlab.hosting.listener import listen
 from pushlab.hub import Hub
 from pushlab.sockets import Sockets
 

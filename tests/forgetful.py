@@ -17,7 +17,8 @@ from lab.app import create_app
 from lab.instruments import Lab
 from lab.settings import Settings
 from pushlab.feed import Feed, Reading
-from pushlab.hosting.gevent_server import Server, freeze, listen
+from pushlab.hosting.gevent_server import Server, freeze
+from pushlab.hosting.listener import listen
 from pushlab.hub import Hub
 from pushlab.websocket.connection import Connection
 

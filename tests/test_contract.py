@@ -30,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [f"{way}-{transport}" for way, transport in pairs]
         metafunc.parametrize(("way", "transport"), pairs, ids=names, scope="module")
     elif "way" in metafunc.fixturenames:
-        metafunc.parametrize("variant", WAYS, scope="module")
+        metafunc.parametrize("way", WAYS, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.hosting import WAYS, host
 UNCOUNTED = ("uwsgi gevent", "uwsgi threads", "flask run")
 
 
-@pytest.mark.parametrize("variant", [way for way in WAYS if not way.endswith(" tls")])
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.endswith(" tls")])
 def test_contract_the_page_works(way: str, browser: Browser, tmp_path: Path) -> None:
     server = host(way, tmp_path, "--source", "http")
     server.publish({"n": 0})

@@ -14,7 +14,7 @@ import trustme
 
 from lab import instruments as lab
 from lab.pace import PACES
-from pushlab.websocket import handshake
+from pushlab.wsgi import access
 from tests.clients import (
     UPGRADE,
     Answer,
@@ -478,7 +478,7 @@ def test_who_comes_by_an_address_that_others_can_reach_may_not_steer(start: Star
 def test_who_is_local(environ: dict[str, str | None], local: bool) -> None:
     whole = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1:5000", **environ}
     given = {name: value for name, value in whole.items() if value is not None}
-    assert handshake.is_loopback_request(given) is local
+    assert access.is_loopback_request(given) is local
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", ""])

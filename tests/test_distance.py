@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from lab.far_ports import FarPort, far_ports
+from pushlab.hosting.lifecycle import StartupError
 from tests.conftest import PATIENCE, Program, eventually
 
 Conversation = Callable[[socket.socket], None]
@@ -215,8 +216,8 @@ def test_the_end_of_what_a_client_says_waits_for_the_opening_too() -> None:
     assert 0.3 <= heard[0] - began < 0.3 + LATE
 
 
-@pytest.mark.parametrize("variant", ["up", "down"])
-def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_small_pieces_keep_their_order_and_their_intervals(direction: str) -> None:
     sent, came, received = [], [], []
 
     def say(to: socket.socket) -> None:
@@ -231,7 +232,7 @@ def test_small_pieces_keep_their_order_and_their_intervals(way: str) -> None:
             received.append(data)
             came.extend([time.monotonic()] * len(data))
 
-    at_client, at_server = (say, note) if way == "up" else (note, say)
+    at_client, at_server = (say, note) if direction == "up" else (note, say)
 
     def converse(client: socket.socket) -> None:
         client.sendall(client.recv(1))
@@ -398,7 +399,7 @@ def test_who_knocked_before_it_closes_is_let_in() -> None:
         for client in clients:
             client.sendall(b"hello")
             client.shutdown(socket.SHUT_WR)
-        port.abort()
+        port.shut_down()
         relay.resume()
         for client in clients:
             assert read(client) == b"hello"
@@ -577,9 +578,12 @@ def test_it_serves_a_parent_that_gevent_has_patched() -> None:
 
 
 def test_where_it_cannot_listen_it_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended, far_ports([9, 99], host="nowhere.invalid", port=5000):
+    with (
+        pytest.raises(StartupError) as ended,
+        far_ports([9, 99], host="nowhere.invalid", port=5000),
+    ):
         pass
-    assert ended.value.code == 1
+    assert str(ended.value) == "", "the relay has said why"
     lines = capfd.readouterr().err.splitlines()
     assert len(set(lines)) == 1
     assert lines[0].startswith("Cannot listen on nowhere.invalid for a far port: ")
@@ -587,7 +591,7 @@ def test_where_it_cannot_listen_it_says_so_in_one_line(capfd: pytest.CaptureFixt
 
 def test_what_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(SystemExit, match="Cannot start the relay of a far port: No such file"):
+    with pytest.raises(StartupError, match="Cannot start the relay of a far port: No such file"):
         FarPort(10, host="127.0.0.1", server_port=5000, prefer=0)
 
 

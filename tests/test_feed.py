@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from pushlab.feed import MAX_VALUE, Feed, Reading, ValueTooLarge, is_cursor
+from pushlab.feed import Feed, Reading, ValueTooLarge
+from pushlab.limits import MAX_VALUE
+from pushlab.wsgi.parameters import is_cursor
 from tests.conftest import ROOT
 
 

@@ -17,16 +17,14 @@ import trustme
 import websocket
 from flask import Flask
 from flask.testing import FlaskClient
-from werkzeug.test import Client, TestResponse
+from werkzeug.test import TestResponse
 
 from lab.app import create_app
 from lab.instruments import Lab
-from lab.pace import Pace
 from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.hosting.gevent_server import listen
+from pushlab.hosting.listener import listen
 from pushlab.hub import Hub
-from pushlab.wsgi.direct import Shortcut
 from tests.clients import CLOSE, PING, PONG, RawSocket, frame
 from tests.conftest import Server, Start, eventually
 
@@ -222,14 +220,16 @@ def test_health(server: Server) -> None:
     assert (answer.status, answer.json) == (200, {"status": "ok", "cursor": cursor})
 
 
-def app_of(feed: Feed, settings: Settings, pace: Pace | None = None) -> Flask:
-    lab = Lab(feed, pace or Pace(settings.every), settings, time.sleep)
-    return create_app(feed, Hub(feed), lab, settings)
+def app_of(feed: Feed, settings: Settings, pace: str = "") -> Flask:
+    lab = Lab(feed, settings, freeze=time.sleep)
+    if pace:
+        lab.pace.set(pace)
+    return create_app(feed, Hub(), lab, settings)
 
 
 def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     feed = Feed()
-    client = app_of(feed, Settings(source="load", every=10)).test_client()
+    client = app_of(feed, Settings(source="load", pace=10)).test_client()
     changed = feed.latest.changed_at
     for age, status in [(0, 200), (49, 200), (51, 503)]:
         monkeypatch.setattr("lab.app.time.time", lambda now=changed + age: now)
@@ -237,13 +237,12 @@ def test_health_when_the_source_has_died(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_health_when_the_data_is_paused_on_purpose(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed, pace = Feed(), Pace()
-    client = app_of(feed, Settings(source="load"), pace).test_client()
+    feed = Feed()
     changed = feed.latest.changed_at
     monkeypatch.setattr("lab.app.time.time", lambda: changed + 1000)
-    assert client.get("/healthz").status_code == 503
-    pace.set("paused")
-    assert client.get("/healthz").status_code == 200
+    for pace, status in [("irregular", 503), ("paused", 200)]:
+        client = app_of(feed, Settings(source="load"), pace).test_client()
+        assert client.get("/healthz").status_code == status
 
 
 @pytest.mark.parametrize(
@@ -380,18 +379,17 @@ def test_over_tls_one_who_never_reads_delays_nobody(
         eventually(lambda: late.frame() == (PONG, b"still whole"))
 
 
-# The shortcut in front of Flask: the same answers, byte for byte.
+# Both dispatches: the same responses, byte for byte.
 
 
 @pytest.fixture(scope="module")
 def both() -> tuple[FlaskClient, FlaskClient, Feed]:
-    """One feed behind two apps, with and without the shortcut."""
+    """One feed behind two apps, dispatched directly and by Flask."""
     feed = Feed()
     feed.publish({"n": 1})
     settings = Settings(source="http")
     quick, plain = (
-        app_of(feed, replace(settings, shortcut=shortcut)).test_client()
-        for shortcut in (True, False)
+        app_of(feed, replace(settings, direct=direct)).test_client() for direct in (True, False)
     )
     return quick, plain, feed
 
@@ -421,7 +419,7 @@ def whole(answer: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
         "/update?timeout=.5", "/update?timeout=0x", "/update?carry=1&carry=0",
     ],
 )  # fmt: skip
-def test_the_shortcut_answers_as_flask_does(
+def test_direct_dispatch_responds_as_flask_does(
     both: tuple[FlaskClient, FlaskClient, Feed], method: str, path: str
 ) -> None:
     quick, plain, feed = both
@@ -443,7 +441,7 @@ def test_the_shortcut_answers_as_flask_does(
         {"Accept-Encoding": "gzip"}, {"Origin": "http://evil.example"},
     ],
 )  # fmt: skip
-def test_the_shortcut_minds_conditions_as_flask_does(
+def test_direct_dispatch_minds_conditions_as_flask_does(
     both: tuple[FlaskClient, FlaskClient, Feed], headers: dict[str, str]
 ) -> None:
     quick, plain, feed = both
@@ -453,30 +451,9 @@ def test_the_shortcut_minds_conditions_as_flask_does(
         assert whole(one) == whole(two)
 
 
-def test_the_shortcut_is_the_way_of_the_page() -> None:
-    """All that the page's own lanes ask for again and again passes Flask by."""
-    feed = Feed()
-
-    def flask(environ: object, start_response: object) -> list[bytes]:
-        raise AssertionError("this was to be answered without Flask")
-
-    client = Client(Shortcut(flask, feed))
-    now, lane = feed.latest.cursor, "lane=k3j5-poll"
-    for path in (
-        f"/update?{lane}",
-        f"/update?after=x-1&{lane}",
-        f"/update?carry=1&{lane}&after=x-1",
-    ):
-        assert client.get(path).status_code == 200
-    assert client.get(f"/update?after={now}&timeout=0&{lane}").status_code == 204
-    for method in ("GET", "HEAD"):
-        assert client.open(f"/data?{lane}", method=method).status_code == 200
-        known = {"If-None-Match": f'"{now}"'}
-        assert client.open(f"/data?{lane}", method=method, headers=known).status_code == 304
-
-
-def test_the_shortcut_can_be_turned_off(start: Start, server: Server) -> None:
-    plain = start("serve.py", "--source", "http", "--no-shortcut")
+@pytest.mark.parametrize("option", ["--no-direct", "--no-shortcut"])
+def test_direct_dispatch_can_be_turned_off(option: str, start: Start, server: Server) -> None:
+    plain = start("serve.py", "--source", "http", option)
     answers = []
     for each in (plain, server):
         each.publish({"n": 1})

@@ -83,16 +83,18 @@ def feed() -> Feed:
 
 @pytest.fixture
 def hub(feed: Feed) -> Hub:
-    return Hub(feed, ping_interval=3600.0)
+    hub = Hub(ping_interval=3600.0)
+    feed.subscribe(hub.broadcast)
+    return hub
 
 
-def add(hub: Hub, line: Line, **options: Any) -> Line:
-    hub.add(Offer(line), **options)  # type: ignore[arg-type]
+def add(hub: Hub, feed: Feed, line: Line, **options: Any) -> Line:
+    hub.add(Offer(line), feed, **options)  # type: ignore[arg-type]
     return line
 
 
 def test_one_who_is_behind_gets_the_rest_and_then_only_the_newest(feed: Feed, hub: Hub) -> None:
-    quick, slow = add(hub, Line()), add(hub, Line(room=40))
+    quick, slow = add(hub, feed, Line()), add(hub, feed, Line(room=40))
     for number in range(5):
         feed.publish({"number": number})
     assert quick.cursors() == [0, 1, 2, 3, 4, 5]
@@ -114,7 +116,7 @@ def test_a_newer_reading_while_telling_is_told_after_it(feed: Feed, hub: Hub) ->
                 hub.broadcast(newest[0])
             return super().send(data)
 
-    lines = [add(hub, line) for line in (Line(), Interrupting(), Line())]
+    lines = [add(hub, feed, line) for line in (Line(), Interrupting(), Line())]
     feed.publish({})
     assert [line.cursors() for line in lines] == [[0, 1, 2]] * 3
 
@@ -125,10 +127,10 @@ def test_whoever_joins_while_telling_hears_the_newest_once(feed: Feed, hub: Hub)
     class Door(Line):
         def send(self, data: bytes | memoryview) -> int:
             if len(self.cursors()) == 1 and not joined:
-                joined.append(add(hub, Line()))
+                joined.append(add(hub, feed, Line()))
             return super().send(data)
 
-    add(hub, Door())
+    add(hub, feed, Door())
     feed.publish({})
     assert joined[0].cursors() == [1]
     feed.publish({})
@@ -136,7 +138,7 @@ def test_whoever_joins_while_telling_hears_the_newest_once(feed: Feed, hub: Hub)
 
 
 def test_a_broken_socket_is_dropped_and_the_others_are_told(feed: Feed, hub: Hub) -> None:
-    first, broken, last = (add(hub, Line()) for _ in range(3))
+    first, broken, last = (add(hub, feed, Line()) for _ in range(3))
     broken.closed = True
     feed.publish({})
     assert first.cursors() == last.cursors() == [0, 1]
@@ -146,8 +148,8 @@ def test_a_broken_socket_is_dropped_and_the_others_are_told(feed: Feed, hub: Hub
 def test_coming_and_going_without_news_leaves_nothing_behind(feed: Feed, hub: Hub) -> None:
     """It once remembered everyone who had come since the last reading."""
     for _ in range(100):
-        add(hub, Line()).abort()
-    add(hub, Line(room=0))
+        add(hub, feed, Line()).abort()
+    add(hub, feed, Line(room=0))
     assert len(hub) == 1
     held = [name for name, value in vars(hub).items() if isinstance(value, (set, dict)) and value]
     assert held == []

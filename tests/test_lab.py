@@ -22,10 +22,10 @@ from websockets.exceptions import ConnectionClosed
 from lab import instruments as lab
 from lab.instruments import Lab
 from lab.meter import Exchange
-from lab.pace import PACES, Pace
+from lab.pace import PACES
 from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.hosting.gevent_server import SHUTDOWN_TIMEOUT
+from pushlab.limits import SHUTDOWN_TIMEOUT
 from pushlab.websocket import connection as pushlab_connection
 from tests.clients import (
     BINARY,
@@ -448,7 +448,7 @@ def test_native_threads_tell_every_exchange_once(monkeypatch: pytest.MonkeyPatch
     """Two threads report to one page while four others are answered."""
     monkeypatch.setattr(lab, "REPORT_EVERY", 0.001)
     feed = Feed()
-    instruments = Lab(feed, Pace(), Settings(source="http"), time.sleep)
+    instruments = Lab(feed, Settings(source="http"), freeze=time.sleep)
     instruments.meters.are_counting = True
     ours, theirs = socket.socketpair()
     theirs.settimeout(10)
@@ -471,9 +471,9 @@ def test_native_threads_tell_every_exchange_once(monkeypatch: pytest.MonkeyPatch
             answered.acquire()
             meter = instruments.meters["busy"]
             exchange = Exchange(meter, up=1, abort=lambda: None)
-            exchange.answer(200)
+            exchange.responds(200)
             exchange.sent(worker * 1000 + number)
-            exchange.over()
+            exchange.closed()
 
     def be_published() -> None:
         while len(told) < 2000:

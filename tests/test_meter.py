@@ -769,9 +769,9 @@ def test_of_a_lane_that_nobody_watches_only_the_last_exchanges_are_kept() -> Non
     one = Meter()
     for number in range(3 * meter.MAX_RECORDS):
         exchange = exchange_of(one)
-        exchange.answer(200)
+        exchange.responds(200)
         exchange.sent(number)
-        exchange.over()
+        exchange.closed()
     assert [record.down for record in one.records] == list(
         range(2 * meter.MAX_RECORDS, 3 * meter.MAX_RECORDS)
     )
@@ -787,26 +787,26 @@ def test_exchanges_are_numbered_as_they_are_over() -> None:
     one = Meter()
     slow, quick = exchange_of(one), exchange_of(one)
     for exchange in (slow, quick):
-        exchange.answer(200)
+        exchange.responds(200)
         exchange.sent(100)
-    quick.over()
+    quick.closed()
     [last] = [record.number for record in one.records]
-    slow.over()
+    slow.closed()
     assert len([record for record in one.records if record.number > last]) == 1
 
 
 def test_an_exchange_is_over_once() -> None:
     one = Meter()
     exchange = exchange_of(one)
-    exchange.answer(101)
+    exchange.responds(101)
     exchange.sent(100)
-    exchange.told()
-    exchange.answer(200)  # what a route answers after the 101 is not sent
-    exchange.over()
-    exchange.over()
+    exchange.report()
+    exchange.responds(200)  # what a route answers after the 101 is not sent
+    exchange.closed()
+    exchange.closed()
     assert [record.status for record in one.records] == [101]
     assert one.requests == 1
-    assert not one._lines
+    assert not one._connections
 
 
 def test_many_threads_count_together() -> None:
@@ -816,9 +816,9 @@ def test_many_threads_count_together() -> None:
         start.wait()
         for _ in range(2000):
             exchange = exchange_of(one)
-            exchange.answer(304)
+            exchange.responds(304)
             exchange.sent(7)
-            exchange.over()
+            exchange.closed()
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -828,7 +828,7 @@ def test_many_threads_count_together() -> None:
     assert (one.requests, one.empty, one.up, one.down) == (16_000, 16_000, 160_000, 112_000)
     numbers = [record.number for record in one.records]
     assert numbers == list(range(16_000 - meter.MAX_RECORDS + 1, 16_001))
-    assert not one._lines
+    assert not one._connections
 
 
 def test_the_relay_itself(server: Server) -> None:

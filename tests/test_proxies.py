@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from pushlab.websocket import handshake
-from pushlab.websocket.handshake import AccessPolicy
+from pushlab.wsgi.access import AccessPolicy, is_loopback_request
 from pushlab.wsgi.proxy_headers import apply_forwarded, network
 
 TRUSTED = (network("127.0.0.1"), network("10.0.0.0/8"))
@@ -55,13 +54,13 @@ def test_nobody_else_is(peer: str) -> None:
     told = forwarded(peer=peer, by="127.0.0.1")
     assert told["REMOTE_ADDR"] == peer
     assert (told["wsgi.url_scheme"], told["HTTP_HOST"]) == ("http", "127.0.0.1:5000")
-    assert not handshake.is_loopback_request(told)
+    assert not is_loopback_request(told)
 
 
 def test_who_is_local_behind_a_proxy() -> None:
     local = environ(HTTP_X_FORWARDED_FOR="127.0.0.1")
     apply_forwarded(local, TRUSTED)
-    assert handshake.is_loopback_request(local)
+    assert is_loopback_request(local)
     for unknown in (
         environ(HTTP_X_FORWARDED_FOR="203.0.113.9"),
         environ(),  # the proxy does not tell, so it may be anybody
@@ -70,7 +69,7 @@ def test_who_is_local_behind_a_proxy() -> None:
         environ(HTTP_X_FORWARDED_FOR="127.0.0.1", HTTP_FORWARDED="for=203.0.113.9"),
     ):
         apply_forwarded(unknown, TRUSTED)
-        assert not handshake.is_loopback_request(unknown)
+        assert not is_loopback_request(unknown)
 
 
 def test_both_hosts_must_be_ours() -> None:
@@ -79,7 +78,7 @@ def test_both_hosts_must_be_ours() -> None:
     told = {"HTTP_X_FORWARDED_FOR": "203.0.113.9"}
 
     def status(host: str, forwarded: str) -> str | None:
-        refusal = gate.refusal(environ(HTTP_HOST=host, HTTP_X_FORWARDED_HOST=forwarded, **told))
+        refusal = gate.check(environ(HTTP_HOST=host, HTTP_X_FORWARDED_HOST=forwarded, **told))
         return refusal.status.split()[0] if refusal else None
 
     assert status("127.0.0.1:5000", "example.org") is None
@@ -98,7 +97,7 @@ def test_the_origin_is_compared_with_the_host_that_the_browser_knows() -> None:
         "HTTP_X_FORWARDED_FOR": "203.0.113.9",
         "HTTP_X_FORWARDED_HOST": "example.org",
     }
-    assert gate.refusal(environ(**asked, HTTP_ORIGIN="https://example.org")) is None
-    refusal = gate.refusal(environ(**asked, HTTP_ORIGIN="http://127.0.0.1:5000"))
+    assert gate.check(environ(**asked, HTTP_ORIGIN="https://example.org")) is None
+    refusal = gate.check(environ(**asked, HTTP_ORIGIN="http://127.0.0.1:5000"))
     assert refusal
     assert refusal.status.startswith("403")

@@ -10,7 +10,7 @@ import pytest
 
 from lab import sources
 from lab.pace import Pace
-from pushlab.feed import MAX_VALUE
+from pushlab.limits import MAX_VALUE
 from tests.conftest import Start, eventually
 
 

@@ -20,9 +20,8 @@ import pytest
 import trustme
 
 from bench.servers import free_port
-from pushlab.hosting.threaded_connection import ThreadConnection
 from pushlab.hosting.threaded_server import freeze
-from pushlab.hosting.threaded_sockets import ThreadChannel, Watch
+from pushlab.hosting.threaded_sockets import SelectorThread, ThreadChannel, ThreadConnection
 from pushlab.websocket.middleware import close_all
 from tests.clients import (
     CLOSE,
@@ -397,7 +396,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_what_is_closed_is_called_no_more(pair: tuple[socket.socket, socket.socket]) -> None:
     """Nor is another socket taken for it that has its number by then."""
-    watch = Watch()
+    watch = SelectorThread()
     called: list[str] = []
     for _ in range(200):
         ours, theirs = socket.socketpair()
@@ -428,7 +427,7 @@ def test_what_is_closed_is_called_no_more(pair: tuple[socket.socket, socket.sock
 def test_a_callback_that_fails_does_not_stop_the_others(
     pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = Watch()
+    watch = SelectorThread()
     ours, theirs = socket.socketpair()
     broken, closed = ThreadChannel(ours, watch), threading.Event()
     broken.on_close(closed.set)
@@ -610,7 +609,7 @@ def test_who_is_just_being_sent_something_hears_the_goodbye_then() -> None:
     """As who has his 101 already, but whose thread has not yet been given its turn again."""
     ours, peer = socket.socketpair()
     connection = ThreadConnection()
-    connection.accepted, connection._socket = True, ThreadChannel(ours, Watch())
+    connection.accepted, connection._socket = True, ThreadChannel(ours, SelectorThread())
     peer.settimeout(PATIENCE)
     with connection._sending:
         goodbye = threading.Thread(target=close_all, args=[[connection]])

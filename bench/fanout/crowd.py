@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.bytes_on_wire import AGENT, EVENT_SOURCE, HANDSHAKE, WrongResponse
 from bench.fanout.browsers import TRIGGERS, Listener, Poller, Streamer, get, parse
-from pushlab.hosting.gevent_server import raise_descriptor_limit
+from pushlab.hosting.listener import raise_descriptor_limit
 
 #: How many members arrive at a time: as many handshakes are under way at once.
 ARRIVING = 50

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.processes import Process, running
-from pushlab.hosting.gevent_server import raise_descriptor_limit
+from pushlab.hosting.listener import raise_descriptor_limit
 
 SOURCE = Path(__file__).with_name("floor.c")
 

@@ -431,4 +431,4 @@ def run(
         with while_serving(port):
             server.serve_forever()
     except StartupError as error:
-        sys.exit(str(error))
+        sys.exit(str(error) or 1)

@@ -19,5 +19,5 @@ def update(feed: Feed, environ: Environ) -> Response:
     if is_resource_modified(environ, etag=etag):
         return json_response("200 OK", reading.carry, *headers)
     if parse_etags(environ.get("HTTP_IF_MATCH")):
-        return Response("412 Precondition Failed", headers)
+        return Response("412 Precondition Failed", [*headers, ("Content-Length", "0")])
     return Response("304 Not Modified", headers)
