@@ -88,11 +88,12 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
     help="What POST /data must bring; better set in PUSHLAB_TOKEN.",
 )
 @click.option(
-    "--direct/--no-direct",
-    " /--no-shortcut",
+    "--no-direct",
+    "--no-shortcut",
     "direct",
+    flag_value=False,
     default=True,
-    help="Dispatch GET /data and /update without Flask, or with it.",
+    help="Have Flask dispatch GET /data and /update.",
 )
 def _command(**options: Any) -> Settings:
     check(options)

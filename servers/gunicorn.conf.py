@@ -16,12 +16,14 @@ chdir = str(Path(__file__).resolve().parent.parent)
 sys.path.insert(0, chdir)
 
 from lab.settings import parse
+from pushlab.hosting.gunicorn import Worker
 
 settings = parse([])
 
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
 worker_class = "pushlab.hosting.gunicorn.Worker"
+Worker.settings = settings  # for an app that brings none: an example
 workers = 1
 # Requests at once, and some more to be told that there are too many. Push sockets do not count.
 worker_connections = (settings.max_connections or 10_000) + 100

@@ -4,6 +4,7 @@ import os
 
 import uwsgi
 
+from lab.settings import parse
 from pushlab.hosting.uwsgi import host
 
-application = host(os.environ.get("APP") or uwsgi.opt["app"].decode())
+application = host(os.environ.get("APP") or uwsgi.opt["app"].decode(), parse([]))

@@ -91,7 +91,7 @@ def test_so_many_requests_are_held_at_once(way: str, server: Server) -> None:
         held = "300"  # and no end of it in sight; thousands are for test_scale.py
     elif held == "10000":  # more than a test should open
         configuration = (ROOT / "servers" / "gunicorn.conf.py").read_text()
-        assert "worker_connections = (settings.max_clients or 10_000) + 100" in configuration
+        assert "worker_connections = (settings.max_connections or 10_000) + 100" in configuration
         held = "300"
     newest = server.publish({"n": 1})
     path = f"/update?after={newest}&timeout={2 if held == '300' else 6}"

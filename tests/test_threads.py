@@ -357,8 +357,12 @@ def test_a_lane_is_cut_and_counted(start: Start) -> None:
             wire.until(b'"}\n\n\r\n')
             server.publish({})
             wire.until(b'"}\n\n\r\n')
-            sums = page.sums("b-sse")
-            assert (sums["up"], sums["down"]) == (wire.sent, wire.received)
+            eventually(  # a thread counts what it has sent a moment later
+                lambda: (
+                    (sums := page.sums("b-sse"))
+                    and (sums["up"], sums["down"]) == (wire.sent, wire.received)
+                )
+            )
             page.do("cut", lane="b-sse")
             assert wire.rest() == b""
 
@@ -513,7 +517,7 @@ def test_the_source_runs_once_where_it_serves(tmp_path: Path) -> None:
     counting.write_text(
         "import os, runpy, sys\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pushlab import sources\n"
+        "from lab import sources\n"
         "def clock(pace, told=sources.clock):\n"
         f"    with open({str(counted)!r}, 'a') as file:\n"
         "        file.write(f'{os.getpid()}\\n')\n"

@@ -321,8 +321,8 @@ def test_a_port_in_use_is_one_line(ini: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"PORT": "http"}, "argument --port: 'http' is not a port number"),
-        ({"PUSHLAB_OPTIONS": "--every never"}, "argument --every: 'never'"),
+        ({"PORT": "http"}, "Invalid value for '--port': 'http' is not a port number"),
+        ({"PUSHLAB_OPTIONS": "--every never"}, "'never' is not a number of seconds"),
         ({"PUSHLAB_OPTIONS": "--certfile cert.pem"}, "--certfile is not for uWSGI"),
         ({"APP": "nowhere:app"}, "There is no app nowhere:app: No module named 'nowhere'."),
         ({"APP": "serve:nothing"}, "There is no app serve:nothing"),

@@ -32,7 +32,7 @@ class GunicornServer(Server):
     def __init__(self, listener: Any, application: Any, **its_options: Any) -> None:
         hosting = hosting_of(application)
         self._settings = replace(
-            hosting.settings if hosting else ServerSettings(),
+            hosting.settings if hosting else Worker.settings,
             host=listener.getsockname()[0],  # of a Unix socket, its path
             certfile="gunicorn's" if "ssl_context" in its_options else None,
         )
@@ -79,6 +79,8 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     server_class = GunicornServer
     wsgi_handler = GunicornHandler
+    #: For an app that brings none; a configuration file may set it.
+    settings = ServerSettings()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin the shutdown at once; gunicorn itself only looks once a second."""

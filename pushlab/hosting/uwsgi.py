@@ -41,19 +41,19 @@ _NOTHING = os.open(os.devnull, os.O_RDWR)
 _UPGRADED: tuple[bytes, ...] = (b"",)
 
 
-def host(name: str) -> WSGI:
+def host(name: str, settings: ServerSettings | None = None) -> WSGI:
     """Return the WSGI application that uWSGI calls for an app.
 
-    `name` is that of the app, such as `serve:app`. Exits with one line if there is no such app, or
-    if uWSGI has options that exclude it.
+    `name` is that of the app, such as `serve:app`; `settings` are for an app that brings none.
+    Exits with one line if there is no such app, or if uWSGI has options that exclude it.
     """
     try:
-        return _host(name)
+        return _host(name, settings or ServerSettings())
     except StartupError as error:
         sys.exit(str(error))
 
 
-def _host(name: str) -> WSGI:
+def _host(name: str, settings: ServerSettings) -> WSGI:
     if "https-socket" in uwsgi.opt or "https-socket2" in uwsgi.opt:
         raise StartupError(
             "With https-socket the TLS is uWSGI's, and no WebSocket can be taken from it. Use "
@@ -67,7 +67,7 @@ def _host(name: str) -> WSGI:
             if on_gevent
             else f"{name} is made for gevent: start servers/uwsgi.ini, not threads."
         )
-    hosting = hosting_of(app) or Hosting(name, ServerSettings())
+    hosting = hosting_of(app) or Hosting(name, settings)
     settings = hosting.settings
     if settings.certfile:
         raise StartupError(
