@@ -33,7 +33,9 @@ HOSTS = {
     "uwsgi-threads": "uwsgi servers/uwsgi-threads.ini",
 }
 EXAMPLES = sorted(
-    path.stem for path in (ROOT / "examples").glob("*.py") if "Flask(__name__)" in path.read_text()
+    path.stem
+    for path in (ROOT / "examples").glob("[!o]*.py")
+    if "Flask(__name__)" in path.read_text()
 )
 
 

@@ -166,7 +166,7 @@ def test_a_missing_package_is_one_line(program: str, package: str, tmp_path: Pat
 def test_requirements_that_are_included_are_checked_too() -> None:
     ours = packages("requirements.txt")
     assert {"flask", "gevent", "wsproto"} <= set(ours)
-    assert set(packages("bench/requirements.txt")) == {*ours, "rich", "matplotlib"}
+    assert {*ours, "rich", "matplotlib"} <= set(packages("bench/requirements.txt"))
 
 
 def test_the_ready_line_comes_when_connections_are_accepted(program: str) -> None:
