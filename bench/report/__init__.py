@@ -1,0 +1,1 @@
+"""RULE reads results, measures nothing."""

@@ -161,9 +161,9 @@ def figures(name: str) -> None:
     _print(*(f"{one.title}\n{'~' * len(one.title)}\n\n{_rst(one)}" for one in every))
 
 
-def study(name: str, number: int = 0) -> None:
+def study(name: str, place: int = 0) -> None:
     """Print one of the tables of a study, and how to read it."""
-    table = STUDIES[name].tables(results(name))[number]
+    table = STUDIES[name].tables(results(name))[place]
     _print(_rst(table), *table.notes)
 
 

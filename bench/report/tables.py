@@ -228,8 +228,8 @@ def as_rst(rows: Sequence[Sequence[str]]) -> str:
     rule = "  ".join("=" * width for width in widths)
     lines = [
         "  ".join(
-            cell.rjust(width) if i else (cell or "\\").ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            text.rjust(width) if i else (text or "\\").ljust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]

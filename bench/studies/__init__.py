@@ -1,4 +1,4 @@
-"""The papers and public comparisons whose experiments can be repeated here, a module each."""
+"""Published experiments that can be repeated here, a module each."""
 
 from bench.studies.abril import Abril
 from bench.studies.base import Study
@@ -6,9 +6,9 @@ from bench.studies.kaazing import Kaazing
 from bench.studies.pimentel import Pimentel
 from bench.studies.shootout import Shootout
 
-__all__ = ["PAPERS", "Abril", "Kaazing", "Pimentel", "Shootout", "Study"]
+__all__ = ["STUDIES", "Abril", "Kaazing", "Pimentel", "Shootout", "Study"]
 
-#: By the name that the command line has for it.
+#: Every study by its name on the command line.
 STUDIES: dict[str, Study] = {
     study.name: study for study in (Kaazing(), Pimentel(), Abril(), Shootout())
 }

@@ -36,7 +36,7 @@ class Exchange(NamedTuple):
     name: str
     updates: int
     requests: int
-    responses: int  #: bytes of answers to requests: what the original counts
+    responses: int  #: bytes: what the original counts
     frames: int  #: bytes of WebSocket frames
     up: int  #: bytes of requests
 
@@ -47,7 +47,7 @@ class Exchange(NamedTuple):
 
 @dataclass(frozen=True)
 class Abril(GridStudy):
-    """One client, who hears of five updates, a second apart."""
+    """One client receives five updates, a second apart."""
 
     updates: int = 5
     pace: float = 1.0  #: seconds between two updates, and between two short polls

@@ -13,7 +13,7 @@ from bench.statistics import quantile
 from bench.studies.base import GridStudy, dispatched, measured, milliseconds
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
-#: Bytes of headers: of a poll and its answer, and of a message, as the paper has them.
+#: Bytes of headers of a poll with its response, and of a message, as published.
 THEIR_POLL, THEIR_FRAME = 871, 2
 #: Its traffic in Mbit/s, of 2^20 bits each, by the number of clients.
 PUBLISHED = {
@@ -24,16 +24,16 @@ PUBLISHED = {
 #: So many clients are not measured but computed.
 COMPUTED = 100_000
 MEGABIT, THEIR_MEGABIT = 1e6, 2**20
-#: What of the polls that are due must be asked so that the machine counts as keeping up.
+#: The share of the due polls from which on the machine counts as keeping up.
 KEEPING_UP = 0.95
-#: Clients that come and go in a second, about.
-COMING = 1000
-#: Seconds after which a reading counts as lost: who has to wait long for an answer gets it late.
+#: Clients that connect and disconnect in a second; an estimate.
+CONNECTS_PER_SECOND = 1000
+#: Seconds after which a reading counts as lost: on a busy machine responses are late.
 LOST_AFTER = 30.0
 
 
-class Traffic(NamedTuple):
-    """What one way of hearing of changes sent, both ways and per second."""
+class Flow(NamedTuple):
+    """What a transport sent, in both directions, per second."""
 
     clients: int
     variant: Variant
@@ -53,7 +53,7 @@ class Traffic(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Both ways, for the same number of clients."""
+    """Both transports, for the same number of clients."""
 
     polling: Result
     websocket: Result
@@ -79,7 +79,7 @@ class Pair(NamedTuple):
 
     @property
     def body(self) -> float:
-        """Bytes of a reading, which a frame and a poll's answer bring alike."""
+        """Bytes of a reading, in a frame or in a poll's response."""
         return self.websocket.traffic.bytes / self.websocket.traffic.messages - self.frame_header
 
     @property
@@ -88,25 +88,25 @@ class Pair(NamedTuple):
         size = self.websocket.traffic.bytes / self.websocket.traffic.messages
         return 2 if size <= 2 + 125 else 4
 
-    def polls(self) -> Traffic:
-        """Return what polling sent. An answer without news has no body."""
+    def polls(self) -> Flow:
+        """Return what polling sent. A response with nothing new has no body."""
         traffic = self.polling.traffic
         bodies = self.polling.seen * self.body
-        return Traffic(
+        return Flow(
             self.clients, POLLING, traffic.requests / _seconds(self.polling),
             (traffic.bytes - bodies) / traffic.requests, traffic.bytes / traffic.requests,
         )  # fmt: skip
 
-    def messages(self) -> Traffic:
+    def messages(self) -> Flow:
         """Return what WebSocket sent."""
         traffic = self.websocket.traffic
-        return Traffic(
+        return Flow(
             self.clients, WEBSOCKET, traffic.messages / _seconds(self.websocket),
             self.frame_header, traffic.bytes / traffic.messages,
         )  # fmt: skip
 
-    def scaled(self, clients: int) -> list[Traffic]:
-        """Return what both would send for so many clients, all of whose polls are answered."""
+    def scaled(self, clients: int) -> list[Flow]:
+        """Return what both would send for so many clients, with every poll served."""
         rates = clients / self.period, clients / self.websocket.pace
         return [
             traffic._replace(clients=clients, rate=rate)
@@ -115,7 +115,7 @@ class Pair(NamedTuple):
 
 
 def _seconds(result: Result) -> float:
-    """Return for how long it was measured; the last change counts for the whole of its time."""
+    """Return the seconds that were measured; the last change counts a whole pace."""
     return max(result.seconds, result.published * result.pace)
 
 
@@ -140,19 +140,19 @@ class Kaazing(GridStudy):
 
     @property
     def seconds(self) -> float:
-        return super().seconds + self._coming
+        return super().seconds + self._connecting
 
     @property
-    def _coming(self) -> float:
-        return sum(self.clients) / COMING
+    def _connecting(self) -> float:
+        return sum(self.clients) / CONNECTS_PER_SECOND
 
     @property
     def descriptors(self) -> int:
-        return max(self.clients) + 100  # who carries needs one connection only
+        return max(self.clients) + 100  # a variant that carries needs one connection each
 
     def measure(self, run: Run) -> None:
         run.measure(self.grid)
-        run.progress.advance(self._coming)
+        run.progress.advance(self._connecting)
 
     def tables(self, results: Results) -> list[Table]:
         pairs = list(pairs_of(results))
@@ -198,7 +198,7 @@ def _traffic(pairs: Sequence[Pair]) -> Table:
     ]
     rows += [_row(traffic, "computed") for traffic in _basis(pairs).scaled(COMPUTED)]
     return Table(
-        "Traffic that is not data: polling every second against WebSocket",
+        "Flow that is not data: polling every second against WebSocket",
         (
             "clients", "how", "transport", "polls or messages a second", "headers, Mbit/s",
             "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
@@ -211,7 +211,7 @@ def _traffic(pairs: Sequence[Pair]) -> Table:
     )  # fmt: skip
 
 
-def _row(traffic: Traffic, how: str) -> list[str]:
+def _row(traffic: Flow, how: str) -> list[str]:
     return [
         f"{traffic.clients:,}",
         how,

@@ -1,4 +1,4 @@
-"""Pimentel and Nickerson's sensor: how old four readings a second are when they are far away."""
+"""Pimentel and Nickerson's sensor: the latency of four readings a second, by distance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class Pimentel(GridStudy):
-    """One client, who hears four times a second from a server at one of several distances."""
+    """One client, a change four times a second, several distances."""
 
     distances: Sequence[float] = (0.0, 50.0, 150.0, 300.0)  #: milliseconds of a round trip
     pace: float = 0.25  #: seconds between two changes, and between two polls

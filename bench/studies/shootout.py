@@ -1,4 +1,4 @@
-"""Hashrocket's shootout: how many clients one server holds before telling them takes too long."""
+"""Hashrocket's shootout: how many clients until a broadcast takes too long."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ ENDED = {
     DESCRIPTORS: "It ended because a process may not open more files: the server may hold more.",
     "": "It ended early.",
 }
-#: Seconds that a sample takes per client, and that it takes a client to come; about.
-TELLING, COMING = 18e-6, 0.9e-3
+#: Estimates in seconds per client: of a broadcast, and of connecting.
+SEND_SECONDS, CONNECT_SECONDS = 18e-6, 0.9e-3
 
 
 @dataclass(frozen=True)
 class Shootout:
-    """Clients come, a step at a time, until the round trip of a broadcast is too long."""
+    """Add clients, a step at a time, until a broadcast takes too long."""
 
     step: int = 1000  #: clients
     samples: int = 20  #: broadcasts for each step
@@ -43,7 +43,7 @@ class Shootout:
 
     @property
     def seconds(self) -> float:
-        enough = int(self.limit / 1e3 / TELLING) + self.step  # where it takes too long, about
+        enough = int(self.limit / 1e3 / SEND_SECONDS) + self.step  # where it takes too long, about
         sizes = range(self.step, min(self._most, enough) + 1, self.step)
         return 3 + sum(self._seconds(size) for size in sizes)
 
@@ -57,7 +57,7 @@ class Shootout:
         return (self.files or raise_descriptor_limit()) - OTHER_FILES
 
     def _seconds(self, clients: int) -> float:
-        return self.step * COMING + self.samples * clients * TELLING
+        return self.step * CONNECT_SECONDS + self.samples * clients * SEND_SECONDS
 
     def measure(self, run: Run) -> None:
         steps: list[dict[str, Any]] = []
@@ -69,7 +69,9 @@ class Shootout:
             with serving(PUSHLAB) as (_, browsers):
                 clients = 0
                 while clients + self.step <= self._most:
-                    run.progress.say(f"{clients + self.step:,} clients: they come, and are told")
+                    run.progress.say(
+                        f"{clients + self.step:,} clients: connecting, then broadcasts"
+                    )
                     _, newest = browsers.tell()
                     browsers.join(self.step, newest)
                     clients += self.step
@@ -114,7 +116,7 @@ class Shootout:
                 ]
                 for step in steps
             ],
-            ["From sending the change until the last client has been told of it, in milliseconds."],
+            ["From sending the change until the last client has received it, in milliseconds."],
         )
         return [capacity, every]
 
@@ -141,6 +143,6 @@ def _is_too_long(results: Results) -> bool:
 
 
 def _held(results: Results) -> int:
-    """Return how many clients were told in time, in the last step in which they were."""
+    """Return the clients of the last step that was fast enough."""
     steps = results.extra["steps"]
     return clients_of(steps[:-1] if _is_too_long(results) else steps)
