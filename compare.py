@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # keep what there is, as with Ctrl-C
     try:
         options.check()
-        if options.other_servers is not None:
+        if options.other_servers:
             return measure_other_servers(options)
         results = measure(options)
     except CannotMeasure as problem:
@@ -93,7 +93,7 @@ def report(results: Results, options: Options) -> None:
 
 def measure_other_servers(options: Options) -> int:
     """Run the fan-out benchmark beside other servers; return the exit status."""
-    more: list[Any] = ["--other-servers", *(options.other_servers or ())]
+    more: list[Any] = ["--other-servers", *options.other_servers]
     more += ["--json", options.output / "fanout.json"]
     if options.clients:
         more += ["--clients", *options.clients]

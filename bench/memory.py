@@ -1,165 +1,125 @@
-"""Measure what those who wait cost each server in memory: `python -m bench.memory`.
+"""Measure what a waiting browser costs each server in memory: `python -m bench.memory`.
 
-Starts each server anew for each figure, has some browsers come first, for what is needed once and
-not once each, then many more, and divides what its resident memory grew by by their number. The
+Starts each server anew for each figure. Some browsers come first, for what is needed once and not
+once each; then many more, and what the resident memory grew by is divided by their number. The
 kernel's own memory for a socket is not in it.
 """
 
-import argparse
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import closing
 from importlib.metadata import version
 from typing import NamedTuple
 
-from bench.bytes_on_wire import AGENT, EVENT_SOURCE, FETCH, HANDSHAKE, WrongResponse, post
+import click
+
+from bench import command_line
+from bench.clients.http import WrongResponse
+from bench.clients.publisher import Posting
+from bench.clients.worker import Worker
 from bench.environment import about
-from bench.fanout.browsers import parse
-from bench.processes import PATIENCE, ROOT, NotRunning, Process
+from bench.processes import ROOT, TIMEOUT, NotRunning, Process
 from bench.report.tables import as_rst
 from bench.results import as_json
 from bench.servers import HOSTED, started
 from bench.statistics import median
-from pushlab.hosting.listener import raise_descriptor_limit
+from bench.target import Target
 
 COMMAND = "python -m bench.memory"
 RESULT = ROOT / "docs" / "results" / "servers.json"
 
-#: Those whose memory differs: serve2.py is as serve.py.
+#: The servers whose memory differs: serve2.py is as serve.py.
 SERVERS = ("serve.py", "servers/threads.py", *HOSTED)
+#: Seconds in which a server must do nothing to count as idle.
+IDLE_TIME = 0.3
 
-#: Seconds in which a server must do nothing to count as being at rest.
-REST = 0.3
 
-#: Sixteen zeros in base64; no server minds.
-KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
+class Kind(NamedTuple):
+    """Browsers that wait by one transport: how many come first, and how many then."""
+
+    transport: str
+    first: int
+    more: int
+
+
+KINDS = {
+    "pushed to": Kind("websocket", 200, 1000),
+    "long poll": Kind("longpoll", 100, 400),
+    "event stream": Kind("sse", 100, 400),
+}
+#: For servers that can hold fewer requests: browsers that come first, and then.
+FEWER = {"uwsgi threads": (20, 70)}
 
 
 class Growth(NamedTuple):
-    """What each one of those who came cost in bytes, and how many threads came with them all."""
+    """The bytes that each browser cost, and the threads that all of them cost."""
 
     memory: float
     threads: int
 
 
-def of_pushed(server: Process, count: int = 1000, *, first: int = 200) -> Growth:
-    """Return what browsers cost that are pushed to by WebSocket."""
-    return _growth(server, lambda: _told(server, "/update", HANDSHAKE), count, first)
+def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
+    """Return what each of `more` browsers costs that come after the first ones.
 
+    Raises WrongResponse unless all of them then receive a reading.
+    """
+    with (
+        closing(Posting("127.0.0.1", server.inner_port)) as publisher,
+        closing(Worker()) as worker,
+    ):
+        target = Target(publisher, host="127.0.0.1", port=server.port)
+        publisher.change()
 
-def of_streams(server: Process, count: int = 400, *, first: int = 100) -> Growth:
-    """Return what browsers cost that listen to an event stream."""
-    return _growth(server, lambda: _told(server, "/update", EVENT_SOURCE), count, first)
+        def come(clients: int) -> None:
+            worker.do(
+                "open", transport=transport, carry=True, clients=clients,
+                address=[target.host, target.port], host=target.name, after=publisher.cursor,
+            )  # fmt: skip
+            _until_idle(server)
 
-
-def of_polls(server: Process, count: int = 400, *, first: int = 100) -> Growth:
-    """Return what browsers cost whose long poll waits, and see that each is answered."""
-    newest = post(server.port, {"n": 1})
-    polls: list[socket.socket] = []
-
-    def ask() -> socket.socket:
-        polls.append(_asked(server, f"/update?after={newest}&timeout=60", FETCH))
-        return polls[-1]
-
-    def answered() -> None:
-        post(server.port, {"n": 2})
-        for poll in polls:
-            said = b""
-            while (answer := parse(said)) is None:
-                if not (piece := poll.recv(4096)):
-                    raise WrongResponse(f"the server hung up on a long poll after {said!r}")
-                said += piece
-            if b" 200 " not in answer[0]:
-                raise WrongResponse(f"unexpected answer to a long poll: {answer[0]!r}")
-
-    return _growth(server, ask, count, first, then=answered)
-
-
-#: Each kind of browser that waits.
-KINDS = {"pushed to": of_pushed, "long poll": of_polls, "event stream": of_streams}
-
-#: Where not so many can wait, those who come first, and those who come then.
-FEWER = {"uwsgi threads": (20, 70)}
-
-
-def _growth(
-    server: Process,
-    come: Callable[[], socket.socket],
-    count: int,
-    first: int,
-    *,
-    then: Callable[[], object] = lambda: None,
-) -> Growth:
-    """Return what each of `count` browsers costs that come after the first ones."""
-    with ExitStack() as all_of_them:
-        for _ in range(first):
-            all_of_them.enter_context(come())
-        _rest(server)
+        come(first)
         memory, threads = server.memory(), server.threads()
-        for _ in range(count):
-            all_of_them.enter_context(come())
-        _rest(server)
-        growth = Growth((server.memory() - memory) / count, server.threads() - threads)
-        then()
-        return growth
+        come(more)
+        found = Growth((server.memory() - memory) / more, server.threads() - threads)
+        worker.do("begin")
+        publisher.change()
+        deadline = time.time() + TIMEOUT
+        if lost := worker.do("finish", sequence=target.newest, deadline=deadline)["lost"]:
+            raise WrongResponse(f"{lost} browsers received nothing")
+        return found
 
 
-def _rest(server: Process) -> None:
-    """Wait until the server has done all that it was asked for, also where it has to wait for it.
+def _until_idle(server: Process) -> None:
+    """Wait until the server has done all that it was asked for.
 
     Between two looks at its CPU time it must have done nothing; on a busy machine a short time
     would not tell that from not having had its turn.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     used = server.cpu()
-    time.sleep(REST)
+    time.sleep(IDLE_TIME)
     while (now := server.cpu()) != used and time.monotonic() < deadline:
         used = now
-        time.sleep(REST)
-
-
-def _asked(server: Process, path: str, template: str) -> socket.socket:
-    """Send what Chromium would send, and leave it at that."""
-    client = socket.create_connection(("127.0.0.1", server.port), PATIENCE)
-    host = f"127.0.0.1:{server.port}"
-    request = template.format(method="GET", path=path, host=host, agent=AGENT, etag="", key=KEY)
-    client.sendall(request.encode())
-    return client
-
-
-def _told(server: Process, path: str, template: str) -> socket.socket:
-    """Ask, and wait until told; one by one, as Werkzeug lets few wait to be accepted."""
-    client = _asked(server, path, template)
-    told = b""
-    while b"cursor" not in told:
-        piece = client.recv(4096)
-        if not piece:
-            raise WrongResponse(f"the server hung up after {told[:100]!r}")
-        told += piece
-    return client
+        time.sleep(IDLE_TIME)
 
 
 def measure(
     servers: Sequence[str] = SERVERS, *, runs: int = 3
 ) -> dict[str, dict[str, list[float]]]:
     """Return each server's bytes for each kind of browser, one sample per run."""
-    raise_descriptor_limit()
     found: dict[str, dict[str, list[float]]] = {}
     for name in servers:
         sys.stderr.write(f"{name}\n")
         found[name] = {}
-        for kind, growth in KINDS.items():
+        for kind, (transport, first, more) in KINDS.items():
+            if transport != "websocket":
+                first, more = FEWER.get(name, (first, more))
             samples = found[name][kind] = []
             for _ in range(runs):
                 with started(name) as server:
-                    if growth is of_pushed or name not in FEWER:
-                        cost = growth(server)
-                    else:
-                        first, count = FEWER[name]
-                        cost = growth(server, count, first=first)
-                    samples.append(round(cost.memory, 1))
+                    cost = growth(server, transport, first=first, more=more)
+                samples.append(round(cost.memory, 1))
     return found
 
 
@@ -172,22 +132,19 @@ def as_table(found: dict[str, dict[str, list[float]]]) -> str:
     return as_rst(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, write what was asked for."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition(":")[0])
-    parser.add_argument("--runs", type=int, default=3, help="of each server (%(default)s)")
-    parser.add_argument(
-        "--update-docs", "--write", action="store_true", help="write docs/results/servers.json"
-    )
-    options = parser.parse_args(arguments)
-    if options.runs < 1:
-        parser.error("there must be at least one run")
+@click.command(help=(__doc__ or "").partition(":")[0])
+@click.option(
+    "--runs", type=click.IntRange(1), default=3, show_default=True, help="Of each server."
+)
+@click.option("--update-docs", "--write", is_flag=True, help="Write docs/results/servers.json.")
+def main(runs: int, *, update_docs: bool) -> None:
+    """Measure, print the table, write the results."""
     try:
-        found = measure(runs=options.runs)
+        found = measure(runs=runs)
     except (NotRunning, WrongResponse, OSError) as error:
         sys.exit(f"{COMMAND}: {error}")
-    sys.stdout.write(as_table(found) + "\n")
-    if options.update_docs:
+    print(as_table(found))
+    if update_docs:
         result = {
             "command": f"{COMMAND} --update-docs",
             **about(gunicorn=version("gunicorn"), uwsgi=version("uwsgi")),
@@ -198,4 +155,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main, None, COMMAND)

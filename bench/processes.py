@@ -16,9 +16,9 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Seconds between two looks at a process; if it did nothing in between, it is idle.
-GLANCE = 0.004
-#: Seconds that a process may take to come to rest, and to end when asked to.
-PATIENCE = 10.0
+POLL_INTERVAL = 0.004
+#: Seconds until a process is idle, has ended, or has responded.
+TIMEOUT = 10.0
 
 
 class NotRunning(Exception):
@@ -59,10 +59,10 @@ class Process:
         That is when no thread runs or wants to: on a busy machine, one that has used nothing for
         a moment may only have had to wait for its turn.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         used = self._cpu()
         while True:
-            time.sleep(GLANCE)
+            time.sleep(POLL_INTERVAL)
             was_idle, before, used = self._is_idle(), used, self._cpu()
             if (was_idle and used == before) or time.monotonic() > deadline:
                 return used
@@ -131,10 +131,10 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 def end(process: "subprocess.Popen[str]") -> None:
-    """Ask a process to end, and kill it if it does not within PATIENCE."""
+    """Ask a process to end, and kill it if it does not within TIMEOUT."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
     process.kill()
     process.wait()
 
@@ -155,7 +155,7 @@ def running(
         try:
             found = re.search(r":(\d+) ", process.stdout.readline() if process.stdout else "")
             if not found:
-                process.wait(PATIENCE)
+                process.wait(TIMEOUT)
                 errors.seek(0)
                 raise NotRunning(errors.read().strip().rpartition("\n")[2])
             yield Process(process.pid, int(found[1]))

@@ -204,7 +204,7 @@ def crossed(
     variants: Sequence[Variant],
     *,
     clients: Sequence[int],
-    distances: Sequence[float],
+    rtts: Sequence[float],
     paces: Sequence[float],
     period: float | None = None,
     changes: int = 16,
@@ -215,7 +215,7 @@ def crossed(
         Scenario(server, count, rtt_ms, pace)
         for server in servers
         for count in sorted(clients, reverse=True)
-        for rtt_ms in distances
+        for rtt_ms in rtts
         for pace in paces
     ]
     return [Grid(scenarios, variants, period=period, rounds=rounds, changes=-(-changes // rounds))]

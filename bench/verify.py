@@ -1,104 +1,93 @@
-"""Verify first: no way of hearing is timed that does not bring the right readings."""
+"""Verify first: a variant that does not bring the right readings is not timed."""
 
 import time
 
-from bench.bytes_on_wire import WrongResponse
-from bench.clients.base import sequence
+from bench.clients.http import WrongResponse
+from bench.clients.worker import Worker
 from bench.scenarios import Variant
-from bench.target import Target, Worker
+from bench.target import Target
 
 #: Seconds that it takes, about.
-VERIFYING = 3.0
-#: How many clients each way is verified with.
+VERIFY_SECONDS = 3.0
+#: Clients that each variant is verified with.
 CLIENTS = 2
-#: Seconds between two questions of short polling meanwhile.
+#: Seconds between two short polls meanwhile.
 PERIOD = 0.05
-#: Seconds in which everybody must have been told.
-PATIENCE = 5.0
-#: Seconds in which nobody must be told what he has already.
+#: Seconds in which a reading must reach all clients.
+DELIVERY_TIMEOUT = 5.0
+#: Seconds in which nothing may come that a client has already.
 SILENCE = 0.2
 
 
-class _Witness:
-    """Two clients of a way, who are asked what they have."""
+class _Verifier:
+    """Two clients of a variant, and what they must have received."""
 
     def __init__(self, variant: Variant, target: Target, worker: Worker) -> None:
-        self._way, self._target, self._audience = variant, target, worker
+        self._variant, self._target, self._worker = variant, target, worker
+        self._polls = variant.transport == "poll"
 
-    def come(self, after: str) -> None:
+    def open(self, after: str) -> None:
+        """Connect, and begin to poll."""
         target = self._target
-        self._audience.ask(
-            "open", transport=self._way.transport, carry=self._way.carry, clients=CLIENTS,
+        self._worker.do(
+            "open", transport=self._variant.transport, carry=self._variant.carry, clients=CLIENTS,
             address=[target.host, target.port], host=target.name, after=after,
-            processing_time=0.0,
         )  # fmt: skip
+        if self._polls:
+            self.begin()
 
     def begin(self) -> None:
-        period = PERIOD if self._way.transport == "poll" else 0.0
-        self._audience.ask("begin", begin_at=time.time(), ticks=int(period > 0), period=period)
+        period = PERIOD if self._polls else 0.0
+        self._worker.do("begin", begin_at=time.time(), ticks=int(self._polls), period=period)
 
-    def must_have(self, cursor: str) -> None:
-        number = sequence(cursor)
-        found = self._audience.ask(
-            "finish", sequence=number, deadline=time.time() + PATIENCE
-        )  # fmt: skip
-        if found["lost"]:
-            raise WrongResponse(f"reading {number} was not told within {PATIENCE:g} s")
-
-    def must_have_seen(self, *numbers: int) -> None:
-        if not self._target.publisher.is_ours:
-            return  # others change the data, too, and at any moment
-        for shown in self._audience.ask("show")["shown"]:
+    def received(self, *numbers: int) -> None:
+        """Assert that each client has shown just these readings, in this order."""
+        if not self._target.publisher.controls_data:
+            return  # other programs change the data, too, and at any moment
+        for shown in self._worker.do("shown")["shown"]:
             if shown != list(numbers):
                 raise WrongResponse(f"a client was shown the readings {shown}, not {list(numbers)}")
 
-    def must_know_value(self, number: int, value: object) -> None:
-        values = self._audience.ask("show")["values"]
-        if str(number) not in values and not self._target.publisher.is_ours:
-            return  # a newer one was there before it could be had
-        said = values.get(str(number))
-        if said != value:
-            raise WrongResponse(f"reading {number} said {said}, not {value}")
+    def received_newest(self, value: object) -> None:
+        """Assert that both clients received exactly one reading: the newest, with this value."""
+        number, publisher = self._target.newest, self._target.publisher
+        deadline = time.time() + DELIVERY_TIMEOUT
+        if self._worker.do("finish", sequence=number, deadline=deadline)["lost"]:
+            raise WrongResponse(f"reading {number} did not come within {DELIVERY_TIMEOUT:g} s")
+        self.received(number)
+        values = self._worker.do("shown")["values"]
+        if str(number) not in values and not publisher.controls_data:
+            return  # a newer one was there before it could be fetched
+        if values.get(str(number)) != value:
+            raise WrongResponse(f"reading {number} is {values.get(str(number))}, not {value}")
 
-    def must_be_told(self, value: object) -> None:
-        """Must have, see and know the newest reading, which says this, and have seen no other."""
-        publisher = self._target.publisher
-        self.must_have(publisher.cursor)
-        self.must_have_seen(sequence(publisher.cursor))
-        self.must_know_value(sequence(publisher.cursor), value)
-
-    def leave(self) -> None:
-        self._audience.ask("leave")
+    def close(self) -> None:
+        self._worker.do("close")
 
 
 def verify(variant: Variant, target: Target, worker: Worker) -> None:
-    """Have two clients hear a known sequence, leave, miss some, and come back.
+    """Have two clients receive a known sequence, close, miss some, and come back.
 
-    Raises WrongAnswer if one of them is told another reading than the newest, or one twice, or not
-    told what it has missed, or told what it has.
+    Raises WrongResponse if one of them receives a reading that is not the newest, or one twice, or
+    does not receive what it has missed, or receives what it has.
     """
-    witness, publisher = _Witness(variant, target, worker), target.publisher
-    witness.come(publisher.cursor)
+    verifier, publisher = _Verifier(variant, target, worker), target.publisher
+    verifier.open(publisher.cursor)
     for number in (1, 2, 3):  # one after the other
-        witness.begin()
-        value = publisher.change({"number": number})
-        witness.must_be_told(value)
-    witness.leave()
+        verifier.begin()
+        verifier.received_newest(publisher.change({"number": number}))
+    verifier.close()
     last_seen = publisher.cursor
-    for number in (4, 5):  # while nobody listens
+    for number in (4, 5):  # without a client
         value = publisher.change({"number": number})
-    witness.begin()
-    witness.come(last_seen)
-    if variant.transport == "poll":
-        witness.begin()
-    witness.must_be_told(value)
-    witness.leave()
-    witness.begin()
-    witness.come(publisher.cursor)  # it has the newest
-    if variant.transport == "poll":
-        witness.begin()
+    verifier.begin()
+    verifier.open(last_seen)
+    verifier.received_newest(value)
+    verifier.close()
+    verifier.begin()
+    verifier.open(publisher.cursor)  # that of the newest
     time.sleep(SILENCE)
-    witness.must_have_seen()
+    verifier.received()
     value = publisher.change({"number": 6})
-    witness.must_be_told(value)
-    witness.leave()
+    verifier.received_newest(value)
+    verifier.close()

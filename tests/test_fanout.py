@@ -4,16 +4,16 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import docutils.core
 import pytest
 
-from bench.bytes_on_wire import WrongResponse
+from bench.clients.http import WrongResponse
 from bench.fanout import benchmark, experiments, servers
-from bench.fanout.crowd import Crowd
 from bench.fanout.report import GOALS, TITLES, Report
+from bench.fanout.subscribers import Subscribers, subscribers
 
 CLIENTS = 50
 
@@ -48,7 +48,7 @@ def test_a_small_run_is_plausible(
 
 
 def test_every_target_is_for_something_measured() -> None:
-    assert {target.what for target in GOALS} <= set(TITLES)
+    assert {goal.what for goal in GOALS} <= set(TITLES)
 
 
 def test_every_other_server_has_its_script() -> None:
@@ -63,11 +63,16 @@ def right(sockets: Sequence[socket.socket], frame: bytes) -> None:
 
 def one_other(sockets: Sequence[socket.socket], frame: bytes) -> None:
     right(sockets[1:], frame)
-    sockets[0].sendall(frame[:-3] + b'0"}')
+    sockets[0].sendall(frame.replace(b"floor123", b"floor321"))
 
 
 def one_missing(sockets: Sequence[socket.socket], frame: bytes) -> None:
     right(sockets[1:], frame)
+
+
+def one_twice(sockets: Sequence[socket.socket], frame: bytes) -> None:
+    right(sockets, frame)
+    sockets[1].sendall(frame)
 
 
 def one_twice_another_never(sockets: Sequence[socket.socket], frame: bytes) -> None:
@@ -80,58 +85,52 @@ def one_closed(sockets: Sequence[socket.socket], frame: bytes) -> None:
     sockets[0].shutdown(socket.SHUT_RDWR)
 
 
-Tell = Callable[[Sequence[socket.socket], bytes], None]
+Broadcast = Callable[[Sequence[socket.socket], bytes], None]
 
 
-@pytest.fixture
-def crowd_of() -> Iterator[Callable[[Tell], Crowd]]:
-    """Have a crowd of five at a floor that tells it in some way."""
+@contextmanager
+def five_subscribers(broadcast: Broadcast) -> Iterator[Subscribers]:
+    """Have five subscribers of a floor that broadcasts like this."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        threads, crowds = [], []
 
-        def serve(tell: Tell) -> None:
+        def serve() -> None:
             sockets = [listener.accept()[0] for _ in range(6)]
-            with suppress(ConnectionResetError):  # a crowd that was disappointed leaves in haste
+            with suppress(ConnectionResetError):
                 while frame := sockets[0].recv(4096):
-                    tell(sockets[1:], frame)
+                    broadcast(sockets[1:], frame)
                     sockets[0].sendall(frame)
             for sock in sockets:
                 sock.close()
 
-        def make(tell: Tell) -> Crowd:
-            threads.append(threading.Thread(target=serve, args=[tell]))
-            threads[-1].start()
-            crowd = Crowd(listener.getsockname()[1], "floor", patience=0.5)
-            crowds.append(crowd)
-            crowd.join(5)
-            return crowd
-
-        yield make
-        for crowd in crowds:
-            crowd.close()
-        for thread in threads:
-            thread.join()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with subscribers(listener.getsockname()[1], "floor", timeout=0.5) as those:
+            those.join(5, "frames")
+            yield those
+        thread.join()
 
 
-def test_the_right_frame_is_timed(crowd_of: Callable[[Tell], Crowd]) -> None:
-    crowd = crowd_of(right)
-    for number in (101, 102, 103):
-        seconds, cursor = crowd.tell()
-        assert cursor == f"floor123-{number}"
-        assert 0 < seconds < 0.5
+def test_the_right_frame_is_timed() -> None:
+    with five_subscribers(right) as those:
+        for _ in range(3):
+            assert 0 < those.broadcast() < 0.5
 
 
 @pytest.mark.parametrize(
-    ("tell", "why"),
+    ("broadcast", "why"),
     [
-        (one_other, "heard"),
-        (one_missing, "4 of 5 were told"),
-        (one_twice_another_never, "told twice"),
-        (one_closed, "closed a socket"),
+        (one_other, r"published floor123-101, received \['floor123-101', 'floor321-101'\]"),
+        (one_missing, "4 of 5 received it"),
+        (one_twice, "floor123-101 came after reading 101"),
+        (one_twice_another_never, "floor123-101 came after reading 101"),
+        (one_closed, "the server closed a connection"),
     ],
 )
-def test_a_wrong_answer_is_not_timed(
-    crowd_of: Callable[[Tell], Crowd], tell: Tell, why: str
-) -> None:
+def test_a_wrong_broadcast_is_not_timed(broadcast: Broadcast, why: str) -> None:
+    def broadcast_twice() -> None:
+        with five_subscribers(broadcast) as those:
+            for _ in range(2):
+                those.broadcast()
+
     with pytest.raises(WrongResponse, match=why):
-        crowd_of(tell).tell()
+        broadcast_twice()

@@ -17,7 +17,7 @@ from selenium.common.exceptions import NoSuchElementException, StaleElementRefer
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from bench import bytes_on_wire as wire
+from bench.clients.chromium import EVENT_SOURCE, FETCH, HANDSHAKE, NAVIGATE
 from lab.summary import headline
 from tests.browsing import LANES, RUNNING, Browser, browsing
 from tests.conftest import Server, Start, eventually, starting
@@ -267,7 +267,7 @@ def reloaded(browser: Browser) -> str:
 
 
 def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
-    """bench.bytes_on_wire sends what this browser sends, header by header."""
+    """bench.clients sends what this browser sends, header by header."""
     heard: dict[str, list[str]] = {}
     script = (
         "<script type=module>const cache = 'no-store', method = 'HEAD';"
@@ -317,8 +317,8 @@ def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
         return [line.partition(":")[0] for line in filled.split("\r\n")[1:]]
 
     etag = 'If-None-Match: "x-1"\r\n'
-    assert heard["/"] == names(wire.NAVIGATE, etag=etag)
-    assert heard["/data"] == names(wire.FETCH)
-    assert heard["/known"] == names(wire.FETCH, etag=etag)
-    assert heard["/events"] == names(wire.EVENT_SOURCE)
-    assert heard["websocket"] == names(wire.HANDSHAKE)
+    assert heard["/"] == names(NAVIGATE, etag=etag)
+    assert heard["/data"] == names(FETCH)
+    assert heard["/known"] == names(FETCH, etag=etag)
+    assert heard["/events"] == names(EVENT_SOURCE)
+    assert heard["websocket"] == names(HANDSHAKE)

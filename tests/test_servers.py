@@ -116,7 +116,9 @@ def test_so_many_requests_are_held_at_once(way: str, server: Server) -> None:
 
 
 def test_who_is_pushed_to_costs_little(server: Server) -> None:
-    growth = memory.of_pushed(Process(server.process.pid, server.port), 1000, first=100)
+    growth = memory.growth(
+        Process(server.process.pid, server.port), "websocket", first=100, more=1000
+    )
     assert growth.memory < 3000
     assert growth.threads <= 0
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench import bytes_on_wire as wire
-from bench.bytes_on_wire import VALUE
-from bench.fanout.crowd import DistantCrowd
+from bench.clients.chromium import NAVIGATE, request
+from bench.clients.http import WrongResponse
+from bench.clients.publisher import VALUE
+from bench.fanout.subscribers import Subscribers
 from bench.report.tables import Table
 from bench.results import Result, Results, Traffic
 from bench.runner import Failed, Run
@@ -162,8 +163,8 @@ def test_abril(run: Run) -> None:
     assert int(numbers["abril handshake"]) == rows["WebSocket"][1]
     # The same as a browser's requests are, by their templates.
     port = run.target("serve.py", results.entries[0].variant).port
-    template = wire.NAVIGATE.format(path="/", host=f"127.0.0.1:{port}", agent=wire.AGENT, etag="")
-    assert rows["reload"][3] == 5 * len(template)
+    reload = request(f"127.0.0.1:{port}", "/", template=NAVIGATE)
+    assert rows["reload"][3] == 5 * len(reload)
     answer = rows["reload of /data only"][1] // 5
     assert rows["reload of /data only"][1] == 5 * answer
     in_vain = NOTHING_NEW * entries["poll"].traffic.empty
@@ -219,9 +220,9 @@ def test_how_the_shootout_ended(ended: dict[str, Any], held: str, note: str) -> 
 
 def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise wire.WrongResponse("the server closed a socket")
+        raise WrongResponse("the server closed a socket")
 
-    monkeypatch.setattr(DistantCrowd, "join", fail)
+    monkeypatch.setattr(Subscribers, "join", fail)
     run.results = nothing()
     with pytest.raises(Failed, match="shootout, 20 clients: the server closed a socket"):
         Shootout(step=20, samples=3).measure(run)

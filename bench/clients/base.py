@@ -1,145 +1,156 @@
-"""What all headless clients do alike: to know of a reading, to fetch it, to show it."""
+"""What all headless clients do: learn of a reading, fetch it, show it."""
 
-import json
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
-from bench.bytes_on_wire import WrongResponse
-from bench.clients.http import Answer, Environment, Line, request
+from bench.clients.chromium import request
+from bench.clients.http import Connection, Environment, Response, WrongResponse
 
 
 def sequence(cursor: str) -> int:
-    """Return which reading of its epoch a cursor names."""
+    """Return the sequence that a cursor names."""
     return int(cursor.rpartition("-")[2])
 
 
 class Client:
-    """One browser. A subclass per transport says how it hears of news.
+    """One browser; a subclass per transport.
 
-    With `handling` it is slow: it takes that many seconds for each reading before it shows it, and
-    has no time for another meanwhile.
+    `fetches` is whether it fetches the reading that a signal announces; if not, the signal is all
+    that it waits for, and none may come twice. With `processing_time` it is a slow reader: it takes
+    that many seconds for each reading before it shows it, and does nothing else meanwhile.
     """
 
-    def __init__(self, around: Environment, *, carry: bool, processing_time: float = 0.0) -> None:
-        self.around = around
+    def __init__(
+        self, env: Environment, *, carry: bool, fetches: bool = True, processing_time: float = 0.0
+    ) -> None:
+        self.env = env
         self.carry = carry
+        self.fetches = fetches
         self.processing_time = processing_time
         self.cursor = ""  #: of the reading that it has
-        self.known = self.sequence = -1  #: the newest reading of which it knows, and which it has
+        self.notified = self.sequence = -1  #: the newest that it knows of, and that it has
         #: When it knew of a reading and when it had it, by the reading's sequence.
-        self.news: dict[int, tuple[float, float]] = {}
+        self.times: dict[int, tuple[float, float]] = {}
         self.trace: list[tuple[str, float | None, float, int, int]] | None = None
-        self.line = Line(around, self.answered)
-        self._known_at: dict[int, float] = {}
-        self._queue: deque[dict[str, Any]] = deque()  # arrived, but it had no time for them
-        self._busy = False
+        self.connection = Connection(env, self.on_response)
+        self.is_busy = False  #: with a reading, so that it has no time for anything else
+        self._notified_at: dict[int, float] = {}
+        self._queue: deque[Mapping[str, Any]] = deque()  # received while it was busy
 
-    # What a transport does in its own way.
+    # What each transport does differently.
 
-    def listen(self, after: str) -> None:
-        """Begin to listen, as one who has the reading `after`."""
+    def subscribe(self, after: str) -> None:
+        """Begin to wait for what comes after this cursor."""
         raise NotImplementedError
 
     @property
-    def is_listening(self) -> bool:
-        """True as soon as it will hear of what changes from now on."""
+    def is_subscribed(self) -> bool:
+        """True once it will be notified of every change."""
         return True
 
     def tick(self) -> None:
-        """Do what is to be done once a period: only short polling has one."""
+        """Ask, once a period: only short polling does."""
 
-    def answered(self, answer: Answer) -> None:
-        """Take the answer to a request of its own line."""
-        self.fetched(answer)
+    def on_response(self, response: Response) -> None:
+        """Take the response to a request on its connection."""
+        self.on_data(response)
 
-    def idle(self) -> None:
-        """Go on: what it heard of last is on the screen."""
+    def resume(self) -> None:
+        """Go on once a reading is shown."""
 
-    def leave(self) -> None:
-        """Go away, without a word."""
-        self.line.close()
+    def close(self) -> None:
+        """Close its connections without a close frame."""
+        self.connection.close()
 
-    # What they all do.
+    # What all of them do.
 
-    def told(self, message: bytes, at: float) -> None:
-        """Take news: a reading, or a signal that makes it fetch one."""
-        news = json.loads(message)
-        self.knows(news["cursor"], at)
+    @property
+    def queued(self) -> int:
+        """Readings that have arrived and are not shown yet."""
+        return len(self._queue)
+
+    def on_message(self, message: bytes, at: float) -> None:
+        """Take a reading, or a signal, which makes it fetch one."""
+        news = self.env.parse(message)
         if self.carry:
-            self.take(news, at)
+            self.notify(news["cursor"], at)
+            self.receive(news, at)
+        elif self.fetches:
+            self.notify(news["cursor"], at)
+            self.fetch()
         else:
-            self.fetch_news()
+            self._take_signal(news["cursor"], at)
 
-    def knows(self, cursor: str, at: float) -> None:
+    def _take_signal(self, cursor: str, at: float) -> None:
+        number = sequence(cursor)
+        if number <= self.sequence:
+            raise WrongResponse(f"{cursor} came after reading {self.sequence}")
+        self.notified = self.sequence = number
+        self.cursor = cursor
+        self.times[number] = at, at
+        self.resume()
+
+    def notify(self, cursor: str, at: float) -> None:
         """Note that there is this reading."""
         number = sequence(cursor)
-        if number < self.known:
-            raise WrongResponse(f"told of {cursor} after reading {self.known}")
-        if number > self.known:
-            self.known = number
-            self._known_at[number] = at
+        if number < self.notified:
+            raise WrongResponse(f"{cursor} came after reading {self.notified}")
+        if number > self.notified:
+            self.notified = number
+            self._notified_at[number] = at
 
-    def fetch_news(self) -> None:
-        """GET /data, unless it has the newest it knows of, or has no time.
+    def fetch(self) -> None:
+        """GET /data, unless it has the newest reading that it knows of, or is busy.
 
-        News that comes while it is fetching leads to one more fetch, not to a pile.
+        News that comes while it is fetching leads to one more fetch, not to one each.
         """
-        if self.known > self.sequence and not self.line.is_waiting and not self._busy:
-            self.line.ask(request(self.around.host, "/data"))
+        if self.notified > self.sequence and not self.connection.is_waiting and not self.is_busy:
+            self.connection.send(request(self.env.host, "/data"))
 
-    def fetched(self, answer: Answer) -> None:
-        """Take the answer of /data."""
-        self.note("fetch", answer)
-        if answer.status != 200:
-            raise WrongResponse(f"GET /data: {answer.head!r}")
-        reading = json.loads(answer.body)
-        self.knows(reading["cursor"], answer.received_at)
-        self.take(reading, answer.received_at)
+    def on_data(self, response: Response) -> None:
+        """Take the response to GET /data."""
+        self.trace_request("fetch", response)
+        if response.status != 200:
+            raise WrongResponse(f"GET /data: {response.head!r}")
+        reading = self.env.parse(response.body)
+        self.notify(reading["cursor"], response.received_at)
+        self.receive(reading, response.received_at)
 
-    def take(self, reading: dict[str, Any], at: float) -> None:
-        """Show a reading, at once or when there is time for it."""
+    def receive(self, reading: Mapping[str, Any], at: float) -> None:
+        """Show a reading, at once or as soon as it is not busy."""
         if self.processing_time:
             self._queue.append(reading)
-            if not self._busy:
-                self._busy = True
-                self.around.call_at(at + self.processing_time, self._handled)
+            if not self.is_busy:
+                self.is_busy = True
+                self.env.call_at(at + self.processing_time, self._processed)
             return
         self._show(reading, at)
-        self.idle()
+        self.resume()
 
-    def _handled(self) -> None:
+    def _processed(self) -> None:
         now = time.time()
         self._show(self._queue.popleft(), now)
         if self._queue:
-            self.around.call_at(now + self.processing_time, self._handled)
+            self.env.call_at(now + self.processing_time, self._processed)
         else:
-            self._busy = False
-            self.idle()
+            self.is_busy = False
+            self.resume()
 
-    @property
-    def is_busy(self) -> bool:
-        """True while it has no time for anything else."""
-        return self._busy
-
-    @property
-    def waiting(self) -> int:
-        """How many readings have arrived for which it had no time yet."""
-        return len(self._queue)
-
-    def _show(self, reading: dict[str, Any], at: float) -> None:
+    def _show(self, reading: Mapping[str, Any], at: float) -> None:
         number = sequence(reading["cursor"])
         if number <= self.sequence:
             return  # the same once more, which the cursor makes harmless
-        known_at = self._known_at.pop(number, at)
-        self._known_at = {n: when for n, when in self._known_at.items() if n > number}
+        notified_at = self._notified_at.pop(number, at)
+        self._notified_at = {n: when for n, when in self._notified_at.items() if n > number}
         self.sequence, self.cursor = number, reading["cursor"]
-        self.news[number] = known_at, at
-        self.around.changed(number, reading["changed_at"], reading["value"])
+        self.times[number] = notified_at, at
+        self.env.changed(number, reading)
 
-    def note(self, kind: str, answer: Answer) -> None:
-        """Remember a request and its answer for the picture of an update."""
+    def trace_request(self, kind: str, response: Response) -> None:
+        """Keep a request and its response for the drawing of an update."""
         if self.trace is not None:
             self.trace.append(
-                (kind, answer.asked_at, answer.received_at, answer.up, answer.down)
-            )  # fmt: skip
+                (kind, response.sent_at, response.received_at, response.up, response.down)
+            )

@@ -1,23 +1,87 @@
-"""A browser's connection for requests and answers, one at a time, that counts what passes it."""
+"""One HTTP client: read a response, keep a connection, count its bytes (RFC 9112)."""
 
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from bench.bytes_on_wire import AGENT, FETCH, WrongResponse
 from bench.results import SEGMENT, Traffic
 
 #: Packets that it takes to open a TCP connection, and to close it.
 OPENING_PACKETS, CLOSING_PACKETS = 3, 4
+#: What each chunk begins with (RFC 9112 section 7.1).
+_CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
+
+Self = TypeVar("Self")
+
+
+class WrongResponse(Exception):
+    """The server did not do what is being measured; the message says what it did."""
+
+
+class Response(NamedTuple):
+    """A response, and when it came."""
+
+    status: int
+    head: bytes  #: status line and header fields
+    body: bytes
+    up: int = 0  #: bytes of the request
+    down: int = 0  #: bytes of the response
+    sent_at: float = 0.0  #: when the request was sent, in seconds since the epoch
+    received_at: float = 0.0
+
+    @property
+    def size(self) -> int:
+        return self.down
+
+    def header(self, name: bytes) -> bytes:
+        """Return a header's value, b"" if there is none."""
+        _, found, rest = self.head.partition(b"\r\n" + name + b": ")
+        return rest.partition(b"\r\n")[0] if found else b""
+
+
+def read_response(data: bytes, *, to: bytes = b"GET") -> Response | None:
+    """Return the response with which the data begins; None if it is incomplete.
+
+    `to` is how the request began. Raises WrongResponse if the response has no length.
+    """
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    if not blank:
+        return None
+    status, size = int(head[9:12]), 0
+    if status not in (101, 204, 304) and not to.startswith(b"HEAD"):
+        _, found, length = head.lower().partition(b"\r\ncontent-length:")
+        if not found:
+            raise WrongResponse(f"a response of no known length: {head!r}")
+        size = int(length.partition(b"\r\n")[0])
+        if len(rest) < size:
+            return None
+    return Response(status, head, rest[:size], down=len(head) + 4 + size)
+
+
+def read_chunks(data: bytes) -> tuple[bytes, bytes]:
+    """Return what is in all complete chunks, and the rest."""
+    text = b""
+    while (chunk := _CHUNK.match(data)) is not None:
+        begin, end = chunk.end(), chunk.end() + int(chunk[1], 16)
+        if len(data) < end + 2:
+            break
+        text += data[begin:end]
+        data = data[end + 2 :]
+    return text, data
+
+
+def packets(size: int) -> int:
+    """Return how many packets it takes to send so many bytes."""
+    return -(-size // SEGMENT)
 
 
 class Environment(Protocol):
-    """What a browser finds around it: the audience."""
+    """What a client needs of the load generator that it is a part of."""
 
-    traffic: Traffic  #: of everybody together
-    host: str  #: as in the header
+    traffic: Traffic  #: of all clients together
+    host: str  #: as in the Host header
 
     def connect(self) -> socket.socket:
         """Return a new connection to the server."""
@@ -28,146 +92,153 @@ class Environment(Protocol):
     def unwatch(self, sock: socket.socket) -> None:
         """Watch it no more."""
 
-    def changed(self, number: int, changed_at: float, value: Mapping[str, Any]) -> None:
-        """Hear when a reading changed, by the server's clock, and what it said."""
+    def parse(self, message: bytes) -> Mapping[str, Any]:
+        """Return the reading or signal that a message is; all clients get the same ones."""
+
+    def changed(self, number: int, reading: Mapping[str, Any]) -> None:
+        """Note when a reading changed, by the server's clock, and its value."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Call this at that time of the clock, in seconds since the epoch."""
 
 
-def packets(size: int) -> int:
-    """Return how many packets it takes to send so many bytes."""
-    return -(-size // SEGMENT)
+class Connection:
+    """A connection that is kept alive, for one request at a time.
 
+    If the server has closed it while it was idle, the next request opens another.
+    """
 
-@lru_cache(maxsize=1000)  # everybody asks the same
-def request(host: str, path: str, *, method: str = "GET", known: str = "") -> bytes:
-    """Return a request as Chromium's fetch() sends it, of one who has the reading `known`."""
-    etag = f'If-None-Match: "{known}"\r\n' if known else ""
-    return FETCH.format(method=method, path=path, host=host, agent=AGENT, etag=etag).encode()
+    __slots__ = ("_env", "_is_new", "_on_response", "_received", "_request", "_sent_at", "_socket")
 
-
-class Answer(NamedTuple):
-    """What a request was answered with."""
-
-    status: int
-    head: bytes
-    body: bytes
-    asked_at: float  #: seconds since the epoch, as the next
-    received_at: float
-    up: int  #: bytes of the request
-    down: int  #: bytes of the answer
-
-    def header(self, name: bytes) -> bytes:
-        """Return a header's value, b"" if there is none."""
-        _, found, rest = self.head.partition(b"\r\n" + name + b": ")
-        return rest.partition(b"\r\n")[0] if found else b""
-
-
-class Line:
-    """A connection that is kept alive; where the server ends it, the next request opens another."""
-
-    __slots__ = ("_answered", "_around", "_asked_at", "_fresh", "_rest", "_sent", "_socket")
-
-    def __init__(self, around: Environment, answered: Callable[[Answer], None]) -> None:
-        self._around = around
-        self._answered = answered
+    def __init__(self, env: Environment, on_response: Callable[[Response], None]) -> None:
+        self._env = env
+        self._on_response = on_response
         self._socket: socket.socket | None = None
-        self._fresh = False  # opened for the request that has no answer yet
-        self._rest = b""
-        self._sent = b""  # the request that has no answer yet
-        self._asked_at = 0.0
+        self._is_new = False  # opened for the request that has no response yet
+        self._received = b""
+        self._request = b""  # the one that has no response yet
+        self._sent_at = 0.0
 
     @property
     def is_waiting(self) -> bool:
-        """True while a request has no answer."""
-        return bool(self._sent)
+        """True while a request has no response."""
+        return bool(self._request)
 
-    @property
-    def _connected(self) -> socket.socket:
-        if self._socket is None:
-            raise AssertionError("not connected")
+    def open(self) -> socket.socket:
+        """Connect, as a browser has done for the page itself."""
+        self._socket = self._env.connect()
+        self._env.watch(self._socket, self._readable)
+        self._env.traffic.packets += OPENING_PACKETS
         return self._socket
 
-    def open(self) -> None:
-        """Connect, as a browser has for the page itself."""
-        self._socket = self._around.connect()
-        self._around.watch(self._socket, self._readable)
-        self._around.traffic.packets += OPENING_PACKETS
-
-    def ask(self, request: bytes) -> None:
+    def send(self, request: bytes) -> None:
         """Send a request."""
-        if self._sent:
+        if self._request:
             raise AssertionError("one request at a time")
-        self._sent, self._asked_at = request, time.time()
-        self._around.traffic.requests += 1
+        self._request, self._sent_at = request, time.time()
+        self._env.traffic.requests += 1
         self._send()
 
     def _send(self) -> None:
-        self._fresh = self._socket is None
-        if self._fresh:
-            self.open()
-        traffic, size = self._around.traffic, len(self._sent)
+        self._is_new = self._socket is None
+        sock = self._socket or self.open()
+        traffic, size = self._env.traffic, len(self._request)
         traffic.up += size
         traffic.packets += packets(size)
         try:
-            self._connected.sendall(self._sent)
+            sock.sendall(self._request)
         except (BrokenPipeError, ConnectionResetError):
-            self._hung_up()
+            self._closed_by_server()
 
     def close(self) -> None:
-        """Hang up, whatever is still to come."""
+        """Close it, whatever is still to come."""
         if self._socket is not None:
-            self._around.unwatch(self._socket)
+            self._env.unwatch(self._socket)
             self._socket.close()
             self._socket = None
-            self._around.traffic.packets += CLOSING_PACKETS
-        self._sent = self._rest = b""
+            self._env.traffic.packets += CLOSING_PACKETS
+        self._request = self._received = b""
 
-    def _hung_up(self) -> None:
-        """Send the request anew if it crossed the end of a connection that had been idle."""
-        if self._sent and (self._rest or self._fresh):
-            raise WrongResponse("the server hung up on a request")
-        unanswered = self._sent
+    def _closed_by_server(self) -> None:
+        """Send the request again if the server closed an idle connection at the same time."""
+        if self._request and (self._received or self._is_new):
+            raise WrongResponse("the server closed the connection of a request")
+        request = self._request
         self.close()
-        if unanswered:
-            self._sent = unanswered
+        if request:
+            self._request = request
             self._send()
 
     def _readable(self) -> None:
+        if self._socket is None:
+            raise AssertionError("not connected")
         try:
-            data = self._connected.recv(65536)
+            data = self._socket.recv(65536)
         except ConnectionResetError:
             data = b""
         received_at = time.time()
         if not data:
-            self._hung_up()
+            self._closed_by_server()
             return
-        if not self._sent:
-            raise WrongResponse(f"an answer to no question: {data[:80]!r}")
-        self._around.traffic.down += len(data)
-        data = self._rest + data
-        head, blank, body = data.partition(b"\r\n\r\n")
-        if not blank:
-            self._rest = data
+        if not self._request:
+            raise WrongResponse(f"a response without a request: {data[:80]!r}")
+        self._env.traffic.down += len(data)
+        self._received += data
+        found = read_response(self._received, to=self._request)
+        if found is None:
             return
-        status = int(head[9:12])
-        size = 0
-        if not self._sent.startswith(b"HEAD ") and status not in (204, 304):
-            _, found, length = head.partition(b"\r\nContent-Length: ")
-            if not found:
-                raise WrongResponse(f"an answer of no known length: {head!r}")
-            size = int(length.partition(b"\r\n")[0])
-        if len(body) < size:
-            self._rest = data
-            return
-        if len(body) > size:
-            raise WrongResponse(f"more than was asked for: {body[size:]!r}")
-        self._around.traffic.packets += packets(len(data)) + 1  # and its acknowledgement
-        answer = Answer(
-            status, head, body, self._asked_at, received_at, len(self._sent), len(data)
-        )  # fmt: skip
-        self._sent = self._rest = b""
-        if answer.header(b"Connection").lower() == b"close":
+        if len(self._received) > found.down:
+            raise WrongResponse(f"more than one response: {self._received[found.down :]!r}")
+        self._env.traffic.packets += packets(found.down) + 1  # and its acknowledgement
+        response = Response(*found[:3], len(self._request), found.down, self._sent_at, received_at)
+        self._request = self._received = b""
+        if response.header(b"Connection").lower() == b"close":
             self.close()
-        self._answered(answer)
+        self._on_response(response)
+
+
+class Sized(Protocol):
+    """What is read from a connection."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+
+
+Message = TypeVar("Message", bound=Sized)
+
+
+class BlockingConnection:
+    """A connection of which one waits for each response or message; counts its bytes."""
+
+    def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 10.0) -> None:
+        self.host = name or f"{host}:{port}"  #: as in the Host header
+        self.up = self.down = 0
+        self._socket = socket.create_connection((host, port), timeout)
+        self._received = b""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+        self.up += len(data)
+
+    def receive(self, read: Callable[[bytes], Message | None]) -> Message:
+        """Return what `read` makes of the data, as soon as it is complete.
+
+        Raises ConnectionError if the server closes the connection before.
+        """
+        while (message := read(self._received)) is None:
+            if not (data := self._socket.recv(65536)):
+                raise ConnectionError("the server closed the connection")
+            self._received += data
+        self._received = self._received[message.size :]
+        self.down += message.size
+        return message
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,37 +1,36 @@
-"""Long polling: it asks, is answered when there is something to say, and asks again."""
+"""Long polling: a request that is held until there is news, then the next one."""
 
-from bench.bytes_on_wire import WrongResponse
 from bench.clients.base import Client
-from bench.clients.http import Answer, request
+from bench.clients.chromium import request
+from bench.clients.http import Response, WrongResponse
 
 
 class LongPoll(Client):
     """The headless half of pushlab/transports/longpoll.py."""
 
-    def listen(self, after: str) -> None:
-        """Ask for what comes after this reading."""
+    def subscribe(self, after: str) -> None:
+        """Ask for what comes after this cursor."""
         self.cursor = after
-        self._fetching = False
-        self.idle()
+        self._is_fetching = False
+        self.resume()
 
-    def idle(self) -> None:
+    def resume(self) -> None:
         """Ask for what comes next."""
-        self.line.ask(
-            request(self.around.host, f"/update?carry={self.carry:d}&after={self.cursor}")
-        )  # fmt: skip
+        path = f"/update?carry={self.carry:d}&after={self.cursor}"
+        self.connection.send(request(self.env.host, path))
 
-    def answered(self, answer: Answer) -> None:
-        """Take the news, or the reading that was fetched then."""
-        if self._fetching:
-            self._fetching = False
-            self.fetched(answer)
-        elif answer.status == 204:  # nothing within the 25 seconds that the server holds a poll
-            self.around.traffic.empty += 1
-            self.note("empty", answer)
-            self.idle()
-        elif answer.status == 200:
-            self.note("longpoll", answer)
-            self.told(answer.body, answer.received_at)
-            self._fetching = self.line.is_waiting and not self.carry
+    def on_response(self, response: Response) -> None:
+        """Take the news, or the reading that it fetched then."""
+        if self._is_fetching:
+            self._is_fetching = False
+            self.on_data(response)
+        elif response.status == 204:  # nothing within the 25 seconds that the server holds a poll
+            self.env.traffic.empty += 1
+            self.trace_request("empty", response)
+            self.resume()
+        elif response.status == 200:
+            self.trace_request("longpoll", response)
+            self.on_message(response.body, response.received_at)
+            self._is_fetching = self.connection.is_waiting and not self.carry and self.fetches
         else:
-            raise WrongResponse(f"GET /update: {answer.head!r}")
+            raise WrongResponse(f"GET /update: {response.head!r}")

@@ -1,14 +1,18 @@
-"""What changes the data that is measured: we do, or somebody else whom we wait for."""
+"""What changes the data that is measured: we do, or another program for which we wait."""
 
 import http.client
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
-from bench.bytes_on_wire import VALUE, WrongResponse
-from bench.processes import PATIENCE
+from bench.clients.frames import BlockingWebSocket, read_frame
+from bench.clients.http import BlockingConnection, WrongResponse
+from bench.processes import TIMEOUT
 
+#: What is published, unless something else is given.
+VALUE: dict[str, Any] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
 #: Seconds after which an idle connection is not used again: some servers close it soon.
 IDLE = 2.0
 
@@ -18,92 +22,125 @@ class Publisher(Protocol):
 
     cursor: str  #: of the newest reading that it knows of
     changed_at: float  #: when that changed, by the server's clock
-    is_ours: bool  #: nobody else changes the data
+    controls_data: bool  #: nothing else changes the data
 
     def refresh(self) -> None:
-        """Learn what the newest reading is now."""
+        """Get the newest reading."""
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        """Make a change, or wait for one; return what the data says from then on."""
+        """Make a change, or wait for one; return the value that the data has then."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 class Posting:
     """It changes the data with `POST /data`."""
 
-    is_ours = True
+    controls_data = True
 
     def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
-        self._line = _Line(host, port, name)
+        self._connection = _Connection(host, port, name)
         self.refresh()
         if token:
-            self._line.headers["Authorization"] = f"Bearer {token}"
+            self._connection.headers["Authorization"] = f"Bearer {token}"
 
     def refresh(self) -> None:
-        reading = self._line.newest()
-        self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
+        self.cursor, self.changed_at = self._connection.newest()
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        status, body = self._line.ask("POST", "/data", json.dumps(value))
+        status, body = self._connection.request("POST", "/data", json.dumps(value))
         if status != 201:
             raise WrongResponse(f"POST /data: {status} {body.decode(errors='replace')[:200]}")
         self.cursor = str(json.loads(body)["cursor"])
         return value
 
     def close(self) -> None:
-        self._line.close()
+        self._connection.close()
 
 
 class Watching:
     """It waits until the data changes by itself, with long polls."""
 
-    is_ours = False
+    controls_data = False
 
-    def __init__(self, host: str, port: int, *, name: str = "", patience: float = 60.0) -> None:
-        self._line = _Line(host, port, name)
-        self._patience = patience
+    def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 60.0) -> None:
+        self._connection = _Connection(host, port, name)
+        self._timeout = timeout
         self.refresh()
 
     def refresh(self) -> None:
-        reading = self._line.newest()
-        self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
+        self.cursor, self.changed_at = self._connection.newest()
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        self.refresh()  # it may have changed since it was asked for the last time
-        deadline = time.monotonic() + self._patience
+        self.refresh()  # it may have changed since the last response
+        deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
-            path = f"/update?carry=1&timeout={PATIENCE / 2:g}&after={self.cursor}"
-            status, body = self._line.ask("GET", path)
+            path = f"/update?carry=1&timeout={TIMEOUT / 2:g}&after={self.cursor}"
+            status, body = self._connection.request("GET", path)
             if status == 200:
                 reading: dict[str, Any] = json.loads(body)
                 self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
                 return dict(reading["value"])
             if status != 204:
                 raise WrongResponse(f"GET /update: {status}")
-        raise WrongResponse(f"the data has not changed for {self._patience:.0f} s")
+        raise WrongResponse(f"the data has not changed for {self._timeout:.0f} s")
 
     def close(self) -> None:
-        self._line.close()
+        self._connection.close()
 
 
-class _Line:
-    """A connection that is opened anew when it has been idle."""
+class Speaking:
+    """It publishes with a message on a WebSocket to /publish: for servers without POST."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = BlockingWebSocket(host, port, "/publish")
+        self.cursor = ""
+
+    def change(self) -> None:
+        self._socket.send_text(b"publish")
+        self.cursor = str(json.loads(self._socket.text())["cursor"])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class FrameSending:
+    """It sends the floor a frame, which the floor sends to all others, and then back."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._connection = BlockingConnection(host, port)
+        self._number = 0
+        self.cursor = ""
+
+    def change(self) -> None:
+        self._number += 1
+        self.cursor = f"floor123-{100 + self._number}"
+        message = json.dumps({"cursor": self.cursor}, separators=(",", ":")).encode()
+        self._connection.send(bytes([0x81, len(message)]) + message)
+        if self._connection.receive(read_frame).payload != message:
+            raise WrongResponse("the floor did not send what it was sent")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _Connection:
+    """A connection that is opened again when it has been idle."""
 
     def __init__(self, host: str, port: int, name: str) -> None:
         self.headers = {"Host": name or f"{host}:{port}"}
-        self._connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
+        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
         self._used_at = time.monotonic()
 
-    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """Return the status and the body of the answer; raises WrongAnswer if there is none."""
+    def request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """Return status and body of the response; raises WrongResponse if there is none."""
         if time.monotonic() > self._used_at + IDLE:
             self._connection.close()
         try:
             self._connection.request(method, path, body, self.headers)
-            answer = self._connection.getresponse()
-            found = answer.status, answer.read()
+            response = self._connection.getresponse()
+            found = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -111,14 +148,13 @@ class _Line:
         self._used_at = time.monotonic()
         return found
 
-    def newest(self) -> dict[str, Any]:
-        """Return the newest reading; raises WrongAnswer if /data is none."""
-        status, body = self.ask("GET", "/data")
-        try:
+    def newest(self) -> tuple[str, float]:
+        """Return the newest reading's cursor and time; raises WrongResponse if /data is none."""
+        status, body = self.request("GET", "/data")
+        with suppress(ValueError, TypeError, KeyError):
             reading: dict[str, Any] = json.loads(body)
-            return {"cursor": str(reading["cursor"]), "changed_at": float(reading["changed_at"])}
-        except (ValueError, TypeError, KeyError):
-            raise WrongResponse(f"GET /data: {status}, and no reading") from None
+            return str(reading["cursor"]), float(reading["changed_at"])
+        raise WrongResponse(f"GET /data: {status}, and no reading")
 
     def close(self) -> None:
         self._connection.close()

@@ -1,41 +1,58 @@
 """What event streams and WebSockets have in common: a connection that stays open."""
 
+import time
+from abc import abstractmethod
+
 from bench.clients.base import Client
-from bench.clients.http import CLOSING_PACKETS, OPENING_PACKETS, packets
+from bench.clients.http import CLOSING_PACKETS, OPENING_PACKETS, WrongResponse, packets
 
 
-class Staying(Client):
-    """A browser that is told over one, and fetches over its line what is only signalled."""
+class Streaming(Client):
+    """A client with a connection for news, and another to fetch data where news only signals."""
 
-    def open(self, asked: bytes) -> None:
-        """Connect and send this request; what comes then is read by `_readable`."""
-        if not self.carry:
-            self.line.open()
+    def open(self, request: bytes) -> None:
+        """Connect and send this request; `read` takes what comes then."""
+        if not self.carry and self.fetches:
+            self.connection.open()
         self._received = b""
-        self._open = False
-        self._socket = self.around.connect()
-        self.around.watch(self._socket, self._readable)
-        self._socket.sendall(asked)
-        traffic = self.around.traffic
-        traffic.requests += 1
-        traffic.up += len(asked)
-        traffic.packets += OPENING_PACKETS + packets(len(asked)) + 1
+        self._is_open = False
+        self._socket = self.env.connect()
+        self.env.watch(self._socket, self._readable)
+        self._socket.sendall(request)
+        traffic = self.env.traffic
+        traffic.requests += bool(request)
+        traffic.up += len(request)
+        traffic.packets += OPENING_PACKETS + packets(len(request)) + 1
 
     @property
-    def is_listening(self) -> bool:
-        return self._open
+    def is_subscribed(self) -> bool:
+        return self._is_open
 
-    def idle(self) -> None:
-        """Fetch what it heard of meanwhile."""
-        if not self.carry:
-            self.fetch_news()
+    def resume(self) -> None:
+        """Fetch the news that came meanwhile."""
+        if not self.carry and self.fetches:
+            self.fetch()
 
-    def leave(self) -> None:
-        super().leave()
-        self.around.unwatch(self._socket)
+    def close(self) -> None:
+        super().close()
+        self.env.unwatch(self._socket)
         self._socket.close()
-        self.around.traffic.packets += CLOSING_PACKETS
+        self.env.traffic.packets += CLOSING_PACKETS
 
     def _readable(self) -> None:
-        """Take what there is to read."""
-        raise NotImplementedError
+        data = self._socket.recv(65536)
+        at = time.time()
+        if not data:
+            raise WrongResponse("the server closed a connection that was to stay open")
+        self.read(data, at)
+
+    @abstractmethod
+    def read(self, data: bytes, at: float) -> None:
+        """Take data, which may end anywhere."""
+
+    def on_push(self, kind: str, message: bytes, size: int, at: float) -> None:
+        """Take a message that took so many bytes."""
+        self.env.traffic.messages += 1
+        if self.trace is not None:
+            self.trace.append((kind, None, at, 0, size))
+        self.on_message(message, at)

@@ -1,8 +1,8 @@
-"""The audience: the browsers of one way of hearing, in a process of their own.
+"""The load generator: the clients of one variant, in a process of their own.
 
-`python -m bench.clients.worker` obeys one JSON object per line of standard input and answers
-each with one; between two of them it goes on listening. It ends when its standard input does.
-bench/driver.py gives the orders.
+`python -m bench.clients.worker` reads one order per line of standard input, a JSON object, and
+writes one JSON object for each. Between two orders its clients go on receiving. It ends with its
+standard input. `Worker` starts it and gives the orders.
 """
 
 import heapq
@@ -12,32 +12,36 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any, cast
 
-from bench.bytes_on_wire import WrongResponse
 from bench.clients import CLIENTS
 from bench.clients.base import Client
+from bench.clients.chromium import request
+from bench.clients.http import Connection, Response, WrongResponse
+from bench.processes import ROOT, TIMEOUT, cores, on_core
 from bench.results import Traffic
 from pushlab.hosting.listener import raise_descriptor_limit
 
-#: How many clients begin to listen at a time: as many handshakes are under way at once.
-ARRIVING = 50
+#: Clients that connect at a time: as many handshakes are under way at once.
+CONNECT_BATCH = 50
 #: Connections per source address: each address has some 28,000 ports on Linux.
 PER_ADDRESS = 10_000
-#: Seconds until everybody who is to listen does.
-PATIENCE = 30.0
-#: As many questions as there is time for.
+#: Seconds until all clients are subscribed.
+CONNECT_TIMEOUT = 30.0
+#: Short polls without an end.
 UNLIMITED = 10**12
-#: Seconds between two looks at whether everybody has what is to be had.
-GLANCE = 0.01
+#: Seconds between two looks at whether all clients have the reading that is waited for.
+POLL_INTERVAL = 0.01
 
 
-class Audience:
-    """Some browsers, their clock and what they are charged."""
+class LoadGenerator:
+    """Clients, their event loop, and the traffic that they count."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
@@ -47,25 +51,25 @@ class Audience:
         self._clients: list[Client] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._connections = itertools.count()
-        self._number = itertools.count()  # timers of the same time are kept apart by it
-        self._changed_at: dict[int, float] = {}
-        self._values: dict[int, Mapping[str, Any]] = {}
-        self._ticks = 0  # questions that are still to be asked, of all clients together
+        self._number = itertools.count()  # keeps timers of the same time apart
+        self._parsed: dict[bytes, Mapping[str, Any]] = {}
+        self._changed: dict[int, tuple[float, Mapping[str, Any]]] = {}
+        self._ticks = 0  # short polls that are still to be sent, of all clients together
         self._ticked = 0
         self._period = self._begin_at = 0.0
-        self._lacking: int | None = None  # who has this reading asks no more
-        self._phase = 0.5  # the share of a client's part of the period after which it asks
+        self._missing: int | None = None  # clients that have this reading poll no more
+        self._phase = 0.5  # the share of a client's part of the period after which it polls
         self._cpu = self._began = 0.0
         self._wrong = ""
 
-    # What a client finds around it.
+    # The environment of its clients.
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(CONNECT_TIMEOUT)
         if self._address[0] == "127.0.0.1" and sys.platform == "linux":
-            # Each address has ports of its own, and those of a connection that is over are not
-            # free for a minute: so each audience has addresses of its own.
+            # Each address has ports of its own, and those of a closed connection are not free
+            # for a minute: so each worker has addresses of its own.
             network = f"127.{1 + os.getpid() % 250}.{os.getpid() // 250 % 250}"
             sock.bind((f"{network}.{1 + next(self._connections) // PER_ADDRESS}", 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -81,108 +85,158 @@ class Audience:
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (when, next(self._number), callback))
 
-    def changed(self, number: int, changed_at: float, value: Mapping[str, Any]) -> None:
-        if self._changed_at.setdefault(number, changed_at) != changed_at:
-            raise WrongResponse(
-                f"reading {number} changed at {changed_at}, for others at another time"
-            )
-        if self._values.setdefault(number, value) != value:
-            raise WrongResponse(f"reading {number} is {value} here and something else there")
+    def parse(self, message: bytes) -> Mapping[str, Any]:
+        if (found := self._parsed.get(message)) is None:
+            found = self._parsed[message] = json.loads(message)
+        return found
 
-    # What it is told to do.
+    def changed(self, number: int, reading: Mapping[str, Any]) -> None:
+        found = reading["changed_at"], reading["value"]
+        if self._changed.setdefault(number, found) != found:
+            raise WrongResponse(f"reading {number} is {found} and {self._changed[number]}")
+
+    # The orders.
 
     def open(
         self, *, transport: str, carry: bool, clients: int, address: list[Any], host: str,
-        after: str, processing_time: float,
+        after: str, fetches: bool = True, processing_time: float = 0.0,
     ) -> dict[str, Any]:  # fmt: skip
-        """Have so many clients, all of them listening; return what that cost."""
+        """Add so many clients, and wait until all are subscribed; return their traffic."""
         self._address, self.host, self.traffic = (address[0], address[1]), host, Traffic()
-        for begin in range(0, clients, ARRIVING):
-            arriving = [
-                CLIENTS[transport](self, carry=carry, processing_time=processing_time)
-                for _ in range(min(ARRIVING, clients - begin))
+        for begin in range(0, clients, CONNECT_BATCH):
+            batch = [
+                CLIENTS[transport](
+                    self, carry=carry, fetches=fetches, processing_time=processing_time
+                )
+                for _ in range(min(CONNECT_BATCH, clients - begin))
             ]
-            for client in arriving:
-                client.listen(after)
+            for client in batch:
+                client.subscribe(after)
                 self._clients.append(client)
-            deadline = time.time() + PATIENCE
-            while not all(client.is_listening for client in arriving):
-                self._listen(0.1)
+            deadline = time.time() + CONNECT_TIMEOUT
+            while not all(client.is_subscribed for client in batch):
+                self._run(0.1)
                 if time.time() > deadline:
-                    raise WrongResponse(f"not everybody could listen within {PATIENCE:.0f} s")
+                    raise WrongResponse(f"not all connected within {CONNECT_TIMEOUT:.0f} s")
         return {"traffic": asdict(self.traffic)}
 
     def begin(
-        self, *, begin_at: float, ticks: int, period: float, phase: float = 0.5
+        self, *, begin_at: float = 0.0, ticks: int = 0, period: float = 0.0, phase: float = 0.5
     ) -> dict[str, Any]:
-        """Begin a turn: from now on count; from that time on ask, so many times each.
+        """Begin a turn: count from now on, and poll `ticks` times each from `begin_at` on.
 
-        With ENDLESS ticks they ask until the turn is finished. The clients' questions are spread
+        With UNLIMITED ticks they poll until the turn is finished. The clients' polls are spread
         evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
         between two of them, which for one client is the period.
         """
         self.traffic = Traffic()
-        self._changed_at.clear()
-        self._values.clear()
+        self._parsed.clear()
+        self._changed.clear()
         for client in self._clients:
-            client.news.clear()
+            client.times.clear()
             client.trace = None
         if self._clients:
-            self._clients[len(self._clients) // 2].trace = []
+            self._traced.trace = []
         self._begin_at, self._period, self._phase = begin_at, period, phase
         self._ticks, self._ticked = ticks * len(self._clients), 0
-        self._lacking = None
+        self._missing = None
         self._cpu, self._began = time.process_time(), time.time()
         return {}
 
-    def finish(self, *, sequence: int, deadline: float) -> dict[str, Any]:
-        """Listen until all clients have the reading of that number, or the time is over.
+    @property
+    def _traced(self) -> Client:
+        return self._clients[len(self._clients) // 2]
 
-        The questions of the turn are asked in any case. Returns what everybody heard and paid.
+    def finish(self, *, sequence: int, deadline: float, brief: bool = False) -> dict[str, Any]:
+        """Run until all clients have the reading `sequence`, or until the deadline.
+
+        All polls of the turn are sent in any case. Returns what the clients received, and their
+        traffic; if `brief`, only how many lack the reading, the cursors that they have, and when
+        the last reading came.
         """
-        many = max(1, len(self._clients))
-        if self._ticks >= UNLIMITED:  # everybody asks once more
-            self._ticks = (self._ticked // many + 1) * many
-        asked_until = self._begin_at + self._ticks / many * self._period
-        behind, give_up_at = self._clients, max(deadline, asked_until + 1)
+        count = max(1, len(self._clients))
+        if self._ticks >= UNLIMITED:  # all poll once more
+            self._ticks = (self._ticked // count + 1) * count
+        polls_until = self._begin_at + self._ticks / count * self._period
+        behind, give_up_at = self._clients, max(deadline, polls_until + 1)
         while (now := time.time()) < give_up_at:
             if self._ticked >= self._ticks:
                 behind = [client for client in behind if client.sequence < sequence]
-                waiting = self._period and any(client.line.is_waiting for client in self._clients)
+                waiting = self._period and any(c.connection.is_waiting for c in self._clients)
                 if not behind and not waiting:
                     break
-                if self._period and now > asked_until and any(map(_has_to_ask, behind)):
-                    self._lacking = sequence  # who has asked too early asks once more
+                if self._period and now > polls_until and any(map(_has_to_poll, behind)):
+                    self._missing = sequence  # clients that have polled too early poll once more
                     self._ticks += len(self._clients)
-                    asked_until += self._period
-            self._listen_until(now + GLANCE)
+                    polls_until += self._period
+            self._run_until(now + POLL_INTERVAL)
+        lost = sum(client.sequence < sequence for client in self._clients)
+        if brief:
+            last = (at for client in self._clients for _, at in client.times.values())
+            cursors = sorted({client.cursor for client in self._clients})
+            return {"lost": lost, "cursors": cursors, "last": max(last, default=0.0)}
         seen = [
-            [number, *(_milliseconds(at - self._changed_at[number]) for at in times)]
+            [number, *(round(1e3 * (at - self._changed[number][0]), 3) for at in times)]
             for client in self._clients
-            for number, times in client.news.items()
+            for number, times in client.times.items()
         ]
-        traced = self._clients[len(self._clients) // 2].trace if self._clients else None
         return {
             "traffic": asdict(self.traffic),
             "seen": seen,
-            "lost": sum(client.sequence < sequence for client in self._clients),
-            "queued": sum(client.waiting for client in self._clients),
-            "trace": traced or [],
-            "changed_at": self._changed_at,
+            "lost": lost,
+            "queued": sum(client.queued for client in self._clients),
+            "trace": self._traced.trace if self._clients else [],
+            "changed_at": {number: at for number, (at, _) in self._changed.items()},
             "cpu": (time.process_time() - self._cpu) / (time.time() - self._began),
         }
 
-    def show(self) -> dict[str, Any]:
-        """Tell what each client has, in the order in which it came: numbers, and all values."""
+    def fetch(
+        self, *, address: list[Any], host: str, connections: int, requests: int
+    ) -> dict[str, Any]:
+        """GET /data so many times on each of new connections, one request at a time on each.
+
+        Raises WrongResponse unless all responses are the same reading.
+        """
+        self._address, self.host = (address[0], address[1]), host
+        self._parsed.clear()
+        left = [requests] * connections
+        get = request(host, "/data")
+
+        def fetch_again(place: int, response: Response) -> None:
+            if response.status != 200 or "cursor" not in self.parse(response.body):
+                raise WrongResponse(f"GET /data: {response.head!r} {response.body!r}")
+            left[place] -= 1
+            if left[place]:
+                opened[place].send(get)
+
+        opened = [
+            Connection(self, lambda response, place=place: fetch_again(place, response))  # type: ignore[misc]
+            for place in range(connections)
+        ]
+        for connection in opened:
+            connection.send(get)
+        deadline = time.time() + CONNECT_TIMEOUT
+        while any(left):
+            self._run(0.1)
+            if time.time() > deadline:
+                raise WrongResponse(f"{sum(left)} requests without a response")
+        for connection in opened:
+            connection.close()
+        if len(self._parsed) > 1:
+            raise WrongResponse(f"GET /data: {len(self._parsed)} different readings")
+        return {}
+
+    def shown(self) -> dict[str, Any]:
+        """Return the sequences that each client has shown, in order, and all values."""
         return {
-            "shown": [list(client.news) for client in self._clients],
-            "values": self._values,
+            "shown": [list(client.times) for client in self._clients],
+            "values": {number: value for number, (_, value) in self._changed.items()},
         }
 
-    def leave(self) -> dict[str, Any]:
-        """Have no clients any more."""
+    def close(self) -> dict[str, Any]:
+        """Close all clients."""
         for client in self._clients:
-            client.leave()
+            client.close()
         self._clients.clear()
         self._timers.clear()
         self._ticks = self._ticked = 0
@@ -190,37 +244,35 @@ class Audience:
 
     # The loop.
 
-    def obey(self) -> None:
-        """Do what the lines of standard input say until it ends."""
+    def serve(self) -> None:
+        """Follow the orders on standard input until it ends."""
         self._selector.register(0, selectors.EVENT_READ, None)
-        orders = b""
+        received = b""
         while True:
             try:
-                if not self._listen(1.0):
+                if not self._run(1.0):
                     continue
             except (WrongResponse, OSError) as error:
                 self._give_up(error)
                 continue
             if not (data := os.read(0, 65536)):
                 return
-            orders += data
-            *lines, orders = orders.split(b"\n")
+            *lines, received = (received + data).split(b"\n")
             for line in lines:
-                self._obey(json.loads(line))
+                sys.stdout.write(json.dumps(self._follow(json.loads(line))) + "\n")
+                sys.stdout.flush()
 
-    def _obey(self, order: dict[str, Any]) -> None:
+    def _follow(self, order: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
         try:
-            answer = (
-                {"wrong": self._wrong} if self._wrong else getattr(self, order.pop("do"))(**order)
-            )
+            if not self._wrong:
+                found = getattr(self, order.pop("do"))(**order)
         except (WrongResponse, OSError) as error:
             self._give_up(error)
-            answer = {"wrong": self._wrong}
-        sys.stdout.write(json.dumps(answer, separators=(",", ":")) + "\n")
-        sys.stdout.flush()
+        return {"wrong": self._wrong} if self._wrong else found
 
     def _give_up(self, error: Exception) -> None:
-        """Remember what went wrong, and listen to nobody but the driver any more."""
+        """Keep the reason, and watch nothing but standard input."""
         self._wrong = self._wrong or str(error) or repr(error)
         for key in tuple(self._selector.get_map().values()):
             if key.data is not None:
@@ -228,12 +280,12 @@ class Audience:
         self._timers.clear()
         self._ticks = self._ticked = 0
 
-    def _listen_until(self, moment: float) -> None:
+    def _run_until(self, moment: float) -> None:
         while (left := moment - time.time()) > 0:
-            self._listen(left)
+            self._run(left)
 
-    def _listen(self, timeout: float) -> bool:
-        """Listen for so long at most; return whether there are orders."""
+    def _run(self, timeout: float) -> bool:
+        """Handle what happens within the timeout; return whether there are orders."""
         now = time.time()
         if self._ticked < self._ticks:
             timeout = min(timeout, self._tick_at() - now)
@@ -250,30 +302,73 @@ class Audience:
             heapq.heappop(self._timers)[2]()
         while self._ticked < self._ticks and self._tick_at() <= now:
             client = self._clients[self._ticked % len(self._clients)]
-            if self._lacking is None or client.sequence < self._lacking:
+            if self._missing is None or client.sequence < self._missing:
                 client.tick()
             self._ticked += 1
         return ordered
 
     def _tick_at(self) -> float:
-        """Return when the next question is due: they are spread evenly over a period."""
+        """Return when the next poll is due: they are spread evenly over a period."""
         return self._begin_at + (self._ticked + self._phase) * self._period / len(self._clients)
 
 
-def _has_to_ask(client: Client) -> bool:
-    """Tell whether only another question can bring it the news: none is under way."""
-    return not client.line.is_waiting and not client.is_busy
+def _has_to_poll(client: Client) -> bool:
+    """Tell whether only another poll can bring it the reading: none is under way."""
+    return not client.connection.is_waiting and not client.is_busy
 
 
-def _milliseconds(seconds: float) -> float:
-    return round(1e3 * seconds, 3)
+class Worker:
+    """A load generator in a process of its own, so that its work is not the server's."""
+
+    def __init__(self) -> None:
+        pair = cores()
+        with on_core(pair[1] if pair else None):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bench.clients.worker"], cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            )  # fmt: skip
+        self._orders = cast(IO[bytes], self._process.stdin)
+        self._results = cast(IO[bytes], self._process.stdout)
+
+    def order(self, what: str, **options: Any) -> None:
+        """Give an order; `result` then returns what came of it."""
+        try:
+            self._orders.write(json.dumps({"do": what, **options}).encode() + b"\n")
+            self._orders.flush()
+        except BrokenPipeError:
+            raise WrongResponse("the load generator's process ended") from None
+
+    def result(self) -> dict[str, Any]:
+        """Return the result of the oldest order; raises WrongResponse if something was wrong."""
+        if not (line := self._results.readline()):
+            raise WrongResponse("the load generator's process ended")
+        found: dict[str, Any] = json.loads(line)
+        if "wrong" in found:
+            raise WrongResponse(found["wrong"])
+        return found
+
+    def do(self, what: str, **options: Any) -> dict[str, Any]:
+        """Give an order and return its result."""
+        self.order(what, **options)
+        return self.result()
+
+    def close(self) -> None:
+        """End the process."""
+        with suppress(BrokenPipeError):  # it has ended by itself
+            self._orders.close()
+        try:
+            self._process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._results.close()
 
 
 def main() -> None:
-    """Obey, whatever Ctrl-C may mean to the others of the terminal."""
+    """Follow orders; Ctrl-C in the terminal is for the program that gives them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_descriptor_limit()
-    Audience().obey()
+    LoadGenerator().serve()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What telling thousands costs a server, beside others and a loop in C: the fan-out benchmark."""
+"""The fan-out benchmark: thousands of subscribers, beside other servers and a loop in C."""

@@ -1,38 +1,42 @@
-"""Measure what telling thousands costs a server: `python -m bench.fanout`.
+"""Measure what thousands of subscribers cost a server: `python -m bench.fanout`.
 
 Runs serve.py with N open WebSockets, and in turns with it a loop of send() in C, the floor: CPU
-per notification, memory per socket, CPU per handshake, the time to the last browser; then GET
-/data and the long poll. `--other-servers` puts other servers to the same test, in the same run.
+per notification, memory per socket, CPU per handshake, the time to the last subscriber; then GET
+/data and the long poll, with both dispatches. `--other-servers` puts others to the same test, in
+the same run.
 """
 
-import argparse
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.bytes_on_wire import WrongResponse
+import click
+
+from bench.clients.http import WrongResponse
+from bench.command_line import listed, run, separate
 from bench.environment import about
-from bench.fanout import servers
-from bench.fanout.crowd import crowd
 from bench.fanout.experiments import Figure, Floor, Subject, held, push, requests, streams
 from bench.fanout.floor import floor
-from bench.fanout.report import OURS, Report
+from bench.fanout.report import BY_FLASK, OURS, Report
+from bench.fanout.servers import OTHER_SERVERS, Unavailable, install
+from bench.fanout.subscribers import subscribers
 from bench.processes import ROOT, NotRunning, cores
 
 RESULTS = ROOT / "docs" / "results"
 COMMAND = "python -m bench.fanout"
-
 #: Long polls that wait when a reading is published.
 LONG_POLLS = 1000
+ALL, OTHERS = "all", [server.name for server in OTHER_SERVERS]
 
-PUSHLAB = Subject(
-    OURS, [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
-)
+_SERVE = [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
+PUSHLAB = Subject(OURS, _SERVE)
+PUSHLAB_BY_FLASK = Subject(BY_FLASK, [*_SERVE, "--no-shortcut"])
 
 
 class FanoutRun:
-    """One run: what it has found out so far, and who had to leave it."""
+    """The figures of a run so far, and the servers that are still measured."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
@@ -40,25 +44,25 @@ class FanoutRun:
         self.versions: dict[str, str] = {}
         self.unavailable: dict[str, str] = {}
 
-    def invite(self, names: Sequence[str]) -> None:
-        """Have these servers take part."""
-        for server in (one for one in servers.OTHER_SERVERS if one.name in names):
+    def install(self, names: Sequence[str]) -> None:
+        """Add the other servers of these names."""
+        for server in (server for server in OTHER_SERVERS if server.name in names):
             _say(f"{server.name}: installed on demand")
             try:
-                self.subjects.append(servers.install(server))
+                self.subjects.append(install(server))
                 self.versions.update(self.subjects[-1].versions)
-            except servers.Unavailable as reason:
+            except Unavailable as reason:
                 self.unavailable[server.name] = str(reason)
 
     def attempt(
         self, what: str, experiment: Callable[[Subject], list[Figure]], subject: Subject
     ) -> None:
-        """Make an experiment with this server; another that fails is out, with a reason."""
+        """Measure this server; another that fails is out, with the reason."""
         _say(f"{subject.name}: {what}")
         try:
             self.figures += experiment(subject)
         except (WrongResponse, NotRunning, OSError) as error:
-            if subject is PUSHLAB:
+            if subject not in self.subjects or subject is PUSHLAB:
                 raise
             self.unavailable[subject.name] = f"{what}: {error}"
             self.subjects.remove(subject)
@@ -75,43 +79,46 @@ def measure(
 ) -> Report:
     """Measure our server, and the other servers of these names, with so many clients each.
 
-    The command is what made it measure, as the report is to say.
+    The command is the one that the report names.
     """
-    run = FanoutRun()
-    run.invite(names)
-    with standing_on() as (ground, language):
+    fanout = FanoutRun()
+    fanout.install(names)
+    with running_floor() as (ground, language):
         for count in sorted(clients):
-            for subject in tuple(run.subjects):
-                run.attempt(
+            for subject in tuple(fanout.subjects):
+                fanout.attempt(
                     f"{count:,} WebSockets",
-                    lambda who, n=count: push(who, n, ground, rounds=rounds),  # type: ignore[misc]
+                    lambda subject, n=count: push(subject, n, ground, rounds=rounds),  # type: ignore[misc]
                     subject,
                 )
-    with standing_on() as (ground, language):
-        for subject in [subject for subject in run.subjects if subject.http]:
-            run.attempt(
+    with running_floor() as (ground, language):
+        speak_http = [subject for subject in fanout.subjects if subject.http]
+        for subject in (PUSHLAB, PUSHLAB_BY_FLASK, *speak_http[1:]):
+            fanout.attempt(
                 f"GET /data, and {long_polls:,} long polls",
-                lambda who: requests(who, long_polls, ground, rounds=rounds),
+                lambda subject: requests(subject, long_polls, ground, rounds=rounds),
                 subject,
             )
-        run.attempt(
+        fanout.attempt(
             f"{long_polls:,} event streams",
-            lambda who: streams(who, long_polls, ground, rounds=rounds),
+            lambda subject: streams(subject, long_polls, ground, rounds=rounds),
             PUSHLAB,
         )
     if max_sockets:
-        run.attempt(
-            f"{max_sockets:,} WebSockets", lambda who: held(who, max_sockets, rounds=10), PUSHLAB
+        fanout.attempt(
+            f"{max_sockets:,} WebSockets",
+            lambda subject: held(subject, max_sockets, rounds=10),
+            PUSHLAB,
         )
     return Report(
-        run.figures,
-        run.unavailable,
+        fanout.figures,
+        fanout.unavailable,
         {
             "command": command,
-            **about(**run.versions),
+            **about(**fanout.versions),
             "rounds": rounds,
             "floor": language,
-            "pinned": "server and crowd on a core each"
+            "pinned": "server and load generator on a core each"
             if cores()
             else "cores chosen by the system",
         },
@@ -119,78 +126,67 @@ def measure(
 
 
 @contextmanager
-def standing_on() -> Iterator[tuple[Floor, str]]:
+def running_floor() -> Iterator[tuple[Floor, str]]:
     """Have a floor, and the language that it is written in."""
-    pair = cores()
-    with (
-        floor() as (process, language),
-        crowd(process.port, "floor", core=pair[1] if pair else None) as there,
-    ):
-        yield Floor(process, there), language
+    with floor() as (process, language), subscribers(process.port, "floor") as those:
+        yield Floor(process, those), language
 
 
 def _say(progress: str) -> None:
     sys.stderr.write(progress + "\n")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").partition("\n")[0])
-    add = parser.add_argument
-    add("--clients", type=int, nargs="+", default=[1000, 5000], metavar="N",
-        help="open so many WebSockets (1000 5000)")  # fmt: skip
-    add("--rounds", type=int, default=30, help="rounds of server and floor (%(default)s)")
-    add(
-        "--long-polls",
-        "--waiting",
-        type=int,
-        default=LONG_POLLS,
-        metavar="N",
-        help="long polls (%(default)s)",
-    )
-    add("--max-sockets", "--most", type=int, default=0, metavar="N",
-        help="at last hold so many sockets, as 18000, and tell them all")  # fmt: skip
-    add(
-        "--other-servers",
-        "--peers",
-        nargs="*",
-        metavar="NAME",
-        choices=[server.name for server in servers.OTHER_SERVERS],
-        help="measure others, too, all of them unless named: %(choices)s",
-    )
-    add("--json", type=Path, metavar="FILE", help="write every sample there")
-    add(
-        "--update-docs",
-        "--write",
-        action="store_true",
-        help="write docs/results/fanout.json; `make figures` then renews the docs",
-    )
-    options = parser.parse_args(arguments)
-    if min(*options.clients, options.rounds, options.long_polls) < 1 or options.max_sockets < 0:
-        parser.error("there must be at least one of each")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables, write what was asked for."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parse(arguments)
-    names = options.other_servers
-    if names is not None:
-        names = names or [server.name for server in servers.OTHER_SERVERS]
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@click.option("--clients", type=listed(click.IntRange(1)), multiple=True, metavar="N",
+    default=[[1000, 5000]], help="Open so many WebSockets (1000 5000).")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1), default=30, show_default=True, metavar="N",
+    help="Rounds of server and floor.")  # fmt: skip
+@click.option("--long-polls", "--waiting", type=click.IntRange(1), default=LONG_POLLS,
+    show_default=True, metavar="N", help="Long polls that wait.")  # fmt: skip
+@click.option("--max-sockets", "--most", type=click.IntRange(0), default=0, metavar="N",
+    help="At last hold so many sockets, as 18000, and broadcast to all of them.")  # fmt: skip
+@click.option("--other-servers", "--peers", type=click.Choice([ALL, *OTHERS]), multiple=True,
+    is_flag=False, flag_value=ALL, metavar="[NAME ...]",
+    help=f"Also measure other servers: {', '.join(OTHERS)}. All of them unless named.")  # fmt: skip
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Write every sample there.")  # fmt: skip
+@click.option("--update-docs", "--write", is_flag=True,
+    help="Write docs/results/fanout.json; `make figures` then renews the docs.")  # fmt: skip
+@click.pass_context
+def benchmark(
+    context: click.Context,
+    clients: Sequence[Sequence[int]],
+    rounds: int,
+    long_polls: int,
+    max_sockets: int,
+    other_servers: Sequence[str],
+    path: Path | None,
+    *,
+    update_docs: bool,
+) -> None:
+    """Measure, print the tables, write the results."""
     try:
         report = measure(
-            options.clients,
-            rounds=options.rounds,
-            long_polls=options.long_polls,
-            max_sockets=options.max_sockets,
-            names=names or (),
-            command=" ".join([COMMAND, *arguments]),
+            [count for counts in clients for count in counts],
+            rounds=rounds,
+            long_polls=long_polls,
+            max_sockets=max_sockets,
+            names=OTHERS if ALL in other_servers else other_servers,
+            command=context.obj,
         )
     except (WrongResponse, NotRunning) as error:
         sys.exit(f"{COMMAND}: {error}")
-    sys.stdout.write(report.text() + "\n")
-    if options.json:
-        options.json.write_text(report.as_json())
-    if options.update_docs:
+    print(report.text())
+    if path:
+        path.write_text(report.as_json())
+    if update_docs:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "fanout.json").write_text(report.as_json())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark with these arguments, or with those of the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join([*COMMAND.split(), *arguments])
+    parsed = separate(arguments, "--clients", "--other-servers", "--peers")
+    run(benchmark, parsed, COMMAND, obj=command)

@@ -1,22 +1,23 @@
 """The experiments: how each figure of the fan-out benchmark comes about.
 
-All are made by CPU time, which does not care how busy the machine is, and as ratios to a floor
-that is measured in between, because the speed of a core does. Each is a list of samples.
+Each figure is a list of samples. CPU is taken from the kernel, so other load adds little to it. It
+is also given as a ratio to a floor that is measured in between, because a core's speed changes.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from bench.fanout.crowd import DistantCrowd, crowd
-from bench.processes import Process, cores, running
+from bench.fanout.subscribers import Subscribers, subscribers
+from bench.processes import Process, running
 from bench.statistics import median, quantile
 
-#: Browsers that are there before anything is measured, for what is needed once, not once each.
+#: Subscribers that come before memory is measured, for what is needed once, not once each.
 FIRST = 200
-#: How many parts the crowd arrives in: each gives one sample of what a handshake costs.
+#: Parts in which subscribers come: each gives one sample of what a handshake costs.
 PARTS = 10
-#: Notifications in one sample, about: a small crowd is told more often.
+#: Notifications in one sample, about: with few subscribers, it has more broadcasts.
 NOTIFICATIONS = 2000
 #: GET requests in one sample.
 FETCHES = 1000
@@ -28,17 +29,15 @@ class Subject:
 
     name: str
     command: Sequence[str]
-    #: How it is made to publish, a key of browsers.TRIGGERS.
-    trigger: str = "http"
-    #: Whether it serves GET /data and the long poll, too.
-    http: bool = True
+    publisher: str = "http"  #: how it is made to broadcast, a key of PUBLISHERS
+    http: bool = True  #: whether it also serves GET /data and the long poll
     environment: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, of whom, with how many clients, and every sample of it."""
+    """What was measured of a server, with how many clients, and every sample."""
 
     server: str
     what: str
@@ -47,7 +46,7 @@ class Figure:
     samples: list[float]
 
     def quantile(self, q: float) -> float:
-        """Return the value below which this share of the samples lies."""
+        """Return the value below which the share q of the samples lies."""
         return quantile(self.samples, q)
 
     @property
@@ -56,84 +55,84 @@ class Figure:
 
 
 class Floor:
-    """The floor's process, and a crowd of its own that is always as large as the other one."""
+    """The floor's process, and as many subscribers as the server has."""
 
-    def __init__(self, process: Process, crowd: DistantCrowd) -> None:
+    def __init__(self, process: Process, subscribers: Subscribers) -> None:
         self._process = process
-        self._crowd = crowd
+        self._subscribers = subscribers
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Have this many sockets; it never has fewer again."""
-        self._crowd.join(size - self._size)
+        """Have this many subscribers; it never has fewer again."""
+        self._subscribers.join(size - self._size, "frames")
         self._size = size
 
     def cost(self, times: int) -> float:
-        """Return the microseconds of CPU that one send costs, where all are told so many times."""
+        """Return the microseconds of CPU of one send, in so many broadcasts."""
         before = self._process.cpu()
         for _ in range(times):
-            self._crowd.tell()
+            self._subscribers.broadcast()
         return (self._process.cpu() - before) / (times * self._size)
 
 
 @contextmanager
-def serving(subject: Subject) -> Iterator[tuple[Process, DistantCrowd]]:
-    """Run the server, and have a crowd for it."""
-    pair = cores()
+def serving(subject: Subject) -> Iterator[tuple[Process, Subscribers]]:
+    """Run the server, with subscribers."""
     with (
         running(subject.command, environment=subject.environment) as server,
-        crowd(server.port, subject.trigger, core=pair[1] if pair else None) as browsers,
+        subscribers(server.port, subject.publisher) as those,
     ):
-        yield server, browsers
+        yield server, those
 
 
-def _publishings(server: Process, browsers: DistantCrowd, *, rounds: int) -> list[float]:
-    """Return the microseconds of CPU that publishing costs as long as there is nobody to tell."""
+def _publish_costs(server: Process, subscribers: Subscribers, *, rounds: int) -> list[float]:
+    """Return the microseconds of CPU that publishing costs while there are no subscribers."""
     for _ in range(20):
-        browsers.tell()
+        subscribers.broadcast()
     costs = []
     for _ in range(rounds):
         before = server.cpu()
-        browsers.tell()
+        subscribers.broadcast()
         costs.append(server.cpu() - before)
     return costs
 
 
 def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
-    """Measure open WebSockets: opening them, having them, telling them."""
+    """Measure WebSockets: their handshakes, their memory, broadcasts to them."""
     times = max(1, NOTIFICATIONS // clients)
     floors, ours, openings, handshakes = [], [], [], []
     seconds: list[float] = []
     floor.grow(clients)
-    with serving(subject) as (server, browsers):
-        publishings = _publishings(server, browsers, rounds=rounds)
+    with serving(subject) as (server, subscribers):
+        publishings = _publish_costs(server, subscribers, rounds=rounds)
         first = min(FIRST, clients // 5)
-        browsers.join(first, browsers.tell()[1])
-        newest = [browsers.tell()[1] for _ in range(5)][-1]
+        subscribers.join(first)
+        for _ in range(5):
+            subscribers.broadcast()
         memory, others = server.memory(), clients - first
         parts = min(PARTS, others)
         for part in range(parts):
             size = others * (part + 1) // parts - others * part // parts
             before = server.cpu()
-            browsers.join(size, newest)
+            subscribers.join(size)
             handshakes.append((server.cpu() - before) / size)
             openings.append(floor.cost(times))
         for _ in range(3):
-            browsers.tell()
-        browsers.rest(0.1)  # would hear what is told twice
+            subscribers.broadcast()
+        time.sleep(0.1)  # what came twice would fail the next broadcast
         memory = server.memory() - memory
 
         def cost() -> float:
             before = server.cpu()
-            seconds.extend(browsers.tell()[0] for _ in range(times))
+            seconds.extend(subscribers.broadcast() for _ in range(times))
             return (server.cpu() - before) / (times * clients)
 
         for _ in range(rounds):  # in this order, so that a drift of the machine's speed cancels
             before = cost()
             floors.append(floor.cost(2 * times))
             ours.append((before + cost()) / 2)
-    # What the request that publishes costs is no part of telling; it is the same for one browser
-    # and for ten thousand.
+    # The request that publishes is not part of a notification: it costs the same for one
+    # subscriber and for ten thousand.
     once = median(publishings) / clients
     return [
         Figure(subject.name, "floor", clients, "µs", floors),
@@ -150,72 +149,68 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
 
 
 def requests(
-    subject: Subject, waiting: int, floor: Floor, *, rounds: int, connections: int = 8
+    subject: Subject, long_polls: int, floor: Floor, *, rounds: int, connections: int = 8
 ) -> list[Figure]:
     """Measure HTTP: GET /data on a few connections, and long polls on many."""
     fetches, cycles = [], []
     floors: list[float] = []
-    floor.grow(waiting)
-    times = max(1, NOTIFICATIONS // waiting)
-    with serving(subject) as (server, browsers):
-        browsers.fetch(connections, 5)
+    floor.grow(long_polls)
+    times = max(1, NOTIFICATIONS // long_polls)
+    with serving(subject) as (server, subscribers):
+        subscribers.fetch(connections, 5)
         for _ in range(rounds):
             before = server.cpu()
-            browsers.fetch(connections, FETCHES // connections)
+            subscribers.fetch(connections, FETCHES // connections)
             fetches.append((server.cpu() - before) / (FETCHES // connections * connections))
             floors.append(floor.cost(times))
-        _, newest = browsers.tell()
-        browsers.poll(waiting, newest)
-        server.cpu()  # which waits until they all wait
-        browsers.tell()
+        subscribers.broadcast()
+        subscribers.join(long_polls, "longpoll")
+        server.cpu()  # which waits until all of them wait
+        subscribers.broadcast()
         for _ in range(rounds):
             before = server.cpu()
-            browsers.tell()  # they hear, and ask again
-            cycles.append((server.cpu() - before) / waiting)
+            subscribers.broadcast()  # they receive it, and poll again
+            cycles.append((server.cpu() - before) / long_polls)
             floors.append(floor.cost(times))
     return [
-        Figure(subject.name, "floor beside HTTP", waiting, "µs", floors),
+        Figure(subject.name, "floor beside HTTP", long_polls, "µs", floors),
         *_in_floors(Figure(subject.name, "GET /data", connections, "µs", fetches), floors[:rounds]),
         *_in_floors(
-            Figure(subject.name, "long-poll cycle", waiting, "µs", cycles), floors[rounds:]
+            Figure(subject.name, "long-poll cycle", long_polls, "µs", cycles), floors[rounds:]
         ),
     ]
 
 
 def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
-    """Measure server-sent events: telling many streams."""
+    """Measure server-sent events: broadcasts to many streams."""
     times = max(1, NOTIFICATIONS // clients)
     events, floors = [], []
     floor.grow(clients)
-    with serving(subject) as (server, browsers):
-        once = median(_publishings(server, browsers, rounds=rounds))
-        _, newest = browsers.tell()
-        browsers.stream(clients, newest)
-        server.cpu()  # which waits until they all wait
-        browsers.tell()
+    with serving(subject) as (server, subscribers):
+        once = median(_publish_costs(server, subscribers, rounds=rounds))
+        subscribers.broadcast()
+        subscribers.join(clients, "sse")
+        server.cpu()  # which waits until all of them wait
+        subscribers.broadcast()
         for _ in range(rounds):
             before = server.cpu()
             for _ in range(times):
-                browsers.tell()
+                subscribers.broadcast()
             events.append(((server.cpu() - before) / times - once) / clients)
             floors.append(floor.cost(times))
     return [*_in_floors(Figure(subject.name, "event", clients, "µs", events), floors)]
 
 
 def _in_floors(figure: Figure, floors: Sequence[float]) -> tuple[Figure, Figure]:
-    """Return the figure, and with it the same as ratios to the floor measured next to it."""
+    """Return the figure, and the same as ratios to the floor measured next to it."""
     ratios = [cost / floor for cost, floor in zip(figure.samples, floors, strict=True)]
     return figure, replace(figure, what=f"{figure.what} / floor", unit="×", samples=ratios)
 
 
 def held(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:
-    """Measure how long it takes to tell the most that one process can hold."""
-    with serving(subject) as (_, browsers):
-        _, newest = browsers.tell()
-        browsers.join(clients, newest)
-        seconds = [browsers.tell()[0] for _ in range(rounds)]
-    return [
-        Figure(
-            subject.name, "last received, most sockets", clients, "ms", [1e3 * s for s in seconds]
-        )
-    ]
+    """Measure the time to the last subscriber, with the most that one process can hold."""
+    with serving(subject) as (_, subscribers):
+        subscribers.broadcast()
+        subscribers.join(clients)
+        ms = [1e3 * subscribers.broadcast() for _ in range(rounds)]
+    return [Figure(subject.name, "last received, most sockets", clients, "ms", ms)]

@@ -1,4 +1,4 @@
-/* The floor: what it costs at least to tell N sockets, a loop of send() and nothing else.
+/* The floor: the least that a broadcast costs, a loop of send() and nothing else.
  *
  * Listens on a free port of 127.0.0.1 and prints it. The first connection is the control: what
  * comes on it is sent to all other connections, then back on the control. Ends when that closes.
@@ -46,7 +46,7 @@ int main(void) {
         struct pollfd watched[] = {{listener, POLLIN, 0}, {control, POLLIN, 0}};
         if (poll(watched, 2, -1) < 0)
             fail("poll");
-        /* Whoever has connected before the control speaks is in the listener's queue by now. */
+        /* Sockets that connected before the control sends are in the listener's queue by now. */
         for (int one = 1, fd; (fd = accept(listener, NULL, NULL)) >= 0;) {
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
             fcntl(fd, F_SETFL, O_NONBLOCK);

@@ -1,6 +1,7 @@
-"""The floor: what it costs at least to tell N sockets, in C, or in Python without a compiler.
+"""The floor: the least that a broadcast to N sockets costs, in C or in Python.
 
-`floor.c` says what it does; run as a program, this is the same in Python.
+`floor.c` says what it does. Run as a program, this is the same in Python, for machines without a
+compiler.
 """
 
 import os

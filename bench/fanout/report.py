@@ -1,4 +1,4 @@
-"""The fan-out benchmark's report: what was aimed at, tables, JSON with every sample."""
+"""The fan-out benchmark's report: goals, tables, JSON with every sample."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,8 @@ from bench.report.tables import as_rst
 from bench.results import as_json
 
 OURS = "Pushlab"
+#: The same, with all requests dispatched by Flask.
+BY_FLASK = "Pushlab by Flask"
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,15 @@ class Goal:
     worst: bool = False
 
     def aims_at(self, figure: Figure) -> bool:
-        return figure.what == self.what and self.clients in (None, figure.clients)
+        if (figure.server, figure.what) != (OURS, self.what):
+            return False
+        return self.clients in (None, figure.clients)
 
     def is_met(self, figure: Figure) -> bool:
         return (max(figure.samples) if self.worst else figure.median) <= self.most
 
 
-#: What a floor took, in microseconds, where the targets in microseconds were set.
+#: Microseconds that a floor took where the goals in microseconds were set.
 FLOOR_THEN = 6.8
 
 GOALS = (
@@ -69,7 +73,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that one run found out."""
+    """Everything that one run measured."""
 
     figures: Sequence[Figure]
     unavailable: Mapping[str, str]
@@ -104,7 +108,7 @@ class Report:
         return cls(figures, unavailable, about)
 
     def figure(self, what: str, clients: int | None = None, server: str = OURS) -> Figure:
-        """Return what was measured of this server with so many clients, or with however many."""
+        """Return what was measured of this server, with so many clients if they are given."""
         return self.all(what, server, clients)[0]
 
     def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
@@ -122,11 +126,11 @@ class Report:
     def ours(self) -> str:
         """Return the table of our own figures, with the goals."""
         rows = [("", "N", "median", "p10", "p90", "worst", "goal", "met")]
-        for figure in (figure for figure in self.figures if figure.server == OURS):
+        for figure in (figure for figure in self.figures if figure.server in (OURS, BY_FLASK)):
             goal = next((goal for goal in GOALS if goal.aims_at(figure)), None)
             rows.append(
                 (
-                    f"{TITLES[figure.what]}, {figure.unit}",
+                    f"{_title(figure)}, {figure.unit}",
                     f"{figure.clients:,}",
                     number(figure.median),
                     *(
@@ -141,9 +145,9 @@ class Report:
         return as_rst(rows)
 
     def side_by_side(self) -> str:
-        """Return everybody's figures side by side, a table for each N; "" without other servers."""
+        """Return the figures of all servers, a table for each N; "" without other servers."""
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
-        if len(servers) == 1:
+        if {OURS, BY_FLASK}.issuperset(servers):
             return ""
         sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
         tables = [self._side_by_side(f"N = {n:,}", servers, _PUSH, n) for n in sizes]
@@ -161,6 +165,8 @@ class Report:
     ) -> str:
         rows = [(title, *whats.values())]
         for server in servers:
+            if server == BY_FLASK and whats is _PUSH:
+                continue  # a notification is not dispatched
             own = {f.what: f for f in self.figures if f.server == server and n in (None, f.clients)}
             rows.append((server, *(_summary(own.get(what)) for what in whats)))
         return as_rst(rows)
@@ -170,7 +176,7 @@ class Report:
         return "\n\n".join(filter(None, [self.summary(), self.ours(), self.side_by_side()]))
 
     def summary(self) -> str:
-        """Return on what, with what and when this was measured."""
+        """Return date, machine, versions and method of the measurement."""
         return (
             f"{described(self.about)}\n"
             f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
@@ -178,7 +184,7 @@ class Report:
         )
 
 
-#: The columns where everyone is shown side by side.
+#: The columns where all servers stand side by side.
 _PUSH = {
     "notification / floor": "CPU, floors (p10–p90)",
     "memory": "bytes per socket",
@@ -192,6 +198,11 @@ _REQUESTS = {
     "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
     "long-poll cycle": "µs",
 }
+
+
+def _title(figure: Figure) -> str:
+    title = TITLES[figure.what]
+    return title if figure.server == OURS else title.replace("(direct)", "(by Flask)")
 
 
 def number(value: float) -> str:

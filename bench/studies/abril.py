@@ -1,11 +1,11 @@
 """Abril's recordings: what five updates a second apart cost one client, reload to WebSocket."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.bytes_on_wire import NAVIGATE, Cost, Wire, WrongResponse
+from bench.clients.chromium import NAVIGATE, request
+from bench.clients.http import BlockingConnection, WrongResponse, read_response
 from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Run, explained
@@ -117,17 +117,20 @@ def _reloaded(
     path: str, port: int, change: Callable[[], object], *, updates: int
 ) -> list[list[int]]:
     """Return the bytes up and down of each reload, after a change each."""
-    costs: list[Cost] = []
+    costs = []
     try:
-        with closing(Wire(port)) as wire:
+        with BlockingConnection("127.0.0.1", port) as connection:
+            reload = request(connection.host, path, template=NAVIGATE)
             for _ in range(updates):
                 change()
-                wire.send(NAVIGATE, path)
-                wire.body()
-                costs.append(wire.cost())
+                connection.send(reload)
+                response = connection.receive(read_response)
+                if response.status != 200:
+                    raise WrongResponse(f"GET {path}: {response.status}")
+                costs.append([len(reload), response.size])
     except OSError as error:
         raise WrongResponse(f"GET {path}: {error or type(error).__name__}") from error
-    return [[cost.up, cost.down] for cost in costs]
+    return costs
 
 
 def _exchanges(results: Results) -> Iterator[Exchange]:

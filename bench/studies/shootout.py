@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.bytes_on_wire import WrongResponse
+from bench.clients.http import WrongResponse
 from bench.fanout.benchmark import PUSHLAB
 from bench.fanout.experiments import serving
 from bench.processes import NotRunning
@@ -66,17 +66,17 @@ class Shootout:
         }  # fmt: skip
         run.progress.say("starting serve.py")
         try:
-            with serving(PUSHLAB) as (_, browsers):
+            with serving(PUSHLAB) as (_, subscribers):
                 clients = 0
                 while clients + self.step <= self._most:
                     run.progress.say(
                         f"{clients + self.step:,} clients: connecting, then broadcasts"
                     )
-                    _, newest = browsers.tell()
-                    browsers.join(self.step, newest)
+                    subscribers.broadcast()
+                    subscribers.join(self.step)
                     clients += self.step
-                    browsers.tell()  # the first time takes longer
-                    times = [round(1e3 * browsers.tell()[0], 3) for _ in range(self.samples)]
+                    subscribers.broadcast()  # the first time takes longer
+                    times = [round(1e3 * subscribers.broadcast(), 3) for _ in range(self.samples)]
                     steps.append({"clients": clients, "milliseconds": times})
                     run.progress.advance(self._seconds(clients))
                     if quantile(times, 0.95) > self.limit:

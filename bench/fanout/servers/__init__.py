@@ -1,14 +1,13 @@
-"""Other servers that do the same job, and how to have them without touching ours.
+"""Other servers that do the same job, installed apart from ours.
 
-Each script here tells all WebSockets of each POST /data, or of each message to /publish. The
-Python ones run in a virtual environment of their own in the user's cache folder, Node's there, too.
+Each script here sends a signal to all WebSockets for each POST /data, or for each message to
+/publish. The user's cache folder has a virtual environment for them, and Node's packages.
 """
 
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from bench.fanout.experiments import Subject
 
 SCRIPTS = Path(__file__).parent
 #: Seconds that an installation may take.
-PATIENCE = 600
+INSTALL_TIMEOUT = 600
 
 
 class Unavailable(Exception):
@@ -25,19 +24,19 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class OtherServer:
-    """A script, the packages that it needs, and how it is triggered."""
+    """A script, the packages that it needs, and how it is made to broadcast."""
 
     name: str
     script: str
     packages: tuple[str, ...]
-    trigger: str = "http"
+    publisher: str = "http"
     http: bool = False
 
 
 OTHER_SERVERS = (
-    OtherServer("picows", "picows_server.py", ("picows", "uvloop"), trigger="websocket"),
+    OtherServer("picows", "picows_server.py", ("picows", "uvloop"), publisher="websocket"),
     OtherServer(
-        "websockets.broadcast", "websockets_server.py", ("websockets",), trigger="websocket"
+        "websockets.broadcast", "websockets_server.py", ("websockets",), publisher="websocket"
     ),
     OtherServer("aiohttp", "aiohttp_server.py", ("aiohttp",), http=True),
     OtherServer("Node ws", "node_ws.js", ("ws",), http=True),
@@ -63,19 +62,11 @@ def install(server: OtherServer) -> Subject:
     return Subject(
         name=server.name,
         command=[command, str(SCRIPTS / server.script)],
-        trigger=server.trigger,
+        publisher=server.publisher,
         http=server.http,
         environment={"NODE_PATH": str(cache() / "node_modules")},
         versions=versions,
     )
-
-
-def install_all() -> Iterator[tuple[OtherServer, Subject | Unavailable]]:
-    for server in OTHER_SERVERS:
-        try:
-            yield server, install(server)
-        except Unavailable as reason:
-            yield server, reason
 
 
 def _pip(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
@@ -108,7 +99,7 @@ def _npm(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
 def _run(*command: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - the commands above
-            command, capture_output=True, text=True, timeout=PATIENCE, check=True
+            command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT, check=True
         )
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().rpartition("\n")[2]

@@ -40,5 +40,5 @@ const server = http.createServer((request, response) => {
 const sockets = new WebSocketServer({ server, path: "/update", perMessageDeflate: false });
 server.keepAliveTimeout = server.requestTimeout = 0;
 server.listen({ host: "127.0.0.1", port: 0, backlog: 1024 }, () => {
-  console.log(`The peer is at http://127.0.0.1:${server.address().port} `);
+  console.log(`The server is at http://127.0.0.1:${server.address().port} `);
 });

@@ -1,4 +1,4 @@
-"""What every peer tells: cursors like Pushlab's, as the same few bytes of JSON."""
+"""What every server sends: cursors like Pushlab's, as the same few bytes of JSON."""
 
 import json
 import secrets
@@ -28,6 +28,6 @@ def listen() -> socket.socket:
 
 
 def ready(listener: socket.socket) -> None:
-    """Tell the benchmark where."""
-    sys.stdout.write(f"The peer is at http://127.0.0.1:{listener.getsockname()[1]} \n")
+    """Print where it listens, for the benchmark."""
+    sys.stdout.write(f"The server is at http://127.0.0.1:{listener.getsockname()[1]} \n")
     sys.stdout.flush()

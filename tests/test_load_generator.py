@@ -11,13 +11,14 @@ from dataclasses import replace
 import pytest
 
 from bench import clock
-from bench.bytes_on_wire import WrongResponse
+from bench.clients.http import WrongResponse
 from bench.clients.publisher import Posting
+from bench.clients.worker import Worker
+from bench.measurement import Measurement, take_turn
 from bench.results import Result, Traffic
-from bench.runner import Measurement, take_turn
 from bench.scenarios import VARIANTS, Variant
 from bench.servers import SERVERS, started
-from bench.target import ServerDied, Target, Worker
+from bench.target import ServerDied, Target
 from bench.verify import verify
 from tests.conftest import ROOT, Program, Server, eventually, starting
 from tests.relay import Relay
@@ -111,15 +112,15 @@ def wrong(fault: str) -> Iterator[Target]:
 @pytest.mark.parametrize(
     ("fault", "transports", "why"),
     [
-        ("amnesia", ("longpoll", "sse", "websocket"), "was not told within"),
-        ("silence", ("longpoll", "sse", "websocket"), "was not told within"),
-        ("stutter", ("websocket",), "was not told within|after reading"),
+        ("amnesia", ("longpoll", "sse", "websocket"), "did not come within"),
+        ("silence", ("longpoll", "sse", "websocket"), "did not come within"),
+        ("stutter", ("websocket",), "did not come within|came after reading"),
     ],
 )
 def test_a_wrong_server_is_not_measured(
     fault: str, transports: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.verify.PATIENCE", 0.7)
+    monkeypatch.setattr("bench.verify.DELIVERY_TIMEOUT", 0.7)
     with wrong(fault) as target:
         for transport in transports:
             with closing(Worker()) as worker, pytest.raises(WrongResponse, match=why):
@@ -131,7 +132,7 @@ def measured(
 ) -> Result:
     """Return the cell, after so many turns."""
     measurement = Measurement(result, target, worker)
-    with measurement.attended():
+    with measurement.clients():
         for _ in range(turns):
             take_turn([measurement], target, changes=changes)
     return result
@@ -173,7 +174,7 @@ def test_every_byte_that_passes_is_counted(
     """A relay that knows nothing of HTTP counts the same."""
     with Relay(target.port) as relay:
         opening = Traffic(
-            **worker.ask(
+            **worker.do(
                 "open",
                 transport=variant.transport,
                 carry=variant.carry,
@@ -185,16 +186,16 @@ def test_every_byte_that_passes_is_counted(
             )["traffic"]
         )
         polls = variant.transport == "poll"
-        worker.ask("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
+        worker.do("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
         target.publisher.change()
-        found = worker.ask("finish", sequence=target.newest, deadline=time.time() + 5)
+        found = worker.do("finish", sequence=target.newest, deadline=time.time() + 5)
         turn = Traffic(**found["traffic"])
         assert found["lost"] == 0
         assert turn.bytes > 0
         eventually(
             lambda: (relay.up, relay.down) == (opening.up + turn.up, opening.down + turn.down)
         )
-        worker.ask("leave")
+        worker.do("close")
         target.publisher.change()  # ends the polls of those who have left
 
 
@@ -242,7 +243,7 @@ def test_a_server_that_dies_is_said_to_have_died(worker: Worker) -> None:
     with started("serve.py") as process, venue_at(process.port) as target:
         target.process = process
         measurement = Measurement(result(Variant("websocket", carry=True)), target, worker)
-        with measurement.attended():
+        with measurement.clients():
             os.kill(process.pids[0], signal.SIGKILL)
             with pytest.raises(ServerDied):
                 take_turn([measurement], target, changes=2)
@@ -262,13 +263,13 @@ def test_a_connection_that_was_idle_for_too_long_is_opened_anew(worker: Worker) 
     with starting() as start:
         server = start("serve.py", "--source", "http", "--head-timeout", "0.3")
         with venue_at(server.port) as target, Relay(server.port) as relay:
-            worker.ask(
+            worker.do(
                 "open", transport="poll", carry=True, clients=1, processing_time=0.0,
                 address=["127.0.0.1", relay.port], host=target.name, after=target.publisher.cursor,
             )  # fmt: skip
             eventually(lambda: relay.connections and relay.connections[0].over.is_set())
-            worker.ask("begin", begin_at=time.time(), ticks=1, period=0.05)
+            worker.do("begin", begin_at=time.time(), ticks=1, period=0.05)
             target.publisher.change()
-            found = worker.ask("finish", sequence=target.newest, deadline=time.time() + 5)
+            found = worker.do("finish", sequence=target.newest, deadline=time.time() + 5)
             assert found["lost"] == 0
             assert len(relay.connections) == 2
