@@ -3,7 +3,7 @@
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from pushlab.feed import Feed, ValueTooLarge
 from pushlab.hosting.lifecycle import Hosting
 from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
-from pushlab.transports import TRANSPORTS, longpoll, poll, sse
+from pushlab.transports import TRANSPORTS, routes
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
 from pushlab.wsgi.direct import Direct
 from pushlab.wsgi.policy import content_security_policy, error_as_json
@@ -71,18 +71,11 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         page.headers["Cache-Control"] = "no-cache"
         return page
 
-    def newest(environ: Environ) -> PlainResponse:
-        return poll.update(feed, environ)
-
-    def wait_or_stream(environ: Environ) -> PlainResponse:
-        if "text/event-stream" in environ.get("HTTP_ACCEPT", ""):
-            return sse.update(feed, environ)
-        return longpoll.update(feed, environ)
-
-    @app.get("/data")
-    def data() -> Response:
-        """The newest reading, or 304: what short polling asks for again and again."""
-        return newest(request.environ).for_flask()
+    # GET /data is the short poll; GET /update the long poll, or an event stream. A WebSocket at
+    # /update has a route of its own.
+    transports = routes(feed)
+    for path, respond in transports.items():
+        app.add_url_rule(path, path, _view(respond))
 
     @app.post("/data")
     def publish() -> ResponseReturnValue:
@@ -112,11 +105,6 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             abort(400, str(error))
         return jsonify(cursor=reading.cursor), 201
 
-    @app.get("/update")
-    def update() -> Response:
-        """The long poll, or an event stream; a WebSocket at this URL has a route of its own."""
-        return wait_or_stream(request.environ).for_flask()
-
     @app.route("/lab", websocket=True, endpoint="lab")
     def instruments() -> str:
         """The instruments of a page, and its controls."""
@@ -135,10 +123,13 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     app.register_blueprint(listing.blueprint)
     app.register_error_handler(HTTPException, error_as_json)
     if settings.direct:
-        app.wsgi_app = Direct(  # type: ignore[method-assign]
-            app.wsgi_app, {"/data": newest, "/update": wait_or_stream}
-        )
+        app.wsgi_app = Direct(app.wsgi_app, transports)  # type: ignore[method-assign]
     return app
+
+
+def _view(respond: Callable[[Environ], PlainResponse]) -> Callable[[], Response]:
+    """Return a Flask view with the response to the current request."""
+    return lambda: respond(request.environ).for_flask()
 
 
 class Place(NamedTuple):

@@ -4,7 +4,12 @@
 plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how to add one.
 """
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import NamedTuple
+
+from pushlab.feed import Feed
+from pushlab.wsgi.responses import Environ, Response
 
 
 class Colour(NamedTuple):
@@ -25,6 +30,9 @@ class Transport(NamedTuple):
     marker: str  #: in plots, as Matplotlib names it: for readers who cannot tell hues apart
     autostart: bool = True  #: whether its lane starts with the page
     carry: bool = True  #: whether its lane begins by carrying readings
+    path: str = "/update"  #: the URL of its `update`
+    accept: str = ""  #: what its requests' Accept header contains, if transports share the path
+    upgrades: bool = False  #: whether it is a WebSocket, whose route is in serve.py
 
 
 _ALL = (
@@ -33,6 +41,7 @@ _ALL = (
         title="Short polling",
         short="Short polling",
         tagline="asks again and again",
+        path="/data",
         colour=Colour("#636b7c", "#a3abbb"),
         marker="s",
     ),
@@ -52,6 +61,7 @@ _ALL = (
         colour=Colour("#00805a", "#36c795"),
         marker="D",
         autostart=False,
+        accept="text/event-stream",
     ),
     Transport(
         name="websocket",
@@ -60,8 +70,30 @@ _ALL = (
         tagline="one connection, held open",
         colour=Colour("#0062ab", "#5aaef5"),
         marker="o",
+        upgrades=True,
     ),
 )
 
 #: Every transport by its name, in the order in which they are shown.
 TRANSPORTS = {transport.name: transport for transport in _ALL}
+
+
+def routes(feed: Feed) -> dict[str, Callable[[Environ], Response]]:
+    """Return, by path, the function that responds to GET and HEAD."""
+    paths: dict[str, list[Transport]] = {}
+    for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
+        if not transport.upgrades:
+            paths.setdefault(transport.path, []).append(transport)
+    return {path: _route(feed, shared) for path, shared in paths.items()}
+
+
+def _route(feed: Feed, transports: list[Transport]) -> Callable[[Environ], Response]:
+    candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
+
+    def respond(environ: Environ) -> Response:
+        accept = environ.get("HTTP_ACCEPT", "")
+        module = next(module for wanted, module in candidates if wanted in accept)
+        response: Response = module.update(feed, environ)
+        return response
+
+    return respond
