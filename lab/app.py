@@ -12,8 +12,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
-from lab import source_view as listing
-from lab import static_files
+from lab import source_view, static_files
 from lab.instruments import Lab
 from lab.settings import Settings
 from lab.sources import PACED, parse_object
@@ -120,7 +119,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             return jsonify(error=f"the data has not changed for {age:.0f} s"), 503
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
-    app.register_blueprint(listing.blueprint)
+    app.register_blueprint(source_view.blueprint)
     app.register_error_handler(HTTPException, error_as_json)
     if settings.direct:
         app.wsgi_app = Direct(app.wsgi_app, transports)  # type: ignore[method-assign]

@@ -35,11 +35,3 @@ export async function showCode(transport, name) {
 	const isCurrent = title.textContent.startsWith(name); // unless another lane's code was opened since
 	if (isCurrent) content.replaceChildren(...shown);
 }
-
-// A link scrolls, but is no step in the page's history.
-content.addEventListener("click", (event) => {
-	const link = /** @type {HTMLElement} */ (event.target).closest("a");
-	if (!link) return;
-	event.preventDefault();
-	document.getElementById(link.hash.slice(1))?.scrollIntoView();
-});
