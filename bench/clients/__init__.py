@@ -4,16 +4,14 @@ Each sends what Chromium sends (see chromium.py), and notes when it knew of a re
 had it. The clock is the machine's, in seconds since the epoch, as the server's is.
 """
 
-from bench.clients.base import Client
-from bench.clients.longpoll import LongPoll
-from bench.clients.poll import Poll
-from bench.clients.sse import EventStream
-from bench.clients.websocket import Frames, WebSocket
+from importlib import import_module
 
+from bench.clients.base import Client
+from bench.clients.websocket import Frames
+from pushlab.transports import TRANSPORTS
+
+#: By the transport's name, which is that of the file.
 CLIENTS: dict[str, type[Client]] = {
-    "poll": Poll,
-    "longpoll": LongPoll,
-    "sse": EventStream,
-    "websocket": WebSocket,
+    **{name: import_module(f"{__name__}.{name}").CLIENT for name in TRANSPORTS},
     "frames": Frames,
 }

@@ -34,3 +34,6 @@ class LongPoll(Client):
             self._is_fetching = self.connection.is_waiting and not self.carry and self.fetches
         else:
             raise WrongResponse(f"GET /update: {response.head!r}")
+
+
+CLIENT = LongPoll

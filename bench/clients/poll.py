@@ -44,3 +44,6 @@ class Poll(Client):
                 self.receive(self.env.parse(response.body), response.received_at)
             else:
                 self.fetch()
+
+
+CLIENT = Poll

@@ -50,3 +50,6 @@ class EventStream(Streaming):
         _, found, message = event.partition(b"\ndata: ")
         if found:
             self.on_push("event", message, size, at)
+
+
+CLIENT = EventStream

@@ -44,6 +44,9 @@ class WebSocket(Streaming):
                 raise WrongResponse(f"an unexpected frame: {opcode:#x} {payload!r}")
 
 
+CLIENT = WebSocket
+
+
 class Frames(WebSocket):
     """The same without a handshake, for the floor, which speaks no HTTP."""
 
