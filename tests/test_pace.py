@@ -50,7 +50,7 @@ def test_a_burst_comes_at_once_and_then_the_pace_goes_on(monkeypatch: pytest.Mon
     assert waits(steady, 5, monkeypatch) == pytest.approx([pace.BURST_GAP] * 3 + [5.0] * 2)
 
 
-def test_what_is_asked_for_too_often_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_beyond_the_limit_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     steady = Pace(5.0)
     for _ in range(100):
         steady.hurry(50)
@@ -61,7 +61,7 @@ def test_what_is_asked_for_too_often_is_forgotten(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "change", [lambda it: it.set("4 per s"), lambda it: it.hurry()], ids=["set", "hurry"]
 )
-def test_who_waits_already_hears_of_it(change: Any) -> None:
+def test_a_waiting_source_notices_the_change(change: Any) -> None:
     paused = Pace()
     paused.set("paused")
     waiting = threading.Thread(target=paused.wait)
@@ -74,7 +74,7 @@ def test_who_waits_already_hears_of_it(change: Any) -> None:
     assert time.monotonic() - begun < 1
 
 
-def test_the_pace_that_it_began_with_has_a_name() -> None:
+def test_the_first_pace_has_a_name() -> None:
     assert list(Pace(0.3).names) == ["every 0.3 s", *PACES]
     assert Pace(0.3).name == "every 0.3 s"
     assert list(Pace().names) == list(PACES)

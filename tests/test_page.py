@@ -218,31 +218,32 @@ def test_times_are_in_the_readers_time_zone(server: Server, browser: Browser) ->
         browser.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
 
 
-VALUES: list[dict[str, Any]] = [
-    {},
-    {"line": "two"},
-    {"line": ""},
-    {"line": 5},
-    {"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.42, 0.36, 0.31]},
-    {"cpu_percent": 7, "memory_percent": 41.0, "load_average": [1.0, 2, 3.25]},
-    {"cpu_percent": 12.25},
-    {"cpu_percent": "high"},
-    {"temperature": 21.5, "unit": "°C", "ok": True, "none": None, "list": [1, 2.0, "x"]},
-    {"deep": {"er": [{}]}, "tag": "<b>&amp;</b>", "quote": '"', "line\n": "break"},
-    {"time": "not a time"},
+#: What the server and the script both show of a value.
+SHOWN: list[tuple[dict[str, Any], str]] = [
+    ({}, "nothing yet"),
+    ({"line": "two"}, "two"),
+    ({"line": ""}, ""),
+    ({"line": 5}, '{"line": 5}'),
+    ({"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.42]}, "CPU 12.5 %"),
+    ({"cpu_percent": 7}, "CPU 7.0 %"),
+    ({"cpu_percent": "high"}, '{"cpu_percent": "high"}'),
+    ({"ok": True, "unit": "°C", "list": [1, "x"]}, '{"ok": true, "unit": "°C", "list": [1, "x"]}'),
+    ({"tag": "<b>&amp;</b>", "quote": '"'}, '{"tag": "<b>&amp;</b>", "quote": "\\""}'),
+    ({"time": "not a time"}, "not a time"),
 ]
 
 
-def test_the_first_paint_says_what_the_script_says(server: Server, browser: Browser) -> None:
+def test_each_kind_of_value_is_shown(server: Server, browser: Browser) -> None:
     browser.visit(server)
     Select(browser.lane("poll").find("[data-action=period]")).select_by_value("250")
-    for value in VALUES:
+    for value, text in SHOWN:
+        assert headline(value) == text
         server.publish(value)
         eventually(lambda: all(part.shows(server) for part in browser.parts))
-        said = browser.execute_script(
+        shown = browser.execute_script(
             "return [...document.querySelectorAll('[data-field=value]')].map((p) => p.textContent)"
         )
-        assert [text.strip() for text in said] == [headline(value).strip()] * len(browser.parts)
+        assert [each.strip() for each in shown] == [text] * len(browser.parts)
 
 
 def test_without_javascript(server: Server, tmp_path: Path) -> None:

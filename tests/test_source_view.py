@@ -85,8 +85,8 @@ def page(client: FlaskClient, transport: str) -> Page:
 def test_it_shows_the_files_that_run(client: FlaskClient, page: Page, transport: str) -> None:
     """The module that the app has imported, and what browsers receive at its public URL."""
     module = importlib.import_module(f"pushlab.transports.{transport}")
-    with client.get(f"/static/transports/{transport}.js") as served:
-        code = (inspect.getsource(module), served.text)
+    served = client.get(f"/static/transports/{transport}.js", buffered=True)
+    code = (inspect.getsource(module), served.text)
     assert list(page.code.items()) == list(zip(FILES[transport], code, strict=True))
 
 

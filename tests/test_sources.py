@@ -1,14 +1,15 @@
-"""Sources: what they yield, when, and what they do about bad input."""
+"""Sources: what they yield, when, and what they skip; and a value in a few words."""
 
 import json
 import logging
 import subprocess
 from datetime import datetime, timezone
+from typing import Any
 
 import psutil
 import pytest
 
-from lab import sources
+from lab import sources, summary
 from lab.pace import Pace
 from pushlab.limits import MAX_VALUE
 from tests.conftest import Start, eventually
@@ -60,14 +61,14 @@ def test_a_bad_line_is_logged_and_the_next_one_works(
     assert says in caplog.text
 
 
-def test_load_tells_the_truth() -> None:
+def test_load_yields_this_machines_load() -> None:
     value = next(sources.load(Pace(60.0)))
     assert 0 <= value["cpu_percent"] <= 100
     assert value["memory_percent"] == pytest.approx(psutil.virtual_memory().percent, abs=10)
     assert value["load_average"] == pytest.approx(psutil.getloadavg(), abs=1)
 
 
-def test_clock_tells_the_time() -> None:
+def test_clock_yields_the_time() -> None:
     moment = datetime.fromisoformat(next(sources.clock(Pace()))["time"])
     assert abs((datetime.now(timezone.utc) - moment).total_seconds()) < 5
 
@@ -117,3 +118,25 @@ def test_a_source_with_its_own_pace_keeps_changing(start: Start, source: str) ->
         return len(cursors)
 
     eventually(lambda: another() >= 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "headline", "details"),
+    [
+        (
+            {"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.42, 0.3, 1.0]},
+            "CPU 12.5 %",
+            "memory 41 % · load average 0.42 0.30 1.00",
+        ),
+        ({"cpu_percent": 0, "memory_percent": 7.6}, "CPU 0.0 %", "memory 8 %"),
+        ({"cpu_percent": 101}, '{"cpu_percent": 101}', ""),
+        ({"cpu_percent": 10**400}, f'{{"cpu_percent": {10**400}}}', ""),
+        ({"memory_percent": 41.3}, '{"memory_percent": 41.3}', ""),
+        ({"line": "half \ud800"}, r"half \ud800", ""),
+        ({"text": "half \ud800"}, r'{"text": "half \ud800"}', ""),
+    ],
+)
+def test_a_value_is_shown_in_a_few_words(
+    value: dict[str, Any], headline: str, details: str
+) -> None:
+    assert (summary.headline(value), summary.details(value)) == (headline, details)
