@@ -1,4 +1,4 @@
-"""Results that a run might have left, made up, for the tests of what is made of them."""
+"""Plausible results of a run, made up."""
 
 import random
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ GROUPS = ((10, 0.0), (100, 0.0), (1000, 0.0), (100, 200.0))
 PERIOD = 1.0  #: seconds between two questions
 PACE = 0.8  #: seconds between two changes
 CHANGES = 10
-SAMPLES = 500  #: of a cell, at most: more than a plot has points for
+SAMPLES = 500  #: of a result, at most: more than a plot has points for
 
 
 class Cost(NamedTuple):
@@ -46,21 +46,21 @@ def result(
     rtt_ms: float = 0.0,
     chance: random.Random | None = None,
 ) -> Result:
-    """Return a plausible cell."""
+    """Return a plausible result."""
     chance = chance or random.Random(f"{variant} {clients} {rtt_ms}")
     cost = COSTS[variant.transport, variant.carry]
     polls = variant.transport == "poll"
     seen = clients * CHANGES - (clients * 2 if polls else 0)
     known, had = [], []
     for _ in range(min(seen, SAMPLES)):
-        told = rtt_ms / 2 + chance.gammavariate(3, 0.25) + chance.random() * clients * 0.02
+        notified = rtt_ms / 2 + chance.gammavariate(3, 0.25) + chance.random() * clients * 0.02
         if polls:
-            told += chance.random() * PERIOD * 1000
-        known.append(told)
+            notified += chance.random() * PERIOD * 1000
+        known.append(notified)
         fetched = 0.0 if variant.carry else rtt_ms + chance.gammavariate(3, 0.3)
-        had.append(told + fetched)
-    asked = int(clients * CHANGES * PACE / PERIOD) if polls else 0
-    empty = asked // 4
+        had.append(notified + fetched)
+    polled = int(clients * CHANGES * PACE / PERIOD) if polls else 0
+    empty = polled // 4
     traffic = Traffic(
         requests=cost.requests * seen + empty,
         empty=empty,
@@ -73,15 +73,29 @@ def result(
         (cost.cpu * chance.uniform(0.9, 1.15) * clients + 150) * 5 for _ in range(CHANGES // 5 * 3)
     ]
     found = Result(
-        "gevent", variant.transport, variant.carry, clients, PACE, rtt_ms,
-        period=PERIOD if polls else None, published=CHANGES, seen=seen,
-        coalesced=clients * CHANGES - seen, notified_ms=known, received_ms=had,
+        "gevent",
+        variant.transport,
+        variant.carry,
+        clients,
+        PACE,
+        rtt_ms,
+        period=PERIOD if polls else None,
+        published=CHANGES,
+        seen=seen,
+        coalesced=clients * CHANGES - seen,
+        notified_ms=known,
+        received_ms=had,
         connect_traffic=Traffic(
             requests=clients, up=480 * clients, down=130 * clients, packets=2 * clients
         ),
-        traffic=traffic, cpu=cpu, changes=[5] * len(cpu), publish_cpu=[140.0, 150.0, 160.0],
-        memory=cost.memory * clients, worker_cpu=0.1 + clients / 2000, seconds=CHANGES * PACE,
-    )  # fmt: skip
+        traffic=traffic,
+        cpu=cpu,
+        changes=[5] * len(cpu),
+        publish_cpu=[140.0, 150.0, 160.0],
+        memory=cost.memory * clients,
+        worker_cpu=0.1 + clients / 2000,
+        seconds=CHANGES * PACE,
+    )
     found.trace_changes = [PACE * 1000 * number for number in range(3)]
     found.trace = trace(variant, rtt_ms, found.trace_changes)
     return found
@@ -107,34 +121,40 @@ def trace(
         return messages
     sent = -950.0
     for change in changes:
-        told = change + far / 2
+        notified = change + far / 2
         if variant.transport == "longpoll":
-            messages.append(("longpoll", sent, told, cost.up, cost.down))
+            messages.append(("longpoll", sent, notified, cost.up, cost.down))
         else:
             kind = "event" if variant.transport == "sse" else "frame"
-            messages.append((kind, None, told, 0, 90))
-        sent = told
+            messages.append((kind, None, notified, 0, 90))
+        sent = notified
         if not variant.carry:
-            messages.append(("fetch", told, told + far, 507, 260))
-            sent = told + far
+            messages.append(("fetch", notified, notified + far, 507, 260))
+            sent = notified + far
     return messages
 
 
 def slow_readers(*, clients: int = 100) -> list[Result]:
-    """Return cells of a slow reader: polling takes less, and what it shows is as old."""
+    """Return results of slow readers: polling takes less, and its data is as old."""
     chance = random.Random("slow")
     found = []
     for transport, bytes_down, cpu in (("poll", 355, 100), ("websocket", 121, 9)):
         slow = result(Variant(transport, True), clients=clients)
         slow.pace, slow.processing_time, slow.seconds, slow.published = 0.02, 0.5, 10.0, 500
         slow.period = 0.5 if transport == "poll" else None
-        told = 20 if transport == "poll" else 400
-        slow.seen = told * clients
+        seen = 20 if transport == "poll" else 400
+        slow.seen = seen * clients
         slow.coalesced = 500 * clients - slow.seen
         slow.notified_ms = slow.received_ms = [chance.uniform(20, 560) for _ in range(1000)]
         up = 601 * slow.seen if transport == "poll" else 0
-        slow.traffic = Traffic(slow.seen if transport == "poll" else 0, 0, slow.seen, up,
-                         bytes_down * slow.seen, packets=2 * slow.seen)  # fmt: skip
+        slow.traffic = Traffic(
+            slow.seen if transport == "poll" else 0,
+            0,
+            slow.seen,
+            up,
+            bytes_down * slow.seen,
+            packets=2 * slow.seen,
+        )
         slow.cpu, slow.changes = [cpu * slow.seen * q / 3 for q in (0.9, 1, 1.1)], [166] * 3
         slow.trace, slow.trace_changes = [], []
         found.append(slow)
@@ -142,7 +162,7 @@ def slow_readers(*, clients: int = 100) -> list[Result]:
 
 
 def sample_results(*, slow: bool = True) -> Results:
-    """Return all ways at 10, 100 and 1,000 browsers, and at 100 that are 200 ms away."""
+    """Return all variants at 10, 100 and 1,000 browsers, and at 100 that are 200 ms away."""
     chance = random.Random(5)
     entries = [
         result(variant, clients=clients, rtt_ms=rtt_ms, chance=chance)
@@ -153,11 +173,15 @@ def sample_results(*, slow: bool = True) -> Results:
         command="python compare.py --distance 0,200",
         about={
             "date": "2026-01-02 03:04 UTC",
-            "machine": {"cpu": "A Processor, 3 GHz", "cores": 2, "memory_gib": 4,
-                        "system": "Linux 6.1"},
+            "machine": {
+                "cpu": "A Processor, 3 GHz",
+                "cores": 2,
+                "memory_gib": 4,
+                "system": "Linux 6.1",
+            },
             "versions": {"Python": "3.11.7", "gevent": "26.9.0", "flask": "3.1.3"},
         },
         options={"rtt": [0, 200], "clients": [10, 100, 1000], "quick": False},
         entries=[*entries, *(slow_readers() if slow else [])],
         verified=[variant.title for variant in VARIANTS],
-    )  # fmt: skip
+    )

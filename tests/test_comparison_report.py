@@ -1,4 +1,4 @@
-"""What a comparison leaves says what the data says, and nothing else."""
+"""The report, tables, plots and findings follow from the results, and from nothing else."""
 
 import csv
 import io
@@ -95,11 +95,18 @@ def test_nothing_but_drawing_takes_matplotlib() -> None:
 def test_csv_has_every_cell_and_figure(results: Results) -> None:
     rows = list(csv.DictReader(io.StringIO(tables.as_csv(results))))
     assert len(rows) == len(results.entries)
-    of = {(r["transport"], r["payload"], r["clients"], r["rtt_ms"]): r for r in rows
-          if r["processing_time_s"] == "0"}  # fmt: skip
+    of = {
+        (r["transport"], r["payload"], r["clients"], r["rtt_ms"]): r
+        for r in rows
+        if r["processing_time_s"] == "0"
+    }
     for measured in results.entries[: len(of)]:
-        key = (measured.transport, measured.variant.payload, str(measured.clients),
-               f"{measured.rtt_ms:g}")  # fmt: skip
+        key = (
+            measured.transport,
+            measured.variant.payload,
+            str(measured.clients),
+            f"{measured.rtt_ms:g}",
+        )
         row = of[key]
         assert float(row["bytes_per_update"]) == pytest.approx(measured.bytes_per_update, abs=0.01)
         assert float(row["received_max_ms"]) == pytest.approx(max(measured.received_ms), abs=0.01)
@@ -112,8 +119,13 @@ def test_csv_has_every_cell_and_figure(results: Results) -> None:
 def test_what_is_not_known_is_empty() -> None:
     nothing = Results("", {}, {}, [Result("gevent", "sse", True, 10, 1.0, 0.0)])
     (row,) = csv.DictReader(io.StringIO(tables.as_csv(nothing)))
-    for name in ("received_p50_ms", "notified_max_ms", "cpu_p50_us_per_update_and_client",
-                 "memory_bytes_per_client", "bytes_per_second_and_client"):  # fmt: skip
+    for name in (
+        "received_p50_ms",
+        "notified_max_ms",
+        "cpu_p50_us_per_update_and_client",
+        "memory_bytes_per_client",
+        "bytes_per_second_and_client",
+    ):
         assert row[name] == ""
 
 
@@ -139,21 +151,32 @@ def test_the_order_is_that_of_bytes_and_of_nothing_that_was_timed(results: Resul
 
 
 @pytest.mark.parametrize(
-    ("function", "value", "said"),
+    ("function", "value", "text"),
     [
-        (significant, 0, "0"), (significant, 0.01234, "0.0123"), (significant, 9.996, "10.0"),
-        (significant, 99.96, "100"), (significant, 1234.5, "1,230"), (significant, -3.14, "-3.14"),
-        (duration, 0.5, "500 µs"), (duration, 1.234, "1.23 ms"),
-        (duration, 999.6, "1.00 s"), (duration, 203.4, "203 ms"),
-        (size, 121, "121 bytes"), (size, 1514, "1,514 bytes"),
-        (size, 34_560, "34.6 kB"), (size, 1.2e6, "1.20 MB"),
-        (cpu, 12.34, "12.3 µs"), (cpu, 1234, "1.23 ms"),
-        (away, 0.0, "on the same machine"), (away, 200.0, "200 ms away"),
-        (clients, 1, "1 browser"), (clients, 1000, "1,000 browsers"),
+        (significant, 0, "0"),
+        (significant, 0.01234, "0.0123"),
+        (significant, 9.996, "10.0"),
+        (significant, 99.96, "100"),
+        (significant, 1234.5, "1,230"),
+        (significant, -3.14, "-3.14"),
+        (duration, 0.5, "500 µs"),
+        (duration, 1.234, "1.23 ms"),
+        (duration, 999.6, "1.00 s"),
+        (duration, 203.4, "203 ms"),
+        (size, 121, "121 bytes"),
+        (size, 1514, "1,514 bytes"),
+        (size, 34_560, "34.6 kB"),
+        (size, 1.2e6, "1.20 MB"),
+        (cpu, 12.34, "12.3 µs"),
+        (cpu, 1234, "1.23 ms"),
+        (away, 0.0, "on the same machine"),
+        (away, 200.0, "200 ms away"),
+        (clients, 1, "1 browser"),
+        (clients, 1000, "1,000 browsers"),
     ],
-)  # fmt: skip
-def test_numbers_for_people(function: Callable[[float], str], value: float, said: str) -> None:
-    assert function(value) == said
+)
+def test_numbers_for_people(function: Callable[[float], str], value: float, text: str) -> None:
+    assert function(value) == text
 
 
 # The terminal.
@@ -220,9 +243,11 @@ def far(*variants: Variant) -> list[Result]:
 def changed(
     entries: list[Result], variant: Variant | None = None, **values: object
 ) -> list[Result]:
-    """Return them, those of a way or all with other values."""
-    return [replace(c, **values) if variant in (None, c.variant) else c  # type: ignore[arg-type]
-            for c in entries]  # fmt: skip
+    """Return them, those of a variant or all with other values."""
+    return [
+        replace(c, **values) if variant in (None, c.variant) else c  # type: ignore[arg-type]
+        for c in entries
+    ]
 
 
 def with_bytes(entries: list[Result], variant: Variant, q: float) -> list[Result]:
@@ -245,7 +270,7 @@ ALL = far(*VARIANTS)
 NEAR = [result(variant) for variant in VARIANTS]
 WITHOUT_CPU = changed(ALL, cpu=[], changes=[])
 
-#: A part of a sentence, results of which it is said, and results of which it is not.
+#: A part of a sentence, results that imply it, and results that do not.
 SENTENCES: dict[str, tuple[str, list[Result], list[Result]]] = {
     "bytes": (
         "both carrying the data: an update takes 121 bytes by WebSocket against 861 bytes by "
@@ -361,16 +386,16 @@ SENTENCES: dict[str, tuple[str, list[Result], list[Result]]] = {
 }
 
 
-def said(entries: list[Result]) -> list[str]:
+def found_in(entries: list[Result]) -> list[str]:
     return findings.sentences(Results("", {}, {}, entries))
 
 
 @pytest.mark.parametrize("name", SENTENCES)
-def test_a_sentence_is_said_if_the_data_says_it(name: str) -> None:
+def test_a_sentence_is_there_if_the_data_implies_it(name: str) -> None:
     sentence, entries, others = SENTENCES[name]
-    assert any(re.search(sentence, s) for s in said(entries)), said(entries)
-    assert not any(re.search(sentence, s) for s in said(others)), said(others)
-    assert max(len(said(entries)), len(said(others))) <= 11  # ten findings, and an alarm
+    assert any(re.search(sentence, s) for s in found_in(entries)), found_in(entries)
+    assert not any(re.search(sentence, s) for s in found_in(others)), found_in(others)
+    assert max(len(found_in(entries)), len(found_in(others))) <= 11  # ten findings, and an alarm
 
 
 @pytest.mark.parametrize(
@@ -382,7 +407,9 @@ def test_a_sentence_is_said_if_the_data_says_it(name: str) -> None:
         ({"entries": [], "interrupted": True}, "Nothing was measured"),
     ],
 )
-def test_how_it_ended_is_said(results: Results, values: dict[str, object], sentence: str) -> None:
+def test_how_it_ended_comes_first(
+    results: Results, values: dict[str, object], sentence: str
+) -> None:
     ended = replace(results, **values)  # type: ignore[arg-type]
     assert any(s.startswith(sentence) for s in findings.sentences(ended))
     assert not any(s.startswith(sentence) for s in findings.sentences(results))
@@ -390,11 +417,11 @@ def test_how_it_ended_is_said(results: Results, values: dict[str, object], sente
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
 @pytest.mark.parametrize("had", [True, False])
-def test_any_way_alone_has_a_verdict(variant: Variant, had: bool) -> None:
+def test_any_variant_alone_has_findings(variant: Variant, had: bool) -> None:
     alone = result(variant, rtt_ms=FAR)
     if not had:
         alone = Result("gevent", variant.transport, variant.carry, 100, 1.0, FAR)
-    for sentence in said([alone]):
+    for sentence in found_in([alone]):
         assert re.fullmatch(r"[A-Z0-9].*\.", sentence)
         assert not re.search(r"nan|None|\binf\b", sentence)
 
@@ -439,10 +466,15 @@ def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sections = [Table("A <paper>", ["what", "then", "now"], [["a", "1", "2"]], ["What & why."])]
     written = output.write(results, folder, sections)
     assert {str(path.relative_to(folder)) for path in written} == {
-        "results.json", "results.csv", "report.html",
-        *(f"plots/{name}.{kind}" for name in ("latency", "bytes", "cpu")
-          for kind in ("png", "svg")),
-    }  # fmt: skip
+        "results.json",
+        "results.csv",
+        "report.html",
+        *(
+            f"plots/{name}.{kind}"
+            for name in ("latency", "bytes", "cpu")
+            for kind in ("png", "svg")
+        ),
+    }
     assert all(path.stat().st_size for path in written)
     return folder
 
@@ -478,11 +510,18 @@ def test_the_report_says_it_all(folder: Path, results: Results) -> None:
     text = " ".join(page.text.split())
     for sentence in findings.sentences(results):
         assert sentence in text
-    told = (
-        "A <paper>", "What & why.", results.command, "A Processor, 3 GHz", "gevent 26.9.0",
-        "Slow readers", "coalesced", "52 bytes per packet", "10, 100, 1000",
-    )  # fmt: skip
-    for words in told:
+    expected = (
+        "A <paper>",
+        "What & why.",
+        results.command,
+        "A Processor, 3 GHz",
+        "gevent 26.9.0",
+        "Slow readers",
+        "coalesced",
+        "52 bytes per packet",
+        "10, 100, 1000",
+    )
+    for words in expected:
         assert words in text
     for group in tables.comparisons(results):
         assert group.title in text
@@ -550,16 +589,15 @@ def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
         ([Result("gevent", "websocket", True, 10, 1.0, 0.0)], ["bytes"]),
         ([result(WS)], ["latency", "bytes"]),
         (slow_readers(), []),
-        (changed([result(WS), result(WS, clients=10)], cpu=[], changes=[]),
-         ["latency", "bytes"]),
+        (changed([result(WS), result(WS, clients=10)], cpu=[], changes=[]), ["latency", "bytes"]),
     ],
-)  # fmt: skip
+)
 def test_only_what_is_known_is_drawn(
     entries: list[Result], names: list[str], tmp_path: Path
 ) -> None:
     results = Results("", {}, {}, entries)
     assert [name for name, drawer in plots.DRAWERS.items() if drawer(results)] == names
-    if len(names) <= 1:  # putting more on paper takes long, and proves no more
+    if len(names) <= 1:  # drawing more takes long, and proves no more
         assert [plot.name for plot in plots.draw(results, tmp_path)] == names
         assert {path.stem for path in tmp_path.iterdir()} == set(names)
 

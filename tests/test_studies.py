@@ -22,7 +22,7 @@ from bench.studies import STUDIES, Abril, Kaazing, Pimentel, Shootout, Study
 FILES = 20_000
 #: What a poll or a frame brings: all readings are as long as this one.
 READING = {"cursor": "12345678-123", "changed_at": 1790000000.123456, "value": VALUE}
-NOTHING_NEW = 113  #: bytes of the answer to a poll in vain
+NOTHING_NEW = 113  #: bytes of a response with nothing new
 
 
 class Quiet:
@@ -86,13 +86,16 @@ def test_kaazing(run: Run) -> None:
     basis = re.search("computed from the bytes of ([48])\\.", traffic.notes[0])
     assert basis
     numbers = study.numbers(results)
-    polling = next(result for result in results.entries
-                   if result.transport == "poll" and result.clients == int(basis[1]))  # fmt: skip
+    polling = next(
+        result
+        for result in results.entries
+        if result.transport == "poll" and result.clients == int(basis[1])
+    )
     # What each of these is, without having been counted at a socket.
     body = len(json.dumps(READING, separators=(",", ":")))
-    answers = polling.traffic.down - polling.traffic.empty * NOTHING_NEW
+    responses = polling.traffic.down - polling.traffic.empty * NOTHING_NEW
     assert polling.traffic.requests == polling.seen + polling.traffic.empty
-    assert answers % polling.seen == 0
+    assert responses % polling.seen == 0
     headers = (polling.traffic.bytes - body * polling.seen) / polling.traffic.requests
     assert numbers["kaazing headers"] == f"{headers:,.0f}"
     assert numbers["kaazing ratio"] == f"{headers / 2:,.0f}"
@@ -124,7 +127,7 @@ def test_pimentel(run: Run) -> None:
         assert row[2:7] == [f"{quantile(result.notified_ms, q):,.1f}" for q in shares]
         assert row[7:] == [str(result.seen), str(result.coalesced)]
         assert result.seen + result.coalesced == result.published == 4
-        assert min(result.notified_ms) >= result.rtt_ms / 2  # nothing is faster than its way
+        assert min(result.notified_ms) >= result.rtt_ms / 2  # no byte is faster than the relay
 
 
 def test_abril(run: Run) -> None:
@@ -132,27 +135,37 @@ def test_abril(run: Run) -> None:
     results = made(run, study)
     [section] = found = study.tables(results)
     check_form(found)
-    rows = {row[0]: [int(result.replace(",", "").replace("–", "0")) for result in row[1:]]
-            for row in section.rows}  # fmt: skip
+    rows = {
+        row[0]: [int(result.replace(",", "").replace("–", "0")) for result in row[1:]]
+        for row in section.rows
+    }
     assert {name: row[0] for name, row in rows.items()} == {
-        "reload": 5570, "reload of /data only": 0, "short poll": 3609, "long poll": 1908,
-        "SSE": 1071, "WebSocket": 629,
-    }  # fmt: skip
+        "reload": 5570,
+        "reload of /data only": 0,
+        "short poll": 3609,
+        "long poll": 1908,
+        "SSE": 1071,
+        "WebSocket": 629,
+    }
     for _, responses, frames, up, _, total in rows.values():
         assert responses + frames + up == total
-    # What it takes to hear of five updates: as many requests, and one that waits for a sixth. Where
-    # the machine paused, some were coalesced, and some questions were asked in vain.
+    # Five updates take five requests, and one that waits for a sixth. If the machine paused, some
+    # updates were coalesced, and some polls found nothing new.
     entries = {result.transport: result for result in results.entries}
     for result in entries.values():
         assert (result.seen + result.coalesced, result.lost) == (5, 0)
-    asked, polls = (
+    requests, polls = (
         entries["poll"].seen + entries["poll"].traffic.empty,
         entries["longpoll"].seen + 1,
     )
     assert {name: row[4] for name, row in rows.items()} == {
-        "reload": 5, "reload of /data only": 5, "short poll": asked, "long poll": polls,
-        "SSE": 1, "WebSocket": 1,
-    }  # fmt: skip
+        "reload": 5,
+        "reload of /data only": 5,
+        "short poll": requests,
+        "long poll": polls,
+        "SSE": 1,
+        "WebSocket": 1,
+    }
     frame = 2 + len(json.dumps(READING, separators=(",", ":")))
     frames = entries["websocket"].seen * frame
     assert rows["WebSocket"][2] == frames
@@ -165,10 +178,10 @@ def test_abril(run: Run) -> None:
     port = run.target("serve.py", results.entries[0].variant).port
     reload = request(f"127.0.0.1:{port}", "/", template=NAVIGATE)
     assert rows["reload"][3] == 5 * len(reload)
-    answer = rows["reload of /data only"][1] // 5
-    assert rows["reload of /data only"][1] == 5 * answer
+    response = rows["reload of /data only"][1] // 5
+    assert rows["reload of /data only"][1] == 5 * response
     in_vain = NOTHING_NEW * entries["poll"].traffic.empty
-    assert rows["short poll"][1] == entries["poll"].seen * answer + in_vain
+    assert rows["short poll"][1] == entries["poll"].seen * response + in_vain
 
 
 def test_shootout_until_there_are_no_more_files(run: Run) -> None:
@@ -229,7 +242,7 @@ def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.M
 
 
 def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Result]:
-    """Both ways, two changes, bodies of 100 bytes, 700 bytes of headers a poll with news."""
+    """Both transports, two changes, bodies of 100 bytes, 700 bytes of headers a poll with news."""
     empty = requests - seen
     common: dict[str, Any] = {
         "server": "serve.py",
@@ -268,13 +281,22 @@ def test_kaazing_where_the_machine_does_not_keep_up() -> None:
     results.entries += polled(10_000, requests=10_000, seen=8000, seconds=4.0)
     traffic, latency = found = Kaazing().tables(results)
     check_form(found)
-    numbers = {name.removeprefix("kaazing "): number
-               for name, number in Kaazing().numbers(results).items()}  # fmt: skip
+    numbers = {
+        name.removeprefix("kaazing "): number for name, number in Kaazing().numbers(results).items()
+    }
     assert numbers == {
-        "headers": "700", "request headers": "500", "ratio": "350",
-        "data": "100", "poll": "800", "message": "102", "most": "10,000", "rate": "2,500",
-        "due": "10,000", "due headers": "56.0", "coalesced": "60%",
-    }  # fmt: skip
+        "headers": "700",
+        "request headers": "500",
+        "ratio": "350",
+        "data": "100",
+        "poll": "800",
+        "message": "102",
+        "most": "10,000",
+        "rate": "2,500",
+        "due": "10,000",
+        "due headers": "56.0",
+        "coalesced": "60%",
+    }
     thousand, _, *_, computed, _ = traffic.rows
     assert thousand == ["1,000", "measured", "polling", "1,000", "5.60", "5.34", "6.6", "6.40"]
     assert computed[:7] == ["100,000", "computed", "polling", "100,000", "560", "534", "665"]

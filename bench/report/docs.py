@@ -3,9 +3,6 @@
 A block in a document calls a function of this module, and cog writes below it what that prints::
 
     .. [[[cog docs.wire() ]]]
-
-    (the table)
-
     .. [[[end]]]
 
 A number within a sentence is a substitution such as ``|wire push|``. The block
@@ -102,11 +99,8 @@ def about(name: str) -> None:
     """Print the command, the machine and the versions of a raw result."""
     of = raw(name)
     origin = f"Measured by ``{of['command']}``; every sample is in `{name}.json <{name}.json>`_."
-    _print(origin, _lines(described(of.get("about", of))))
-
-
-def _lines(text: str) -> str:
-    return "\n".join(f"| {line}" for line in text.splitlines())
+    text = fanout().summary() if name == "fanout" else described(of.get("about", of))
+    _print(origin, "\n".join(f"| {line}" for line in text.splitlines()))
 
 
 def wire() -> None:
@@ -118,8 +112,16 @@ def wire() -> None:
 def summary() -> None:
     """Print what an update takes, a row for each transport and payload."""
     near, far, most, _ = groups()
-    header = ("", "bytes", "requests", "ms", f"ms from {far.rtt_ms:g}", "CPU, µs: direct",
-              "by Flask", "memory, KB")  # fmt: skip
+    header = (
+        "",
+        "bytes",
+        "requests",
+        "ms",
+        f"ms from {far.rtt_ms:g}",
+        "CPU, µs: direct",
+        "by Flask",
+        "memory, KB",
+    )
     rows: list[Sequence[str]] = [header]
     for result in far.entries:
         variant = result.variant
@@ -169,12 +171,6 @@ def study(name: str, place: int = 0) -> None:
 
 def _rst(table: Table) -> str:
     return as_rst([table.header, *table.rows])
-
-
-def fanout_about() -> None:
-    """Print the command, the machine and the floor of bench.fanout."""
-    about("fanout")
-    _print(_lines(fanout().summary().splitlines()[-1]))
 
 
 def fanout_goals() -> None:

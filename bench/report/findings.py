@@ -58,7 +58,25 @@ def sentences(results: Results) -> list[str]:
 
 def alarms(results: Results) -> list[str]:
     """Return what casts doubt on all findings."""
-    return [*_ending(results), *_losses(results), *_busy_browsers(results)]
+    found = []
+    rest = "what follows is from what was measured until then."
+    if results.failure:
+        found.append(f"This run failed: {results.failure.rstrip('.')}; {rest}")
+    elif results.interrupted:
+        found.append(f"This run was interrupted; {rest}")
+    for result in (result for result in results.entries if result.lost):
+        were = "update was" if result.lost == 1 else "updates were"
+        where = f"{formatting.clients(result.clients)} {formatting.away(result.rtt_ms)}"
+        found.append(
+            f"{result.lost:,} {were} lost: {result.title}, {where}. This run proves nothing."
+        )
+    most = max((result.worker_cpu for result in results.entries), default=0.0)
+    if most > BUSY:
+        found.append(
+            f"The headless browsers took up to {most:.0%} of a core: some times are partly theirs, "
+            "not the server's."
+        )
+    return found
 
 
 # The rules of comparison.
@@ -252,59 +270,56 @@ def _slow_readers(results: Results, _: Comparison) -> Facts:
 
 #: Each condition with its sentence, the most important first.
 FINDINGS: tuple[tuple[Condition, str], ...] = (
-    (_bytes, "Like with like, {both}: an update takes {one.bytes} by {one.name} against "
-     "{other.bytes} by {other.name}{draw}."),
-    (_time, "{where}, {both}: {one.name} has the data {one.after} after the change, {other.name} "
-     "{other.after} after it{draw} (medians)."),
-    (_cpu, "{where}, {both}: an update for one browser takes the server {one.cpu} of CPU by "
-     "{one.name}{one_dispatch} against {other.cpu} by {other.name}{other_dispatch}{draw}."),
+    (
+        _bytes,
+        "Like with like, {both}: an update takes {one.bytes} by {one.name} against "
+        "{other.bytes} by {other.name}{draw}.",
+    ),
+    (
+        _time,
+        "{where}, {both}: {one.name} has the data {one.after} after the change, {other.name} "
+        "{other.after} after it{draw} (medians).",
+    ),
+    (
+        _cpu,
+        "{where}, {both}: an update for one browser takes the server {one.cpu} of CPU by "
+        "{one.name}{one_dispatch} against {other.cpu} by {other.name}{other_dispatch}{draw}.",
+    ),
     (_unknown_cpu, "The server's CPU per update is not known from this run."),
-    (_alone, "{where}, {one.title}: the data is there {one.after} after the change (median), and "
-     "an update takes {one.bytes}."),
-    (_carrying, "Carrying instead of signalling saves {carry.name} a request: an update takes "
-     "{carry.bytes} instead of {signal.bytes}, and the data is there {carry.after} after the "
-     "change instead of {signal.after}."),
-    (_signal_costs_a_poll, "{push.name} that only signals takes {push.bytes} an update, as much as "
-     "{poll.name} that carries ({poll.bytes}): it is the request that costs."),
-    (_nothing_new, "{one.title}: {one.traffic.empty:,} of {one.traffic.requests:,} requests found "
-     "nothing new."),
-    (_distances, "{near}, all that push or wait look alike: they have the data {close} after the "
-     "change. {far}, it takes them {apart}."),
-    (_slow_readers, "Slow readers (a change every {group.pace:g} s, {group.processing_time:g} s to "
-     "show it), all carrying: {fresh.name} shows data at most {fresh.age} old, {stale.name} "
-     "{stale.age} (in 95 of 100 cases){draw}. The fewest bytes go by {small.name}: {small.rate} a "
-     "second.{queued}"),
-)  # fmt: skip
-
-
-# The alarms, and the last sentence.
-
-
-def _ending(results: Results) -> Iterator[str]:
-    rest = "what follows is from what was measured until then."
-    if results.failure:
-        yield f"This run failed: {results.failure.rstrip('.')}; {rest}"
-    elif results.interrupted:
-        yield f"This run was interrupted; {rest}"
-
-
-def _losses(results: Results) -> Iterator[str]:
-    for result in results.entries:
-        if result.lost:
-            yield (
-                f"{result.lost:,} update{'s were' if result.lost > 1 else ' was'} lost: "
-                f"{result.title}, {formatting.clients(result.clients)} "
-                f"{formatting.away(result.rtt_ms)}. This run proves nothing."
-            )
-
-
-def _busy_browsers(results: Results) -> Iterator[str]:
-    most = max((result.worker_cpu for result in results.entries), default=0.0)
-    if most > BUSY:
-        yield (
-            f"The headless browsers took up to {most:.0%} of a core: some times are partly theirs, "
-            "not the server's."
-        )
+    (
+        _alone,
+        "{where}, {one.title}: the data is there {one.after} after the change (median), and "
+        "an update takes {one.bytes}.",
+    ),
+    (
+        _carrying,
+        "Carrying instead of signalling saves {carry.name} a request: an update takes "
+        "{carry.bytes} instead of {signal.bytes}, and the data is there {carry.after} after the "
+        "change instead of {signal.after}.",
+    ),
+    (
+        _signal_costs_a_poll,
+        "{push.name} that only signals takes {push.bytes} an update, as much as "
+        "{poll.name} that carries ({poll.bytes}): it is the request that costs.",
+    ),
+    (
+        _nothing_new,
+        "{one.title}: {one.traffic.empty:,} of {one.traffic.requests:,} requests found "
+        "nothing new.",
+    ),
+    (
+        _distances,
+        "{near}, all that push or wait look alike: they have the data {close} after the "
+        "change. {far}, it takes them {apart}.",
+    ),
+    (
+        _slow_readers,
+        "Slow readers (a change every {group.pace:g} s, {group.processing_time:g} s to "
+        "show it), all carrying: {fresh.name} shows data at most {fresh.age} old, {stale.name} "
+        "{stale.age} (in 95 of 100 cases){draw}. The fewest bytes go by {small.name}: "
+        "{small.rate} a second.{queued}",
+    ),
+)
 
 
 def _nothing_lost(results: Results) -> Iterator[str]:

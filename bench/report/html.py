@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bench.environment import described
 from bench.report import findings, tables
 from bench.report.tables import Table
 from bench.results import PACKET_HEADER, SEGMENT, Results
@@ -83,18 +84,11 @@ def _figures_bold(sentence: str) -> Markup:
 
 
 def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the date, machine and versions of a run, and whatever else it says."""
-    machine = about.get("machine", {})
-    known = {
-        "Date": about.get("date"),
-        "Machine": machine
-        and f"{machine.get('cpu')}, {machine.get('cores')} cores, "
-        f"{machine.get('memory_gib')} GiB, {machine.get('system')}",
-        "Versions": ", ".join(f"{n} {v}" for n, v in about.get("versions", {}).items()),
-    }
-    rest = {key: value for key, value in about.items()
-            if key not in ("date", "machine", "versions")}  # fmt: skip
-    return [(key, str(value)) for key, value in known.items() if value] + list(_flat(rest))
+    """Return the machine and the versions, and whatever else is known about a run."""
+    known = ("date", "machine", "versions")
+    lines = described(about).splitlines() if about else []
+    rest = {key: value for key, value in about.items() if key not in known}
+    return [*zip(("Machine", "Versions"), lines, strict=False), *_flat(rest)]
 
 
 def _flat(options: dict[str, Any]) -> Iterator[tuple[str, str]]:

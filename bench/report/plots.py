@@ -124,16 +124,17 @@ def _plain_numbers(axis: Axis) -> None:
 
 def _latency(results: Results) -> _Drawn | None:
     """Draw the share of updates that had arrived, by time since the change."""
-    of_distance: dict[float, Comparison] = {}
-    for group in comparisons(results):
-        if not group.processing_time and any(result.received_ms for result in group.entries):
-            known = of_distance.get(group.rtt_ms)
-            # Best is the same number of browsers at all distances; the usual run has 100.
-            if known is None or _fit(group, results) > _fit(known, results):
-                of_distance[group.rtt_ms] = group
-    if not of_distance:
+    head = headline(results)
+    panels = [
+        group
+        for group in comparisons(results)
+        if head
+        and (group.server, group.clients, group.pace) == (head.server, head.clients, head.pace)
+        and not group.processing_time
+        and any(result.received_ms for result in group.entries)
+    ]
+    if not panels:
         return None
-    panels = [of_distance[rtt_ms] for rtt_ms in sorted(of_distance)]
     tall = 4.8 if len(panels) < 3 else 3.0
     figure = Figure(figsize=(6.8, 1.2 + tall * len(panels)), layout="constrained")
     every = figure.subplots(len(panels), squeeze=False)[:, 0]
@@ -147,9 +148,11 @@ def _latency(results: Results) -> _Drawn | None:
             # Markers of different lines at different heights, or those alike would hide them.
             start = (place + 1) * count // (len(entries) + 1)
             axes.plot(
-                [quantile(ordered, q) for q in shares], [100 * s for s in shares],
-                markevery=(start, count), **_line(result),
-            )  # fmt: skip
+                [quantile(ordered, q) for q in shares],
+                [100 * s for s in shares],
+                markevery=(start, count),
+                **_line(result),
+            )
         lows = [min(result.received_ms) for result in entries]
         highs = [max(result.received_ms) for result in entries]
         if max(highs) > 30 * max(min(lows), 0.01):
@@ -174,14 +177,6 @@ def _latency(results: Results) -> _Drawn | None:
     )
 
 
-def _fit(group: Comparison, results: Results) -> tuple[bool, int, int]:
-    """Return how well a group represents its distance."""
-    all_distances = {result.rtt_ms for result in results.entries if not result.processing_time}
-    same = {result.rtt_ms for result in results.entries
-            if result.clients == group.clients and not result.processing_time}  # fmt: skip
-    return same == all_distances, len(group.entries), group.clients
-
-
 def _bytes(results: Results) -> _Drawn | None:
     """Draw the bytes of an update: up, down, and estimated TCP/IP headers."""
     group = headline(results)
@@ -197,12 +192,25 @@ def _bytes(results: Results) -> _Drawn | None:
         headers = result.bytes_with_headers_per_update - result.bytes_per_update
         axes.barh(place, up, 0.62, color=hue, edgecolor=PAPER)
         axes.barh(place, down, 0.62, left=up, color=hue, edgecolor=PAPER, alpha=0.6)
-        axes.barh(place, headers, 0.62, left=up + down, facecolor="none", edgecolor=hue,
-                  hatch="////", alpha=0.55, linewidth=0.8)  # fmt: skip
+        axes.barh(
+            place,
+            headers,
+            0.62,
+            left=up + down,
+            facecolor="none",
+            edgecolor=hue,
+            hatch="////",
+            alpha=0.55,
+            linewidth=0.8,
+        )
         axes.text(
-            up + down + headers + widest * 0.012, place, f"{result.bytes_per_update:,.0f}",
-            va="center", weight="bold", size=11.5,
-        )  # fmt: skip
+            up + down + headers + widest * 0.012,
+            place,
+            f"{result.bytes_per_update:,.0f}",
+            va="center",
+            weight="bold",
+            size=11.5,
+        )
     axes.set_yticks(range(len(entries)), [result.title for result in entries])
     axes.tick_params(axis="y", length=0, labelcolor=TEXT)
     axes.set_xlim(0, widest * 1.13)
@@ -216,8 +224,9 @@ def _bytes(results: Results) -> _Drawn | None:
             Patch(facecolor=MUTED, alpha=0.6, label="down"),
             Patch(facecolor="none", edgecolor=MUTED, hatch="////", label="TCP/IP headers (est.)"),
         ],
-        loc="outside lower right", ncols=3,
-    )  # fmt: skip
+        loc="outside lower right",
+        ncols=3,
+    )
     said = ", ".join(f"{result.title} {result.bytes_per_update:,.0f}" for result in group.entries)
     return _Drawn(
         figure,
@@ -233,9 +242,15 @@ def _cpu(results: Results) -> _Drawn | None:
     """Draw the server's CPU per update and browser, by the number of browsers."""
     found = [group for group in comparisons(results) if not group.processing_time]
     nearest = min((group.rtt_ms for group in found), default=0.0)
-    entries = [result for group in found for result in group.entries
-             if result.knows_cpu and group.rtt_ms == nearest and group.server == found[0].server
-             and group.pace == found[0].pace]  # fmt: skip
+    entries = [
+        result
+        for group in found
+        for result in group.entries
+        if result.knows_cpu
+        and group.rtt_ms == nearest
+        and group.server == found[0].server
+        and group.pace == found[0].pace
+    ]
     counts = sorted({result.clients for result in entries})
     if len(counts) < 2:
         return None
@@ -256,10 +271,13 @@ def _cpu(results: Results) -> _Drawn | None:
         highs = [max(quantile(result.cpu_samples, 0.9), 0.1) for result in own]
         aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or the whiskers would overlap
         axes.errorbar(
-            [result.clients * aside for result in own], costs,
+            [result.clients * aside for result in own],
+            costs,
             yerr=[[0.0] * len(own), [max(0, h - c) for c, h in zip(costs, highs, strict=True)]],
-            elinewidth=1.2, capsize=2.5, **_line(own[0]),
-        )  # fmt: skip
+            elinewidth=1.2,
+            capsize=2.5,
+            **_line(own[0]),
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])

@@ -29,18 +29,24 @@ def figures(results: Results) -> RenderableType:
 def table(of: Table) -> RenderableType:
     """Return any table as rich shows it, its notes below."""
     found = RichTable(
-        title=of.title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
-        pad_edge=False, header_style="dim",
-    )  # fmt: skip
+        title=of.title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        header_style="dim",
+    )
     for place, heading in enumerate(of.header):
         found.add_column(heading, justify="right" if place else "left", no_wrap=bool(of.heads))
     transports = of.transports or [""] * len(of.rows)
     for (first, *others, last), transport in zip(of.rows, transports, strict=True):
         lost = of.header[-1].endswith("lost") and last != "0"
         found.add_row(
-            Text(first, style=_colour(transport)), *map(Text, others),
+            Text(first, style=_colour(transport)),
+            *map(Text, others),
             Text(last, style="bold red" if lost else ""),
-        )  # fmt: skip
+        )
     return Group(found, *(Text(note, style="dim") for note in of.notes), Text())
 
 

@@ -92,9 +92,14 @@ class Abril(GridStudy):
             for exchange in exchanges
         ]
         header = (
-            "variant", "published responses", "responses", "frames", "requests, bytes", "requests",
+            "variant",
+            "published responses",
+            "responses",
+            "frames",
+            "requests, bytes",
+            "requests",
             "all bytes",
-        )  # fmt: skip
+        )
         notes = [dispatched(measured(results))]
         return [Table("Bytes for five updates of one client", header, rows, notes)]
 

@@ -1,4 +1,4 @@
-"""A study: somebody else's experiment, repeated, its results beside what was published."""
+"""A study: a published experiment, repeated, its results beside the original's."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,13 +12,8 @@ from bench.scenarios import Grid
 class Study(Protocol):
     """A published experiment that can be repeated here."""
 
-    @property
-    def name(self) -> str:
-        """Its name on the command line and in docs/results."""
-
-    @property
-    def title(self) -> str:
-        """Its authors, its title, and where and when it was published."""
+    name: str  #: on the command line and in docs/results
+    title: str  #: the authors, the title, where and when it was published
 
     @property
     def seconds(self) -> float:

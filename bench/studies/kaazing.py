@@ -93,17 +93,23 @@ class Pair(NamedTuple):
         traffic = self.polling.traffic
         bodies = self.polling.seen * self.body
         return Flow(
-            self.clients, POLLING, traffic.requests / _seconds(self.polling),
-            (traffic.bytes - bodies) / traffic.requests, traffic.bytes / traffic.requests,
-        )  # fmt: skip
+            self.clients,
+            POLLING,
+            traffic.requests / _seconds(self.polling),
+            (traffic.bytes - bodies) / traffic.requests,
+            traffic.bytes / traffic.requests,
+        )
 
     def messages(self) -> Flow:
         """Return what WebSocket sent."""
         traffic = self.websocket.traffic
         return Flow(
-            self.clients, WEBSOCKET, traffic.messages / _seconds(self.websocket),
-            self.frame_header, traffic.bytes / traffic.messages,
-        )  # fmt: skip
+            self.clients,
+            WEBSOCKET,
+            traffic.messages / _seconds(self.websocket),
+            self.frame_header,
+            traffic.bytes / traffic.messages,
+        )
 
     def scaled(self, clients: int) -> list[Flow]:
         """Return what both would send for so many clients, with every poll served."""
@@ -134,9 +140,12 @@ class Kaazing(GridStudy):
         """What is measured."""
         return Grid(
             [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients],
-            variants=[POLLING, WEBSOCKET], period=self.period, rounds=1, changes=self.changes,
+            variants=[POLLING, WEBSOCKET],
+            period=self.period,
+            rounds=1,
+            changes=self.changes,
             lost_after=LOST_AFTER,
-        )  # fmt: skip
+        )
 
     @property
     def seconds(self) -> float:
@@ -200,15 +209,21 @@ def _traffic(pairs: Sequence[Pair]) -> Table:
     return Table(
         "Flow that is not data: polling every second against WebSocket",
         (
-            "clients", "how", "transport", "polls or messages a second", "headers, Mbit/s",
-            "headers, 2^20 bit/s", "published, 2^20 bit/s", "with the data, Mbit/s",
+            "clients",
+            "how",
+            "transport",
+            "polls or messages a second",
+            "headers, Mbit/s",
+            "headers, 2^20 bit/s",
+            "published, 2^20 bit/s",
+            "with the data, Mbit/s",
         ),
         rows,
         [
             f"{COMPUTED:,} clients are computed from the bytes of {_basis(pairs).clients:,}.",
             dispatched([pairs[0].polling, pairs[0].websocket]),
         ],
-    )  # fmt: skip
+    )
 
 
 def _row(traffic: Flow, how: str) -> list[str]:

@@ -37,9 +37,12 @@ class Pimentel(GridStudy):
         """What is measured."""
         return Grid(
             [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances],
-            variants=tuple(VARIANTS), period=self.pace, rounds=self.rounds, changes=self.changes,
+            variants=tuple(VARIANTS),
+            period=self.pace,
+            rounds=self.rounds,
+            changes=self.changes,
             drifting=True,
-        )  # fmt: skip
+        )
 
     def measure(self, run: Run) -> None:
         run.measure(self.grid)

@@ -62,8 +62,10 @@ class Shootout:
     def measure(self, run: Run) -> None:
         steps: list[dict[str, Any]] = []
         run.results.extra |= {
-            "steps": steps, "limit": self.limit, "files": self._most + OTHER_FILES,
-        }  # fmt: skip
+            "steps": steps,
+            "limit": self.limit,
+            "files": self._most + OTHER_FILES,
+        }
         run.progress.say("starting serve.py")
         try:
             with serving(PUSHLAB) as (_, subscribers):
