@@ -1,1 +1,4 @@
-"""Measurements of the running programs, from outside."""
+"""Measurements of the running programs, from outside.
+
+RULE: imports pushlab and the lab; only compare.py and tests import it.
+"""

@@ -1,7 +1,7 @@
-"""Server push for Flask: WebSocket, server-sent events, long polling and short polling.
+"""Server push for Flask, by WebSocket, event stream or polling.
 
-This is the library; the demo is in `lab`, the measurement in `bench`. Imports go down this list:
-hosting and sockets -> hub, feed, transports -> wsgi -> websocket -> limits.
+RULE: the library imports neither the demo (`lab`) nor the measurement (`bench`). Inside, imports go
+one way: sockets -> hosting -> transports -> hub -> feed -> wsgi -> websocket -> limits.
 """
 
 from pushlab.feed import Feed, Reading

@@ -1,8 +1,9 @@
 # gunicorn -c servers/gunicorn.conf.py serve:app
-"""The page on gunicorn, in one process: several would show different data.
+"""The page on gunicorn, in one process.
 
-PUSHLAB_OPTIONS, PORT and gunicorn's own options apply. The app's WebSockets, limits and goodbyes
-are those of serve.py; gunicorn adds its logs, its signals, and a master that watches the worker.
+Several processes would show different data. PUSHLAB_OPTIONS, PORT and gunicorn's own options apply.
+WebSockets, limits and shutdown are those of serve.py; gunicorn adds its logs, its signals, and a
+master process that watches the worker.
 """
 
 from gevent import monkey
@@ -25,7 +26,7 @@ bind = f"{host}:{settings.port}"
 worker_class = "pushlab.hosting.gunicorn.Worker"
 Worker.settings = settings  # for an app that brings none: an example
 workers = 1
-# Requests at once, and some more to be told that there are too many. Push sockets do not count.
+# Requests at a time, and 100 more that can be rejected with 503. Push sockets do not count.
 worker_connections = (settings.max_connections or 10_000) + 100
 graceful_timeout = 4
 certfile, keyfile = settings.certfile, settings.keyfile

@@ -1,14 +1,14 @@
-"""python servers/threads.py: the same app without gevent, on Werkzeug's server and native threads.
+"""The same app without gevent: `python servers/threads.py`.
 
-It takes the options of serve.py. `flask --app servers/threads run --debug` works, too, with the
-reloader and the debugger. A poll or an event stream costs a thread while it waits; a WebSocket
-costs none, as the hub has one thread for all of them.
+It runs on Werkzeug's server and native threads, and takes the options of serve.py. `flask --app
+servers/threads run --debug` adds the reloader and the debugger. A poll or an event stream keeps a
+thread while it waits. A WebSocket keeps none: the hub has one thread for all of them.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where pushlab is
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # of pushlab and lab
 
 from lab import requirements_check
 
@@ -32,7 +32,7 @@ hub = Hub(ping_interval=settings.ping_interval)
 feed.subscribe(hub.broadcast)
 lab = Lab(feed, settings, freeze=threaded_server.freeze)
 app = create_app(feed, hub, lab, settings)
-upgrade = WerkzeugUpgrade.of(app, settings)  # Werkzeug's server knows no WebSockets
+upgrade = WerkzeugUpgrade.of(app, settings)  # Werkzeug's server has no WebSockets
 
 
 @app.route("/update", websocket=True, endpoint="websocket")
@@ -43,7 +43,7 @@ def update() -> str:
 
 
 def publish_changes() -> None:
-    """Run in the background: wait for the source's next value, publish it, and so on."""
+    """Publish each value of the source; runs in the background."""
     for value in lab.source_values():
         feed.publish(value)
 

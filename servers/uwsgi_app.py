@@ -1,4 +1,4 @@
-"""What uWSGI loads by the .ini files beside this: the app that APP names, with its WebSockets."""
+"""What uwsgi*.ini load: the app that APP names."""
 
 import os
 

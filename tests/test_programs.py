@@ -258,24 +258,3 @@ def test_the_programs_differ_only_in_how_the_route_is_declared() -> None:
         assert re.search(r"import|route|update|[sS]ocket", line), line
     assert len(one) <= 85
     assert len(two) <= 85
-
-
-def test_everything_imports_downward() -> None:
-    """No module is imported before it is there; no circles."""
-    modules = (path.relative_to(ROOT) for path in sorted((ROOT / "pushlab").rglob("*.py")))
-    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in modules]
-    # One process, so that what they need from elsewhere is imported once; none has its own parts.
-    one_by_one = (
-        "import importlib, sys, types\n"
-        "sys.modules['uwsgi'] = types.ModuleType('uwsgi')\n"  # which exists within uWSGI alone
-        "for name in sys.argv[1:]:\n"
-        "    for known in [it for it in sys.modules if it.partition('.')[0] == 'pushlab']:\n"
-        "        del sys.modules[known]\n"
-        "    try:\n"
-        "        importlib.import_module(name)\n"
-        "    except ImportError as error:\n"
-        "        sys.exit(f'{name}: {error}')\n"
-    )
-    ours = [name for name in names if "measure" not in name]
-    assert len(ours) > 20
-    assert run("-c", one_by_one, *ours) == (0, "")

@@ -1,4 +1,5 @@
-"""Servers that host an app. RULE: one server per module; only here server libraries are imported.
+"""Servers that host an app.
 
-Beside them is what they share: settings, listener, lifecycle, header_parser, metering.
+RULE: one server per module; no other folder imports server libraries. Beside the servers is what
+they share: settings, listener, lifecycle, header_parser, metering.
 """

@@ -1,5 +1,6 @@
-"""The transports: one module per transport, with one function that runs whoever dispatches it.
+"""The transports, and the registry that names them.
 
+RULE: one module per transport; its function `update` runs whatever dispatches the request.
 `TRANSPORTS` is the one place for a transport's name, titles, colours and defaults: the page, the
 plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how to add one.
 """
@@ -13,7 +14,7 @@ from pushlab.wsgi.responses import Environ, Response
 
 
 class Colour(NamedTuple):
-    """One hue, dark enough for a light page and light enough for a dark one."""
+    """One hue: `light` for a light page, `dark` for a dark one."""
 
     light: str
     dark: str

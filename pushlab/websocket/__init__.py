@@ -1,1 +1,4 @@
-"""WebSocket connections. RULE: RFC 6455 only; imports wsproto and nothing of ours but limits."""
+"""WebSocket connections.
+
+RULE: RFC 6455 only; the only folder that imports wsproto, and of ours it imports only limits.
+"""

@@ -1,1 +1,4 @@
-"""WSGI: an environ in, a response out. RULE: no socket, no server, no feed."""
+"""WSGI: an environ in, a response out.
+
+RULE: no socket, no server, no feed.
+"""
