@@ -64,10 +64,7 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
 
     Raises WrongResponse unless all of them then receive a reading.
     """
-    with (
-        closing(Posting("127.0.0.1", server.inner_port)) as publisher,
-        closing(Worker()) as worker,
-    ):
+    with closing(Posting("127.0.0.1", server.inner_port)) as publisher, closing(Worker()) as worker:
         target = Target(publisher, host="127.0.0.1", port=server.port)
         publisher.change()
 

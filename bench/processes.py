@@ -1,5 +1,6 @@
-"""Processes under observation: what they cost in CPU time and memory."""
+"""Servers as processes: start them, and read their CPU time and memory."""
 
+import http.client
 import os
 import re
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -19,22 +20,24 @@ ROOT = Path(__file__).resolve().parent.parent
 POLL_INTERVAL = 0.004
 #: Seconds until a process is idle, has ended, or has responded.
 TIMEOUT = 10.0
+#: Seconds until a server has started.
+START_TIMEOUT = 30.0
 
 
 class NotRunning(Exception):
-    """The program did not start; the message is the end of what it said."""
+    """The program did not start; the message is the end of its output."""
 
 
 class Process:
-    """A server in a process of its own, with all that it started before the first look."""
+    """A server's process, with those that it started before the first look."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.port = port  #: for browsers
-        self.inner_port = port  #: for whom it is to take for someone on this machine
+        self.inner_port = port  #: behind the proxy, where the server sees a loopback client
         self.pids = [pid]
 
     def beside(self, other: "Process") -> "Process":
-        """Return the two as one, which browsers reach at the other's port."""
+        """Return both as one, which browsers reach at the other's port."""
         both = Process(self.pids[0], other.port)
         both.pids = self.pids + other.pids
         both.inner_port = self.inner_port
@@ -54,10 +57,10 @@ class Process:
         )
 
     def cpu(self) -> float:
-        """Return the microseconds of CPU used so far, once there is nothing more to do.
+        """Return the microseconds of CPU used so far, once the process is idle.
 
-        That is when no thread runs or wants to: on a busy machine, one that has used nothing for
-        a moment may only have had to wait for its turn.
+        It is idle when no thread runs or is ready to: on a busy machine, a thread that has used
+        nothing for a moment may only have waited for its turn.
         """
         deadline = time.monotonic() + TIMEOUT
         used = self._cpu()
@@ -74,18 +77,18 @@ class Process:
         return not any(map(_is_running, self._family))
 
     def memory(self) -> int:
-        """Return the resident bytes."""
+        """Return the resident set in bytes."""
         return sum(process.memory_info().rss for process in self._family)
 
     def threads(self) -> int:
-        """Return how many threads there are."""
+        """Return the number of threads."""
         return sum(process.num_threads() for process in self._family)
 
 
 def _cpu_of(process: psutil.Process) -> float:
     if sys.platform == "linux":
-        # The process's own clock (see clock_getcpuclockid): exact, and with the threads that have
-        # ended, which one cannot ask any more.
+        # The process's own clock (see clock_getcpuclockid) is exact, and includes threads that have
+        # ended.
         try:
             return time.clock_gettime_ns((~process.pid << 3) | 2) / 1e3
         except OSError:
@@ -103,7 +106,7 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def cores() -> tuple[int, int] | None:
-    """Return a core for what is measured and another for the crowd, where one can choose."""
+    """Return a core for servers and one for load generators, where that can be chosen."""
     if sys.platform != "linux":
         return None
     ours = sorted(os.sched_getaffinity(0))
@@ -111,14 +114,14 @@ def cores() -> tuple[int, int] | None:
 
 
 def environment_of_servers() -> dict[str, str]:
-    """Return our environment without what would change how our servers serve."""
-    theirs = ("PORT", "PUSHLAB_OPTIONS", "PUSHLAB_TOKEN")
-    return {name: value for name, value in os.environ.items() if name not in theirs}
+    """Return our environment without the variables that change our servers."""
+    excluded = ("PORT", "PUSHLAB_OPTIONS", "PUSHLAB_TOKEN")
+    return {name: value for name, value in os.environ.items() if name not in excluded}
 
 
 @contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """Let whatever is started meanwhile run on this core only."""
+    """Start processes meanwhile on this core only."""
     if core is None or sys.platform != "linux":
         yield
         return
@@ -130,36 +133,75 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def end(process: "subprocess.Popen[str]") -> None:
-    """Ask a process to end, and kill it if it does not within TIMEOUT."""
+@contextmanager
+def running(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, port: int = 0
+) -> Iterator[Process]:
+    """Run a server; yields it once it responds at the port, or has printed its URL.
+
+    Raises NotRunning if it ends, or does not respond within START_TIMEOUT.
+    """
+    pair = cores()
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "output")
+        with on_core(pair[0] if pair else None), output.open("w") as file:
+            process = subprocess.Popen(  # noqa: S603 - our own programs
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                text=True, start_new_session=True,  # Ctrl-C is for us; we end it
+                env={**environment_of_servers(), "PYTHONUNBUFFERED": "1", **(environment or {})},
+            )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_TIMEOUT
+            while not (found := _port_of(process, port, output)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = output.read_text().strip()[-300:]
+                    raise NotRunning(f"{Path(command[0]).name} did not start: {said}")
+                time.sleep(0.02)
+            yield Process(process.pid, found)
+        finally:
+            _end(process)
+
+
+def _port_of(process: "subprocess.Popen[str]", port: int, output: Path) -> int:
+    """Return the port at which the server responds, 0 if it does not yet."""
+    if port:
+        return port if _responds(port) and _listens(process.pid, port) else 0
+    printed = re.search(r"http://[\w.]+:(\d+) ", output.read_text())
+    return int(printed[1]) if printed else 0
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Tell whether this process, or one that it started, listens at that port.
+
+    Another program may have taken the port before it.
+    """
+    try:
+        process = psutil.Process(pid)
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            for one in (process, *process.children(recursive=True))
+            for connection in one.net_connections("tcp")
+        )
+    except psutil.AccessDenied:
+        return True  # this system does not say
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _responds(port: int) -> bool:
+    # Not by urllib, which would use a proxy that the environment names.
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        try:
+            connection.request("GET", "/data")
+            return connection.getresponse().status == 200  # nginx may be up before its server
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Terminate a process, and kill it if it has not ended within TIMEOUT."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(TIMEOUT)
     process.kill()
     process.wait()
-
-
-@contextmanager
-def running(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None
-) -> Iterator[Process]:
-    """Run a server that prints its URL when it is ready, followed by a space."""
-    pair = cores()
-    with tempfile.TemporaryFile("w+") as errors:
-        with on_core(pair[0] if pair else None):
-            process = subprocess.Popen(  # noqa: S603 - our own programs
-                command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True,
-                env={**environment_of_servers(), **(environment or {})},
-                start_new_session=True,  # Ctrl-C is for us, who will end it
-            )  # fmt: skip
-        try:
-            found = re.search(r":(\d+) ", process.stdout.readline() if process.stdout else "")
-            if not found:
-                process.wait(TIMEOUT)
-                errors.seek(0)
-                raise NotRunning(errors.read().strip().rpartition("\n")[2])
-            yield Process(process.pid, int(found[1]))
-        finally:
-            end(process)
-            if process.stdout:
-                process.stdout.close()

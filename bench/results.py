@@ -1,4 +1,4 @@
-"""What comparisons leave: every raw sample, as JSON and CSV, and what follows from them."""
+"""Results: every raw sample of a comparison, and the figures that follow from them."""
 
 import json
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ from bench.statistics import Percentiles, percentiles, quantile
 PACKET_HEADER = 20 + 20 + 12
 #: Bytes that fit a packet beside them, on Ethernet.
 SEGMENT = 1448
-#: The share of the turns whose CPU counts as what it takes: what else a machine does only adds.
+#: The percentile of the CPU of all turns that is reported: other load can only add to it.
 CPU_PERCENTILE = 0.1
-#: So few clients cost less than what measuring a server's CPU and memory varies by.
+#: Fewer clients cost less than the spread of a server's CPU and memory.
 MIN_CPU_CLIENTS = 100
 
 
 @dataclass
 class Traffic:
-    """What passed the sockets of all clients, as they counted it."""
+    """The traffic of all clients, counted at their sockets."""
 
-    requests: int = 0  #: among them handshakes of WebSockets
-    empty: int = 0  #: answers that said that there is nothing new
+    requests: int = 0  #: WebSocket handshakes included
+    empty: int = 0  #: responses without news
     messages: int = 0  #: frames and events
-    up: int = 0  #: bytes, without those of TCP and IP
+    up: int = 0  #: bytes, without TCP's and IP's
     down: int = 0
-    keepalive: int = 0  #: bytes of pings, pongs and comments, which are not among those above
-    packets: int = 0  #: as many as it takes, each with an acknowledgement for what is not answered
+    keepalive: int = 0  #: bytes of pings, pongs and comments, not in `up` and `down`
+    packets: int = 0  #: at least, with an acknowledgement for each that gets no response
 
     @property
     def bytes(self) -> int:
@@ -36,47 +36,46 @@ class Traffic:
 
     @property
     def bytes_with_headers(self) -> int:
-        """Bytes with the headers of TCP and IP, which are estimated: PACKET_HEADER per packet."""
+        """Bytes with TCP's and IP's headers: an estimate, PACKET_HEADER per packet."""
         return self.bytes + self.packets * PACKET_HEADER
 
 
 @dataclass
 class Result:
-    """What was measured of one way, on one server, for so many clients at such a distance."""
+    """What was measured of one variant in one scenario."""
 
     server: str
     transport: str
     carry: bool
     clients: int
     pace: float  #: seconds between two changes
-    rtt_ms: float  #: milliseconds of a round trip
-    period: float | None = None  #: seconds between two questions, of short polling only
-    dispatch: str = ""  #: of its requests, "direct" or "flask", see Variant
-    processing_time: float = 0.0  #: seconds that a client takes for each piece of news
-    #: Readings published while it was measured, and what became of them, of all clients together.
+    rtt_ms: float  #: round-trip time in milliseconds
+    period: float | None = None  #: seconds between two short polls
+    dispatch: str = ""  #: "direct" or "flask", see Variant
+    processing_time: float = 0.0  #: seconds that a client needs per reading
+    #: Readings published, and what became of them at all clients together.
     published: int = 0
     seen: int = 0
     coalesced: int = 0
     lost: int = 0
-    queued: int = 0  #: had arrived at slow readers, who had no time for them by the end
-    #: From the change to knowing of it, and to having the data, in milliseconds: raw samples.
+    queued: int = 0  #: received by slow readers, and not shown by the end
+    #: Milliseconds from the change until a client knew of it, and until it had the data.
     notified_ms: list[float] = field(default_factory=list)
     received_ms: list[float] = field(default_factory=list)
-    connect_traffic: Traffic = field(default_factory=Traffic)  #: what it took until all listened
-    traffic: Traffic = field(default_factory=Traffic)  #: what the readings cost from then on
-    #: CPU of the server, in microseconds: per turn, and with the number of changes in each turn.
-    #: Empty where it is not known.
+    connect_traffic: Traffic = field(default_factory=Traffic)  #: until all were subscribed
+    traffic: Traffic = field(default_factory=Traffic)  #: from then on
+    #: Microseconds of the server's CPU per turn, and the changes in each turn; empty if not known.
     cpu: list[float] = field(default_factory=list)
     changes: list[int] = field(default_factory=list)
-    #: The same per change while there is nobody to tell.
+    #: Microseconds of CPU per change without subscribers.
     publish_cpu: list[float] = field(default_factory=list)
-    memory: int | None = None  #: bytes that the server's memory grew by when the clients came
-    worker_cpu: float = 0.0  #: share of one core that the clients needed meanwhile
-    seconds: float = 0.0  #: how long the turns took together
-    #: One client's messages in one turn: what, when sent and when received (milliseconds after the
-    #: first change of the turn), bytes up, bytes down. What only the server saw leave has None.
+    memory: int | None = None  #: bytes by which the clients made the server grow
+    worker_cpu: float = 0.0  #: share of one core that the load generator used
+    seconds: float = 0.0  #: of all turns together
+    #: One client's messages in one turn: kind, sent and received (milliseconds after the first
+    #: change of the turn), bytes up, bytes down. A pushed message has None for sent.
     trace: list[tuple[str, float | None, float, int, int]] = field(default_factory=list)
-    #: When the readings of that turn changed, on the same scale.
+    #: When the data changed in that turn, on the same scale.
     trace_changes: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,23 +87,21 @@ class Result:
 
     @property
     def title(self) -> str:
-        """The way, and how often it asks if it is short polling."""
-        asks = "" if self.period is None else f", every {self.period:g} s"
-        return self.variant.title + asks
+        """The variant, and the period of short polling."""
+        period = "" if self.period is None else f", every {self.period:g} s"
+        return self.variant.title + period
 
     @property
     def notified_percentiles(self) -> Percentiles | None:
-        """Milliseconds from the change to knowing of it."""
         return percentiles(self.notified_ms)
 
     @property
     def received_percentiles(self) -> Percentiles | None:
-        """Milliseconds from the change to having the data."""
         return percentiles(self.received_ms)
 
     @property
     def updates(self) -> int:
-        """Updates that reached a client: what costs are divided by."""
+        """The updates that reached clients; costs are divided by them."""
         return max(1, self.seen)
 
     @property
@@ -117,7 +114,7 @@ class Result:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """Bytes per second and client, which is what counts where not every change is seen."""
+        """Bytes per second and client: what counts for slow readers."""
         return self.traffic.bytes / self.seconds / self.clients if self.seconds else None
 
     @property
@@ -132,7 +129,7 @@ class Result:
     def cpu_samples(self) -> list[float]:
         """Microseconds of the server's CPU per change and client, one sample per turn.
 
-        Without what publishing the change costs where there is nobody to tell.
+        The cost of publishing without subscribers is subtracted.
         """
         once = quantile(self.publish_cpu, CPU_PERCENTILE) if self.publish_cpu else 0.0
         return [
@@ -142,12 +139,12 @@ class Result:
 
     @property
     def knows_cpu(self) -> bool:
-        """Whether the server's CPU was measured, and is more than what publishing varies by."""
+        """Whether the server's CPU was measured, for enough clients."""
         return bool(self.cpu) and self.clients >= MIN_CPU_CLIENTS
 
     @property
     def cpu_per_update(self) -> float | None:
-        """What UNDISTURBED of `cpu_samples` are below; None where it is not known."""
+        """The CPU_PERCENTILE of `cpu_samples`; None if not known."""
         return quantile(self.cpu_samples, CPU_PERCENTILE) if self.knows_cpu else None
 
     @property
@@ -159,25 +156,21 @@ class Result:
 
     @property
     def memory_per_client(self) -> float | None:
-        """Bytes of the server's memory per client, from MANY clients on."""
-        return (
-            None
-            if self.memory is None or self.clients < MIN_CPU_CLIENTS
-            else self.memory / self.clients
-        )
+        """Bytes of the server's memory per client; None if not known, or for few clients."""
+        known = self.memory is not None and self.clients >= MIN_CPU_CLIENTS
+        return (self.memory or 0) / self.clients if known else None
 
 
 @dataclass
 class Results:
-    """All that one run found out."""
+    """The results of one run."""
 
     command: str
-    about: dict[str, Any]  #: date, machine, versions: see machine.about
+    about: dict[str, Any]  #: date, machine, versions: see environment.about
     options: dict[str, Any]
     entries: list[Result] = field(default_factory=list)
-    verified: list[str] = field(default_factory=list)  #: titles of the ways that were right
-    #: What a preset found out beside its cells.
-    extra: dict[str, Any] = field(default_factory=dict)
+    verified: list[str] = field(default_factory=list)  #: titles of variants
+    extra: dict[str, Any] = field(default_factory=dict)  #: of a study
     interrupted: bool = False
     failure: str | None = None  #: why it ended early
 
@@ -187,7 +180,7 @@ class Results:
         return not (self.failure or self.interrupted)
 
     def finish(self) -> None:
-        """Leave out what was not reached, and call it a failure if anything was lost."""
+        """Drop what was not measured; fail if a reading was lost."""
         self.entries = [result for result in self.entries if result.published]
         if lost := sum(result.lost for result in self.entries):
             worst = max(self.entries, key=lambda result: result.lost)
@@ -197,20 +190,18 @@ class Results:
             )
 
     def as_json(self) -> str:
-        """Return it all, a line per list, so that a diff can be read."""
+        """Return JSON with a line per list."""
         entries = [{name: _rounded(value) for name, value in vars(result).items()}
                  for result in self.entries]  # fmt: skip
         return as_json({**vars(self), "entries": entries})
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
-        """Return what `as_json` was made of, but for what it has rounded."""
+        """Return what `as_json` wrote, rounded."""
         found: dict[str, Any] = json.loads(text)
         for result in found["entries"]:
-            result["traffic"], result["connect_traffic"] = (
-                Traffic(**result["traffic"]),
-                Traffic(**result["connect_traffic"]),
-            )
+            for name in ("traffic", "connect_traffic"):
+                result[name] = Traffic(**result[name])
             result["trace"] = [tuple(message) for message in result["trace"]]
         found["entries"] = [Result(**result) for result in found["entries"]]
         return cls(**found)
@@ -221,7 +212,7 @@ class Results:
 
 
 def _rounded(value: Any) -> Any:
-    """Return it, samples to the hundredth: no clock of ours is better than that."""
+    """Round samples to the hundredth: no clock here is better than that."""
     if isinstance(value, Traffic):
         return vars(value)
     if isinstance(value, list | tuple):
@@ -230,7 +221,7 @@ def _rounded(value: Any) -> Any:
 
 
 def as_json(found: Any) -> str:
-    """Return it as JSON that a diff can be read of: a list of plain values takes one line."""
+    """Return JSON for readable diffs: a list of plain values is one line."""
     return _json(found, "\n") + "\n"
 
 

@@ -32,7 +32,7 @@ ALL, OTHERS = "all", [server.name for server in OTHER_SERVERS]
 
 _SERVE = [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
 PUSHLAB = Subject(OURS, _SERVE)
-PUSHLAB_BY_FLASK = Subject(BY_FLASK, [*_SERVE, "--no-shortcut"])
+PUSHLAB_BY_FLASK = Subject(BY_FLASK, [*_SERVE, "--no-direct"])
 
 
 class FanoutRun:

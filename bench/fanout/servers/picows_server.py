@@ -1,14 +1,7 @@
 """picows on uvloop: a loop of its send(); a message to /publish publishes."""
 
 import uvloop
-from picows import (
-    WSFrame,
-    WSListener,
-    WSMsgType,
-    WSTransport,
-    WSUpgradeRequest,
-    ws_create_server,
-)
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 from readings import listen, next_signal, ready
 
 sockets: set[WSTransport] = set()
