@@ -98,17 +98,6 @@ class Measurement:
         result.seconds = round(result.seconds + seconds, 3)
         if pace is not None:
             result.pace = round(pace, 3)
-        changes = sorted(at for n, at in found["changed_at"].items() if int(n) in sequences)
-        if changes:
-
-            def since_first(moment: float) -> float:
-                return float(round(1e3 * (moment + self.target.offset - changes[0]), 3))
-
-            result.trace_changes = [round(1e3 * (at - changes[0]), 3) for at in changes]
-            result.trace = [
-                (kind, None if sent is None else since_first(sent), since_first(received), up, down)
-                for kind, sent, received, up, down in found["trace"]
-            ]
 
 
 def take_turn(

@@ -72,11 +72,6 @@ class Result:
     memory: int | None = None  #: bytes by which the clients made the server grow
     worker_cpu: float = 0.0  #: share of one core that the load generator used
     seconds: float = 0.0  #: of all turns together
-    #: One client's messages in one turn: kind, sent and received (milliseconds after the first
-    #: change of the turn), bytes up, bytes down. A pushed message has None for sent.
-    trace: list[tuple[str, float | None, float, int, int]] = field(default_factory=list)
-    #: When the data changed in that turn, on the same scale.
-    trace_changes: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.dispatch = self.variant.dispatch
@@ -202,7 +197,6 @@ class Results:
         for result in found["entries"]:
             for name in ("traffic", "connect_traffic"):
                 result[name] = Traffic(**result[name])
-            result["trace"] = [tuple(message) for message in result["trace"]]
         found["entries"] = [Result(**result) for result in found["entries"]]
         return cls(**found)
 

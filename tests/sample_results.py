@@ -1,7 +1,6 @@
 """Plausible results of a run, made up."""
 
 import random
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench.results import Result, Results, Traffic
@@ -72,7 +71,7 @@ def result(
     cpu = [
         (cost.cpu * chance.uniform(0.9, 1.15) * clients + 150) * 5 for _ in range(CHANGES // 5 * 3)
     ]
-    found = Result(
+    return Result(
         "gevent",
         variant.transport,
         variant.carry,
@@ -96,42 +95,6 @@ def result(
         worker_cpu=0.1 + clients / 2000,
         seconds=CHANGES * PACE,
     )
-    found.trace_changes = [PACE * 1000 * number for number in range(3)]
-    found.trace = trace(variant, rtt_ms, found.trace_changes)
-    return found
-
-
-def trace(
-    variant: Variant, rtt_ms: float, changes: Sequence[float]
-) -> list[tuple[str, float | None, float, int, int]]:
-    """Return the messages of one client."""
-    cost, far = COSTS[variant.transport, variant.carry], rtt_ms + 1.2
-    messages: list[tuple[str, float | None, float, int, int]] = []
-    if variant.transport == "poll":
-        known, sent = -1.0, -730.0
-        while sent < changes[-1] + 1000:
-            newest = max((change for change in changes if change < sent + far / 2), default=-1.0)
-            news = newest > known
-            known = newest
-            up, down = (cost.up, cost.down) if news else EMPTY
-            messages.append(("poll" if news else "empty", sent, sent + far, up, down))
-            if news and not variant.carry:
-                messages.append(("fetch", sent + far, sent + 2 * far, up, down))
-            sent += PERIOD * 1000
-        return messages
-    sent = -950.0
-    for change in changes:
-        notified = change + far / 2
-        if variant.transport == "longpoll":
-            messages.append(("longpoll", sent, notified, cost.up, cost.down))
-        else:
-            kind = "event" if variant.transport == "sse" else "frame"
-            messages.append((kind, None, notified, 0, 90))
-        sent = notified
-        if not variant.carry:
-            messages.append(("fetch", notified, notified + far, 507, 260))
-            sent = notified + far
-    return messages
 
 
 def slow_readers(*, clients: int = 100) -> list[Result]:
@@ -156,7 +119,6 @@ def slow_readers(*, clients: int = 100) -> list[Result]:
             packets=2 * slow.seen,
         )
         slow.cpu, slow.changes = [cpu * slow.seen * q / 3 for q in (0.9, 1, 1.1)], [166] * 3
-        slow.trace, slow.trace_changes = [], []
         found.append(slow)
     return found
 

@@ -44,17 +44,14 @@ def test_json_brings_back_what_was_measured(results: Results) -> None:
     assert again.as_json() == text
     assert again.command == results.command
     for one, other in zip(again.entries, results.entries, strict=True):
-        for name in ("notified_ms", "received_ms", "cpu", "publish_cpu", "trace_changes"):
+        for name in ("notified_ms", "received_ms", "cpu", "publish_cpu"):
             assert getattr(one, name) == pytest.approx(getattr(other, name), abs=0.006)
-        assert [(m[0], *m[3:]) for m in one.trace] == [(m[0], *m[3:]) for m in other.trace]
         assert one.traffic == other.traffic
         assert without_samples(one) == without_samples(other)
 
 
 def without_samples(result: Result) -> Result:
-    return replace(
-        result, notified_ms=[], received_ms=[], cpu=[], publish_cpu=[], trace=[], trace_changes=[]
-    )
+    return replace(result, notified_ms=[], received_ms=[], cpu=[], publish_cpu=[])
 
 
 def test_json_is_small_and_has_a_line_for_each_list(results: Results) -> None:
@@ -574,7 +571,7 @@ def test_plots_are_xml_and_have_few_points(folder: Path) -> None:
 
 
 def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
-    few = Results("", {}, {}, [replace(result(WS), trace=[])])
+    few = Results("", {}, {}, [result(WS)])
     first, second = (plots.draw(few, tmp_path / name) for name in ("first", "second"))
     assert [plot.name for plot in first] == ["latency", "bytes"]
     for one, other in zip(first, second, strict=True):

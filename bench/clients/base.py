@@ -33,7 +33,6 @@ class Client:
         self.notified = self.sequence = -1  #: the newest that it knows of, and that it has
         #: When it knew of a reading and when it had it, by the reading's sequence.
         self.times: dict[int, tuple[float, float]] = {}
-        self.trace: list[tuple[str, float | None, float, int, int]] | None = None
         self.connection = Connection(env, self.on_response)
         self.is_busy = False  #: with a reading, so that it has no time for anything else
         self._notified_at: dict[int, float] = {}
@@ -111,7 +110,6 @@ class Client:
 
     def on_data(self, response: Response) -> None:
         """Take the response to GET /data."""
-        self.trace_request("fetch", response)
         if response.status != 200:
             raise WrongResponse(f"GET /data: {response.head!r}")
         reading = self.env.parse(response.body)
@@ -147,10 +145,3 @@ class Client:
         self.sequence, self.cursor = number, reading["cursor"]
         self.times[number] = notified_at, at
         self.env.changed(number, reading)
-
-    def trace_request(self, kind: str, response: Response) -> None:
-        """Keep a request and its response for the drawing of an update."""
-        if self.trace is not None:
-            self.trace.append(
-                (kind, response.sent_at, response.received_at, response.up, response.down)
-            )

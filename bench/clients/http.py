@@ -26,10 +26,8 @@ class Response(NamedTuple):
     status: int
     head: bytes  #: status line and header fields
     body: bytes
-    up: int = 0  #: bytes of the request
     down: int = 0  #: bytes of the response
-    sent_at: float = 0.0  #: when the request was sent, in seconds since the epoch
-    received_at: float = 0.0
+    received_at: float = 0.0  #: seconds since the epoch
 
     @property
     def size(self) -> int:
@@ -108,7 +106,7 @@ class Connection:
     If the server has closed it while it was idle, the next request opens another.
     """
 
-    __slots__ = ("_env", "_is_new", "_on_response", "_received", "_request", "_sent_at", "_socket")
+    __slots__ = ("_env", "_is_new", "_on_response", "_received", "_request", "_socket")
 
     def __init__(self, env: Environment, on_response: Callable[[Response], None]) -> None:
         self._env = env
@@ -117,7 +115,6 @@ class Connection:
         self._is_new = False  # opened for the request that has no response yet
         self._received = b""
         self._request = b""  # the one that has no response yet
-        self._sent_at = 0.0
 
     @property
     def is_waiting(self) -> bool:
@@ -135,7 +132,7 @@ class Connection:
         """Send a request."""
         if self._request:
             raise AssertionError("one request at a time")
-        self._request, self._sent_at = request, time.time()
+        self._request = request
         self._env.traffic.requests += 1
         self._send()
 
@@ -190,7 +187,7 @@ class Connection:
         if len(self._received) > found.down:
             raise WrongResponse(f"more than one response: {self._received[found.down :]!r}")
         self._env.traffic.packets += packets(found.down) + 1  # and its acknowledgement
-        response = Response(*found[:3], len(self._request), found.down, self._sent_at, received_at)
+        response = found._replace(received_at=received_at)
         self._request = self._received = b""
         if response.header(b"Connection").lower() == b"close":
             self.close()

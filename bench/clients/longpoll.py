@@ -26,10 +26,8 @@ class LongPoll(Client):
             self.on_data(response)
         elif response.status == 204:  # nothing within the 25 seconds that the server holds a poll
             self.env.traffic.empty += 1
-            self.trace_request("empty", response)
             self.resume()
         elif response.status == 200:
-            self.trace_request("longpoll", response)
             self.on_message(response.body, response.received_at)
             self._is_fetching = self.connection.is_waiting and not self.carry and self.fetches
         else:

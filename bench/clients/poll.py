@@ -30,14 +30,12 @@ class Poll(Client):
         """Take the response to a poll, or the reading that it fetched after one."""
         if response.status == 304:
             self.env.traffic.empty += 1
-            self.trace_request("empty", response)
             self.resume()
         elif response.status != 200:
             raise WrongResponse(f"GET /data: {response.head!r}")
         elif response.body and not self.carry:
             self.on_data(response)
         else:
-            self.trace_request("poll", response)
             cursor = response.header(b"ETag").strip(b'"').decode()
             self.notify(cursor, response.received_at)
             if self.carry:

@@ -49,7 +49,7 @@ class EventStream(Streaming):
         self._is_open = True  # it begins with `retry:`
         _, found, message = event.partition(b"\ndata: ")
         if found:
-            self.on_push("event", message, size, at)
+            self.on_push(message, at)
 
 
 CLIENT = EventStream

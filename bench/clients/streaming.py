@@ -50,9 +50,7 @@ class Streaming(Client):
     def read(self, data: bytes, at: float) -> None:
         """Take data, which may end anywhere."""
 
-    def on_push(self, kind: str, message: bytes, size: int, at: float) -> None:
-        """Take a message that took so many bytes."""
+    def on_push(self, message: bytes, at: float) -> None:
+        """Take a message."""
         self.env.traffic.messages += 1
-        if self.trace is not None:
-            self.trace.append((kind, None, at, 0, size))
         self.on_message(message, at)

@@ -39,7 +39,7 @@ class WebSocket(Streaming):
             elif opcode == TEXT:
                 traffic.down += size
                 traffic.packets += packets(size) + 1  # and its acknowledgement
-                self.on_push("frame", payload, size, at)
+                self.on_push(payload, at)
             else:
                 raise WrongResponse(f"an unexpected frame: {opcode:#x} {payload!r}")
 

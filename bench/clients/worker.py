@@ -134,18 +134,11 @@ class LoadGenerator:
         self._changed.clear()
         for client in self._clients:
             client.times.clear()
-            client.trace = None
-        if self._clients:
-            self._traced.trace = []
         self._begin_at, self._period, self._phase = begin_at, period, phase
         self._ticks, self._ticked = ticks * len(self._clients), 0
         self._missing = None
         self._cpu, self._began = time.process_time(), time.time()
         return {}
-
-    @property
-    def _traced(self) -> Client:
-        return self._clients[len(self._clients) // 2]
 
     def finish(self, *, sequence: int, deadline: float, brief: bool = False) -> dict[str, Any]:
         """Run until all clients have the reading `sequence`, or until the deadline.
@@ -185,7 +178,6 @@ class LoadGenerator:
             "seen": seen,
             "lost": lost,
             "queued": sum(client.queued for client in self._clients),
-            "trace": self._traced.trace if self._clients else [],
             "changed_at": {number: at for number, (at, _) in self._changed.items()},
             "cpu": (time.process_time() - self._cpu) / (time.time() - self._began),
         }
