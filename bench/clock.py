@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import closing
 
 from bench.clients.frames import BlockingWebSocket
 from bench.clients.http import WrongResponse
@@ -21,7 +22,7 @@ def offset(host: str, port: int, *, name: str) -> float:
     found: list[tuple[float, float]] = []
     deadline = time.monotonic() + TIMEOUT
     try:
-        with BlockingWebSocket(host, port, "/lab", name=name, timeout=TIMEOUT) as lab:
+        with closing(BlockingWebSocket(host, port, "/lab", name=name, timeout=TIMEOUT)) as lab:
             while len(found) < COUNT and time.monotonic() < deadline:
                 lab.send_text(json.dumps({"do": "clock", "sent": time.time() * 1e3}).encode())
                 while "clock" not in (message := json.loads(lab.text())):

@@ -73,7 +73,7 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
                 "open", transport=transport, carry=True, clients=clients,
                 address=[target.host, target.port], host=target.name, after=publisher.cursor,
             )  # fmt: skip
-            _until_idle(server)
+            server.cpu(interval=IDLE_TIME)  # which waits until the server is idle
 
         come(first)
         memory, threads = server.memory(), server.threads()
@@ -85,20 +85,6 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
         if lost := worker.do("finish", sequence=target.newest, deadline=deadline)["lost"]:
             raise WrongResponse(f"{lost} browsers received nothing")
         return found
-
-
-def _until_idle(server: Process) -> None:
-    """Wait until the server has done all that it was asked for.
-
-    Between two looks at its CPU time it must have done nothing; on a busy machine a short time
-    would not tell that from not having had its turn.
-    """
-    deadline = time.monotonic() + TIMEOUT
-    used = server.cpu()
-    time.sleep(IDLE_TIME)
-    while (now := server.cpu()) != used and time.monotonic() < deadline:
-        used = now
-        time.sleep(IDLE_TIME)
 
 
 def measure(

@@ -56,16 +56,17 @@ class Process:
             for process in self._family
         )
 
-    def cpu(self) -> float:
+    def cpu(self, *, interval: float = POLL_INTERVAL) -> float:
         """Return the microseconds of CPU used so far, once the process is idle.
 
         It is idle when no thread runs or is ready to: on a busy machine, a thread that has used
-        nothing for a moment may only have waited for its turn.
+        nothing for a moment may only have waited for its turn. `interval` is the seconds between
+        two looks, in which it must use nothing.
         """
         deadline = time.monotonic() + TIMEOUT
         used = self._cpu()
         while True:
-            time.sleep(POLL_INTERVAL)
+            time.sleep(interval)
             was_idle, before, used = self._is_idle(), used, self._cpu()
             if (was_idle and used == before) or time.monotonic() > deadline:
                 return used

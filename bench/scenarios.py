@@ -194,9 +194,6 @@ def crossed(
 
 
 def _scenarios(
-    servers: Sequence[str],
-    clients: Sequence[int],
-    rtts: Sequence[float],
-    paces: Sequence[float],
+    servers: Sequence[str], clients: Sequence[int], rtts: Sequence[float], paces: Sequence[float]
 ) -> list[Scenario]:
     return [Scenario(*conditions) for conditions in product(servers, clients, rtts, paces)]

@@ -2,12 +2,16 @@
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 
 from bench.clients.base import sequence
 from bench.clients.publisher import Publisher
 from bench.processes import Process
+
+Figure = TypeVar("Figure", int, float)
 
 #: Changes that are made before anything is measured: all cursors then have the same length.
 WARM_UP_CHANGES = 100
@@ -80,15 +84,15 @@ class Target:
 
     def cpu(self) -> float | None:
         """Return the microseconds of CPU that the server has used, None if it is not known."""
-        try:
-            return self.process.cpu() if self.process else None
-        except psutil.Error:
-            raise ServerDied("the server died") from None
+        return self._of(Process.cpu)
 
     def memory(self) -> int | None:
         """Return the bytes of memory that it has, None if it is not known."""
+        return self._of(Process.memory)
+
+    def _of(self, figure: Callable[[Process], Figure]) -> Figure | None:
         try:
-            return self.process.memory() if self.process else None
+            return figure(self.process) if self.process else None
         except psutil.Error:
             raise ServerDied("the server died") from None
 

@@ -3,10 +3,13 @@
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.clients.chromium import request
-from bench.clients.http import Connection, Environment, Response, WrongResponse
+from bench.clients.http import Connection, Response, WrongResponse
+
+if TYPE_CHECKING:
+    from bench.clients.worker import LoadGenerator
 
 
 def sequence(cursor: str) -> int:
@@ -23,7 +26,12 @@ class Client:
     """
 
     def __init__(
-        self, env: Environment, *, carry: bool, fetches: bool = True, processing_time: float = 0.0
+        self,
+        env: "LoadGenerator",
+        *,
+        carry: bool,
+        fetches: bool = True,
+        processing_time: float = 0.0,
     ) -> None:
         self.env = env
         self.carry = carry

@@ -70,4 +70,4 @@ class BlockingWebSocket(BlockingConnection):
             if frame.opcode != PING:
                 raise WrongResponse(f"an unexpected frame: {frame}")
             self.send(masked(PONG, frame.payload))
-        return frame.payload
+        return bytes(frame.payload)

@@ -3,17 +3,18 @@
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.results import SEGMENT, Traffic
+from bench.results import SEGMENT
+
+if TYPE_CHECKING:
+    from bench.clients.worker import LoadGenerator
 
 #: Packets that it takes to open a TCP connection, and to close it.
 OPENING_PACKETS, CLOSING_PACKETS = 3, 4
 #: What each chunk begins with (RFC 9112 section 7.1).
 _CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
-
-Self = TypeVar("Self")
 
 
 class WrongResponse(Exception):
@@ -75,31 +76,6 @@ def packets(size: int) -> int:
     return -(-size // SEGMENT)
 
 
-class Environment(Protocol):
-    """What a client needs of the load generator that it is a part of."""
-
-    traffic: Traffic  #: of all clients together
-    host: str  #: as in the Host header
-
-    def connect(self) -> socket.socket:
-        """Return a new connection to the server."""
-
-    def watch(self, sock: socket.socket, readable: Callable[[], None]) -> None:
-        """Call this whenever there is something to read."""
-
-    def unwatch(self, sock: socket.socket) -> None:
-        """Watch it no more."""
-
-    def parse(self, message: bytes) -> Mapping[str, Any]:
-        """Return the reading or signal that a message is; all clients get the same ones."""
-
-    def changed(self, number: int, reading: Mapping[str, Any]) -> None:
-        """Note when a reading changed, by the server's clock, and its value."""
-
-    def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call this at that time of the clock, in seconds since the epoch."""
-
-
 class Connection:
     """A connection that is kept alive, for one request at a time.
 
@@ -108,7 +84,7 @@ class Connection:
 
     __slots__ = ("_env", "_is_new", "_on_response", "_received", "_request", "_socket")
 
-    def __init__(self, env: Environment, on_response: Callable[[Response], None]) -> None:
+    def __init__(self, env: "LoadGenerator", on_response: Callable[[Response], None]) -> None:
         self._env = env
         self._on_response = on_response
         self._socket: socket.socket | None = None
@@ -194,17 +170,6 @@ class Connection:
         self._on_response(response)
 
 
-class Sized(Protocol):
-    """What is read from a connection."""
-
-    @property
-    def size(self) -> int:
-        """Bytes on the wire."""
-
-
-Message = TypeVar("Message", bound=Sized)
-
-
 class BlockingConnection:
     """A connection of which one waits for each response or message; counts its bytes."""
 
@@ -221,8 +186,8 @@ class BlockingConnection:
         self._socket.sendall(data)
         self.up += len(data)
 
-    def receive(self, read: Callable[[bytes], Message | None]) -> Message:
-        """Return what `read` makes of the data, as soon as it is complete.
+    def receive(self, read: Callable[[bytes], Any]) -> Any:
+        """Return what `read` makes of the data, a Response or a Frame, once it is complete.
 
         Raises ConnectionError if the server closes the connection before.
         """
@@ -233,9 +198,3 @@ class BlockingConnection:
         self._received = self._received[message.size :]
         self.down += message.size
         return message
-
-    def __enter__(self: Self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -4,7 +4,6 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Protocol
 
 from bench.clients.frames import BlockingWebSocket, read_frame
@@ -34,50 +33,76 @@ class Publisher(Protocol):
         """Close the connection."""
 
 
-class Posting:
-    """It changes the data with `POST /data`."""
+class _Publisher:
+    """A connection to the lab's /data, opened again when it has been idle."""
 
-    controls_data = True
-
-    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
-        self._connection = _Connection(host, port, name)
+    def __init__(self, host: str, port: int, *, name: str = "") -> None:
+        self._headers = {"Host": name or f"{host}:{port}"}
+        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        self._used_at = time.monotonic()
         self.refresh()
-        if token:
-            self._connection.headers["Authorization"] = f"Bearer {token}"
 
     def refresh(self) -> None:
-        self.cursor, self.changed_at = self._connection.newest()
+        """Get the newest reading; raises WrongResponse if /data is none."""
+        status, body = self._request("GET", "/data")
+        try:
+            reading: dict[str, Any] = json.loads(body)
+            self.cursor, self.changed_at = str(reading["cursor"]), float(reading["changed_at"])
+        except (ValueError, TypeError, KeyError):
+            raise WrongResponse(f"GET /data: {status}, and no reading") from None
 
-    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        status, body = self._connection.request("POST", "/data", json.dumps(value))
-        if status != 201:
-            raise WrongResponse(f"POST /data: {status} {body.decode(errors='replace')[:200]}")
-        self.cursor = str(json.loads(body)["cursor"])
-        return value
+    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        """Return status and body of the response; raises WrongResponse if there is none."""
+        if time.monotonic() > self._used_at + IDLE:
+            self._connection.close()
+        try:
+            self._connection.request(method, path, body, self._headers)
+            response = self._connection.getresponse()
+            found = response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise WrongResponse(f"{method} {path.partition('?')[0]}: {reason}") from error
+        self._used_at = time.monotonic()
+        return found
 
     def close(self) -> None:
         self._connection.close()
 
 
-class Watching:
+class Posting(_Publisher):
+    """It changes the data with `POST /data`."""
+
+    controls_data = True
+
+    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
+        super().__init__(host, port, name=name)
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
+        status, body = self._request("POST", "/data", json.dumps(value))
+        if status != 201:
+            raise WrongResponse(f"POST /data: {status} {body.decode(errors='replace')[:200]}")
+        self.cursor = str(json.loads(body)["cursor"])
+        return value
+
+
+class Watching(_Publisher):
     """It waits until the data changes by itself, with long polls."""
 
     controls_data = False
 
     def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 60.0) -> None:
-        self._connection = _Connection(host, port, name)
         self._timeout = timeout
-        self.refresh()
-
-    def refresh(self) -> None:
-        self.cursor, self.changed_at = self._connection.newest()
+        super().__init__(host, port, name=name)
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         self.refresh()  # it may have changed since the last response
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             path = f"/update?carry=1&timeout={TIMEOUT / 2:g}&after={self.cursor}"
-            status, body = self._connection.request("GET", path)
+            status, body = self._request("GET", path)
             if status == 200:
                 reading: dict[str, Any] = json.loads(body)
                 self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
@@ -85,9 +110,6 @@ class Watching:
             if status != 204:
                 raise WrongResponse(f"GET /update: {status}")
         raise WrongResponse(f"the data has not changed for {self._timeout:.0f} s")
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class Speaking:
@@ -120,41 +142,6 @@ class FrameSending:
         self._connection.send(bytes([0x81, len(message)]) + message)
         if self._connection.receive(read_frame).payload != message:
             raise WrongResponse("the floor did not send what it was sent")
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-class _Connection:
-    """A connection that is opened again when it has been idle."""
-
-    def __init__(self, host: str, port: int, name: str) -> None:
-        self.headers = {"Host": name or f"{host}:{port}"}
-        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
-        self._used_at = time.monotonic()
-
-    def request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """Return status and body of the response; raises WrongResponse if there is none."""
-        if time.monotonic() > self._used_at + IDLE:
-            self._connection.close()
-        try:
-            self._connection.request(method, path, body, self.headers)
-            response = self._connection.getresponse()
-            found = response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise WrongResponse(f"{method} {path.partition('?')[0]}: {reason}") from error
-        self._used_at = time.monotonic()
-        return found
-
-    def newest(self) -> tuple[str, float]:
-        """Return the newest reading's cursor and time; raises WrongResponse if /data is none."""
-        status, body = self.request("GET", "/data")
-        with suppress(ValueError, TypeError, KeyError):
-            reading: dict[str, Any] = json.loads(body)
-            return str(reading["cursor"]), float(reading["changed_at"])
-        raise WrongResponse(f"GET /data: {status}, and no reading")
 
     def close(self) -> None:
         self._connection.close()

@@ -65,6 +65,7 @@ class LoadGenerator:
     # The environment of its clients.
 
     def connect(self) -> socket.socket:
+        """Return a new connection to the server."""
         sock = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
         sock.settimeout(CONNECT_TIMEOUT)
         if self._address[0] == "127.0.0.1" and sys.platform == "linux":
@@ -77,20 +78,24 @@ class LoadGenerator:
         return sock
 
     def watch(self, sock: socket.socket, readable: Callable[[], None]) -> None:
+        """Call this whenever there is something to read."""
         self._selector.register(sock, selectors.EVENT_READ, readable)
 
     def unwatch(self, sock: socket.socket) -> None:
         self._selector.unregister(sock)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        """Call this at that time of the clock, in seconds since the epoch."""
         heapq.heappush(self._timers, (when, next(self._number), callback))
 
     def parse(self, message: bytes) -> Mapping[str, Any]:
+        """Return the reading or signal; all clients get the same ones, so each is parsed once."""
         if (found := self._parsed.get(message)) is None:
             found = self._parsed[message] = json.loads(message)
         return found
 
     def changed(self, number: int, reading: Mapping[str, Any]) -> None:
+        """Keep when a reading changed, by the server's clock, and its value."""
         found = reading["changed_at"], reading["value"]
         if self._changed.setdefault(number, found) != found:
             raise WrongResponse(f"reading {number} is {found} and {self._changed[number]}")

@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -85,43 +86,23 @@ def measure(
     fanout.install(names)
     with running_floor() as (ground, language):
         for count in sorted(clients):
+            pushing = partial(push, clients=count, floor=ground, rounds=rounds)
             for subject in tuple(fanout.subjects):
-                fanout.attempt(
-                    f"{count:,} WebSockets",
-                    lambda subject, n=count: push(subject, n, ground, rounds=rounds),  # type: ignore[misc]
-                    subject,
-                )
+                fanout.attempt(f"{count:,} WebSockets", pushing, subject)
     with running_floor() as (ground, language):
-        speak_http = [subject for subject in fanout.subjects if subject.http]
-        for subject in (PUSHLAB, PUSHLAB_BY_FLASK, *speak_http[1:]):
-            fanout.attempt(
-                f"GET /data, and {long_polls:,} long polls",
-                lambda subject: requests(subject, long_polls, ground, rounds=rounds),
-                subject,
-            )
-        fanout.attempt(
-            f"{long_polls:,} event streams",
-            lambda subject: streams(subject, long_polls, ground, rounds=rounds),
-            PUSHLAB,
-        )
+        asking = partial(requests, long_polls=long_polls, floor=ground, rounds=rounds)
+        others = [subject for subject in fanout.subjects[1:] if subject.http]
+        for subject in (PUSHLAB, PUSHLAB_BY_FLASK, *others):
+            fanout.attempt(f"GET /data, and {long_polls:,} long polls", asking, subject)
+        streaming = partial(streams, clients=long_polls, floor=ground, rounds=rounds)
+        fanout.attempt(f"{long_polls:,} event streams", streaming, PUSHLAB)
     if max_sockets:
-        fanout.attempt(
-            f"{max_sockets:,} WebSockets",
-            lambda subject: held(subject, max_sockets, rounds=10),
-            PUSHLAB,
-        )
+        holding = partial(held, clients=max_sockets, rounds=10)
+        fanout.attempt(f"{max_sockets:,} WebSockets", holding, PUSHLAB)
+    pinned = "server and load generator on a core each" if cores() else "cores chosen by the system"
+    about_it = {"command": command, **about(**fanout.versions), "rounds": rounds}
     return Report(
-        fanout.figures,
-        fanout.unavailable,
-        {
-            "command": command,
-            **about(**fanout.versions),
-            "rounds": rounds,
-            "floor": language,
-            "pinned": "server and load generator on a core each"
-            if cores()
-            else "cores chosen by the system",
-        },
+        fanout.figures, fanout.unavailable, {**about_it, "floor": language, "pinned": pinned}
     )
 
 

@@ -1,6 +1,7 @@
 """Abril's recordings: what five updates a second apart cost one client, reload to WebSocket."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,7 +125,7 @@ def _reloaded(
     """Return the bytes up and down of each reload, after a change each."""
     costs = []
     try:
-        with BlockingConnection("127.0.0.1", port) as connection:
+        with closing(BlockingConnection("127.0.0.1", port)) as connection:
             reload = request(connection.host, path, template=NAVIGATE)
             for _ in range(updates):
                 change()
