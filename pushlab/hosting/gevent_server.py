@@ -8,7 +8,6 @@ import logging
 import math
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
@@ -26,8 +25,7 @@ from geventwebsocket.handler import WebSocketHandler
 from pushlab import limits
 from pushlab.hosting.gevent_sockets import GeventConnection, abort
 from pushlab.hosting.header_parser import HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import StartupError, hosting_of
-from pushlab.hosting.listener import listen
+from pushlab.hosting.lifecycle import Hosting, serve
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
 from pushlab.hosting.settings import ServerSettings
@@ -398,7 +396,7 @@ def run(
     while_serving: Callable[[int], AbstractContextManager[object]] = nullcontext,
     **changes: Any,
 ) -> None:
-    """Serve the app until Ctrl-C or SIGTERM; a program's last line.
+    """Serve the app until Ctrl-C or SIGTERM, in one call.
 
     `background` runs in a greenlet of its own. `on_shutdown` are called when the server stops,
     after those that the app names. `while_serving(port)` returns a context in which the server
@@ -406,16 +404,14 @@ def run(
     line if the server cannot start.
     """
     settings = replace(settings or ServerSettings(), **changes)
-    hosting = hosting_of(app)
-    logging.basicConfig(level=settings.log_level.upper())
-    try:
+
+    def start(listener: socket.socket, hosting: Hosting) -> Server:
         ssl_context = settings.ssl_context()
-        listener = listen(settings.host, settings.port)
         server = Server(
             listener,
             app,
-            on_shutdown=(*(hosting.on_shutdown if hosting else ()), *on_shutdown),
-            meters=hosting.meters if hosting else None,
+            on_shutdown=(*hosting.on_shutdown, *on_shutdown),
+            meters=hosting.meters,
             access_policy=settings.access_policy(),
             max_connections=settings.max_connections,
             header_timeout=settings.header_timeout,
@@ -424,11 +420,7 @@ def run(
         )
         if background is not None:
             gevent.spawn(background)
-        server.start()  # accepts connections, and takes Ctrl-C, from here on
-        port = listener.getsockname()[1]
-        name = hosting.name if hosting else "The app"
-        print(f"{name} is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
-        with while_serving(port):
-            server.serve_forever()
-    except StartupError as error:
-        sys.exit(str(error) or 1)
+        server.start()
+        return server
+
+    serve(app, settings, start, while_serving)

@@ -11,7 +11,7 @@ import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from pushlab.hosting.gevent_server import Handler, Server
-from pushlab.hosting.lifecycle import hosting_of
+from pushlab.hosting.lifecycle import announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
 
 
@@ -30,19 +30,19 @@ class GunicornServer(Server):
     running: ClassVar[set["GunicornServer"]] = set()
 
     def __init__(self, listener: Any, application: Any, **its_options: Any) -> None:
-        hosting = hosting_of(application)
+        hosting = hosting_of(application, Worker.settings)
         self._settings = replace(
-            hosting.settings if hosting else Worker.settings,
+            hosting.settings,
             host=listener.getsockname()[0],  # of a Unix socket, its path
             certfile="gunicorn's" if "ssl_context" in its_options else None,
         )
-        self._name = hosting.name if hosting else "The app"
+        self._name = hosting.name
         self._stopping: gevent.Greenlet | None = None
-        if hosting:
-            its_options.update(on_shutdown=hosting.on_shutdown, meters=hosting.meters)
         super().__init__(
             listener,
             application,
+            on_shutdown=hosting.on_shutdown,
+            meters=hosting.meters,
             access_policy=self._settings.access_policy(),
             max_connections=self._settings.max_connections,
             header_timeout=self._settings.header_timeout,
@@ -55,9 +55,7 @@ class GunicornServer(Server):
         super(Server, self).start()
         self.running.add(self)
         gevent.spawn(self._close_timed_out_regularly)
-        address = self.socket.getsockname()
-        where = self._settings.url(address[1]) if isinstance(address, tuple) else address
-        print(f"{self._name} is at {where} (Ctrl-C stops it)", flush=True)
+        announce(self._name, self._settings, self.socket.getsockname())
 
     def _close_timed_out_regularly(self) -> None:
         while not self.closed:

@@ -7,22 +7,28 @@ a new epoch.
 """
 
 import atexit
+import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from flask import Flask
 
 from pushlab.feed import Feed
+from pushlab.hosting import StartupError
+from pushlab.hosting.listener import listen
 from pushlab.hosting.metering import Meters
+from pushlab.hosting.settings import ServerSettings
 from pushlab.wsgi.responses import Environ, error
 
-if TYPE_CHECKING:
-    from pushlab.hosting.settings import ServerSettings
+__all__ = ["Hosting", "StartupError", "announce", "hosting_of", "serve", "shutdown_at_exit",
+           "start_with_first_request"]  # fmt: skip
 
 _SEVERAL_PROCESSES = error(
     "503 Service Unavailable",
@@ -30,25 +36,54 @@ _SEVERAL_PROCESSES = error(
 )
 
 
-class StartupError(Exception):
-    """A server cannot start; the message is one line for the user."""
-
-
 @dataclass(frozen=True)
 class Hosting:
     """What a server asks of an app: `app.extensions["pushlab"]`."""
 
     name: str
-    settings: "ServerSettings"
+    settings: ServerSettings
     #: Called when the server stops, to close what the app has opened.
     on_shutdown: tuple[Callable[[], None], ...] = ()
     meters: Meters | None = None
 
 
-def hosting_of(app: Any) -> Hosting | None:
-    """Return what the app says of its hosting, if it does."""
+def hosting_of(app: Any, settings: ServerSettings, name: str = "The app") -> Hosting:
+    """Return what the app says of its hosting, or else these."""
     found = getattr(app, "extensions", {}).get("pushlab")
-    return found if isinstance(found, Hosting) else None
+    return found if isinstance(found, Hosting) else Hosting(name, settings)
+
+
+def announce(name: str, settings: ServerSettings, address: Any, stdout: Any = None) -> None:
+    """Print where a server is: at a host and a port, or at a path."""
+    where = settings.url(address[1]) if isinstance(address, tuple) else address
+    print(f"{name} is at {where} (Ctrl-C stops it)", flush=True, file=stdout)
+
+
+class Server(Protocol):
+    """A server that accepts connections already."""
+
+    def serve_forever(self) -> None:
+        """Serve until Ctrl-C or SIGTERM."""
+
+
+def serve(
+    app: Any,
+    settings: ServerSettings,
+    start: Callable[[socket.socket, Hosting], Server],
+    while_serving: Callable[[int], AbstractContextManager[object]],
+) -> None:
+    """Start a server and serve; exit with one line if it cannot start."""
+    hosting = hosting_of(app, settings)
+    logging.basicConfig(level=settings.log_level.upper())
+    try:
+        listener = listen(settings.host, settings.port)
+        server = start(listener, hosting)
+        address = listener.getsockname()
+        announce(hosting.name, settings, address)
+        with while_serving(address[1]):
+            server.serve_forever()
+    except StartupError as error:
+        sys.exit(str(error) or 1)
 
 
 def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ import socket
 from contextlib import suppress
 
 from pushlab import limits
-from pushlab.hosting.lifecycle import StartupError
+from pushlab.hosting import StartupError
 
 try:
     import resource

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from pushlab import limits
-from pushlab.hosting.lifecycle import StartupError
+from pushlab.hosting import StartupError
 from pushlab.wsgi.access import AccessPolicy
 from pushlab.wsgi.proxy_headers import Network, network
 

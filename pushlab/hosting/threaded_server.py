@@ -16,8 +16,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from io import BufferedIOBase, BufferedReader, BytesIO
@@ -29,11 +29,11 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pushlab import limits
 from pushlab.hosting.header_parser import BadHeaders, HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import StartupError, hosting_of
-from pushlab.hosting.listener import listen
+from pushlab.hosting.lifecycle import Hosting, serve
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.threaded_sockets import abort
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
 from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
 
@@ -53,12 +53,6 @@ def freeze(seconds: float) -> None:
         ctypes.PyDLL("kernel32").Sleep(milliseconds)
     else:
         ctypes.PyDLL(None).poll(None, 0, milliseconds)
-
-
-def abort(sock: socket.socket) -> None:
-    """End whatever waits for bytes from this socket, TLS or not."""
-    with suppress(OSError):  # the other end may be faster
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 #: What Werkzeug writes and does not flush.
@@ -114,14 +108,13 @@ class Handler(WSGIRequestHandler):
         self.deadline = time.monotonic() + self.server.header_timeout
 
     def handle(self) -> None:
-        with self.server.serving(self):
+        self.server.handlers.add(self)
+        try:
             if isinstance(self.connection, ssl.SSLSocket):
-                try:
-                    self.connection.do_handshake()
-                except OSError as error:
-                    logger.info("%s: no TLS connection: %s", self.client_address[0], error)
-                    return
+                self.connection.do_handshake()
             super().handle()
+        finally:
+            self.server.handlers.discard(self)
 
     @property
     def is_detached(self) -> bool:
@@ -250,7 +243,7 @@ class Handler(WSGIRequestHandler):
 
 
 class Server(ThreadedWSGIServer):
-    """Werkzeug's server, on a listener of ours, with a graceful shutdown.
+    """Werkzeug's server with limits and a graceful shutdown.
 
     On Ctrl-C or SIGTERM it stops accepting, calls everything in `on_shutdown` (close the feed, so
     that waiting polls get their response; close the hub), and returns from `serve_forever` when all
@@ -282,11 +275,10 @@ class Server(ThreadedWSGIServer):
         self.on_shutdown = on_shutdown
         self.meters = meters
         self.header_timeout = header_timeout
-        self.max_connections = listener_limit(max_connections)
-        self._handlers: set[Handler] = set()
-        self._connections = 0
-        self._rejecting = 0
-        self._changed = threading.Condition()  # of the three above
+        self.handlers: set[Handler] = set()
+        self._room = threading.Semaphore(listener_limit(max_connections))
+        self._rejecting = threading.Semaphore(limits.MAX_REJECTING)
+        self.release = self._room.release
         # Signals, as bytes: a handler in Python could come at any moment, even while it holds a
         # lock that it needs.
         self._signals, self._signalled = socket.socketpair()
@@ -331,7 +323,7 @@ class Server(ThreadedWSGIServer):
     def _close_timed_out(self) -> None:
         """Abort the connections whose deadline has passed."""
         now = time.monotonic()
-        for handler in self._handlers.copy():
+        for handler in self.handlers.copy():
             if handler.deadline < now:
                 abort(handler.connection)
 
@@ -339,84 +331,60 @@ class Server(ThreadedWSGIServer):
         """Stop accepting, close everything, wait at most SHUTDOWN_TIMEOUT."""
         deadline = time.monotonic() + limits.SHUTDOWN_TIMEOUT
         self.server_close()
-        for handler in self._handlers.copy():
+        for handler in self.handlers.copy():
             if handler.idle:
                 abort(handler.connection)
         for close in self.on_shutdown:
             close()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._handlers, deadline - time.monotonic())
+        while self.handlers and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     # One thread per connection.
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._changed:
-            has_room = self._connections < self.max_connections
-            self._connections += has_room
-            has_time = self._rejecting < limits.MAX_REJECTING
-            self._rejecting += not has_room and has_time
-        serve = self.process_request_thread if has_room else self._reject_busy
-        try:
-            if has_room or has_time:
-                threading.Thread(
-                    target=serve, args=(request, client_address), name="request", daemon=True
-                ).start()
+        for room, target in (self._room, self._serve), (self._rejecting, self._reject_busy):
+            if room.acquire(blocking=False):
+                try:
+                    threading.Thread(
+                        target=target, args=(request, client_address), name="request", daemon=True
+                    ).start()
+                except RuntimeError as error:  # the system has no thread left
+                    logger.warning("no thread for %s: %s", client_address[0], error)
+                    room.release()
+                    break
                 return
-        except RuntimeError as error:  # the system has no thread left
-            logger.warning("no thread for %s: %s", client_address[0], error)
-            if has_room:
-                self.release()
-            else:
-                with self._changed:
-                    self._rejecting -= 1
-        else:
-            with suppress(OSError):
-                request.setblocking(False)
-                if self.ssl_context is None:
-                    request.send(SERVICE_UNAVAILABLE)
+        with suppress(OSError):
+            request.setblocking(False)
+            if self.ssl_context is None:
+                request.send(SERVICE_UNAVAILABLE)
         self.shutdown_request(request)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        is_ended = True
+    def _serve(self, request: Any, client_address: Any) -> None:
+        is_detached = False
         try:
-            request = self._secure(request)
-            is_ended = not Handler(request, client_address, self).is_detached
+            request = self._wrap(request)
+            is_detached = Handler(request, client_address, self).is_detached
+        except Exception:
+            self.handle_error(request, client_address)
         finally:
             self.shutdown_request(request)
-            if is_ended:
+            if not is_detached:
                 self.release()
 
-    def _secure(self, request: Any) -> Any:
-        """Put TLS on a socket, if it is asked for; the handshake is yet to come."""
+    def _wrap(self, request: Any) -> Any:
+        """Put TLS on a socket if configured, without the handshake."""
         if self.ssl_context is None:
             return request
         return self.ssl_context.wrap_socket(
             request, server_side=True, do_handshake_on_connect=False
         )
 
-    @contextmanager
-    def serving(self, handler: Handler) -> Iterator[None]:
-        """Keep a handler in the set while it serves."""
-        with self._changed:
-            self._handlers.add(handler)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._handlers.discard(handler)
-                self._changed.notify_all()
-
-    def release(self) -> None:
-        """Count one connection less."""
-        with self._changed:
-            self._connections -= 1
-
     def _reject_busy(self, request: Any, client_address: Any) -> None:
-        """Send 503, and do not wait long for it to be read."""
+        """Send 503, and wait a moment for the client to read it."""
         try:
             # Closing before the request has come may take back the response: so wait for it.
             request.settimeout(limits.REJECT_TIMEOUT)
-            request = self._secure(request)
+            request = self._wrap(request)
             if self.ssl_context is not None:
                 request.do_handshake()
             with suppress(TimeoutError):
@@ -428,8 +396,7 @@ class Server(ThreadedWSGIServer):
             pass  # the client has closed, which is what we want
         finally:
             self.shutdown_request(request)
-            with self._changed:
-                self._rejecting -= 1
+            self._rejecting.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
@@ -451,21 +418,19 @@ def run(
     while_serving: Callable[[int], AbstractContextManager[object]] = nullcontext,
     **changes: Any,
 ) -> None:
-    """Serve the app until Ctrl-C or SIGTERM; a program's last line.
+    """Serve the app until Ctrl-C or SIGTERM, in one call.
 
     The same as `gevent_server.run`, with `background` in a thread of its own.
     """
     settings = replace(settings or ServerSettings(), **changes)
-    hosting = hosting_of(app)
-    logging.basicConfig(level=settings.log_level.upper())
     upgrade = WerkzeugUpgrade.of(app, settings)
-    try:
-        listener = listen(settings.host, settings.port)
+
+    def start(listener: socket.socket, hosting: Hosting) -> Server:
         server = Server(
             listener,
             app,
-            on_shutdown=(*(hosting.on_shutdown if hosting else ()), upgrade.close, *on_shutdown),
-            meters=hosting.meters if hosting else None,
+            on_shutdown=(*hosting.on_shutdown, upgrade.close, *on_shutdown),
+            meters=hosting.meters,
             max_connections=settings.max_connections,
             header_timeout=settings.header_timeout,
             ssl_context=settings.ssl_context(),
@@ -473,10 +438,6 @@ def run(
         if background is not None:
             threading.Thread(target=background, name="background", daemon=True).start()
         server.start()
-        port = listener.getsockname()[1]
-        name = hosting.name if hosting else "The app"
-        print(f"{name} is at {settings.url(port)} (Ctrl-C stops it)", flush=True)
-        with while_serving(port):
-            server.serve_forever()
-    except StartupError as error:
-        sys.exit(str(error) or 1)
+        return server
+
+    serve(app, settings, start, while_serving)

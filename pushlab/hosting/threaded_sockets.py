@@ -34,6 +34,12 @@ def _nothing() -> None:
     pass
 
 
+def abort(sock: socket.socket) -> None:
+    """Shut a socket down, TLS or not; threads that wait are woken."""
+    with suppress(OSError):  # the other end may be faster
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class SelectorThread:
     """One thread that waits for all channels at once; it starts with the first.
 
@@ -162,8 +168,7 @@ class ThreadChannel:
 
     def abort(self) -> None:
         """End whatever waits for the browser, from any thread."""
-        with suppress(OSError):
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        abort(self._socket)
 
     def close(self) -> None:
         self._wanted = None

@@ -25,7 +25,7 @@ from weakref import WeakSet
 import uwsgi
 
 from pushlab import limits
-from pushlab.hosting.lifecycle import Hosting, StartupError, hosting_of
+from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Channel, Connection
@@ -67,7 +67,7 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
             if on_gevent
             else f"{name} is made for gevent: start servers/uwsgi.ini, not threads."
         )
-    hosting = hosting_of(app) or Hosting(name, settings)
+    hosting = hosting_of(app, settings, name)
     settings = hosting.settings
     if settings.certfile:
         raise StartupError(
@@ -83,10 +83,9 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
         if not uwsgi.worker_id():
             return  # a helper process of uWSGI's that serves no requests
         hosted.take_signals()
-        where = settings.url(address[1]) if isinstance(address, tuple) else address
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
         with open(1, "w", closefd=False) as stdout:
-            print(f"{hosting.name} is at {where} (Ctrl-C stops it)", file=stdout)
+            announce(hosting.name, settings, address, stdout)
 
     uwsgi.post_fork_hook = ready  # in the process that serves, forked or not
     return hosted
