@@ -64,6 +64,11 @@ def page(
         slow_tables=[tables.table(each) for each in found if each.processing_time],
         added=added,
         transports=TRANSPORTS.values(),
+        measured=[
+            one.title
+            for name, one in TRANSPORTS.items()
+            if any(result.transport == name for result in results.entries)
+        ],
         about=_facts(results.about),
         options=list(_flat(results.options)),
         packet_header=PACKET_HEADER,

@@ -207,7 +207,7 @@ def _traffic(pairs: Sequence[Pair]) -> Table:
     ]
     rows += [_row(traffic, "computed") for traffic in _basis(pairs).scaled(COMPUTED)]
     return Table(
-        "Flow that is not data: polling every second against WebSocket",
+        "Traffic that is not data: polling every second against WebSocket",
         (
             "clients",
             "how",
