@@ -17,8 +17,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from pushlab.transports import TRANSPORTS
-from tests.clients import LabPage
-from tests.conftest import PATIENCE, ROOT, Server, eventually
+from tests.clients import HANG_TIMEOUT, LabPage
+from tests.conftest import ROOT, Server, eventually
 
 LANES = tuple(TRANSPORTS)
 #: Those that run at first; an event stream would hold one more of a browser's six connections.
@@ -310,7 +310,7 @@ def notice(browser: Browser) -> str:
 
 def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
     """Wait until both are equal; fail with how they differ."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + HANG_TIMEOUT
     one, other = both()
     while one != other and time.monotonic() < deadline:
         one, other = both()

@@ -1,4 +1,4 @@
-"""What the tests talk to a server with, where a library would hide what is tested."""
+"""HTTP and WebSocket clients that hide nothing of what a test is about."""
 
 import base64
 import json
@@ -12,13 +12,20 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPSConnection
 from itertools import count
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import websocket
 from websockets.sync.client import ClientConnection, connect
 
+#: Seconds that anything may take in a test before it counts as hanging.
+HANG_TIMEOUT = 15.0
 
-class Answer(NamedTuple):
+Headers = Mapping[str, str]
+Changes = Mapping[str, str | None]
+Wrap = Callable[[socket.socket], socket.socket]
+
+
+class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -29,36 +36,51 @@ class Answer(NamedTuple):
 
 
 class Http:
-    """One request per connection, nothing hidden."""
+    """Requests, each on a connection of its own."""
 
     def __init__(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.host, self.port, self.tls = host, port, tls
 
     def request(
-        self, method: str, path: str, body: bytes | None = None,
-        *, timeout: float = 15, headers: Mapping[str, str] | None = None,
-    ) -> Answer:  # fmt: skip
+        self, method: str, path: str, body: bytes | None = None, *, headers: Headers | None = None
+    ) -> Response:
         connection = (
-            HTTPSConnection(self.host, self.port, timeout=timeout, context=self.tls)
+            HTTPSConnection(self.host, self.port, timeout=HANG_TIMEOUT, context=self.tls)
             if self.tls
-            else HTTPConnection(self.host, self.port, timeout=timeout)
+            else HTTPConnection(self.host, self.port, timeout=HANG_TIMEOUT)
         )
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
-            return Answer(response.status, dict(response.headers), response.read())
+            return Response(response.status, dict(response.headers), response.read())
         finally:
             connection.close()
 
-    def get(self, path: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+    def get(self, path: str, *, headers: Headers | None = None) -> Response:
         return self.request("GET", path, headers=headers)
 
-    def post(self, path: str, value: Any, *, headers: Mapping[str, str] | None = None) -> Answer:
+    def post(self, path: str, value: Any, *, headers: Headers | None = None) -> Response:
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         return self.request("POST", path, body, headers=headers)
 
 
-#: What a request for a WebSocket must say.
+_Client = TypeVar("_Client", bound="Closing")
+
+
+class Closing:
+    """Closes at the end of a `with` block."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: _Client) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+#: Headers of an upgrade request (RFC 6455 section 4.1).
 UPGRADE = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",
@@ -66,14 +88,14 @@ UPGRADE = {
     "Sec-WebSocket-Version": "13",
 }
 
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
 def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, reserved: int = 0,
     length: int | None = None,
 ) -> bytes:  # fmt: skip
-    """One frame as a client sends it, or as it must not; `length` declares another length."""
+    """Return one client frame, well-formed or not; `length` declares another length."""
     size = len(payload) if length is None else length
     head = bytes([fin << 7 | reserved << 4 | opcode])
     mask_bit = masked << 7
@@ -89,8 +111,12 @@ def frame(
     return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
 
 
-def handshake(path: str, host: str, changes: Mapping[str, str | None]) -> bytes:
-    """An upgrade request; `changes` replaces headers, or with None leaves them out.
+def close_frame(code: int, reason: bytes = b"") -> bytes:
+    return frame(CLOSE, struct.pack("!H", code) + reason)
+
+
+def handshake(path: str, host: str = "127.0.0.1", changes: Changes = MappingProxyType({})) -> bytes:
+    """Return an upgrade request; `changes` replaces headers, or with None omits them.
 
     The names `method` and `version` change the request line.
     """
@@ -100,18 +126,21 @@ def handshake(path: str, host: str, changes: Mapping[str, str | None]) -> bytes:
     return "\r\n".join([f"{method} {path} {version}", *lines, "", ""]).encode()
 
 
-class RawSocket:
-    """A WebSocket client that sends exactly what it is told, and reads frame by frame."""
+#: The value of SO_LINGER with which a close sends a reset.
+RESET = struct.pack("ii", 1, 0)
+
+
+class RawSocket(Closing):
+    """A WebSocket client that sends exactly the given bytes, and reads frame by frame."""
 
     def __init__(
         self, port: int, path: str = "/update", *, early: bytes = b"", receive_buffer: int = 0,
-        changes: Mapping[str, str | None] = MappingProxyType({}),
-        wrap: Callable[[socket.socket], socket.socket] = lambda plain: plain,
+        changes: Changes = MappingProxyType({}), wrap: Wrap = lambda plain: plain,
     ) -> None:  # fmt: skip
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(15)
+        self.socket.settimeout(HANG_TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect(("127.0.0.1", port))
         self.socket = wrap(self.socket)
@@ -125,7 +154,7 @@ class RawSocket:
 
     @property
     def body(self) -> bytes:
-        """The body of an answer that is not a 101."""
+        """The body of a response that is not a 101."""
         return self._reader.read(int(self.headers["Content-Length"]))
 
     def send(self, data: bytes) -> None:
@@ -145,8 +174,18 @@ class RawSocket:
             (size,) = struct.unpack("!Q", self._reader.read(8))
         return head[0] & 15, self._reader.read(size)
 
+    def read_until(self, expected: tuple[int, bytes]) -> None:
+        """Read on to this frame."""
+        while (got := self.frame()) != expected:
+            assert got is not None, "the stream ended"
+
+    def ping(self, payload: bytes = b"still there") -> None:
+        """Send a ping, and read on to its pong."""
+        self.send(frame(PING, payload))
+        self.read_until((PONG, payload))
+
     def json(self) -> Any:
-        """Read one text frame's JSON; answer pings on the way."""
+        """Read the JSON of the next text frame; reply to pings before it."""
         while (got := self.frame()) is not None:
             opcode, payload = got
             if opcode == TEXT:
@@ -155,29 +194,45 @@ class RawSocket:
             self.send(frame(PONG, payload))
         raise AssertionError("the stream ended")
 
-    def close_code(self) -> int | None:
-        """Read on to the close frame, answer it, read to the end; None if it has no code."""
+    def read_to_cursor(self, cursor: str) -> None:
+        """Read on to the message with this cursor."""
+        while self.json()["cursor"] != cursor:
+            pass
+
+    def last_frame(self) -> tuple[int, bytes]:
+        """Read to the end of the connection; return the last frame, or opcode 0."""
+        last = 0, b""
+        while (got := self.frame()) is not None:
+            last = got
+        return last
+
+    def close_payload(self) -> bytes:
+        """Read on to the close frame, reply to it, read to the end; return its payload."""
         while (got := self.frame()) is not None and got[0] != CLOSE:
             pass
         assert got is not None, "the stream ended without a close frame"
-        with suppress(OSError):  # the server may have left
+        with suppress(OSError):  # the server may have closed the connection
             self.send(frame(CLOSE, got[1]))
         assert self._reader.read() == b"", "nothing may follow a close frame"
-        return struct.unpack("!H", got[1][:2])[0] if got[1] else None
+        return got[1]
+
+    def close_code(self) -> int | None:
+        """Do as `close_payload`; return the code, None if there is none."""
+        payload = self.close_payload()
+        return struct.unpack("!H", payload[:2])[0] if payload else None
 
     def close(self) -> None:
         self._reader.close()
         self.socket.close()
 
-    def __enter__(self) -> "RawSocket":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def reset(self) -> None:
+        """Close as a crashed machine does: with a reset, without a close frame."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.close()
 
 
 class _Counting:
-    """Counts what a socket sends and receives."""
+    """Counts the bytes that a socket sends and receives."""
 
     sent = 0
     received = 0
@@ -197,7 +252,7 @@ class CountingSocket(_Counting, socket.socket):
 
     @classmethod
     def of(cls, plain: socket.socket) -> "CountingSocket":
-        """Go on counting where `plain` is."""
+        """Take over the connection of `plain`."""
         timeout = plain.gettimeout()
         counting = cls(fileno=plain.detach())
         counting.settimeout(timeout)
@@ -208,13 +263,13 @@ class CountingTLS(_Counting, ssl.SSLSocket):
     """The same within TLS; set as a context's `sslsocket_class`."""
 
 
-class Wire:
-    """A connection for HTTP on which exactly the bytes pass that a test wants; it counts them."""
+class Wire(Closing):
+    """An HTTP connection on which exactly the given bytes pass; it counts them."""
 
     def __init__(
         self, port: int, *, wrap: Callable[[socket.socket], Any] = CountingSocket.of
     ) -> None:
-        self.socket = wrap(socket.create_connection(("127.0.0.1", port), 15))
+        self.socket = wrap(socket.create_connection(("127.0.0.1", port), HANG_TIMEOUT))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = self.socket.makefile("rb")
 
@@ -226,23 +281,23 @@ class Wire:
     def received(self) -> int:
         return int(self.socket.received)
 
-    def ask(self, request: bytes) -> Answer:
-        """Send a request and read its answer."""
+    def request(self, request: bytes) -> Response:
+        """Send a request and read its response."""
         self.socket.sendall(request)
-        return self.answer(to=request.partition(b" ")[0])
+        return self.response(to=request.partition(b" ")[0])
 
-    def answer(self, *, to: bytes = b"GET") -> Answer:
-        """Read the next answer; that to a HEAD has no body."""
+    def response(self, *, to: bytes = b"GET") -> Response:
+        """Read the next response; that to a HEAD has no body."""
         status, headers = self.head()
         if to == b"HEAD" or status in (204, 304):
-            return Answer(status, headers, b"")
+            return Response(status, headers, b"")
         size = int(headers["Content-Length"])
         body = self._reader.read(size)
-        assert len(body) == size, "the answer ended too early"
-        return Answer(status, headers, body)
+        assert len(body) == size, "the response ended too early"
+        return Response(status, headers, body)
 
     def head(self) -> tuple[int, dict[str, str]]:
-        """Read the head of an answer: its status and its headers, in their order."""
+        """Read a response's status and its headers, in their order."""
         line = self._reader.readline()
         assert line.startswith(b"HTTP/1.1 "), line
         headers = {}
@@ -253,7 +308,7 @@ class Wire:
         return int(line.split()[1]), headers
 
     def until(self, end: bytes) -> bytes:
-        """Read on until this comes, byte by byte."""
+        """Read byte by byte up to and including `end`."""
         read = b""
         while not read.endswith(end):
             byte = self._reader.read(1)
@@ -262,7 +317,7 @@ class Wire:
         return read
 
     def rest(self) -> bytes:
-        """Read to the end, which may come as a reset."""
+        """Read to the end, which may be a reset."""
         rest = b""
         with suppress(ConnectionError):
             while piece := self._reader.read(1):
@@ -273,23 +328,17 @@ class Wire:
         self._reader.close()
         self.socket.close()
 
-    def __enter__(self) -> "Wire":
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class LabPage(Closing):
+    """A page's instruments: the messages that the server sends at /lab."""
 
-
-class LabPage:
-    """A page's instruments: what the server says at /lab, message by message."""
-
-    _asked = count(1_000_001)  # not to be taken for what a test asks
+    _clock_ids = count(1_000_001)  # larger than any that a test sends
 
     def __init__(self, ws: str, **options: Any) -> None:
         self._connect(f"{ws}/lab", options)
         #: Every message so far.
-        self.heard: list[dict[str, Any]] = []
-        #: By lane, the exchanges that were told.
+        self.received: list[dict[str, Any]] = []
+        #: By lane, the exchanges that were reported.
         self.exchanges: dict[str, list[Any]] = {}
         self._watched: list[str] = []
 
@@ -302,56 +351,50 @@ class LabPage:
     def _receive(self) -> str | bytes:
         return self.socket.recv(10)
 
-    def do(self, control: str, **wish: Any) -> None:
-        self.say(json.dumps({"do": control, **wish}))
+    def do(self, control: str, **parameters: Any) -> None:
+        self.send(json.dumps({"do": control, **parameters}))
 
-    def say(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes) -> None:
         self.socket.send(message)
 
     def next(self) -> dict[str, Any]:
-        """Wait for the next message, whatever it is."""
+        """Wait for the next message of any kind."""
         message: dict[str, Any] = json.loads(self._receive())
-        self.heard.append(message)
+        self.received.append(message)
         for lane, sums in message.get("meters", {}).items():
             self.exchanges.setdefault(lane, []).extend(sums["exchanges"])
         return message
 
-    def hear(self, name: str, is_it: Callable[[Any], bool] = lambda said: True) -> Any:
-        """Wait for a message of this name, if need be for the right one; return what it says."""
+    def wait_for(self, name: str, accept: Callable[[Any], bool] = lambda value: True) -> Any:
+        """Wait for a message of this name whose value `accept` accepts; return the value."""
         deadline = time.monotonic() + 10
-        while name not in (message := self.next()) or not is_it(message[name]):
-            assert time.monotonic() < deadline, f"waited in vain; the last heard: {message}"
+        while name not in (message := self.next()) or not accept(message[name]):
+            assert time.monotonic() < deadline, f"{name} did not come; the last was: {message}"
         return message[name]
 
     def clock(self) -> float:
-        """Ask for the server's time: what is heard after this was said after this."""
-        return float(self.answers()[-1]["clock"]["at"])
+        """Return the server's time; messages received after this were sent after it."""
+        return float(self.replies()[-1]["clock"]["at"])
 
-    def answers(self, *messages: str | bytes) -> list[dict[str, Any]]:
-        """Say all this and then ask for the time; return what is heard up to that."""
-        sent, before = next(self._asked), len(self.heard)
+    def replies(self, *messages: str | bytes) -> list[dict[str, Any]]:
+        """Send the messages, then a clock request; return what is received up to its reply."""
+        sent, before = next(self._clock_ids), len(self.received)
         for message in messages:
-            self.say(message)
+            self.send(message)
         self.do("clock", sent=sent)
-        self.hear("clock", lambda clock: clock["sent"] == sent)
-        return self.heard[before:]
+        self.wait_for("clock", lambda clock: clock["sent"] == sent)
+        return self.received[before:]
 
     def sums(self, lane: str) -> dict[str, Any]:
-        """Ask what this lane has cost up to now."""
+        """Return what this lane has cost up to now."""
         self.clock()
         self._watched = list(dict.fromkeys([*self._watched, lane]))
         self.do("watch", lanes=self._watched)
-        meters = self.hear("meters", lambda meters: lane in meters)
+        meters = self.wait_for("meters", lambda meters: lane in meters)
         return {name: meters[lane][name] for name in ("requests", "empty", "up", "down")}
 
     def close(self) -> None:
         self._opened.__exit__(None, None, None)
-
-    def __enter__(self) -> "LabPage":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class LabPageOverTLS(LabPage):
@@ -366,7 +409,7 @@ class LabPageOverTLS(LabPage):
         received: str | bytes = self._tls.recv()
         return received
 
-    def say(self, message: str | bytes) -> None:
+    def send(self, message: str | bytes) -> None:
         self._tls.send(message)
 
     def close(self) -> None:

@@ -20,37 +20,34 @@ import psutil
 import pytest
 import trustme
 
-from tests.clients import Http
+from tests.clients import HANG_TIMEOUT, Http
 
-pytest_plugins = ["tests.browsing", "tests.dividing"]
+pytest_plugins = ["tests.browsing"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
 
-#: For TLS, where it is not what is tested.
+#: Trusts every certificate, for tests of something else.
 UNVERIFIED = ssl.create_default_context()
 UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 
-#: Seconds that anything may take here before it counts as hanging.
-PATIENCE = 15.0
 
-
-def eventually(condition: Callable[[], Any], *, timeout: float = PATIENCE) -> Any:
+def eventually(condition: Callable[[], Any], *, timeout: float = HANG_TIMEOUT) -> Any:
     """Return what the condition returns once it is true; fail if that does not happen."""
     deadline, pause = time.monotonic() + timeout, 0.01
     while not (result := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(pause)
-        pause = min(1.5 * pause, 0.1)  # to ask a browser costs as much as what is waited for
+        pause = min(1.5 * pause, 0.1)  # asking a browser costs as much as what is waited for
     return result
 
 
-#: Whatever happens to a test, its programs do not outlive it for long.
+#: Every program, so that none outlives a test that fails.
 _started: list[subprocess.Popen[str]] = []
 
 
 def pytest_sessionfinish() -> None:
-    """End what a failing test has left behind, and what that has started."""
+    """Kill the programs that failing tests have left behind, and their children."""
     for process in _started:
         if process.poll() is None:
             with suppress(psutil.NoSuchProcess):
@@ -60,7 +57,7 @@ def pytest_sessionfinish() -> None:
 
 
 class Program:
-    """A server program in a process of its own, its output read as it comes."""
+    """A program in a process of its own; its output is read as it comes."""
 
     def __init__(
         self,
@@ -99,7 +96,7 @@ class Program:
         """Resident bytes."""
         return psutil.Process(self.process.pid).memory_info().rss  # type: ignore[no-any-return]
 
-    def wait(self, timeout: float = PATIENCE) -> int:
+    def wait(self, timeout: float = HANG_TIMEOUT) -> int:
         """Return the exit status, with all output read."""
         status = self.process.wait(timeout)
         for reader in self._readers:
@@ -110,7 +107,7 @@ class Program:
         return status
 
     def stop(self) -> int:
-        """Ask it to end, as `kill` and a service manager do."""
+        """Send SIGTERM, as a service manager does; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
@@ -122,35 +119,45 @@ class Server(Program):
         if "--far" not in options:  # a far port is a process more, and another port
             options = ("--far", "none", *options)
         super().__init__(program, "--port", str(port), *options, **more)
-        self.url = self._url()
-        self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port, tls=self.tls)
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """How to trust the server, if it speaks TLS; tests that care for certificates say so."""
-        return UNVERIFIED if self.url.startswith("https:") else None
-
-    def _url(self) -> str:
         ready = eventually(lambda: self.out or self.process.poll() is not None)
         assert ready is not True, self.log
         found = re.search(r"https?://\S+:\d+", self.out[0])
         assert found, self.out
-        return found[0]
+        self.is_at(found[0])
+
+    def is_at(self, url: str) -> None:
+        """Set the URL, and what follows from it."""
+        self.url = url
+        self.port = int(url.rpartition(":")[2])
+        self.http = Http("127.0.0.1", self.port, tls=self.tls)
+
+    def responds(self) -> bool:
+        """Return whether requests are responded to by now."""
+        assert self.process.poll() is None, self.log
+        try:
+            self.http.get("/data")
+        except OSError:
+            return False
+        return True
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The context for connections to the server, if it speaks TLS."""
+        return UNVERIFIED if self.url.startswith("https:") else None
 
     def open_socket(self) -> socket.socket:
         """Return a new connection to it."""
-        return self.wrap(socket.create_connection(("127.0.0.1", self.port), PATIENCE))
+        return self.wrap(socket.create_connection(("127.0.0.1", self.port), HANG_TIMEOUT))
 
-    def ask(self, path: str, *fields: str) -> socket.socket:
-        """Send a GET request on a connection of its own, and leave it at that."""
+    def send_get(self, path: str, *fields: str) -> socket.socket:
+        """Send a GET request on a new connection, without waiting for the response."""
         client = self.open_socket()
         head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *fields, "", ""]
         client.sendall("\r\n".join(head).encode())
         return client
 
     def wrap(self, plain: socket.socket) -> socket.socket:
-        """Speak TLS on this connection if the server does."""
+        """Begin TLS on this connection if the server speaks it."""
         return self.tls.wrap_socket(plain, server_hostname="127.0.0.1") if self.tls else plain
 
     @property
@@ -160,9 +167,19 @@ class Server(Program):
 
     def publish(self, value: dict[str, Any]) -> str:
         """POST a value; return its cursor."""
-        answer = self.http.post("/data", value)
-        assert answer.status == 201, answer
-        return str(answer.json["cursor"])
+        response = self.http.post("/data", value)
+        assert response.status == 201, response
+        return str(response.json["cursor"])
+
+    @property
+    def cursor(self) -> str:
+        """The newest cursor."""
+        return str(self.http.get("/data").json["cursor"])
+
+    @property
+    def descriptors(self) -> int:
+        """Open file descriptors of its process."""
+        return int(psutil.Process(self.process.pid).num_fds())
 
 
 Start = Callable[..., Server]
@@ -170,7 +187,7 @@ Start = Callable[..., Server]
 
 @contextmanager
 def ending_well(servers: Sequence[Server]) -> Iterator[None]:
-    """Stop these in the end; all must stop by themselves, cleanly, and without a traceback."""
+    """Stop these in the end: each must exit with 0, and without a traceback."""
     try:
         yield
     finally:
@@ -185,7 +202,7 @@ def ending_well(servers: Sequence[Server]) -> Iterator[None]:
 
 @contextmanager
 def starting() -> Iterator[Start]:
-    """Start servers; each must in the end stop by itself, cleanly, and without a traceback."""
+    """Start servers, which must end well."""
     servers: list[Server] = []
 
     def start(program: str = "serve.py", *options: str, **more: Any) -> Server:
@@ -211,29 +228,43 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def server(program: str) -> Iterator[Server]:
-    """A server of each program, for all tests, whose data they change with `publish`."""
+    """A server of each program, for tests that change its data with `publish`."""
     with starting() as start:
         yield start(program, "--source", "http")
 
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """Whoever trusts it trusts the `certificate`."""
+    """A certificate authority."""
     return trustme.CA()
 
 
-@pytest.fixture
-def certificate(authority: trustme.CA, tmp_path: Path) -> tuple[str, str]:
-    """A certificate for 127.0.0.1 and its key, in files."""
+@pytest.fixture(scope="session")
+def certificate_folder(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate for 127.0.0.1 and its key: cert.pem and key.pem."""
+    folder = tmp_path_factory.mktemp("certificate")
     issued = authority.issue_cert("127.0.0.1")
-    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for blob in issued.cert_chain_pems:
-        blob.write_to_path(tmp_path / "cert.pem", append=True)
-    return str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def certificate(certificate_folder: Path) -> tuple[str, str]:
+    """The paths of the certificate and its key."""
+    return str(certificate_folder / "cert.pem"), str(certificate_folder / "key.pem")
+
+
+@pytest.fixture
+def trust(authority: trustme.CA) -> ssl.SSLContext:
+    """A context that trusts the authority alone."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """After `-k contract`, tell in a line per server and transport how it went."""
+    """After `-k contract`, print a line with the results of each server and transport."""
     if "contract" not in terminalreporter.config.option.keyword:
         return
     results: dict[str, Counter[str]] = {}
@@ -244,5 +275,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                     results.setdefault(pair, Counter())[outcome] += 1
     terminalreporter.section("contract: server and transport")
     for pair, counts in sorted(results.items()):
-        told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-        terminalreporter.line(f"{pair:<40} {told}")
+        summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        terminalreporter.line(f"{pair:<40} {summary}")

@@ -1,6 +1,6 @@
-"""A server whose routes converse over the blocking socket, beside one that gives it to the hub.
+"""A server with routes that converse, and one that gives its socket to the hub.
 
-Pings are frequent here, so that tests of silence are short.
+It sends pings often, so that tests of silence are short.
 """
 
 from gevent import monkey
@@ -54,8 +54,8 @@ def publish() -> str:
     return feed.publish({"text": request.get_data(as_text=True)}).cursor
 
 
-@app.get("/members")
-def members() -> str:
+@app.get("/subscribers")
+def subscribers() -> str:
     return str(len(hub))
 
 
@@ -73,7 +73,7 @@ def fail2(socket, when):  # type: ignore[no-untyped-def]
     raise KeyError("on purpose")
 
 
-@app.route("/refuse", websocket=True)
+@app.route("/reject", websocket=True)
 def reject() -> str:
     abort(403, "not you")
 
@@ -88,8 +88,8 @@ def untouched() -> str:
     return "nobody reads this"
 
 
-@app.route("/goodbye/<int:code>", websocket=True)
-def goodbye(code: int) -> str:
+@app.route("/close/<int:code>", websocket=True)
+def close(code: int) -> str:
     socket = request.environ["wsgi.websocket"]
     socket.close(code, "server says so")
     assert socket.closed

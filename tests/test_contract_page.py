@@ -1,4 +1,4 @@
-"""The page in a real Chromium, on every server: all lanes follow, and nothing complains."""
+"""The page in Chromium on every server: all lanes follow, nothing is logged."""
 
 from pathlib import Path
 
@@ -6,15 +6,15 @@ import pytest
 
 from tests.browsing import LANES, Browser, notice
 from tests.conftest import eventually
-from tests.hosting import WAYS, host
+from tests.hosting import SERVERS, start_server
 
-#: Whose requests are not ours to see.
+#: Servers whose requests we cannot count.
 UNCOUNTED = ("uwsgi gevent", "uwsgi threads", "flask run")
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if not way.endswith(" tls")])
-def test_contract_the_page_works(way: str, browser: Browser, tmp_path: Path) -> None:
-    server = host(way, tmp_path, "--source", "http")
+@pytest.mark.parametrize("server_name", [name for name in SERVERS if not name.endswith(" tls")])
+def test_contract_the_page_works(server_name: str, browser: Browser, tmp_path: Path) -> None:
+    server = start_server(server_name, tmp_path, "--source", "http")
     server.publish({"n": 0})
     browser.visit(server)
     for number in range(1, 4):
@@ -23,10 +23,10 @@ def test_contract_the_page_works(way: str, browser: Browser, tmp_path: Path) -> 
             browser.lane(lane).until(lambda part: part.shows(server))
     figures = browser.figures
     counts = [figures[lane][name] for lane in LANES for name in ("requests", "bytes-up")]
-    assert {isinstance(count, int) for count in counts} == {way not in UNCOUNTED}, counts
-    assert ("not counted here" in browser.find("footer").text) is (way in UNCOUNTED)
+    assert {isinstance(count, int) for count in counts} == {server_name not in UNCOUNTED}, counts
+    assert ("not counted here" in browser.find("footer").text) is (server_name in UNCOUNTED)
     assert [figures[lane]["lost"] for lane in LANES] == [0] * len(LANES)
-    if way in UNCOUNTED:
+    if server_name in UNCOUNTED:
         browser.lane("websocket").press("cut")
         eventually(lambda: "refused: cut:" in notice(browser))
     assert browser.complaints() == []

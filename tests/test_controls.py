@@ -17,15 +17,15 @@ from lab.pace import PACES
 from pushlab.wsgi import access
 from tests.clients import (
     UPGRADE,
-    Answer,
     CountingTLS,
     LabPage,
     LabPageOverTLS,
     RawSocket,
+    Response,
     Wire,
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually, starting
-from tests.transports import TRANSPORTS, Browser, sequence
+from tests.transports import CLIENTS, Browser, sequence
 
 STEERING = ("change", "burst", "pace", "freeze")
 
@@ -57,7 +57,7 @@ def steering(paced: Server) -> Iterator[LabPage]:
 
 def set_pace(page: LabPage, name: str) -> None:
     page.do("pace", pace=name)
-    page.hear("pace", name.__eq__)
+    page.wait_for("pace", name.__eq__)
 
 
 def newest(server: Server) -> int:
@@ -96,7 +96,7 @@ PACE_NONSENSE = ["null", "1", '"fast"', '""', '"4 PER S"', "0.25", "Infinity", "
 def test_an_unknown_pace_is_named(paced: Server, steering: LabPage, pace: str) -> None:
     field = f',"pace":{pace}' if pace else ""
     [error] = [
-        each["error"] for each in steering.answers(f'{{"do":"pace"{field}}}') if "error" in each
+        each["error"] for each in steering.replies(f'{{"do":"pace"{field}}}') if "error" in each
     ]
     assert error == "pace: none of 4 per s, 1 per s, irregular, paused"
 
@@ -109,7 +109,7 @@ def test_change_makes_a_reading_at_once(paced: Server, steering: LabPage) -> Non
     for number in (1, 2, 3):
         begun = time.monotonic()
         steering.do("change")
-        steering.hear("reading", is_number(before + number))
+        steering.wait_for("reading", is_number(before + number))
         took.append(time.monotonic() - begun)
     assert sorted(took)[1] < 0.5, took
     assert newest(paced) == before + 3
@@ -118,11 +118,11 @@ def test_change_makes_a_reading_at_once(paced: Server, steering: LabPage) -> Non
 def test_what_has_no_pace_is_told_again_when_it_is_to_change(server: Server, page: LabPage) -> None:
     cursor = server.publish({"n": "the same"})
     page.do("change")
-    reading = page.hear("reading", is_number(sequence(cursor) + 1))
+    reading = page.wait_for("reading", is_number(sequence(cursor) + 1))
     assert reading["value"] == {"n": "the same"}
     page.do("burst")
     last = sequence(cursor) + 1 + lab.BURST
-    page.hear("reading", is_number(last))
+    page.wait_for("reading", is_number(last))
     assert newest(server) == last
 
 
@@ -130,16 +130,16 @@ def test_a_burst_is_fifty_changes_and_everybody_comes_to_know_the_last(
     paced: Server, steering: LabPage
 ) -> None:
     before = newest(paced)
-    browsers = [open_(paced) for open_ in TRANSPORTS.values()]
+    browsers = [open_(paced) for open_ in CLIENTS.values()]
     for browser in browsers:
-        browser.news()
+        browser.receive()
     begun = time.monotonic()
     steering.do("burst")
     for browser in browsers:
-        while sequence(browser.news()["cursor"]) != before + lab.BURST:
+        while sequence(browser.receive()["cursor"]) != before + lab.BURST:
             pass
     assert time.monotonic() - begun < 10
-    steering.hear("reading", is_number(before + lab.BURST))
+    steering.wait_for("reading", is_number(before + lab.BURST))
     assert newest(paced) == before + lab.BURST, "and then it is paused again"
     for browser in browsers:
         browser.close()
@@ -149,11 +149,11 @@ def test_a_pace_holds_at_once_and_for_all(paced: Server, steering: LabPage) -> N
     with LabPage(paced.ws) as other:
         assert other.next()["pace"] == "paused"
         set_pace(steering, "4 per s")  # it waits for ever at that moment
-        times = [steering.hear("reading")["changed_at"] for _ in range(6)][1:]
+        times = [steering.wait_for("reading")["changed_at"] for _ in range(6)][1:]
         gaps = sorted(after - before for before, after in pairwise(times))
         assert gaps[0] > 0.24
         assert gaps[0] < 0.5, "one of them at least comes in time, however busy the machine"
-        other.hear("pace", "4 per s".__eq__)
+        other.wait_for("pace", "4 per s".__eq__)
 
 
 def test_nothing_changes_while_it_is_paused(paced: Server, steering: LabPage) -> None:
@@ -161,14 +161,14 @@ def test_nothing_changes_while_it_is_paused(paced: Server, steering: LabPage) ->
     set_pace(steering, "paused")
     steering.clock()
     before = newest(paced)
-    steering.hear("meters")
+    steering.wait_for("meters")
     assert newest(paced) - before <= 1, "one may have been under way"
 
 
 @pytest.mark.parametrize("name", PACES)
 def test_every_pace_can_be_set(paced: Server, steering: LabPage, name: str) -> None:
     set_pace(steering, name)
-    assert not [message for message in steering.heard if "error" in message]
+    assert not [message for message in steering.received if "error" in message]
     with LabPage(paced.ws) as other:
         assert other.next()["pace"] == name
 
@@ -181,26 +181,26 @@ def test_the_pace_that_was_asked_for_is_one_of_them(start: Start) -> None:
         assert first["lab"]["paces"] == ["every 0.3 s", *PACES]
         set_pace(page, "paused")
         set_pace(page, "every 0.3 s")
-        times = [page.hear("reading")["changed_at"] for _ in range(6)][1:]
+        times = [page.wait_for("reading")["changed_at"] for _ in range(6)][1:]
         gaps = [after - before for before, after in pairwise(times)]
         assert min(gaps) == pytest.approx(0.3, abs=0.15), "one at least comes in time"
 
 
 def test_a_source_with_a_pace_of_its_own_keeps_it(server: Server, page: LabPage) -> None:
     page.do("pace", pace="paused")
-    assert page.hear("error").startswith("pace:")
+    assert page.wait_for("error").startswith("pace:")
     assert page.clock()
 
 
 def test_frozen_for_five_seconds_and_then_all_goes_on(start: Start) -> None:
     server = start("serve.py", "--source", "http")
     before = server.publish({"n": 1})
-    opened = [open_(server, after=before) for open_ in TRANSPORTS.values()]
+    opened = [open_(server, after=before) for open_ in CLIENTS.values()]
     polls: list[threading.Thread] = []
     told: list[Any] = []
 
     def hear(browser: Browser) -> None:
-        told.append(browser.news(timeout=20))
+        told.append(browser.receive(timeout=20))
 
     with LabPage(server.ws) as page, LabPage(server.ws) as other:
         for browser in opened:
@@ -209,20 +209,20 @@ def test_frozen_for_five_seconds_and_then_all_goes_on(start: Start) -> None:
             polls.append(poll)
         page.do("freeze")
         page.do("freeze")  # clicked again, while nothing moves
-        assert page.hear("frozen") == lab.FREEZE
+        assert page.wait_for("frozen") == lab.FREEZE
         begun = time.monotonic()
         while time.monotonic() - begun < 0.1:
             other.next()  # the rest of what it said before
         assert server.http.get("/data").status == 200
         assert lab.FREEZE - 0.3 < time.monotonic() - begun < lab.FREEZE + 3
-        assert page.hear("error") == "freeze: the server has only just thawed"
+        assert page.wait_for("error") == "freeze: the server has only just thawed"
         assert all(poll.is_alive() for poll in polls)
         newest = server.publish({"n": 2})
         for poll in polls:
             poll.join(10)
         assert told == [{"cursor": newest}] * len(opened)
         for each in (page, other):
-            each.hear("reading", lambda reading: reading["cursor"] == newest)
+            each.wait_for("reading", lambda reading: reading["cursor"] == newest)
             assert each.clock()
     for browser in opened:
         browser.close()
@@ -252,7 +252,7 @@ class Lines:
         """All are told."""
         assert self.browser.json() == {"cursor": cursor}
         assert cursor in self.stream.until(b"\n\n\r\n").decode()
-        assert self.poll.answer().json == {"cursor": cursor}
+        assert self.poll.response().json == {"cursor": cursor}
 
     def find_the_end(self) -> None:
         """All have been hung up on, without a word."""
@@ -264,11 +264,11 @@ class Lines:
             each.close()
 
 
-def ask(server: Server, path: str) -> Answer | None:
+def ask(server: Server, path: str) -> Response | None:
     """Ask once; None if hung up on."""
     with Wire(server.port) as wire:
         try:
-            return wire.ask(get(path))
+            return wire.request(get(path))
         except AssertionError:
             return None
 
@@ -308,13 +308,13 @@ def test_a_lane_is_cut_over_tls_too(
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     with LabPageOverTLS(server.ws, context=context) as page:
-        before = page.hear("reading", lambda it: sequence(it["cursor"]) > 0)["cursor"]
+        before = page.wait_for("reading", lambda it: sequence(it["cursor"]) > 0)["cursor"]
         cut, left = (Lines(server, page, name, before, wrap=tls) for name in "ab")
         for name in cut.lanes:
             page.do("cut", lane=name)
         cut.find_the_end()
         page.do("change")
-        left.hear(page.hear("reading", lambda reading: reading["cursor"] != before)["cursor"])
+        left.hear(page.wait_for("reading", lambda reading: reading["cursor"] != before)["cursor"])
         for lines in (cut, left):
             lines.close()
     assert server.log == ""
@@ -327,13 +327,13 @@ def test_a_lane_that_was_cut_is_hung_up_on_for_two_seconds(
     """And then it comes back, with nothing lost; what others ask is answered all the time."""
     before = server.publish({"n": 1})
     with Wire(server.port) as kept:
-        assert kept.ask(get(f"/data?lane={lane}")).status == 200
+        assert kept.request(get(f"/data?lane={lane}")).status == 200
         page.sums(lane)
         begun = time.monotonic()
         page.do("cut", lane=lane)
         page.clock()
         newest = server.publish({"n": 2})
-        assert kept.ask(get(f"/data?lane={lane}-2")).status == 200, "it was not the lane's then"
+        assert kept.request(get(f"/data?lane={lane}-2")).status == 200, "it was not the lane's then"
         kept.socket.sendall(get(f"/data?lane={lane}"))
         assert kept.rest() == b""
     for path in (f"/data?lane={lane}", f"/update?lane={lane}&after={before}"):
@@ -365,7 +365,7 @@ def steer_in_vain(server: Server, page: LabPage) -> None:
     before = newest(server)
     for control in STEERING:
         page.do(control, pace="4 per s")
-        assert page.hear("error").startswith("only this machine may steer")
+        assert page.wait_for("error").startswith("only this machine may steer")
     assert newest(server) == before
     with Wire(server.port) as wire:
         wire.socket.sendall(get(f"/update?after={cursor(server)}&lane=own"))
@@ -382,7 +382,7 @@ def steer(server: Server, page: LabPage) -> None:
     before = newest(server)
     page.do("change")
     eventually(lambda: newest(server) == before + 1)
-    assert not [message for message in page.heard if "error" in message]
+    assert not [message for message in page.received if "error" in message]
 
 
 FORWARDED = [
@@ -400,15 +400,15 @@ def test_who_is_on_this_machine_may_steer_and_nobody_else(start: Start) -> None:
     server = start("serve.py", "--source", "http", "--allow-host", "pushlab.test")
     for host in ("127.0.0.1", "localhost"):
         with LabPage(f"ws://{host}:{server.port}") as page:
-            assert page.hear("lab")["may_steer"] is True
+            assert page.wait_for("lab")["may_steer"] is True
             steer(server, page)
     for headers in FORWARDED:
         with LabPage(server.ws, additional_headers=headers) as page:
-            assert page.hear("lab")["may_steer"] is False
+            assert page.wait_for("lab")["may_steer"] is False
             steer_in_vain(server, page)
     plain = socket.create_connection(("127.0.0.1", server.port), 5)
     with LabPage(f"ws://pushlab.test:{server.port}", sock=plain) as page:
-        assert page.hear("lab")["may_steer"] is False
+        assert page.wait_for("lab")["may_steer"] is False
         steer_in_vain(server, page)
 
 
@@ -416,14 +416,14 @@ def test_controls_for_all(start: Start) -> None:
     server = start("serve.py", "--source", "http", "--controls")
     for headers in ({}, *FORWARDED):
         with LabPage(server.ws, additional_headers=headers) as page:
-            assert page.hear("lab")["may_steer"] is True
+            assert page.wait_for("lab")["may_steer"] is True
             steer(server, page)
 
 
 def test_controls_for_nobody(start: Start, program: str) -> None:
     server = start(program, "--source", "http", "--no-controls")
     with LabPage(server.ws) as page:
-        assert page.hear("lab")["may_steer"] is False
+        assert page.wait_for("lab")["may_steer"] is False
         steer_in_vain(server, page)
 
 
@@ -442,7 +442,7 @@ def test_who_comes_by_an_address_that_others_can_reach_may_not_steer(start: Star
     server = start("serve.py", "--source", "clock", "--every", "90", "--host", "0.0.0.0")
     for host, may_steer in [("127.0.0.1", True), *((each, False) for each in own_addresses())]:
         with LabPage(f"ws://{host}:{server.port}") as page:
-            assert page.hear("lab")["may_steer"] is may_steer
+            assert page.wait_for("lab")["may_steer"] is may_steer
             (steer if may_steer else steer_in_vain)(server, page)
 
 
@@ -490,7 +490,7 @@ def test_a_page_from_elsewhere_has_no_lab(server: Server, origin: str) -> None:
 
 def test_our_own_page_has_one(server: Server) -> None:
     with LabPage(server.ws, origin=server.url) as page:
-        assert page.hear("lab")["may_steer"] is True
+        assert page.wait_for("lab")["may_steer"] is True
 
 
 def test_the_lab_is_a_websocket(server: Server) -> None:

@@ -20,7 +20,8 @@ import pytest
 
 from lab.far_ports import FarPort, far_ports
 from pushlab.hosting.lifecycle import StartupError
-from tests.conftest import PATIENCE, Program, eventually
+from tests.clients import HANG_TIMEOUT
+from tests.conftest import Program, eventually
 
 Conversation = Callable[[socket.socket], None]
 
@@ -45,7 +46,7 @@ def echo(client: socket.socket) -> None:
 
 
 def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
-    client = socket.create_connection((host, port), timeout=PATIENCE)
+    client = socket.create_connection((host, port), timeout=HANG_TIMEOUT)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 
@@ -74,7 +75,7 @@ def serving(converse: Conversation, host: str = "127.0.0.1") -> Iterator[int]:
         with suppress(OSError):  # closed: the test is over
             while True:
                 client, _ = listener.accept()
-                client.settimeout(PATIENCE)
+                client.settimeout(HANG_TIMEOUT)
                 threads.append(threading.Thread(target=serve, args=(client,)))
                 threads[-1].start()
 
@@ -86,7 +87,7 @@ def serving(converse: Conversation, host: str = "127.0.0.1") -> Iterator[int]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(HANG_TIMEOUT)
         assert not thread.is_alive()
 
 
@@ -106,7 +107,7 @@ def sending(client: socket.socket, data: bytes) -> Iterator[None]:
     sender = threading.Thread(target=client.sendall, args=(data,))
     sender.start()
     yield
-    sender.join(PATIENCE)
+    sender.join(HANG_TIMEOUT)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 40])
@@ -314,7 +315,7 @@ def test_a_slow_reader_slows_the_sender_and_loses_nothing() -> None:
         client.setblocking(False)
         while select.select([], [client], [], 0.5)[1]:
             sent.append(client.send(piece))
-        client.settimeout(PATIENCE)
+        client.settimeout(HANG_TIMEOUT)
         blocked.set()
         client.sendall(b"the end")
 
@@ -322,9 +323,9 @@ def test_a_slow_reader_slows_the_sender_and_loses_nothing() -> None:
         relay = psutil.Process(port._process.pid)
         before = relay.memory_info().rss
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        client.settimeout(PATIENCE)
+        client.settimeout(HANG_TIMEOUT)
         client.connect(("127.0.0.1", port.port))
-        assert blocked.wait(PATIENCE)
+        assert blocked.wait(HANG_TIMEOUT)
         assert sum(sent) < 100_000_000, "the kernel's buffers, and a megabyte"
         assert relay.memory_info().rss - before < 4_000_000
         assert read(client) == b"".join(piece[:size] for size in sent) + b"the end"
@@ -464,7 +465,7 @@ def test_it_leaves_ctrl_c_to_the_server_and_ends_on_sigterm() -> None:
         client.sendall(b"goodbye")
         client.shutdown(socket.SHUT_WR)
         assert read(client) == b"goodbye"
-        assert relay.wait(PATIENCE) == 0
+        assert relay.wait(HANG_TIMEOUT) == 0
 
 
 def test_the_ports_follow_the_server_s_where_they_are_free() -> None:

@@ -81,21 +81,25 @@ def test_it_tells_the_newest_reading_at_once_and_each_change(server: Server, pag
     with LabPage(server.ws) as late:
         newest = server.http.get("/data").json
         for each in (page, late):
-            reading = each.hear("reading", newest.__eq__)
+            reading = each.wait_for("reading", newest.__eq__)
             assert reading["value"] == {"text": "€ <&> \u2028", "half": "\ud83d"}
         for number in range(3):
             begun = time.monotonic()
             server.publish({"n": number})
-            assert page.hear("reading") == late.hear("reading") == server.http.get("/data").json
+            assert (
+                page.wait_for("reading")
+                == late.wait_for("reading")
+                == server.http.get("/data").json
+            )
             assert time.monotonic() - begun < 0.9, "it does not wait for a report"
 
 
 @once
 def test_it_reports_once_a_second(server: Server, page: LabPage) -> None:
-    page.hear("meters")
+    page.wait_for("meters")
     times = [time.monotonic()]
     for _ in range(4):
-        assert page.hear("meters") == {}
+        assert page.wait_for("meters") == {}
         times.append(time.monotonic())
         server.publish({})  # which does not make it report more often
     gaps = [after - before for before, after in pairwise(times)]
@@ -106,7 +110,7 @@ def test_it_reports_once_a_second(server: Server, page: LabPage) -> None:
 def test_the_clock(server: Server, page: LabPage, sent: float) -> None:
     begun = time.time()
     page.do("clock", sent=sent)
-    told = page.hear("clock")
+    told = page.wait_for("clock")
     assert told["sent"] == sent
     assert begun - 0.001 <= told["at"] / 1000 <= time.time() + 0.001
 
@@ -117,14 +121,14 @@ def test_every_exchange_is_told_once(server: Server, page: LabPage, lane: str) -
     asked = []
     with Wire(server.port) as wire:
         for round_ in range(30):
-            answer = wire.ask(get(f"/data?lane={lane}"))
+            answer = wire.request(get(f"/data?lane={lane}"))
             asked.append(float(answer.headers["Server-Timing"].split("=")[1].split(",")[0]))
             if round_ % 3 == 0:
                 page.sums(lane)
             if round_ == 15:
-                page.hear("meters")  # of itself
+                page.wait_for("meters")  # of itself
         assert page.sums(lane)["requests"] == 30
-    page.hear("meters")
+    page.wait_for("meters")
     assert [exchange[0] for exchange in page.exchanges[lane]] == asked
     assert {tuple(exchange[2:]) for exchange in page.exchanges[lane]} == {
         (200, len(get(f"/data?lane={lane}")), wire.received // 30)
@@ -135,9 +139,9 @@ def test_each_page_is_told_of_all_its_lanes(server: Server, page: LabPage, lane:
     """Two pages that watch one lane are both told; one that comes later hears the sums again."""
     with LabPage(server.ws) as other, Wire(server.port) as wire:
         for _ in range(3):
-            wire.ask(get(f"/data?lane={lane}"))
+            wire.request(get(f"/data?lane={lane}"))
             page.sums(lane)
-        wire.ask(get(f"/data?lane={lane}-2"))
+        wire.request(get(f"/data?lane={lane}-2"))
         assert other.sums(f"{lane}-2")["requests"] == 1
         assert other.sums(lane) == page.sums(lane) == {
             "requests": 3, "empty": 0, "up": 3 * len(get(f"/data?lane={lane}")),
@@ -154,10 +158,10 @@ def test_what_is_no_longer_watched_is_no_longer_told(
     server: Server, page: LabPage, lane: str
 ) -> None:
     page.do("watch", lanes=[lane, f"{lane}-2", lane])
-    page.hear("meters", lambda meters: set(meters) == {lane, f"{lane}-2"})
+    page.wait_for("meters", lambda meters: set(meters) == {lane, f"{lane}-2"})
     page.do("watch", lanes=[])
-    page.hear("meters", lambda meters: meters == {})
-    assert page.hear("meters") == {}
+    page.wait_for("meters", lambda meters: meters == {})
+    assert page.wait_for("meters") == {}
 
 
 # Nonsense.
@@ -230,12 +234,12 @@ NONSENSE: dict[str, tuple[str | bytes, str]] = {
 @pytest.mark.parametrize("name", NONSENSE)
 def test_nonsense_is_named_and_the_lab_goes_on(server: Server, page: LabPage, name: str) -> None:
     nonsense, says = NONSENSE[name]
-    errors = [each["error"] for each in page.answers(nonsense) if "error" in each]
+    errors = [each["error"] for each in page.replies(nonsense) if "error" in each]
     assert len(errors) == 1
     assert errors[0].startswith(says)
     assert len(errors[0]) < 200
     assert errors * 3 == [
-        each["error"] for each in page.answers(nonsense, nonsense, nonsense) if "error" in each
+        each["error"] for each in page.replies(nonsense, nonsense, nonsense) if "error" in each
     ]
 
 
@@ -245,15 +249,15 @@ def test_no_depth_is_too_deep(server: Server, page: LabPage) -> None:
         nest = "[" * depth + "]" * depth
         for text in (f'{{"do":{nest}}}', f'{{"do":"cut","lane":{nest}}}', f'{{"sent":{nest}}}'):
             if len(text) <= lab.MAX_CONTROL:
-                [error] = [each["error"] for each in page.answers(text) if "error" in each]
+                [error] = [each["error"] for each in page.replies(text) if "error" in each]
                 assert len(error) < 200
 
 
 def test_as_many_lanes_as_allowed(server: Server, page: LabPage) -> None:
     lanes = [f"{'a' * 16}-{'b' * 16}-{number:016}" for number in range(lab.MAX_LANES)]
     page.do("watch", lanes=lanes)
-    page.hear("meters", lambda meters: set(meters) == set(lanes))
-    assert not [message for message in page.heard if "error" in message]
+    page.wait_for("meters", lambda meters: set(meters) == set(lanes))
+    assert not [message for message in page.received if "error" in message]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +295,7 @@ def test_a_page_that_reads_nothing_holds_nobody_up(start: Start) -> None:
         for number in range(400):  # more than the buffers hold
             newest = server.publish({"text": f"{number:5}{'x' * 16_000}"})
         silent.send(frame(TEXT, b"nonsense") * 1000)
-        page.hear("reading", lambda reading: reading["cursor"] == newest)
+        page.wait_for("reading", lambda reading: reading["cursor"] == newest)
         assert page.clock()
         begun = time.monotonic()
         assert server.stop() == 0
@@ -359,7 +363,7 @@ def test_whatever_a_page_says_is_done_or_named(start: Start) -> None:
                 refused += not fine
                 if fine and wish["do"] == "watch":
                     watched = wish["lanes"]
-            answers = page.answers(*texts)
+            answers = page.replies(*texts)
             assert sum("error" in answer for answer in answers) == refused, answers
 
         say()
@@ -375,7 +379,7 @@ def test_labs_are_closed_when_the_server_stops(start: Start, program: str) -> No
     with ExitStack() as stack:
         pages = [stack.enter_context(LabPage(server.ws)) for _ in range(5)]
         for page in pages:
-            page.hear("reading")
+            page.wait_for("reading")
         begun = time.monotonic()
         stopping = threading.Thread(target=server.stop)
         stopping.start()

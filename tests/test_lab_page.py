@@ -294,7 +294,7 @@ def test_the_pace(clockwork: Server, browser: Browser, lab_of: LabOf) -> None:
 
     browser.control("pace", "4 per s").click()
     until_paced("4 per s")
-    while another_page.hear("pace") != "4 per s":
+    while another_page.wait_for("pace") != "4 per s":
         pass
     assert seconds_of(4) > 0.7
     browser.control("pace", "1 per s").click()

@@ -23,7 +23,7 @@ from tests.test_programs import is_one_clear_line, refusal
 HOST = "127.0.0.1"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What came back before the server closed, or before the test had waited long enough."""
 
     status: int | None
@@ -36,19 +36,19 @@ class Answer(NamedTuple):
         return str(json.loads(self.body)["error"])
 
 
-def read(sock: socket.socket) -> Answer:
+def read(sock: socket.socket) -> Response:
     """Read to the end of the connection, which must come."""
     data = b""
     with suppress(ConnectionResetError):
         while piece := sock.recv(65536):
             data += piece
     if not data:
-        return Answer(None, b"", b"")
+        return Response(None, b"", b"")
     head, _, body = data.partition(b"\r\n\r\n")
-    return Answer(int(head.split()[1]), head, body)
+    return Response(int(head.split()[1]), head, body)
 
 
-def ask(server: Server, request: bytes, *, host: str = HOST) -> Answer:
+def ask(server: Server, request: bytes, *, host: str = HOST) -> Response:
     with socket.create_connection((host, server.port), 10) as sock:
         with suppress(ConnectionError):
             sock.sendall(request)

@@ -29,12 +29,12 @@ from tests.clients import (
     PONG,
     TEXT,
     UPGRADE,
-    Answer,
     CountingSocket,
     CountingTLS,
     LabPage,
     LabPageOverTLS,
     RawSocket,
+    Response,
     Wire,
     frame,
 )
@@ -168,7 +168,7 @@ def test_a_request_costs_what_both_witnesses_saw(
     ask = ASKS[name]
     text = ask.of(lane, newest)
     with Wire(relay.port) as wire:
-        assert wire.ask(text).status == ask.status
+        assert wire.request(text).status == ask.status
         assert (relay.up, relay.down) == (wire.sent, wire.received)
         assert relay.up == len(text)
         assert_cost(page, lane, Cost(relay.up, relay.down, 1, ask.empty))
@@ -184,7 +184,7 @@ def test_an_answer_of_the_largest_value(
     server.publish({"text": "x" * (16 * 1024 - 12)})
     with Wire(relay.port) as wire:
         for path in ("/data?LANE", "/update?carry=1&LANE"):
-            assert len(wire.ask(Ask(request(path), 200).of(lane, "")).body) > 16 * 1024
+            assert len(wire.request(Ask(request(path), 200).of(lane, "")).body) > 16 * 1024
         assert_cost(page, lane, Cost(relay.up, relay.down, 2))
         assert (relay.up, relay.down) == (wire.sent, wire.received)
     server.publish({})
@@ -196,7 +196,7 @@ def test_many_requests_on_one_connection(
     asks = [ask for ask in ASKS.values() if ask.status != 404] * 2
     with Wire(relay.port) as wire:
         for ask in asks:
-            assert wire.ask(ask.of(lane, newest)).status == ask.status
+            assert wire.request(ask.of(lane, newest)).status == ask.status
         assert len(relay.connections) == 1
         empty = sum(ask.empty for ask in asks)
         assert_cost(page, lane, Cost(relay.up, relay.down, len(asks), empty))
@@ -216,12 +216,12 @@ def test_lanes_that_share_a_connection_pay_for_their_own(
         for number, ask in enumerate(asks * 2):
             name = list(spent)[number % 3 % 2]
             before = wire.sent, wire.received
-            assert wire.ask(ask.of(name, newest)).status == ask.status
+            assert wire.request(ask.of(name, newest)).status == ask.status
             costs = wire.sent - before[0], wire.received - before[1], 1, ask.empty
             spent[name] = [sum(pair) for pair in zip(spent[name], costs, strict=True)]
-            assert wire.ask(request("/")).status == 200
-            assert wire.ask(request("/data?other=lane")).status == 200
-            assert wire.ask(request("/data?plane=x")).status == 200
+            assert wire.request(request("/")).status == 200
+            assert wire.request(request("/data?other=lane")).status == 200
+            assert wire.request(request("/data?plane=x")).status == 200
         for name, cost in spent.items():
             assert_cost(page, name, Cost(*cost))
 
@@ -238,7 +238,7 @@ def test_pipelined_requests(
         down = {lane: 0, other: 0}
         for name, ask in zip(names, asks, strict=True):
             before = wire.received
-            assert wire.answer().status == ask.status
+            assert wire.response().status == ask.status
             down[name] += wire.received - before
         up = {
             each: sum(len(text) for text, name in zip(texts, names, strict=True) if name == each)
@@ -260,7 +260,7 @@ def test_the_older_http(
     version, _, connection = version.partition(" ")
     with Wire(relay.port) as wire:
         text = request(f"/data?lane={lane}", version=version, Connection=connection or "close")
-        assert wire.ask(text).status == 200
+        assert wire.request(text).status == 200
         assert_cost(page, lane, Cost(relay.up, relay.down, 1))
         assert relay.down == wire.received
 
@@ -286,11 +286,11 @@ def test_a_request_with_a_body_is_on_no_meter(
             text = request(path, "POST", Content_Length="2") + b"{}"
         else:
             text = request(path, "POST", Transfer_Encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n"
-        answer = wire.ask(text)
+        answer = wire.request(text)
         assert answer.status == 201
         assert "Server-Timing" not in answer.headers
         assert costs(page, lane) == (0, 0, 0, 0)
-        assert wire.ask(request(path)).status == 200  # the connection goes on
+        assert wire.request(request(path)).status == 200  # the connection goes on
         assert costs(page, lane).requests == 1
 
 
@@ -303,7 +303,7 @@ def test_a_poll_that_is_held_is_no_request_until_it_is_answered(
         assert_cost(page, lane, Cost(len(text), 0, 0))
         assert page.exchanges[lane] == []
         server.publish({"n": 2})
-        assert wire.answer().status == 200
+        assert wire.response().status == 200
         assert_cost(page, lane, Cost(relay.up, relay.down, 1))
         assert len(page.exchanges[lane]) == 1
 
@@ -504,7 +504,7 @@ def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) ->
 
         # Three who leave: after an answer, in the middle of a poll, out of a stream.
         with Wire(relay.port) as wire:
-            assert wire.ask(request("/data?lane=left")).status == 200
+            assert wire.request(request("/data?lane=left")).status == 200
         with Wire(relay.port) as wire:
             wire.socket.sendall(request(f"/update?after={newest}&timeout=0.2&lane=left-poll"))
         with Wire(relay.port) as wire:
@@ -530,7 +530,7 @@ def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) ->
         stopping.start()
         assert browser.close_code() == 1001
         assert stream.rest().endswith(b"0\r\n\r\n")
-        assert poll.answer().status == 204
+        assert poll.response().status == 204
         assert poll.rest() == b""
         stopping.join()
         for name, client in (("stream", stream), ("poll", poll)):
@@ -571,7 +571,7 @@ def test_over_tls_it_is_what_the_client_wrote_and_read(
         asks = list(ASKS.values())
         with Wire(server.port, wrap=tls) as wire:
             for ask in asks:
-                assert wire.ask(ask.of("http", newest)).status == ask.status
+                assert wire.request(ask.of("http", newest)).status == ask.status
             empty = sum(ask.empty for ask in asks)
             assert_cost(page, "http", Cost(wire.sent, wire.received, len(asks), empty))
         with Wire(server.port, wrap=tls) as wire:
@@ -597,13 +597,13 @@ def test_over_tls_it_is_what_the_client_wrote_and_read(
     assert server.log == ""
 
 
-def https(server: Server, context: ssl.SSLContext, method: str, body: bytes) -> Answer:
+def https(server: Server, context: ssl.SSLContext, method: str, body: bytes) -> Response:
     def tls(plain: socket.socket) -> ssl.SSLSocket:
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     context.sslsocket_class = CountingTLS
     with Wire(server.port, wrap=tls) as wire:
-        return wire.ask(request("/data", method, Content_Length=str(len(body))) + body)
+        return wire.request(request("/data", method, Content_Length=str(len(body))) + body)
 
 
 # Server-Timing.
@@ -627,12 +627,12 @@ def test_an_answer_says_when_the_server_had_the_request(
     with Wire(server.port) as wire:
         for _ in range(2):
             sent = time.time()
-            answer = wire.ask(ask.of(lane, newest))
+            answer = wire.request(ask.of(lane, newest))
             received = time.time()
             asked_at, held = timing(answer.headers)
             assert sent - 0.0001 <= asked_at / 1000 <= received + 0.0001
             assert ask.held <= held / 1000 <= received - sent + 0.0001
-        unnamed = wire.ask(ask.text.replace(b"&LANE", b"").replace(b"LANE", b"").replace(
+        unnamed = wire.request(ask.text.replace(b"&LANE", b"").replace(b"LANE", b"").replace(
             b"NOW", newest.encode()))  # fmt: skip
         assert unnamed.status == ask.status
         assert "Server-Timing" not in unnamed.headers
@@ -653,14 +653,14 @@ def test_a_stream_and_a_refused_websocket_say_it_too(
 
 def test_a_poll_says_how_long_it_was_held(server: Server, lane: str, newest: str) -> None:
     with Wire(server.port) as wire:
-        answer = wire.ask(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
+        answer = wire.request(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
         assert answer.status == 204
         assert 300 <= timing(answer.headers)[1] < 5000
 
         wire.socket.sendall(request(f"/update?after={newest}&lane={lane}"))
         time.sleep(0.5)  # which is what is measured, from when the server has come to read it
         server.publish({"n": 2})
-        assert 200 <= timing(wire.answer().headers)[1] < 5000
+        assert 200 <= timing(wire.response().headers)[1] < 5000
 
 
 def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:
@@ -672,7 +672,7 @@ def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:
             for name, ask in ASKS.items():
                 if name in ("page", "options"):
                     continue  # one says when it was made, the other's methods are in no order
-                status, headers, body = wire.ask(ask.of("a-lane", newest))
+                status, headers, body = wire.request(ask.of("a-lane", newest))
                 del headers["Date"]
                 if "Server-Timing" in headers:
                     timing(headers)
@@ -726,13 +726,13 @@ def test_a_malformed_lane_is_named(server: Server, name: str) -> None:
             (b"GET", b"/nowhere"),
             (b"HEAD", b"/static/page.js"),
         ]:
-            answer = wire.ask(
+            answer = wire.request(
                 method + b" " + path + b"?" + MALFORMED[name] + b" HTTP/1.1\r\n" + head
             )
             assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
             if method == b"GET":
                 assert answer.json["error"].startswith("lane:")
-        assert wire.ask(request("/data")).status == 200
+        assert wire.request(request("/data")).status == 200
 
 
 @pytest.mark.parametrize("path", ["/update", "/lab"])
@@ -740,7 +740,7 @@ def test_a_malformed_lane_is_named(server: Server, name: str) -> None:
 def test_a_malformed_lane_is_named_before_the_101(server: Server, name: str, path: str) -> None:
     text = request(path, **UPGRADE).replace(path.encode(), path.encode() + b"?" + MALFORMED[name])
     with Wire(server.port) as wire:
-        answer = wire.ask(text)
+        answer = wire.request(text)
         assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
         assert answer.json["error"].startswith("lane:")
         assert wire.rest() == b""
@@ -833,7 +833,7 @@ def test_many_threads_count_together() -> None:
 
 def test_the_relay_itself(server: Server) -> None:
     with Relay(server.port) as relay, Wire(relay.port) as wire:
-        assert wire.ask(request("/data?lane=itself")).status == 200
+        assert wire.request(request("/data?lane=itself")).status == 200
         [connection] = relay.naming("lane=itself")
         connection.stall()
         wire.socket.sendall(request("/data"))

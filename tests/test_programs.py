@@ -15,15 +15,16 @@ import trustme
 from lab import settings as options
 from lab.requirements_check import packages
 from pushlab.hosting.lifecycle import StartupError
-from tests.clients import RawSocket
-from tests.conftest import PATIENCE, PROGRAMS, ROOT, Program, Server, Start, eventually
+from tests.clients import HANG_TIMEOUT, RawSocket
+from tests.conftest import PROGRAMS, ROOT, Program, Server, Start, eventually
 
 
 def run(*arguments: str, **environment: str) -> tuple[int, str]:
     """Run to the end; return the exit status and what was on stderr."""
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
-        env={**os.environ, **environment}, stdin=subprocess.DEVNULL, check=False,
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True,
+        timeout=HANG_TIMEOUT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+        check=False,
     )  # fmt: skip
     return done.returncode, done.stderr
 
@@ -91,7 +92,7 @@ def test_a_bad_option_ends_each_program(program: str) -> None:
 
 def test_help_names_every_option(program: str) -> None:
     done = subprocess.run([sys.executable, program, "--help"], cwd=ROOT, capture_output=True,
-                          text=True, timeout=PATIENCE, check=True)  # fmt: skip
+                          text=True, timeout=HANG_TIMEOUT, check=True)  # fmt: skip
     for option in ("host", "port", "source", "every", "allow-origin", "certfile", "keyfile",
                    "token", "log-level"):  # fmt: skip
         assert f"--{option}" in done.stdout

@@ -1,61 +1,51 @@
-"""uWSGI, on its gevent loop and with threads: what is special there, and how it is stopped."""
+"""uWSGI on its gevent loop and with threads: what differs from other servers, and its shutdown."""
 
+import re
 import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from bench.servers import free_port
-from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, Http, LabPage, RawSocket, frame
+from tests.clients import (
+    BINARY,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    UPGRADE,
+    Http,
+    LabPage,
+    RawSocket,
+    close_frame,
+    frame,
+)
 from tests.conftest import ROOT, UNVERIFIED, Program, Server, ending_well, eventually
-from tests.transports import sequence
+from tests.hosting import BIN, Hosted
+from tests.transports import EventStream, sequence
 
-UWSGI = str(Path(sys.executable).parent / "uwsgi")
 INIS = ("uwsgi.ini", "uwsgi-threads.ini")
 SLOTS = {"uwsgi.ini": "gevent = 1000", "uwsgi-threads.ini": "threads = 100"}
-
-
-class Hosted(Server):
-    """The app on uWSGI, at a port that its ready line tells."""
-
-    def __init__(
-        self,
-        *arguments: str,
-        options: str = "--source http",
-        environment: Mapping[str, str] = MappingProxyType({}),
-        before: str = ":",
-    ) -> None:
-        Program.__init__(
-            self,
-            *arguments,
-            command=[UWSGI],
-            environment={"PORT": "0", "PUSHLAB_OPTIONS": options, **environment},
-            before=before,
-        )
-        self.url = self._url()
-        self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port)
-
+HTTP = ("--source", "http")
 
 Host = Callable[..., Hosted]
 
 
 @pytest.fixture
 def host() -> Iterator[Host]:
-    """Start servers; each must in the end stop with status 0, and without a traceback."""
-    servers: list[Hosted] = []
+    """Start servers, which must end well."""
+    servers: list[Server] = []
 
-    def host(*arguments: str, **more: str | Mapping[str, str]) -> Hosted:
-        servers.append(Hosted(*arguments, **more))  # type: ignore[arg-type]
-        return servers[-1]
+    def host(*arguments: str, options: tuple[str, ...] = HTTP, **more: Any) -> Hosted:
+        servers.append(server := Hosted("uwsgi", *arguments, options=options, **more))
+        return server
 
     with ending_well(servers):
         yield host
@@ -63,14 +53,14 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture(scope="module", params=INIS)
 def ini(request: pytest.FixtureRequest) -> str:
-    """Each of the two ways: its configuration."""
+    """Each of the two configurations."""
     return f"servers/{request.param}"
 
 
 @pytest.fixture(scope="module")
 def server(ini: str) -> Iterator[Hosted]:
-    """One for all tests that want nothing special of it."""
-    server = Hosted(ini)
+    """A server for all tests that need no options."""
+    server = Hosted("uwsgi", ini, options=HTTP)
     with ending_well([server]):
         yield server
 
@@ -92,46 +82,49 @@ def with_slots(ini: str, folder: Path, slots: int) -> str:
     return changed(ini, folder, (old, f"{old.partition(' ')[0]} = {slots}"))
 
 
-def refused(*arguments: str, **environment: str) -> str:
-    """Return what uWSGI says last when it does not start, which is one line of ours."""
-    program = Program(*arguments, command=[UWSGI], environment={"PORT": "0", **environment})
+def uwsgi(*arguments: str, stdin: int = subprocess.DEVNULL, **environment: Any) -> Program:
+    command, environment = [str(BIN / "uwsgi")], {"PORT": "0", **environment}
+    return Program(*arguments, command=command, environment=environment, stdin=stdin)
+
+
+def startup_error(*arguments: str, **environment: Any) -> str:
+    """Return the last line, which is ours, of a uWSGI that does not start."""
+    program = uwsgi(*arguments, **environment)
     assert program.wait() != 0
     assert "Traceback" not in program.log
     assert program.out == []
     return program.err[-1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_everyone_is_told_when_it_stops(host: Host, ini: str, number: signal.Signals) -> None:
+def until_ready(program: Program) -> Http:
+    """Wait for the line that says the port, without a request."""
+    eventually(lambda: program.out)
+    return Http("127.0.0.1", int(re.findall(r":([0-9]+) ", program.out[0])[0]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM is in the contract
+def test_every_client_is_closed_when_it_stops(host: Host, ini: str, number: signal.Signals) -> None:
     server = host(ini)
     newest = server.publish({"n": 1})
-    with (
-        RawSocket(server.port) as push,
-        RawSocket(server.port, "/lab") as lab,
-        socket.create_connection(("127.0.0.1", server.port), 5) as stream,
-    ):
+    stream = EventStream(server)
+    with RawSocket(server.port) as push, RawSocket(server.port, "/lab") as lab:
         push.json()
-        stream.sendall(
-            b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
-        )
-        assert b"retry" in stream.recv(4096)
-        poll = server.ask(f"/update?after={newest}&timeout=50")
-        assert server.http.get("/data").status == 200, "what was asked before is being done by now"
+        poll = server.send_get(f"/update?after={newest}&timeout=50")
+        assert server.http.get("/data").status == 200, "earlier requests have been accepted by now"
         time.sleep(0.1)  # or a thread is just about to
-        begun = time.monotonic()
+        began = time.monotonic()
         server.process.send_signal(number)
         assert push.close_code() == lab.close_code() == 1001
-        push.close()
-        lab.close()
-        assert poll.recv(4096).startswith(b"HTTP/1.1 204 ")
-        poll.close()
-        while stream.recv(4096):
-            pass
+    assert poll.recv(4096).startswith(b"HTTP/1.1 204 ")
+    poll.close()
+    with pytest.raises(EOFError):
+        list(iter(stream.event, None))
+    stream.close()
     assert server.wait() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - began < 3
 
 
-def test_with_a_master_process_everyone_is_told_too(host: Host, ini: str) -> None:
+def test_with_a_master_process_sockets_are_closed_too(host: Host, ini: str) -> None:
     server = host(ini, "--master")
     with RawSocket(server.port) as push:
         push.json()
@@ -140,47 +133,15 @@ def test_with_a_master_process_everyone_is_told_too(host: Host, ini: str) -> Non
     assert server.wait() == 0
 
 
-@pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_pongs_and_closes_bring_back_what_they_answer(server: Hosted, path: str) -> None:
-    """What uWSGI's own frames would not: it sends empty pongs, and closes without a code."""
-    with RawSocket(server.port, path) as opened:
-        opened.send(frame(PING, b"who is there"))
-        heard = [opened.frame()]
-        while heard[-1] != (PONG, b"who is there"):
-            assert heard[-1] is not None
-            heard.append(opened.frame())
-        opened.send(frame(CLOSE, b"\x0f\xa2bye"))
-        while (answer := opened.frame()) is not None and answer[0] != CLOSE:
-            pass
-        assert answer == (CLOSE, b"\x0f\xa2bye")
-        assert opened.frame() is None
-
-
-@pytest.mark.parametrize(
-    ("sent", "code"),
-    [
-        (frame(TEXT, b"unmasked", masked=False), 1002),
-        (frame(TEXT, b"\xff\xfe"), 1007),
-        (frame(TEXT, length=2**33), 1009),
-    ],
-    ids=["unmasked", "UTF-8", "size"],  # masks are random
-)
-@pytest.mark.parametrize("path", ["/update", "/lab"])
-def test_broken_rules_are_named(server: Hosted, path: str, sent: bytes, code: int) -> None:
-    with RawSocket(server.port, path) as opened:
-        opened.send(sent)
-        assert opened.close_code() == code
-
-
 def test_messages_in_fragments_stay_apart(host: Host, ini: str) -> None:
     """uWSGI's own frames would give the fragment of one client to the next that sends one."""
     server = host(ini, environment={"APP": "examples.echo:app"})
     with RawSocket(server.port, "/echo") as one, RawSocket(server.port, "/echo") as other:
         one.send(frame(TEXT, b"a secret ", fin=False))
         other.send(frame(TEXT, b"no ", fin=False))
-        other.send(frame(0, b"news"))
+        other.send(frame(CONTINUATION, b"news"))
         assert other.frame() == (TEXT, b"no news")
-        one.send(frame(0, b"of mine"))
+        one.send(frame(CONTINUATION, b"of mine"))
         assert one.frame() == (TEXT, b"a secret of mine")
 
 
@@ -209,40 +170,30 @@ def test_a_push_socket_costs_a_few_kilobytes(host: Host, ini: str) -> None:
         browser.close()
 
 
-def test_who_leaves_an_event_stream_makes_room(host: Host, ini: str, tmp_path: Path) -> None:
-    server = host(with_slots(ini, tmp_path, 2), options="--source clock --every 0.1")
+def test_an_event_stream_that_ends_makes_room(host: Host, ini: str, tmp_path: Path) -> None:
+    server = host(with_slots(ini, tmp_path, 2), options=("--source", "clock", "--every", "0.1"))
     for _ in range(5):
-        streams = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(2)]
-        for stream in streams:
-            stream.sendall(
-                b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
-            )
-            assert b"retry" in stream.recv(4096)
+        for stream in [EventStream(server) for _ in range(2)]:
             stream.close()
     assert server.http.get("/data").status == 200
     assert "error" not in server.log.lower()
 
 
-def test_an_event_stream_is_told_at_once(server: Hosted) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), 5) as stream:
-        stream.sendall(
-            b"GET /update HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
-        )
-        heard = stream.recv(4096)
-        while b"\ndata:" not in heard:
-            heard += stream.recv(4096)
-        assert b"\r\nConnection: close\r\n" in heard
-        begun = time.monotonic()
-        newest = server.publish({"n": 1})
-        while newest.encode() not in heard:
-            heard += stream.recv(4096)
-        assert time.monotonic() - begun < 0.5
+def test_an_event_stream_is_not_buffered(server: Hosted) -> None:
+    stream = EventStream(server)
+    assert b"\r\nConnection: close\r\n" in stream.head
+    stream.receive()
+    began = time.monotonic()
+    newest = server.publish({"n": 1})
+    assert stream.receive() == {"cursor": newest}
+    assert time.monotonic() - began < 0.5
+    stream.close()
 
 
 def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path) -> None:
     server = host(
         str(ROOT / ini),
-        options="",
+        options=(),
         environment={"APP": "examples.echo:app", "PYTHONPATH": ""},
         before=f"cd {shlex.quote(str(tmp_path))}",
     )
@@ -256,14 +207,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
     assert server.wait() == 0
 
 
-def test_who_may_come_is_checked(server: Hosted) -> None:
-    foreign = {**UPGRADE, "Origin": "http://elsewhere.test"}
-    assert server.http.get("/update", headers=foreign).status == 403
-    assert server.http.get("/data", headers={"Host": "elsewhere.test"}).status == 421
-    assert server.http.get("/nowhere", headers=UPGRADE).status == 404
-
-
-def test_several_processes_are_refused(host: Host, ini: str) -> None:
+def test_several_processes_are_rejected(host: Host, ini: str) -> None:
     server = host(ini, "--master", "--processes", "2")
     for headers in ({}, UPGRADE):
         answer = server.http.get("/update", headers=headers)
@@ -271,55 +215,53 @@ def test_several_processes_are_refused(host: Host, ini: str) -> None:
         assert "several processes" in answer.json["error"]
 
 
-def test_the_source_runs_once(host: Host, ini: str) -> None:
+def test_the_source_runs_once(ini: str) -> None:
     every = 0.1
-    server = host(ini, options=f"--source clock --every {every}")
+    program = uwsgi(ini, PUSHLAB_OPTIONS=f"--source clock --every {every}")
+    http = until_ready(program)
 
     def newest(_: int = 0) -> int:
-        return sequence(server.http.get("/data").json["cursor"])
+        return sequence(http.get("/data").json["cursor"])
 
-    begun = time.monotonic()
-    with ThreadPoolExecutor(20) as pool:  # the first request starts it, and all are that
+    began = time.monotonic()
+    with ThreadPoolExecutor(20) as pool:  # the first request starts it, and each may be the first
         first = min(pool.map(newest, range(20)))
     last = eventually(lambda: (now := newest()) >= first + 10 and now)
-    assert last - first <= (time.monotonic() - begun) / every + 3, "two would make twice as many"
+    assert last - first <= (time.monotonic() - began) / every + 3, "two would make twice as many"
+    assert program.stop() == 0, program.log
 
 
 def test_lines_of_standard_input_are_the_data(ini: str) -> None:
-    environment = {"PORT": "0", "PUSHLAB_OPTIONS": "--source stdin"}
-    program = Program(ini, command=[UWSGI], environment=environment, stdin=subprocess.PIPE)
-    try:
-        eventually(lambda: program.out)
-        http = Http("127.0.0.1", int(program.out[0].partition(" (")[0].rpartition(":")[2]))
-        http.get("/data")
-        assert program.process.stdin is not None
-        program.process.stdin.write('{"n": 1}\n')
-        program.process.stdin.flush()
-        eventually(lambda: http.get("/data").json["value"] == {"n": 1})
-    finally:
-        assert program.stop() == 0
+    program = uwsgi(ini, stdin=subprocess.PIPE, PUSHLAB_OPTIONS="--source stdin")
+    http = until_ready(program)
+    http.get("/data")
+    assert program.process.stdin is not None
+    program.process.stdin.write('{"n": 1}\n')
+    program.process.stdin.flush()
+    eventually(lambda: http.get("/data").json["value"] == {"n": 1})
+    assert program.stop() == 0
 
 
 def test_the_page_can_freeze_it(host: Host, ini: str) -> None:
-    server = host(ini, options="")
+    server = host(ini, options=())
     with LabPage(server.ws) as lab:
-        assert lab.hear("lab")["metered"] is False
+        assert lab.wait_for("lab")["metered"] is False
         lab.do("freeze")
-        lab.hear("frozen")
-        time.sleep(0.3)  # it says so just before
-        begun = time.monotonic()
+        lab.wait_for("frozen")
+        time.sleep(0.3)  # the message comes just before
+        began = time.monotonic()
         assert server.http.get("/data").status == 200
-        assert time.monotonic() - begun > 3
+        assert time.monotonic() - began > 3
 
 
 def test_a_port_in_use_is_one_line(ini: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = refused(ini, PORT=str(taken.getsockname()[1]))
-    assert "Address already in use" in said
+        error = startup_error(ini, PORT=str(taken.getsockname()[1]))
+    assert "Address already in use" in error
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "error"),
     [
         ({"PORT": "http"}, "Invalid value for '--port': 'http' is not a port number"),
         ({"PUSHLAB_OPTIONS": "--every never"}, "'never' is not a number of seconds"),
@@ -328,23 +270,23 @@ def test_a_port_in_use_is_one_line(ini: str) -> None:
         ({"APP": "serve:nothing"}, "There is no app serve:nothing"),
     ],
 )
-def test_what_cannot_be_is_one_line(ini: str, environment: dict[str, str], said: str) -> None:
-    assert said in refused(ini, **environment)
+def test_a_startup_error_is_one_line(ini: str, environment: dict[str, str], error: str) -> None:
+    assert error in startup_error(ini, **environment)
 
 
 def test_an_app_for_gevent_does_not_run_on_threads() -> None:
-    assert "made for gevent" in refused("servers/uwsgi-threads.ini", APP="serve:app")
+    assert "made for gevent" in startup_error("servers/uwsgi-threads.ini", APP="serve:app")
 
 
-def test_tls_within_the_worker_is_refused(ini: str, certificate: tuple[str, str]) -> None:
-    said = refused(ini, "--https-socket", ",".join(("127.0.0.1:0", *certificate)))
-    assert said.startswith("With https-socket the TLS is uWSGI's")
+def test_tls_within_the_worker_is_rejected(ini: str, certificate: tuple[str, str]) -> None:
+    error = startup_error(ini, "--https-socket", ",".join(("127.0.0.1:0", *certificate)))
+    assert error.startswith("With https-socket the TLS is uWSGI's")
 
 
 def test_tls_by_uwsgis_router(
     host: Host, ini: str, certificate: tuple[str, str], tmp_path: Path
 ) -> None:
-    """It decrypts in a process of its own, and tells the worker in uWSGI's protocol."""
+    """It decrypts in a process of its own, and speaks uWSGI's protocol with the worker."""
     lines = (ROOT / ini).read_text().splitlines()
     sockets = [line for line in lines if line.startswith("http-socket")]
     port = free_port()
@@ -352,20 +294,17 @@ def test_tls_by_uwsgis_router(
     more = f"{router}\nhttp-websockets = true"
     host(changed(ini, tmp_path, *((line, "") for line in sockets), more=more))
 
-    def wrap(plain: socket.socket) -> socket.socket:
-        return UNVERIFIED.wrap_socket(plain)
-
-    with RawSocket(port, wrap=wrap) as opened:
+    with RawSocket(port, wrap=UNVERIFIED.wrap_socket) as opened:
         opened.json()
-        opened.send(frame(PING, b"through the router"))
-        assert opened.frame() == (PONG, b"through the router")
-        opened.send(frame(CLOSE, b"\x03\xe8"))
+        opened.ping(b"through the router")
+        opened.send(close_frame(1000))
         assert opened.close_code() == 1000
 
 
-def test_a_kept_alive_connection_is_taken_for_good(host: Host, tmp_path: Path) -> None:
-    """With http11-socket uWSGI goes on reading what it does not close. (Not with gevent, where
-    its http11-socket hangs by itself.)"""
+def test_a_kept_alive_connection_becomes_a_websocket(host: Host, tmp_path: Path) -> None:
+    """uWSGI's http11-socket goes on reading from connections that it keeps alive.
+
+    With gevent http11-socket hangs by itself."""
     port = free_port()
     server = host(
         changed("servers/uwsgi-threads.ini", tmp_path, more=f"http11-socket = 127.0.0.1:{port}")

@@ -1,6 +1,6 @@
-"""Routes that converse, on native threads, beside one that gives its socket to the hub.
+"""The routes of tests/conversing.py, on native threads.
 
-Pings are frequent here, so that tests of silence are short. It takes the options of serve.py.
+It sends pings often, so that tests of silence are short. It takes the options of serve.py.
 """
 
 import logging
@@ -35,7 +35,7 @@ def echo() -> str:
 
 @app.route("/many-senders", websocket=True)
 def many_senders() -> str:
-    """Ten threads send large messages of one letter, while what comes in is echoed."""
+    """Ten threads send large messages of one letter, while messages are echoed."""
     socket = request.environ["wsgi.websocket"]
 
     def send(letter: str) -> None:
@@ -61,11 +61,6 @@ def push() -> str:
 @app.post("/push")
 def publish() -> str:
     return feed.publish({"text": request.get_data(as_text=True)}).cursor
-
-
-@app.get("/members")
-def members() -> str:
-    return str(len(hub))
 
 
 @app.route("/fail", endpoint="fail")

@@ -1,4 +1,4 @@
-"""The headless half of each transport, by which tests hear news as browsers do."""
+"""The headless half of each transport, with which tests receive readings as browsers do."""
 
 import json
 import time
@@ -12,53 +12,56 @@ from tests.conftest import Server
 
 
 class Browser(Protocol):
-    """The headless half of a transport: asks with a query, hears news one by one."""
+    """A subscriber: it receives one message after the other."""
 
-    def news(self, *, timeout: float = 5.0) -> Any:
-        """Wait for the next news and return it; TimeoutError if none comes."""
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        """Wait for the next message and return it; TimeoutError if none comes."""
 
     def close(self) -> None: ...
 
 
+def query(carry: bool, after: str | None) -> str:
+    return f"/update?carry={int(carry)}" + ("" if after is None else f"&after={after}")
+
+
 class ShortPoll:
-    """Asks again and again: with GET for readings, with HEAD for signals."""
+    """Requests /data again and again: with GET for readings, with HEAD for signals."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.method = server.http, after, "GET" if carry else "HEAD"
 
-    def news(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = 5.0) -> Any:
         deadline = time.monotonic() + timeout
         known = {} if self.after is None else {"If-None-Match": f'"{self.after}"'}
-        while (answer := self.http.request(self.method, "/data", headers=known)).status == 304:
+        while (response := self.http.request(self.method, "/data", headers=known)).status == 304:
             if time.monotonic() > deadline:
                 raise TimeoutError
             time.sleep(0.02)
-        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache"), answer
-        self.after = answer.headers["ETag"].strip('"')
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-cache"), response
+        self.after = response.headers["ETag"].strip('"')
         if self.method == "HEAD":
-            assert answer.body == b""
+            assert response.body == b""
             return {"cursor": self.after}
-        assert answer.json["cursor"] == self.after
-        return answer.json
+        assert response.json["cursor"] == self.after
+        return response.json
 
     def close(self) -> None:
         pass
 
 
 class LongPoll:
-    """Asks, waits, and asks again after what it was told."""
+    """Sends a request, waits for the response, and sends the next with its cursor."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.carry = server.http, after, carry
 
-    def news(self, *, timeout: float = 5.0) -> Any:
-        after = "" if self.after is None else f"&after={self.after}"
-        answer = self.http.get(f"/update?timeout={timeout}&carry={int(self.carry)}{after}")
-        if answer.status == 204:
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        response = self.http.get(f"{query(self.carry, self.after)}&timeout={timeout}")
+        if response.status == 204:
             raise TimeoutError
-        assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store"), answer
-        self.after = answer.json["cursor"]
-        return answer.json
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-store"), response
+        self.after = response.json["cursor"]
+        return response.json
 
     def close(self) -> None:
         pass
@@ -69,13 +72,12 @@ class WebSocket:
     Python's ssl survives only from 3.13 on."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
-        after = "" if after is None else f"&after={after}"
         # The types of websockets differ between the releases for Python 3.10 and for later ones.
-        self._opened = connect(f"{server.ws}/update?carry={int(carry)}{after}")
+        self._opened = connect(server.ws + query(carry, after))
         entered: Any = self._opened.__enter__()
         self.socket: ClientConnection = entered
 
-    def news(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = 5.0) -> Any:
         return json.loads(self.socket.recv(timeout))
 
     def close(self) -> None:
@@ -87,12 +89,11 @@ class WebSocketClient:
     """The `websocket-client` library."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
-        after = "" if after is None else f"&after={after}"
         self.socket = websocket.create_connection(
-            f"{server.ws}/update?carry={int(carry)}{after}", sslopt={"context": server.tls}
+            server.ws + query(carry, after), sslopt={"context": server.tls}
         )
 
-    def news(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = 5.0) -> Any:
         self.socket.settimeout(timeout)
         try:
             return json.loads(self.socket.recv())
@@ -104,31 +105,22 @@ class WebSocketClient:
 
 
 class EventStream:
-    """Reads a stream as WHATWG HTML section 9.2.6 says, from a bare socket that may time out."""
+    """Parses a stream as WHATWG HTML section 9.2.6 says, from a socket with a timeout."""
 
     def __init__(
-        self,
-        server: Server,
-        *,
-        after: str | None = None,
-        carry: bool = False,
+        self, server: Server, *, after: str | None = None, carry: bool = False,
         last_event_id: str | None = None,
-    ) -> None:
-        query = f"carry={int(carry)}" + ("" if after is None else f"&after={after}")
-        last = "" if last_event_id is None else f"Last-Event-ID: {last_event_id}\r\n"
-        self.socket = server.open_socket()
-        self.socket.sendall(
-            f"GET /update?{query} HTTP/1.1\r\nHost: localhost\r\n{last}"
-            "Accept: text/event-stream\r\n\r\n".encode()
-        )
+    ) -> None:  # fmt: skip
+        last = [] if last_event_id is None else [f"Last-Event-ID: {last_event_id}"]
+        self.socket = server.send_get(query(carry, after), "Accept: text/event-stream", *last)
         self._received = b""
         self._text = b""
         self._chunked = False
-        head = self._until(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 ")
-        assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in head
-        assert b"Cache-Control: no-store\r\n" in head
-        self._chunked = b"chunked" in head  # or it goes on to the end of the connection
+        self.head = self._until(b"\r\n\r\n")
+        assert self.head.startswith(b"HTTP/1.1 200 ")
+        assert b"Content-Type: text/event-stream; charset=utf-8\r\n" in self.head
+        assert b"Cache-Control: no-store\r\n" in self.head
+        self._chunked = b"chunked" in self.head  # or it goes on to the end of the connection
         assert self.event() == [("retry", "1000")]
 
     def _until(self, end: bytes) -> bytes:
@@ -140,7 +132,7 @@ class EventStream:
         return found + end
 
     def event(self) -> list[tuple[str, str]]:
-        """Read on to the next empty line; return the fields before it."""
+        """Read on to the next empty line; return the fields before it. EOFError at the end."""
         while b"\n\n" not in self._text:
             if not self._chunked:
                 more, self._received = self._received or self.socket.recv(65536), b""
@@ -159,7 +151,7 @@ class EventStream:
         fields = [line.decode().partition(": ") for line in lines.split(b"\n")]
         return [(name, value) for name, _, value in fields]
 
-    def news(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = 5.0) -> Any:
         self.socket.settimeout(timeout)
         (name, cursor), (other, data) = self.event()
         assert (name, other) == ("id", "data")
@@ -170,7 +162,8 @@ class EventStream:
         self.socket.close()
 
 
-TRANSPORTS: dict[str, Callable[..., Browser]] = {
+#: By name, the headless halves; a WebSocket with two libraries.
+CLIENTS: dict[str, Callable[..., Browser]] = {
     "poll": ShortPoll,
     "longpoll": LongPoll,
     "sse": EventStream,
@@ -179,11 +172,11 @@ TRANSPORTS: dict[str, Callable[..., Browser]] = {
 }
 
 
+def clients(*, tls: bool) -> list[str]:
+    """Return the names of those that can be used, with TLS or without."""
+    return [name for name in CLIENTS if not (tls and name == "websocket")]
+
+
 def sequence(cursor: str) -> int:
-    """Return which reading of its epoch this is."""
+    """Return the cursor's sequence number."""
     return int(cursor.rpartition("-")[2])
-
-
-def transports(*, tls: bool) -> list[str]:
-    """Return the names of those that can be had."""
-    return [name for name in TRANSPORTS if not (tls and name == "websocket")]
