@@ -21,8 +21,9 @@ compare: $(VENV)/compare
 
 test: packages check
 ifeq ($(ARGS),)
-	# Five at a time on two cores, as most of them wait most of the time.
-	$(VENV)/bin/python -m pytest -q -n 5 --dist loadscope --no-loadscope-reorder -m "not alone"
+	# Five workers, also on two cores: most tests wait most of the time. `worksteal` gives a worker
+	# tests that follow each other, which share their servers and their browser.
+	$(VENV)/bin/python -m pytest -q -n 5 --dist worksteal -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone
 else
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -223,15 +223,13 @@ def test_ctrl_c_ends_sockets_and_streams(layer: Layer) -> None:
         push.json()
         page.json()
         codes = [pool.submit(client.close_code) for client in (push, page)]
-        began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         received = b""
         while piece := stream.recv(4096):
             received += piece
         assert received.endswith(b"0\r\n\r\n")
         stream.close()
-        assert server.wait() == 0
-        assert time.monotonic() - began < 5
+        assert server.wait(10) == 0
         assert [code.result() for code in codes] == [1001, 1001]
         assert server.log == ""
 

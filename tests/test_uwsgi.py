@@ -27,7 +27,7 @@ from tests.clients import (
     close_frame,
     frame,
 )
-from tests.conftest import ROOT, UNVERIFIED, Program, Server, ending_well, eventually
+from tests.conftest import ROOT, Program, Server, ending_well, eventually
 from tests.hosting import BIN, Hosted
 from tests.transports import EventStream, sequence
 
@@ -292,9 +292,9 @@ def test_tls_by_uwsgis_router(
     port = free_port()
     router = ",".join((f"https = 127.0.0.1:{port}", *certificate))
     more = f"{router}\nhttp-websockets = true"
-    host(changed(ini, tmp_path, *((line, "") for line in sockets), more=more))
-
-    with RawSocket(port, wrap=UNVERIFIED.wrap_socket) as opened:
+    path = changed(ini, tmp_path, *((line, "") for line in sockets), more=more)
+    server = host(path, port=port, tls=True)
+    with RawSocket(port, wrap=server.wrap) as opened:
         opened.json()
         opened.ping(b"through the router")
         opened.send(close_frame(1000))
