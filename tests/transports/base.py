@@ -1,0 +1,21 @@
+"""What every headless half has."""
+
+from typing import Any, Protocol
+
+
+class Browser(Protocol):
+    """A subscriber: it receives one message after the other."""
+
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        """Wait for the next message and return it; TimeoutError if none comes."""
+
+    def close(self) -> None: ...
+
+
+def query(carry: bool, after: str | None) -> str:
+    return f"/update?carry={int(carry)}" + ("" if after is None else f"&after={after}")
+
+
+def sequence(cursor: str) -> int:
+    """Return the cursor's sequence number."""
+    return int(cursor.rpartition("-")[2])

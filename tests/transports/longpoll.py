@@ -1,0 +1,27 @@
+"""Long polling, headless."""
+
+from typing import Any
+
+from tests.conftest import Server
+from tests.transports.base import query
+
+
+class LongPoll:
+    """Sends a request, waits for the response, and sends the next with its cursor."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        self.http, self.after, self.carry = server.http, after, carry
+
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        response = self.http.get(f"{query(self.carry, self.after)}&timeout={timeout}")
+        if response.status == 204:
+            raise TimeoutError
+        assert (response.status, response.headers["Cache-Control"]) == (200, "no-store"), response
+        self.after = response.json["cursor"]
+        return response.json
+
+    def close(self) -> None:
+        pass
+
+
+CLIENT = LongPoll

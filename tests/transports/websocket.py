@@ -1,0 +1,50 @@
+"""WebSockets, headless, with two libraries."""
+
+import json
+from typing import Any
+
+import websocket
+from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import Server
+from tests.transports.base import query
+
+
+class WebSocket:
+    """The `websockets` library. Not over TLS: it would read and write it from two threads, which
+    Python's ssl survives only from 3.13 on."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        # The types of websockets differ between the releases for Python 3.10 and for later ones.
+        self._opened = connect(server.ws + query(carry, after))
+        entered: Any = self._opened.__enter__()
+        self.socket: ClientConnection = entered
+
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        return json.loads(self.socket.recv(timeout))
+
+    def close(self) -> None:
+        self._opened.__exit__(None, None, None)
+        assert self.socket.close_code == 1000
+
+
+class WebSocketClient:
+    """The `websocket-client` library."""
+
+    def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
+        self.socket = websocket.create_connection(
+            server.ws + query(carry, after), sslopt={"context": server.tls}
+        )
+
+    def receive(self, *, timeout: float = 5.0) -> Any:
+        self.socket.settimeout(timeout)
+        try:
+            return json.loads(self.socket.recv())
+        except websocket.WebSocketTimeoutException:
+            raise TimeoutError from None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+CLIENT = WebSocket
