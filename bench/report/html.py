@@ -53,6 +53,7 @@ def page(
     `added` are the tables of a study, whose `title` is then the page's: they come first.
     """
     found = tables.comparisons(results)
+    names = {result.transport for result in results.entries}
     alarms, sentences = findings.alarms(results), findings.sentences(results)
     return _TEMPLATES.get_template("report.html").render(
         title=title,
@@ -64,11 +65,7 @@ def page(
         slow_tables=[tables.table(each) for each in found if each.processing_time],
         added=added,
         transports=TRANSPORTS.values(),
-        measured=[
-            one.title
-            for name, one in TRANSPORTS.items()
-            if any(result.transport == name for result in results.entries)
-        ],
+        measured=[one.title for one in TRANSPORTS.values() if one.name in names],
         about=_facts(results.about),
         options=list(_flat(results.options)),
         packet_header=PACKET_HEADER,

@@ -13,15 +13,13 @@ from bench.statistics import quantile
 from bench.studies.base import GridStudy, dispatched, measured, milliseconds
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
-#: Bytes of headers of a poll with its response, and of a message, as published.
-THEIR_POLL, THEIR_FRAME = 871, 2
-#: Its traffic in Mbit/s, of 2^20 bits each, by the number of clients.
+#: Published traffic in Mbit/s of 2^20 bits, by the number of clients.
 PUBLISHED = {
     1_000: {POLLING: "6.6", WEBSOCKET: "0.015"},
     10_000: {POLLING: "66", WEBSOCKET: "0.153"},
     100_000: {POLLING: "665", WEBSOCKET: "1.526"},
 }
-#: So many clients are not measured but computed.
+#: Clients that are not measured but computed.
 COMPUTED = 100_000
 MEGABIT, THEIR_MEGABIT = 1e6, 2**20
 #: The share of the due polls from which on the machine counts as keeping up.
