@@ -1,4 +1,4 @@
-"""Measure every transport side by side, and write a report: `python compare.py`.
+"""Measure every transport side by side: `python compare.py`.
 
 Each variant is verified first: it must deliver a known sequence without a gap. Then headless
 browsers wait for changes, each variant with a server of its own, and every sample is kept: when a
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(options: Options) -> Results:
-    """Return what was measured, until its end, a failure or an interruption.
+    """Return what was measured, until the end or a failure.
 
     Raises CannotMeasure if the server at --url cannot be measured.
     """
@@ -92,7 +92,7 @@ def report(results: Results, options: Options) -> None:
 
 
 def measure_other_servers(options: Options) -> int:
-    """Run the fan-out benchmark beside other servers; return the exit status."""
+    """Measure other servers by the fan-out benchmark; return the status."""
     more: list[Any] = ["--other-servers", *options.other_servers]
     more += ["--json", options.output / "fanout.json"]
     if options.clients:

@@ -1,4 +1,4 @@
-"""Count what one update costs on the wire, per transport: `python -m bench.bytes_on_wire`.
+"""Count the bytes of one update: `python -m bench.bytes_on_wire`.
 
 Starts serve.py and follows it with one client per transport and payload, which sends what Chromium
 sends. Counts every byte of HTTP and WebSocket that passes the socket, both ways. TCP and IP add 40
@@ -33,7 +33,7 @@ _NAMES = {"poll": "short poll", "longpoll": "long poll", "sse": "SSE", "websocke
 
 
 class Cost(NamedTuple):
-    """Bytes up (browser to server) and down, and how many requests went up."""
+    """Requests, and bytes up (to the server) and down."""
 
     requests: int
     up: int
@@ -45,7 +45,9 @@ class Cost(NamedTuple):
 
 
 def measure(updates: int = 20) -> dict[str, Cost]:
-    """Return the cost of one update by variant, of a poll in vain, and of opening a connection.
+    """Return the costs of one update, by name.
+
+    Also those of a poll in vain, and of opening a connection.
 
     Raises AssertionError if not all updates cost the same.
     """

@@ -1,4 +1,4 @@
-"""The command line of compare.py: what to measure, and whether that is possible here."""
+"""The command line of compare.py: what to measure."""
 
 import os
 import socket
@@ -30,12 +30,12 @@ SAME_CLOCK = 0.001
 
 
 class CannotMeasure(Exception):
-    """Something that the measurement needs is missing; the message says what to do."""
+    """Something is missing; the message says what to do."""
 
 
 @dataclass
 class Plan:
-    """What a run is to measure, how long that takes, and what it needs."""
+    """What a run measures, its seconds, and what it needs."""
 
     seconds: float
     descriptors: int
@@ -87,7 +87,7 @@ class Options:
             )
 
     def target(self) -> Target | None:
-        """Return the server that is running already; None if each variant has its own.
+        """Return the server at --url; None without one.
 
         Raises CannotMeasure if it cannot be reached, or does not respond as ours do.
         """
@@ -272,7 +272,10 @@ def _is_here(url: str) -> bool:
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Parse the command line; exits with 2 and one line if it makes no sense."""
+    """Parse the command line.
+
+    Exits with 2 and one line if it makes no sense.
+    """
     kept = [
         argument
         for before, argument in zip(("", *arguments), arguments, strict=False)

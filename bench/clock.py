@@ -1,4 +1,4 @@
-"""How far the server's clock is from ours; the shortest round trip counts."""
+"""The server's clock: how far it is from ours."""
 
 import json
 import time
@@ -14,7 +14,9 @@ TIMEOUT = 10.0
 
 
 def offset(host: str, port: int, *, name: str) -> float:
-    """Return the seconds to add to our clock to have the server's.
+    """Return the seconds by which the server's clock is ahead.
+
+    The shortest of several round trips counts.
 
     The server's clock is that of the lab, the WebSocket of the page's instruments. Raises
     WrongResponse if there is none.

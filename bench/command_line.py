@@ -1,4 +1,4 @@
-"""What the command lines of the bench have in common: click, and errors of one line."""
+"""What the bench's command lines have in common."""
 
 import math
 import sys
@@ -9,7 +9,10 @@ import click
 
 
 def run(command: click.Command, arguments: Sequence[str] | None, prog: str, **context: Any) -> Any:
-    """Run a command and return what it returns; a usage error is one line and exit status 2."""
+    """Run a command and return what it returns.
+
+    A usage error is one line on stderr and exit status 2.
+    """
     try:
         return command.main(arguments, prog_name=prog, standalone_mode=False, **context)
     except click.ClickException as error:
@@ -19,7 +22,7 @@ def run(command: click.Command, arguments: Sequence[str] | None, prog: str, **co
 
 
 def separate(arguments: Sequence[str], *options: str) -> list[str]:
-    """Return the arguments with these options once per value: "--a 1 2" as "--a 1 --a 2"."""
+    """Return the arguments with these options once per value."""
     found: list[str] = []
     last = ""
     for argument in arguments:
@@ -33,7 +36,7 @@ def separate(arguments: Sequence[str], *options: str) -> list[str]:
 
 
 def between(least: float, most: float) -> Callable[[str], float]:
-    """Return an option's type for a number in this range; click's own lets NaN pass."""
+    """Return a type for numbers; click's lets NaN pass."""
     convert = click.FloatRange(least, most)
 
     def number(value: str) -> float:
@@ -46,7 +49,7 @@ def between(least: float, most: float) -> Callable[[str], float]:
 
 
 def listed(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Return an option's type for values with commas in between; each counts once."""
+    """Return a type for lists such as 10,100, without repetition."""
 
     def convert(value: str) -> list[Any]:
         return list(dict.fromkeys(one(part.strip()) for part in value.split(",")))

@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on, its versions and the moment."""
+"""Machine, versions and date of a measurement."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ _PACKAGES = ("flask", "werkzeug", "gevent", "greenlet", "gevent-websocket", "wsp
 
 
 def about(**more: str) -> dict[str, Any]:
-    """Return the date, the machine and the versions, with those of more packages."""
+    """Return date, machine and versions, also of more packages."""
     packages = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -31,7 +31,7 @@ def about(**more: str) -> dict[str, Any]:
 
 
 def described(found: Mapping[str, Any]) -> str:
-    """Return what `about` has found out, in a line for the machine and one for the versions."""
+    """Return what `about` returned, in two lines."""
     machine = found["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     return (

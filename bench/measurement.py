@@ -19,7 +19,7 @@ DRAIN_TIME = 0.5
 
 
 class Measurement:
-    """A worker's clients of one variant at a target, and the result that they fill."""
+    """One variant's clients at a target, and their result."""
 
     def __init__(self, result: Result, target: Target, worker: Worker) -> None:
         self.result = result
@@ -28,7 +28,7 @@ class Measurement:
 
     @contextmanager
     def clients(self) -> Iterator[None]:
-        """Have the clients connected, a round trip away from the target."""
+        """Have the clients connected, at their distance."""
         result, target = self.result, self.target
         with ExitStack() as stack:
             port, name = target.port, target.name
@@ -61,7 +61,7 @@ class Measurement:
             self.worker.do("close")
 
     def begin(self, begin_at: float, seconds: float, *, phase: float) -> None:
-        """Count from now on; short polling polls for so many seconds (see LoadGenerator.begin)."""
+        """Count from now on; short polling polls (see LoadGenerator.begin)."""
         period = self.result.period or 0.0
         ticks = max(1, round(seconds / period)) if period else 0
         if period and not self.target.publisher.controls_data:
@@ -77,7 +77,10 @@ class Measurement:
         seconds: float,
         pace: float | None,
     ) -> None:
-        """Add what a turn found for these readings; `pace` is the target's own, if it has one."""
+        """Add what a turn found for these readings.
+
+        `pace` is the target's own, if it has one.
+        """
         result, offset = self.result, 1e3 * self.target.offset
         seen = [entry for entry in found["seen"] if entry[0] in sequences]
         slow = bool(result.processing_time)  # it may stay behind, so nothing counts as lost
@@ -109,7 +112,7 @@ def take_turn(
     phase: float = 0.5,
     lost_after: float = LOST_AFTER,
 ) -> None:
-    """Change the data so many times, while the clients of these measurements receive it.
+    """Change the data so many times while the clients receive.
 
     All measurements are at this target. `phase` is when in its period short polling polls (see
     LoadGenerator.begin). Raises ServerDied, or WrongResponse if the server breaks the protocol.

@@ -1,4 +1,4 @@
-"""Measure what a waiting browser costs each server in memory: `python -m bench.memory`.
+"""Measure the memory per waiting browser: `python -m bench.memory`.
 
 Starts each server anew for each figure. Some browsers come first, for what is needed once and not
 once each; then many more, and what the resident memory grew by is divided by their number. The
@@ -36,7 +36,7 @@ IDLE_TIME = 0.3
 
 
 class Kind(NamedTuple):
-    """Browsers that wait by one transport: how many come first, and how many then."""
+    """Browsers of one transport: the first ones, and more."""
 
     transport: str
     first: int
@@ -53,14 +53,14 @@ FEWER = {"uwsgi threads": (20, 70)}
 
 
 class Growth(NamedTuple):
-    """The bytes that each browser cost, and the threads that all of them cost."""
+    """Bytes for each browser, and threads for all of them."""
 
     memory: float
     threads: int
 
 
 def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
-    """Return what each of `more` browsers costs that come after the first ones.
+    """Return what each browser after the first ones costs.
 
     Raises WrongResponse unless all of them then receive a reading.
     """
@@ -90,7 +90,7 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
 def measure(
     servers: Sequence[str] = SERVERS, *, runs: int = 3
 ) -> dict[str, dict[str, list[float]]]:
-    """Return each server's bytes for each kind of browser, one sample per run."""
+    """Return bytes by server and kind, a sample per run."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in servers:
         sys.stderr.write(f"{name}\n")

@@ -1,4 +1,4 @@
-"""The files of a comparison: its folder, and what the docs publish of it."""
+"""The files of a comparison, for users and the docs."""
 
 import shutil
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ def write(
 
 
 def publish(results: Results, name: str, written: Sequence[Path]) -> None:
-    """Copy the raw results into the docs, and the plots of the usual run."""
+    """Copy raw results and plots into the docs."""
     PUBLISHED.mkdir(parents=True, exist_ok=True)
     (PUBLISHED / f"{name}.json").write_text(results.as_json())
     if name == "compare":

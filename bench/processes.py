@@ -1,4 +1,4 @@
-"""Servers as processes: start them, and read their CPU time and memory."""
+"""Servers as processes: their start, CPU time and memory."""
 
 import http.client
 import os
@@ -25,11 +25,11 @@ START_TIMEOUT = 30.0
 
 
 class NotRunning(Exception):
-    """The program did not start; the message is the end of its output."""
+    """The program did not start; the message has its output."""
 
 
 class Process:
-    """A server's process, with those that it started before the first look."""
+    """A server's process, with those that it started."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.port = port  #: for browsers
@@ -37,7 +37,7 @@ class Process:
         self.pids = [pid]
 
     def beside(self, other: "Process") -> "Process":
-        """Return both as one, which browsers reach at the other's port."""
+        """Return both as one, with the other's port for browsers."""
         both = Process(self.pids[0], other.port)
         both.pids = self.pids + other.pids
         both.inner_port = self.inner_port
@@ -57,7 +57,7 @@ class Process:
         )
 
     def cpu(self, *, interval: float = POLL_INTERVAL) -> float:
-        """Return the microseconds of CPU used so far, once the process is idle.
+        """Return the microseconds of CPU used, once idle.
 
         It is idle when no thread runs or is ready to: on a busy machine, a thread that has used
         nothing for a moment may only have waited for its turn. `interval` is the seconds between
@@ -107,7 +107,7 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def cores() -> tuple[int, int] | None:
-    """Return a core for servers and one for load generators, where that can be chosen."""
+    """Return cores for servers and for load generators, or None."""
     if sys.platform != "linux":
         return None
     ours = sorted(os.sched_getaffinity(0))
@@ -138,7 +138,9 @@ def on_core(core: int | None) -> Iterator[None]:
 def running(
     command: Sequence[str], *, environment: Mapping[str, str] | None = None, port: int = 0
 ) -> Iterator[Process]:
-    """Run a server; yields it once it responds at the port, or has printed its URL.
+    """Run a server; yields it once it has started.
+
+    It has started once it responds at the port, or without one, has printed its URL.
 
     Raises NotRunning if it ends, or does not respond within START_TIMEOUT.
     """
@@ -164,7 +166,7 @@ def running(
 
 
 def _port_of(process: "subprocess.Popen[str]", port: int, output: Path) -> int:
-    """Return the port at which the server responds, 0 if it does not yet."""
+    """Return the server's port; 0 if it has not started."""
     if port:
         return port if _responds(port) and _listens(process.pid, port) else 0
     printed = re.search(r"http://[\w.]+:(\d+) ", output.read_text())
@@ -172,7 +174,7 @@ def _port_of(process: "subprocess.Popen[str]", port: int, output: Path) -> int:
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Tell whether this process, or one that it started, listens at that port.
+    """Tell whether this process or a child listens there.
 
     Another program may have taken the port before it.
     """
@@ -200,7 +202,7 @@ def _responds(port: int) -> bool:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """Terminate a process, and kill it if it has not ended within TIMEOUT."""
+    """Terminate a process; kill it after TIMEOUT."""
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(TIMEOUT)

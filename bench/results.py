@@ -1,4 +1,4 @@
-"""Results: every raw sample of a comparison, and the figures that follow from them."""
+"""Results: every raw sample, and the figures from them."""
 
 import json
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ class Traffic:
 
     @property
     def bytes_with_headers(self) -> int:
-        """Bytes with TCP's and IP's headers: an estimate, PACKET_HEADER per packet."""
+        """Bytes with the estimated headers of TCP and IP."""
         return self.bytes + self.packets * PACKET_HEADER
 
 
@@ -122,7 +122,7 @@ class Result:
 
     @property
     def cpu_samples(self) -> list[float]:
-        """Microseconds of the server's CPU per change and client, one sample per turn.
+        """Microseconds of server CPU per change and client, per turn.
 
         The cost of publishing without subscribers is subtracted.
         """
@@ -144,14 +144,14 @@ class Result:
 
     @property
     def cpu_per_second(self) -> float | None:
-        """Microseconds of the server's CPU per second and client, publishing included."""
+        """Microseconds of server CPU per second and client, publishing included."""
         if not self.knows_cpu or not self.seconds:
             return None
         return sum(self.cpu) / self.seconds / self.clients
 
     @property
     def memory_per_client(self) -> float | None:
-        """Bytes of the server's memory per client; None if not known, or for few clients."""
+        """Bytes of server memory per client, if known and many."""
         known = self.memory is not None and self.clients >= MIN_CPU_CLIENTS
         return (self.memory or 0) / self.clients if known else None
 
@@ -175,7 +175,7 @@ class Results:
         return not (self.failure or self.interrupted)
 
     def finish(self) -> None:
-        """Drop what was not measured; fail if a reading was lost."""
+        """Drop what was not measured; note lost readings."""
         self.entries = [result for result in self.entries if result.published]
         if lost := sum(result.lost for result in self.entries):
             worst = max(self.entries, key=lambda result: result.lost)
@@ -206,7 +206,7 @@ class Results:
 
 
 def _rounded(value: Any) -> Any:
-    """Round samples to the hundredth: no clock here is better than that."""
+    """Round samples to the hundredth, as exact as clocks are."""
     if isinstance(value, Traffic):
         return vars(value)
     if isinstance(value, list | tuple):
@@ -215,7 +215,7 @@ def _rounded(value: Any) -> Any:
 
 
 def as_json(found: Any) -> str:
-    """Return JSON for readable diffs: a list of plain values is one line."""
+    """Return JSON with a list of plain values per line."""
     return _json(found, "\n") + "\n"
 
 

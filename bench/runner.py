@@ -1,4 +1,4 @@
-"""One run: every variant is verified, then measured scenario by scenario."""
+"""One run: verify every variant, then measure every scenario."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ START_SECONDS = 0.9
 
 
 class Failed(Exception):
-    """The run cannot go on; the message says at what and why."""
+    """The run cannot go on; the message says why."""
 
 
 class Progress(Protocol):
@@ -39,7 +39,7 @@ class Progress(Protocol):
 
 
 class Run:
-    """The servers and workers of a run, and its results so far.
+    """The servers, workers and results of a run.
 
     `shared` is a server that runs already, at which all variants are measured at the same time.
     Without it, each variant has a server of its own.
@@ -66,11 +66,11 @@ class Run:
 
     @staticmethod
     def preparing_seconds(servers: int, variants: int) -> float:
-        """Estimate the seconds to start so many servers per variant, and to verify them."""
+        """Estimate the seconds to start and verify so many servers."""
         return servers * (variants * START_SECONDS + VERIFY_SECONDS)
 
     def measure(self, grid: Grid) -> None:
-        """Verify the grid's variants on each of its servers, then measure its scenarios.
+        """Verify the grid's variants, then measure its scenarios.
 
         Raises Failed if a server does not start, dies or gives a wrong response; what was measured
         by then is in the results.
@@ -171,7 +171,7 @@ class Run:
     def _take_round(
         self, grid: Grid, scenario: Scenario, measurements: list[Measurement], number: int
     ) -> None:
-        """Have each of them take a turn: all at the same time, or one after the other."""
+        """Have each take a turn, at once or alone."""
         seconds = [grid.turn_seconds(scenario, one.result.variant) for one in measurements]
 
         def turn(measurements: Sequence[Measurement]) -> None:
@@ -208,7 +208,7 @@ class Run:
                 self.progress.advance(grid.turn_seconds(scenario, one.result.variant))
 
     def _each(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
-        """Do this for each item: at once, or one after the other at a shared server."""
+        """Do this for each item, at a shared server alone."""
         if self._shared is None:
             self._at_once(work, items)
         else:
@@ -216,7 +216,7 @@ class Run:
                 work(item)
 
     def _at_once(self, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[Outcome]:
-        """Return what comes of each item; if one fails or is interrupted, the others stop."""
+        """Return each item's outcome; one failure stops the others."""
         with ThreadPoolExecutor(max(1, len(items))) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
@@ -234,7 +234,7 @@ class Run:
 
 @contextmanager
 def explained(where: str, target: Target | None = None) -> Iterator[None]:
-    """Raise Failed with this place for a wrong response, or a server that died."""
+    """Raise Failed, with this place, for what goes wrong."""
     try:
         yield
     except ServerDied as error:

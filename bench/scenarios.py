@@ -15,7 +15,7 @@ DIRECT, FLASK = "direct", "flask"
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A transport, its payload, and what dispatches the requests that updates take.
+    """A transport, its payload, and its requests' dispatch.
 
     Only GET /data and the long poll have a direct dispatch. A stream or WebSocket that carries
     needs no request but the one that opens it, which Flask dispatches.
@@ -31,7 +31,7 @@ class Variant:
 
     @property
     def has_choice(self) -> bool:
-        """Whether its requests can be dispatched either way."""
+        """Whether its requests have a direct dispatch."""
         return not self.carry or self.transport in ("poll", "longpoll")
 
     @property
@@ -53,7 +53,7 @@ VARIANTS = tuple(
 
 
 def both_dispatches(variants: Sequence[Variant]) -> list[Variant]:
-    """Return the variants, and short and long polling once more with Flask's dispatch."""
+    """Return the variants, and polling again by Flask's dispatch."""
     polls = [one for one in variants if one.transport in ("poll", "longpoll")]
     return [*variants, *(Variant(one.transport, one.carry, FLASK) for one in polls)]
 
@@ -70,7 +70,7 @@ LOST_AFTER = 5.0
 
 
 class Scenario(NamedTuple):
-    """The conditions in which all variants are measured side by side."""
+    """The conditions in which variants are measured side by side."""
 
     server: str
     clients: int
@@ -104,12 +104,12 @@ class Grid:
         return scenario.clients <= TOGETHER
 
     def turn_seconds(self, scenario: Scenario, variant: Variant) -> float:
-        """Estimate the seconds of a turn; what is pushed arrives soon after the last change."""
+        """Estimate the seconds of a turn."""
         changes = self.changes if variant.transport == "poll" else self.changes - 1
         return changes * scenario.pace + TURN_SECONDS + 5 * scenario.rtt_ms / 1e3
 
     def phase(self, number: int) -> float:
-        """Return the share of its period after which short polling polls in this turn.
+        """Return the share of its period after which polling begins.
 
         If it is `drifting`, the turns go through the period evenly.
         """
@@ -127,7 +127,7 @@ class Grid:
 
     @property
     def descriptors(self) -> int:
-        """Return the files that a process opens: at most two connections per client."""
+        """Return a process's files: at most two connections per client."""
         return 2 * max(scenario.clients for scenario in self.scenarios) + 100
 
 
@@ -136,7 +136,7 @@ FREQUENT, SLOW = 0.04, 0.2
 
 
 def slow_readers(server: str, variants: Sequence[Variant]) -> Grid:
-    """Return the case against push: more changes than a browser can show."""
+    """Return the case against push: changes too many to show."""
     return Grid(
         [Scenario(server, clients=5, rtt_ms=0.0, pace=FREQUENT)],
         variants, period=0.5, rounds=1, changes=round(5 / FREQUENT), processing_time=SLOW,
@@ -163,7 +163,7 @@ def usual(server: str, variants: Sequence[Variant]) -> list[Grid]:
 
 
 def full(servers: Sequence[str], variants: Sequence[Variant]) -> list[Grid]:
-    """Return the whole grid: half an hour of measurement for each server."""
+    """Return half an hour of measurement for each server."""
     rtts = (0.0, 50.0, 200.0)
     return [
         grid
@@ -187,7 +187,7 @@ def crossed(
     period: float | None = None,
     changes: int = 16,
 ) -> list[Grid]:
-    """Return every combination of these, with so many changes of each; the most clients first."""
+    """Return every combination, the most clients first."""
     rounds = min(8 if max(clients) > TOGETHER else 4, changes)
     scenarios = _scenarios(servers, sorted(clients, reverse=True), rtts, paces)
     return [Grid(scenarios, variants, rounds, changes=-(-changes // rounds), period=period)]

@@ -1,4 +1,4 @@
-"""The servers that can be measured, and how each is started."""
+"""The servers that can be measured, and their command lines."""
 
 import os
 import random
@@ -34,7 +34,7 @@ SERVERS = (*PROGRAMS, *HOSTED, NGINX)
 
 
 def missing(server: str) -> str | None:
-    """Return what to install for this server; None if nothing is missing."""
+    """Return what this server lacks, None if nothing."""
     if server in PROGRAMS:
         return None
     if server == NGINX:
@@ -45,7 +45,7 @@ def missing(server: str) -> str | None:
 
 
 def nginx() -> str | None:
-    """Return the path of nginx, which may be only in root's PATH."""
+    """Return nginx's path, which may be only root's."""
     return shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
@@ -62,7 +62,7 @@ _giving = threading.Lock()
 
 
 def free_port() -> int:
-    """Return a free port of five digits, never the same twice.
+    """Return a free port of five digits, always another.
 
     It is below the ephemeral ports, which begin at 32768 or 49152: one of those might be taken
     before it is used. Five digits, because every byte is counted.
@@ -77,7 +77,7 @@ def free_port() -> int:
 
 
 def command(server: str, port: int, *, dispatch: str = DIRECT) -> tuple[list[str], dict[str, str]]:
-    """Return the command line, and what is added to the environment."""
+    """Return the command line and additions to the environment."""
     options = "--source http --far none" + " --no-direct" * (dispatch == FLASK)
     if server in PROGRAMS:
         return [sys.executable, server, "--port", str(port), *options.split()], {}

@@ -16,7 +16,7 @@ class Percentiles(NamedTuple):
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
-    """Return the value below which the share q of the samples lies, 0 to 1.
+    """Return the quantile q, 0 to 1, of the samples.
 
     Interpolates linearly between the two nearest samples, as method 7 of Hyndman and Fan (1996),
     and as the page does: both are tested with tests/percentiles.json. Raises ValueError if there

@@ -1,4 +1,4 @@
-"""The target: a server that is measured, and what changes its data."""
+"""The target: a server that is measured, and its publisher."""
 
 import threading
 import time
@@ -24,11 +24,11 @@ class ServerDied(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to end."""
+    """The run was stopped."""
 
 
 class Target:
-    """A server, where it can be reached, and what changes its data."""
+    """A server, its address, and what changes its data."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Target:
             self.publisher.change()
 
     def publish_cpu(self, pace: float) -> list[float]:
-        """Return the microseconds of CPU that a change costs while there are no subscribers.
+        """Return the microseconds of CPU of changes without subscribers.
 
         One sample per change, at the pace at which it will be measured: a server that has been idle
         for a second takes longer for the same. Empty where the CPU is not known.
@@ -83,11 +83,11 @@ class Target:
             raise Stopped
 
     def cpu(self) -> float | None:
-        """Return the microseconds of CPU that the server has used, None if it is not known."""
+        """Return the server's microseconds of CPU, None if not known."""
         return self._of(Process.cpu)
 
     def memory(self) -> int | None:
-        """Return the bytes of memory that it has, None if it is not known."""
+        """Return its bytes of memory, None if not known."""
         return self._of(Process.memory)
 
     def _of(self, figure: Callable[[Process], Figure]) -> Figure | None:
@@ -97,7 +97,7 @@ class Target:
             raise ServerDied("the server died") from None
 
     def keep_lengths(self, changes: int) -> None:
-        """Publish until the next cursors, so many, all have the same length."""
+        """Publish until the next cursors have the same length."""
         while self.publisher.controls_data:
             if len(str(self.newest + changes)) == len(str(self.newest + 1)):
                 return
@@ -109,7 +109,7 @@ class Target:
         return sequence(self.publisher.cursor)
 
     def explain(self, error: Exception) -> Exception:
-        """Return the error, or ServerDied if that is why it happened."""
+        """Return the error, or ServerDied if that caused it."""
         time.sleep(0.1)  # the end of a process is seen a moment after that of its connections
         if self.process and not self.process.is_alive:
             return ServerDied("the server died")

@@ -98,7 +98,7 @@ def result(
 
 
 def slow_readers(*, clients: int = 100) -> list[Result]:
-    """Return results of slow readers: polling takes less, and its data is as old."""
+    """Return slow readers' results: polling takes less."""
     chance = random.Random("slow")
     found = []
     for transport, bytes_down, cpu in (("poll", 355, 100), ("websocket", 121, 9)):
@@ -124,7 +124,7 @@ def slow_readers(*, clients: int = 100) -> list[Result]:
 
 
 def sample_results(*, slow: bool = True) -> Results:
-    """Return all variants at 10, 100 and 1,000 browsers, and at 100 that are 200 ms away."""
+    """Return all variants at several numbers of browsers and distances."""
     chance = random.Random(5)
     entries = [
         result(variant, clients=clients, rtt_ms=rtt_ms, chance=chance)

@@ -1,4 +1,4 @@
-"""compare.py as people run it: what it prints and leaves, what it refuses, and how it ends."""
+"""compare.py as users run it: output, refusals, exit status."""
 
 import os
 import re
@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import cli
+from bench import cli, scenarios
 from bench.results import Result, Results
-from bench.servers import SERVERS, missing
+from bench.scenarios import DIRECT, FLASK, VARIANTS, Variant
+from bench.servers import SERVERS, command, missing
 from tests.conftest import ROOT, Program, Start, eventually
 
 FEW = ["--clients", "2", "--pace", "0.2", "--changes", "4"]
@@ -22,7 +23,7 @@ FEW = ["--clients", "2", "--pace", "0.2", "--changes", "4"]
 
 @contextmanager
 def comparing(*arguments: str | Path) -> Iterator[Program]:
-    """Run it; whatever it has started must have ended when it has."""
+    """Run it; what it started must end with it."""
     program = Program("compare.py", *map(str, arguments))
     family: list[psutil.Process] = []
     try:
@@ -36,13 +37,13 @@ def comparing(*arguments: str | Path) -> Iterator[Program]:
 
 
 def compare(*arguments: str | Path) -> tuple[int, Program]:
-    """Run it to its end; return the exit status and what was said."""
+    """Run it; return the exit status and the program."""
     with comparing(*arguments) as program:
         return program.wait(60), program
 
 
 def children(program: Program, named: str) -> list[psutil.Process]:
-    """Return the processes that it has started with this in their command."""
+    """Return its child processes with this in their command."""
     return [
         child
         for child in psutil.Process(program.process.pid).children(recursive=True)
@@ -55,7 +56,7 @@ def results_in(folder: Path) -> Results:
 
 
 def test_a_run(tmp_path: Path) -> None:
-    """Two distances, each way with a server of its own."""
+    """Two distances, each variant with a server of its own."""
     variants = ("--transports", "poll,websocket", "--payloads", "carry")
     status, program = compare(*variants, *FEW, "--rtt", "0,60", "--output", tmp_path / "new")
     assert status == 0, program.log
@@ -86,7 +87,7 @@ def test_a_run(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_running(start: Start, tmp_path: Path) -> None:
-    """Its own pace; who measures it changes nothing."""
+    """Its own pace; measuring changes nothing."""
     server = start("serve.py", "--source", "clock", "--every", "0.1")
     options = ("--payloads", "carry", "--clients", "2", "--changes", "4", "--output", tmp_path)
     status, program = compare("--url", server.url, *options)
@@ -109,7 +110,7 @@ def test_a_running_server_that_may_be_posted_to(start: Start, tmp_path: Path) ->
     assert results_in(tmp_path).entries[0].published == 4
 
 
-def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
+def test_a_server_that_dies_is_reported(tmp_path: Path) -> None:
     variants = ("--transports", "websocket,longpoll", "--payloads", "carry")
     many = ("--clients", "2", "--pace", "0.05", "--changes", "200", "--rtt", "0,60")
     with comparing(*variants, *many, "--output", tmp_path) as program:
@@ -128,7 +129,9 @@ def test_it_says_when_a_server_dies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_who_stops_it_keeps_what_was_measured(stop: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_keeps_what_was_measured(
+    stop: signal.Signals, tmp_path: Path
+) -> None:
     variants = ("--transports", "websocket", "--payloads", "carry")
     many = ("--clients", "2", "--pace", "0.02", "--changes", "400")
     with comparing(*variants, *many, "--output", tmp_path) as program:
@@ -185,6 +188,50 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert why in said
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--paper kaazing --write", "--study kaazing --update-docs"),
+        ("--distance 0,50", "--rtt 0,50"),
+        ("--peers", "--other-servers all"),
+        ("--peers aiohttp Tornado --clients 5", "--other-servers aiohttp Tornado --clients 5"),
+    ],
+)
+def test_old_spellings_are_understood(old: str, new: str) -> None:
+    first, second = (cli.parse(arguments.split()) for arguments in (old, new))
+    assert first.chosen == second.chosen
+    assert first.chosen
+    assert first.update_docs == second.update_docs
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.parse(["--help"])
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    for option in (
+        "--quick",
+        "--study, --paper",
+        "--rtt, --distance",
+        "--url URL",
+        "--update-docs",
+    ):
+        assert option in shown
+
+
+def test_polling_is_measured_with_both_dispatches() -> None:
+    most, others, _ = scenarios.usual("serve.py", VARIANTS)
+    assert len(most.variants) == len(VARIANTS) + 4
+    assert {v.dispatch for v in most.variants if v.transport in ("poll", "longpoll")} == {
+        DIRECT, FLASK
+    }  # fmt: skip
+    assert others.variants == VARIANTS
+    for server in (server for server in SERVERS if server != "nginx"):  # serve.py behind it
+        arguments, environment = command(server, 5000, dispatch=FLASK)
+        assert "--no-direct" in " ".join([*arguments, *environment.values()])
+    assert Variant("websocket", carry=True).dispatch == FLASK  # its handshake
+
+
 def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
     """Before anything starts."""
     (tmp_path / "file").touch()
@@ -206,7 +253,7 @@ def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
         assert why in done.stderr
 
 
-def test_something_else_than_pushlab_is_not_measured(tmp_path: Path) -> None:
+def test_another_web_server_is_not_measured(tmp_path: Path) -> None:
     serving = [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1"]
     web = Program(command=serving)
     try:

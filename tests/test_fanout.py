@@ -1,4 +1,4 @@
-"""The fan-out benchmark works end to end, and times no wrong answer."""
+"""The fan-out benchmark works, and times no wrong response."""
 
 import json
 import socket
@@ -47,7 +47,7 @@ def test_a_small_run_is_plausible(
         assert title in shown
 
 
-def test_every_target_is_for_something_measured() -> None:
+def test_every_goal_is_for_something_measured() -> None:
     assert {goal.what for goal in GOALS} <= set(TITLES)
 
 

@@ -1,4 +1,4 @@
-"""The headless clients are right: they count what passes, and a wrong server is never timed."""
+"""The headless clients count right, and verify first."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def result(
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
-def test_every_way_is_right(variant: Variant, target: Target, worker: Worker) -> None:
+def test_every_variant_is_right(variant: Variant, target: Target, worker: Worker) -> None:
     verify(variant, target, worker)
 
 
@@ -99,7 +99,7 @@ def test_on_every_server(name: str, worker: Worker) -> None:
 
 @contextmanager
 def wrong(fault: str) -> Iterator[Target]:
-    """Run a server that is wrong in this way."""
+    """Run a server with this fault."""
     program = Program(str(ROOT / "tests" / "forgetful.py"), "0", fault)
     try:
         eventually(lambda: program.out)
@@ -139,10 +139,10 @@ def measured(
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
-def test_bytes_are_those_of_the_wire_and_the_same_in_every_run(
+def test_bytes_are_those_of_the_wire_and_equal_in_every_run(
     variant: Variant, target: Target, worker: Worker
 ) -> None:
-    """What `python -m bench.bytes_on_wire` counts for one browser, one message at a time."""
+    """As many as `python -m bench.bytes_on_wire` counts per update."""
     costs = json.loads((ROOT / "docs" / "results" / "wire.json").read_text())["costs"]
     name = variant.title.replace("Short polling", "short poll").replace("Long polling", "long poll")
     one = costs[name.replace("signal", "signal then fetch")]
@@ -196,13 +196,13 @@ def test_every_byte_that_passes_is_counted(
             lambda: (relay.up, relay.down) == (opening.up + turn.up, opening.down + turn.down)
         )
         worker.do("close")
-        target.publisher.change()  # ends the polls of those who have left
+        target.publisher.change()  # ends the polls of closed clients
 
 
-def test_a_slow_reader_of_a_push_falls_behind_and_one_that_asks_does_not(
+def test_a_slow_reader_of_a_push_falls_behind_and_one_that_polls_does_not(
     target: Target, worker: Worker
 ) -> None:
-    """Twenty changes, of which a browser can show the first few while they come."""
+    """Twenty changes, more than a browser can show meanwhile."""
     push, ask = (
         measured(
             target, worker, result(variant, clients=2, pace=0.02, processing_time=0.3), changes=20
@@ -229,14 +229,14 @@ def test_distance_is_in_the_times(target: Target, worker: Worker) -> None:
 
 
 def test_cursors_of_one_length(target: Target) -> None:
-    """Bytes must not depend on whether a run crosses from reading 999 to 1000."""
+    """Bytes must not depend on crossing from 999 to 1000."""
     while target.newest < 995:
         target.publisher.change()
     target.keep_lengths(10)
     assert target.newest == 999
 
 
-def test_a_server_that_dies_is_said_to_have_died(worker: Worker) -> None:
+def test_a_server_that_dies_is_reported(worker: Worker) -> None:
     with started("serve.py") as process, venue_at(process.port) as target:
         target.process = process
         measurement = Measurement(result(Variant("websocket", carry=True)), target, worker)
@@ -255,8 +255,8 @@ def test_a_server_without_a_clock(server: Server) -> None:
         clock.offset("127.0.0.1", server.port, name="elsewhere.example")
 
 
-def test_a_connection_that_was_idle_for_too_long_is_opened_anew(worker: Worker) -> None:
-    """A server gives up who is silent; a browser's next request takes another connection."""
+def test_a_connection_that_was_idle_for_too_long_is_opened_again(worker: Worker) -> None:
+    """A browser's next request takes another connection."""
     with starting() as start:
         server = start("serve.py", "--source", "http", "--head-timeout", "0.3")
         with venue_at(server.port) as target, Relay(server.port) as relay:

@@ -1,4 +1,4 @@
-"""One percentile: Python's is that of the table, with which the browser's is tested, too."""
+"""One percentile: Python's is that of the shared table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Each study can be repeated, small; its tables and numbers follow from the results."""
+"""Each study can be repeated; its tables follow from results."""
 
 import json
 import re
@@ -43,20 +43,20 @@ def nothing() -> Results:
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """One run for all: what is started and verified for one study serves the others."""
+    """One run for all studies, so servers start once."""
     with Run(nothing(), Quiet()) as run:
         yield run
 
 
 def made(run: Run, study: Study) -> Results:
-    """Make the experiment; return what was found out, as it is read from a file."""
+    """Measure the study; return its results as read from JSON."""
     run.results = nothing()
     study.measure(run)
     return Results.from_json(run.results.as_json())
 
 
 def check_form(tables: list[Table]) -> None:
-    """Everything has its place in the table, and every sentence its end."""
+    """Check that rows fit the header, and sentences end."""
     for section in tables:
         assert section.rows
         assert {len(row) for row in section.rows} == {len(section.header)}
@@ -212,7 +212,7 @@ def test_shootout_until_it_takes_too_long(run: Run) -> None:
     ],
 )
 def test_how_the_shootout_ended(ended: dict[str, Any], held: str, note: str) -> None:
-    """Of three steps, the last has a p95 of 600 ms."""
+    """Three steps, the last with a p95 of 600 ms."""
     results = nothing()
     steps = [{"clients": 1000 * step, "milliseconds": [200.0 * step] * 20} for step in (1, 2, 3)]
     results.extra = {"steps": steps, "limit": 500, "files": FILES, **ended}
@@ -242,7 +242,7 @@ def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.M
 
 
 def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Result]:
-    """Both transports, two changes, bodies of 100 bytes, 700 bytes of headers a poll with news."""
+    """Return two changes: bodies of 100 bytes, headers of 700."""
     empty = requests - seen
     common: dict[str, Any] = {
         "server": "serve.py",

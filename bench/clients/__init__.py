@@ -1,4 +1,4 @@
-"""The headless half of each transport, a file each: a browser without a screen.
+"""The headless half of each transport, a file each.
 
 Each sends what Chromium sends (see chromium.py), and notes when it knew of a reading and when it
 had it. The clock is the machine's, in seconds since the epoch, as the server's is.

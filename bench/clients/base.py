@@ -1,4 +1,4 @@
-"""What all headless clients do: learn of a reading, fetch it, show it."""
+"""The client: learn of a reading, fetch it, show it."""
 
 import time
 from collections import deque
@@ -79,7 +79,7 @@ class Client:
         return len(self._queue)
 
     def on_message(self, message: bytes, at: float) -> None:
-        """Take a reading, or a signal, which makes it fetch one."""
+        """Take a reading, or fetch the one that is signalled."""
         news = self.env.parse(message)
         if self.carry:
             self.notify(news["cursor"], at)
@@ -109,7 +109,7 @@ class Client:
             self._notified_at[number] = at
 
     def fetch(self) -> None:
-        """GET /data, unless it has the newest reading that it knows of, or is busy.
+        """GET /data, unless it is busy or has the newest.
 
         News that comes while it is fetching leads to one more fetch, not to one each.
         """
@@ -125,7 +125,7 @@ class Client:
         self.receive(reading, response.received_at)
 
     def receive(self, reading: Mapping[str, Any], at: float) -> None:
-        """Show a reading, at once or as soon as it is not busy."""
+        """Show a reading, at once or when not busy."""
         if self.processing_time:
             self._queue.append(reading)
             if not self.is_busy:

@@ -1,4 +1,4 @@
-"""What Chromium sends: the headers of its requests, byte for byte.
+"""Chromium's requests, byte for byte.
 
 As sent by Chromium 156 on Linux, past its cache. A test compares them with the browser's own.
 """
@@ -94,13 +94,19 @@ AGENT = (
 def request(
     host: str, path: str, *, method: str = "GET", known: str = "", template: str = FETCH
 ) -> bytes:
-    """Return a request; `known` is the cursor of the reading that the page has."""
+    """Return a request.
+
+    `known` is the cursor of the reading that the page has.
+    """
     etag = f'If-None-Match: "{known}"\r\n' if known else ""
     return template.format(method=method, path=path, host=host, agent=AGENT, etag=etag).encode()
 
 
 def handshake(host: str, path: str) -> tuple[bytes, bytes]:
-    """Return a WebSocket's opening request, and what accepts it (RFC 6455 section 4.2.2)."""
+    """Return a WebSocket's opening request, and what accepts it.
+
+    See RFC 6455 section 4.2.2.
+    """
     key = base64.b64encode(os.urandom(16)).decode()
     request = HANDSHAKE.format(path=path, host=host, agent=AGENT, key=key).encode()
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode())  # noqa: S324

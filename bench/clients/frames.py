@@ -1,4 +1,4 @@
-"""WebSocket frames as a client writes and reads them (RFC 6455 section 5.2)."""
+"""A client's WebSocket frames (RFC 6455 section 5.2)."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class Frame(NamedTuple):
 
 
 def read_frame(data: bytes) -> Frame | None:
-    """Return the frame with which the data begins; None if it is incomplete.
+    """Return the first frame; None if it is incomplete.
 
     Raises WrongResponse for frames that no server here sends: fragments, and 64 KiB or more.
     """
@@ -34,7 +34,10 @@ def read_frame(data: bytes) -> Frame | None:
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """Return a client's frame for at most 125 bytes, masked with zeros, which changes nothing."""
+    """Return a client's frame for at most 125 bytes.
+
+    It is masked with zeros, which leaves the payload as it is.
+    """
     return bytes([0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0]) + payload
 
 
@@ -65,7 +68,7 @@ class BlockingWebSocket(BlockingConnection):
         self.send(masked(TEXT, message))
 
     def text(self) -> bytes:
-        """Return the next text message; answers pings meanwhile."""
+        """Return the next text message; pings get pongs meanwhile."""
         while (frame := self.receive(read_frame)).opcode != TEXT:
             if frame.opcode != PING:
                 raise WrongResponse(f"an unexpected frame: {frame}")

@@ -1,4 +1,4 @@
-"""One HTTP client: read a response, keep a connection, count its bytes (RFC 9112)."""
+"""An HTTP client that counts bytes (RFC 9112)."""
 
 import re
 import socket
@@ -18,7 +18,7 @@ _CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
 
 
 class WrongResponse(Exception):
-    """The server did not do what is being measured; the message says what it did."""
+    """The server broke the protocol; the message says how."""
 
 
 class Response(NamedTuple):
@@ -41,7 +41,7 @@ class Response(NamedTuple):
 
 
 def read_response(data: bytes, *, to: bytes = b"GET") -> Response | None:
-    """Return the response with which the data begins; None if it is incomplete.
+    """Return the first response; None if it is incomplete.
 
     `to` is how the request began. Raises WrongResponse if the response has no length.
     """
@@ -72,12 +72,12 @@ def read_chunks(data: bytes) -> tuple[bytes, bytes]:
 
 
 def packets(size: int) -> int:
-    """Return how many packets it takes to send so many bytes."""
+    """Return the packets that so many bytes take."""
     return -(-size // SEGMENT)
 
 
 class Connection:
-    """A connection that is kept alive, for one request at a time.
+    """A kept-alive connection for one request at a time.
 
     If the server has closed it while it was idle, the next request opens another.
     """
@@ -133,7 +133,7 @@ class Connection:
         self._request = self._received = b""
 
     def _closed_by_server(self) -> None:
-        """Send the request again if the server closed an idle connection at the same time."""
+        """Send again what crossed the end of an idle connection."""
         if self._request and (self._received or self._is_new):
             raise WrongResponse("the server closed the connection of a request")
         request = self._request
@@ -171,7 +171,7 @@ class Connection:
 
 
 class BlockingConnection:
-    """A connection of which one waits for each response or message; counts its bytes."""
+    """A connection with blocking reads, which counts bytes."""
 
     def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 10.0) -> None:
         self.host = name or f"{host}:{port}"  #: as in the Host header
@@ -187,7 +187,7 @@ class BlockingConnection:
         self.up += len(data)
 
     def receive(self, read: Callable[[bytes], Any]) -> Any:
-        """Return what `read` makes of the data, a Response or a Frame, once it is complete.
+        """Return the next Response or Frame that `read` finds.
 
         Raises ConnectionError if the server closes the connection before.
         """

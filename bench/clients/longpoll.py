@@ -1,4 +1,4 @@
-"""Long polling: a request that is held until there is news, then the next one."""
+"""Long polling: requests that are held until there is news."""
 
 from bench.clients.base import Client
 from bench.clients.chromium import request

@@ -1,4 +1,4 @@
-"""Short polling: a request each period, GET for readings, HEAD for signals."""
+"""Short polling: GET for readings, HEAD for signals."""
 
 from bench.clients.base import Client
 from bench.clients.chromium import request
@@ -15,7 +15,7 @@ class Poll(Client):
         self.connection.open()
 
     def tick(self) -> None:
-        """Ask for news, or as soon as the last response has been dealt with."""
+        """Poll, as soon as the last response is processed."""
         self._is_due = self.connection.is_waiting or self.is_busy
         if not self._is_due:
             method = "GET" if self.carry else "HEAD"
@@ -27,7 +27,7 @@ class Poll(Client):
             self.tick()
 
     def on_response(self, response: Response) -> None:
-        """Take the response to a poll, or the reading that it fetched after one."""
+        """Take the response to a poll or to a fetch."""
         if response.status == 304:
             self.env.traffic.empty += 1
             self.resume()

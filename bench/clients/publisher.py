@@ -1,4 +1,4 @@
-"""What changes the data that is measured: we do, or another program for which we wait."""
+"""Publishers: what changes the data that is measured."""
 
 import http.client
 import json
@@ -27,14 +27,14 @@ class Publisher(Protocol):
         """Get the newest reading."""
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        """Make a change, or wait for one; return the value that the data has then."""
+        """Make a change, or wait for one; return the value."""
 
     def close(self) -> None:
         """Close the connection."""
 
 
 class _Publisher:
-    """A connection to the lab's /data, opened again when it has been idle."""
+    """A connection for /data, opened again after being idle."""
 
     def __init__(self, host: str, port: int, *, name: str = "") -> None:
         self._headers = {"Host": name or f"{host}:{port}"}
@@ -52,7 +52,7 @@ class _Publisher:
             raise WrongResponse(f"GET /data: {status}, and no reading") from None
 
     def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """Return status and body of the response; raises WrongResponse if there is none."""
+        """Return status and body; raises WrongResponse without a response."""
         if time.monotonic() > self._used_at + IDLE:
             self._connection.close()
         try:
@@ -89,7 +89,7 @@ class Posting(_Publisher):
 
 
 class Watching(_Publisher):
-    """It waits until the data changes by itself, with long polls."""
+    """It waits with long polls until the data changes."""
 
     controls_data = False
 
@@ -113,7 +113,7 @@ class Watching(_Publisher):
 
 
 class Speaking:
-    """It publishes with a message on a WebSocket to /publish: for servers without POST."""
+    """It publishes by WebSocket, for servers without POST."""
 
     def __init__(self, host: str, port: int) -> None:
         self._socket = BlockingWebSocket(host, port, "/publish")
@@ -128,7 +128,7 @@ class Speaking:
 
 
 class FrameSending:
-    """It sends the floor a frame, which the floor sends to all others, and then back."""
+    """It sends the floor a frame to broadcast."""
 
     def __init__(self, host: str, port: int) -> None:
         self._connection = BlockingConnection(host, port)

@@ -1,4 +1,4 @@
-"""Server-sent events: a response that never ends (WHATWG HTML section 9.2)."""
+"""Server-sent events, an endless response (WHATWG HTML section 9.2)."""
 
 from bench.clients.chromium import EVENT_SOURCE, request
 from bench.clients.http import WrongResponse, packets, read_chunks

@@ -1,4 +1,4 @@
-"""What event streams and WebSockets have in common: a connection that stays open."""
+"""What event streams and WebSockets have in common."""
 
 import time
 from abc import abstractmethod
@@ -8,7 +8,10 @@ from bench.clients.http import CLOSING_PACKETS, OPENING_PACKETS, WrongResponse, 
 
 
 class Streaming(Client):
-    """A client with a connection for news, and another to fetch data where news only signals."""
+    """A client with a connection that stays open.
+
+    It has another to fetch data from, where news only signals.
+    """
 
     def open(self, request: bytes) -> None:
         """Connect and send this request; `read` takes what comes then."""

@@ -1,4 +1,4 @@
-"""WebSocket: one connection that stays open, on which the server sends frames (RFC 6455)."""
+"""WebSocket: frames on a connection that stays open (RFC 6455)."""
 
 from bench.clients.chromium import handshake
 from bench.clients.frames import PING, PONG, TEXT, masked, read_frame
@@ -48,7 +48,7 @@ CLIENT = WebSocket
 
 
 class Frames(WebSocket):
-    """The same without a handshake, for the floor, which speaks no HTTP."""
+    """The same without a handshake, for the floor."""
 
     def subscribe(self, after: str) -> None:
         self.cursor = after

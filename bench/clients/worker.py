@@ -1,4 +1,4 @@
-"""The load generator: the clients of one variant, in a process of their own.
+"""The load generator: one variant's clients in a process.
 
 `python -m bench.clients.worker` reads one order per line of standard input, a JSON object, and
 writes one JSON object for each. Between two orders its clients go on receiving. It ends with its
@@ -85,17 +85,17 @@ class LoadGenerator:
         self._selector.unregister(sock)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
-        """Call this at that time of the clock, in seconds since the epoch."""
+        """Call this at that time, in seconds since the epoch."""
         heapq.heappush(self._timers, (when, next(self._number), callback))
 
     def parse(self, message: bytes) -> Mapping[str, Any]:
-        """Return the reading or signal; all clients get the same ones, so each is parsed once."""
+        """Return the reading or signal; each is parsed once."""
         if (found := self._parsed.get(message)) is None:
             found = self._parsed[message] = json.loads(message)
         return found
 
     def changed(self, number: int, reading: Mapping[str, Any]) -> None:
-        """Keep when a reading changed, by the server's clock, and its value."""
+        """Keep a reading's time and value."""
         found = reading["changed_at"], reading["value"]
         if self._changed.setdefault(number, found) != found:
             raise WrongResponse(f"reading {number} is {found} and {self._changed[number]}")
@@ -106,7 +106,7 @@ class LoadGenerator:
         self, *, transport: str, carry: bool, clients: int, address: list[Any], host: str,
         after: str, fetches: bool = True, processing_time: float = 0.0,
     ) -> dict[str, Any]:  # fmt: skip
-        """Add so many clients, and wait until all are subscribed; return their traffic."""
+        """Add clients that are all subscribed; return their traffic."""
         self._address, self.host, self.traffic = (address[0], address[1]), host, Traffic()
         for begin in range(0, clients, CONNECT_BATCH):
             batch = [
@@ -128,7 +128,9 @@ class LoadGenerator:
     def begin(
         self, *, begin_at: float = 0.0, ticks: int = 0, period: float = 0.0, phase: float = 0.5
     ) -> dict[str, Any]:
-        """Begin a turn: count from now on, and poll `ticks` times each from `begin_at` on.
+        """Begin a turn: count from now on.
+
+        From `begin_at` on, each client polls `ticks` times.
 
         With UNLIMITED ticks they poll until the turn is finished. The clients' polls are spread
         evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
@@ -146,7 +148,7 @@ class LoadGenerator:
         return {}
 
     def finish(self, *, sequence: int, deadline: float, brief: bool = False) -> dict[str, Any]:
-        """Run until all clients have the reading `sequence`, or until the deadline.
+        """Run until all clients have the reading, or the deadline.
 
         All polls of the turn are sent in any case. Returns what the clients received, and their
         traffic; if `brief`, only how many lack the reading, the cursors that they have, and when
@@ -190,7 +192,7 @@ class LoadGenerator:
     def fetch(
         self, *, address: list[Any], host: str, connections: int, requests: int
     ) -> dict[str, Any]:
-        """GET /data so many times on each of new connections, one request at a time on each.
+        """GET /data on new connections, so many times on each.
 
         Raises WrongResponse unless all responses are the same reading.
         """
@@ -224,7 +226,7 @@ class LoadGenerator:
         return {}
 
     def shown(self) -> dict[str, Any]:
-        """Return the sequences that each client has shown, in order, and all values."""
+        """Return the sequences that each client has shown, and values."""
         return {
             "shown": [list(client.times) for client in self._clients],
             "values": {number: value for number, (_, value) in self._changed.items()},
@@ -282,7 +284,7 @@ class LoadGenerator:
             self._run(left)
 
     def _run(self, timeout: float) -> bool:
-        """Handle what happens within the timeout; return whether there are orders."""
+        """Handle events until the timeout; return whether there are orders."""
         now = time.time()
         if self._ticked < self._ticks:
             timeout = min(timeout, self._tick_at() - now)
@@ -305,17 +307,17 @@ class LoadGenerator:
         return ordered
 
     def _tick_at(self) -> float:
-        """Return when the next poll is due: they are spread evenly over a period."""
+        """Return when the next poll is due."""
         return self._begin_at + (self._ticked + self._phase) * self._period / len(self._clients)
 
 
 def _has_to_poll(client: Client) -> bool:
-    """Tell whether only another poll can bring it the reading: none is under way."""
+    """Tell whether the client needs another poll."""
     return not client.connection.is_waiting and not client.is_busy
 
 
 class Worker:
-    """A load generator in a process of its own, so that its work is not the server's."""
+    """A load generator in a process of its own."""
 
     def __init__(self) -> None:
         pair = cores()
@@ -336,7 +338,7 @@ class Worker:
             raise WrongResponse("the load generator's process ended") from None
 
     def result(self) -> dict[str, Any]:
-        """Return the result of the oldest order; raises WrongResponse if something was wrong."""
+        """Return the oldest order's result; raises WrongResponse."""
         if not (line := self._results.readline()):
             raise WrongResponse("the load generator's process ended")
         found: dict[str, Any] = json.loads(line)
@@ -362,7 +364,7 @@ class Worker:
 
 
 def main() -> None:
-    """Follow orders; Ctrl-C in the terminal is for the program that gives them."""
+    """Follow orders; Ctrl-C is for the program giving them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_descriptor_limit()
     LoadGenerator().serve()

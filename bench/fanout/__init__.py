@@ -1,1 +1,1 @@
-"""The fan-out benchmark: thousands of subscribers, beside other servers and a loop in C."""
+"""The fan-out benchmark: thousands of subscribers."""

@@ -1,4 +1,4 @@
-"""Measure what thousands of subscribers cost a server: `python -m bench.fanout`.
+"""Measure what thousands of subscribers cost: `python -m bench.fanout`.
 
 Runs serve.py with N open WebSockets, and in turns with it a loop of send() in C, the floor: CPU
 per notification, memory per socket, CPU per handshake, the time to the last subscriber; then GET
@@ -37,7 +37,7 @@ PUSHLAB_BY_FLASK = Subject(BY_FLASK, [*_SERVE, "--no-direct"])
 
 
 class FanoutRun:
-    """The figures of a run so far, and the servers that are still measured."""
+    """The figures so far, and the servers still measured."""
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
@@ -58,7 +58,7 @@ class FanoutRun:
     def attempt(
         self, what: str, experiment: Callable[[Subject], list[Figure]], subject: Subject
     ) -> None:
-        """Measure this server; another that fails is out, with the reason."""
+        """Measure this server; another that fails is out."""
         _say(f"{subject.name}: {what}")
         try:
             self.figures += experiment(subject)
@@ -78,7 +78,7 @@ def measure(
     names: Sequence[str] = (),
     command: str = COMMAND,
 ) -> Report:
-    """Measure our server, and the other servers of these names, with so many clients each.
+    """Measure our server, and the other servers of these names.
 
     The command is the one that the report names.
     """
@@ -108,7 +108,7 @@ def measure(
 
 @contextmanager
 def running_floor() -> Iterator[tuple[Floor, str]]:
-    """Have a floor, and the language that it is written in."""
+    """Run a floor; yields it with its language."""
     with floor() as (process, language), subscribers(process.port, "floor") as those:
         yield Floor(process, those), language
 
@@ -166,7 +166,7 @@ def benchmark(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark with these arguments, or with those of the command line."""
+    """Run the benchmark with these arguments."""
     arguments = sys.argv[1:] if arguments is None else arguments
     command = shlex.join([*COMMAND.split(), *arguments])
     parsed = separate(arguments, "--clients", "--other-servers", "--peers")

@@ -1,4 +1,4 @@
-"""The experiments: how each figure of the fan-out benchmark comes about.
+"""The experiments behind each figure of the fan-out benchmark.
 
 Each figure is a list of samples. CPU is taken from the kernel, so other load adds little to it. It
 is also given as a ratio to a floor that is measured in between, because a core's speed changes.
@@ -37,7 +37,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured of a server, with how many clients, and every sample."""
+    """A figure of a server, with every sample."""
 
     server: str
     what: str
@@ -46,7 +46,7 @@ class Figure:
     samples: list[float]
 
     def quantile(self, q: float) -> float:
-        """Return the value below which the share q of the samples lies."""
+        """Return the quantile q of the samples."""
         return quantile(self.samples, q)
 
     @property
@@ -55,7 +55,7 @@ class Figure:
 
 
 class Floor:
-    """The floor's process, and as many subscribers as the server has."""
+    """The floor, with as many subscribers as the server."""
 
     def __init__(self, process: Process, subscribers: Subscribers) -> None:
         self._process = process
@@ -68,7 +68,7 @@ class Floor:
         self._size = size
 
     def cost(self, times: int) -> float:
-        """Return the microseconds of CPU of one send, in so many broadcasts."""
+        """Return the microseconds of CPU of one send."""
         before = self._process.cpu()
         for _ in range(times):
             self._subscribers.broadcast()
@@ -86,7 +86,7 @@ def serving(subject: Subject) -> Iterator[tuple[Process, Subscribers]]:
 
 
 def _publish_costs(server: Process, subscribers: Subscribers, *, rounds: int) -> list[float]:
-    """Return the microseconds of CPU that publishing costs while there are no subscribers."""
+    """Return the microseconds of CPU of publishing without subscribers."""
     for _ in range(20):
         subscribers.broadcast()
     costs = []
@@ -151,7 +151,7 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
 def requests(
     subject: Subject, long_polls: int, floor: Floor, *, rounds: int, connections: int = 8
 ) -> list[Figure]:
-    """Measure HTTP: GET /data on a few connections, and long polls on many."""
+    """Measure GET /data on few connections, long polls on many."""
     fetches, cycles = [], []
     floors: list[float] = []
     floor.grow(long_polls)
@@ -202,13 +202,13 @@ def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> lis
 
 
 def _in_floors(figure: Figure, floors: Sequence[float]) -> tuple[Figure, Figure]:
-    """Return the figure, and the same as ratios to the floor measured next to it."""
+    """Return the figure, and the same as ratios to floors."""
     ratios = [cost / floor for cost, floor in zip(figure.samples, floors, strict=True)]
     return figure, replace(figure, what=f"{figure.what} / floor", unit="×", samples=ratios)
 
 
 def held(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:
-    """Measure the time to the last subscriber, with the most that one process can hold."""
+    """Measure the time to the last of the most subscribers."""
     with serving(subject) as (_, subscribers):
         subscribers.broadcast()
         subscribers.join(clients)

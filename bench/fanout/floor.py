@@ -1,4 +1,4 @@
-"""The floor: the least that a broadcast to N sockets costs, in C or in Python.
+"""The floor: the least that a broadcast costs.
 
 `floor.c` says what it does. Run as a program, this is the same in Python, for machines without a
 compiler.
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_name("floor.c")
 
 @contextmanager
 def floor() -> Iterator[tuple[Process, str]]:
-    """Run the floor; yields its process and the language that it is written in."""
+    """Run the floor; yields its process and its language."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "floor"))
         compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -41,7 +41,7 @@ def floor() -> Iterator[tuple[Process, str]]:
 
 
 def main() -> None:
-    """Send what comes on the first connection to all others, then back on the first."""
+    """Send the first connection's bytes to all others, then back."""
     raise_descriptor_limit()
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(f"The floor is at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)

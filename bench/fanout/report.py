@@ -17,7 +17,10 @@ BY_FLASK = "Pushlab by Flask"
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that a figure's median may be; with `worst`, that any sample of it may be."""
+    """The most that a figure's median may be.
+
+    With `worst`, the most that any sample may be.
+    """
 
     what: str
     most: float
@@ -98,7 +101,7 @@ class Report:
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Return what `as_json` was made of, but for digits that it did not write."""
+        """Return what `as_json` wrote, rounded."""
         about = json.loads(text)
         unavailable, rows = about.pop("unavailable"), about.pop("figures")
         figures = [
@@ -108,11 +111,14 @@ class Report:
         return cls(figures, unavailable, about)
 
     def figure(self, what: str, clients: int | None = None, server: str = OURS) -> Figure:
-        """Return what was measured of this server, with so many clients if they are given."""
+        """Return a figure of this server; raises LookupError."""
         return self.all(what, server, clients)[0]
 
     def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
-        """Return what was measured of this server, for each number of clients; at least one."""
+        """Return a server's figures, one per number of clients.
+
+        Raises LookupError if there is none.
+        """
         found = [
             figure
             for figure in self.figures
@@ -145,7 +151,10 @@ class Report:
         return as_rst(rows)
 
     def side_by_side(self) -> str:
-        """Return the figures of all servers, a table for each N; "" without other servers."""
+        """Return the figures of all servers, a table per N.
+
+        It is empty without other servers.
+        """
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
         if {OURS, BY_FLASK}.issuperset(servers):
             return ""

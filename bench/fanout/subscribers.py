@@ -1,4 +1,4 @@
-"""A server's subscribers, in a worker, and what publishes to them; every frame is verified."""
+"""A server's subscribers, each frame verified, and its publisher."""
 
 import time
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ class Subscribers:
         self._count = 0
 
     def join(self, count: int, transport: str = "websocket") -> None:
-        """Open so many, of browsers that have the newest reading and want signals only."""
+        """Add subscribers that have the newest reading, for signals only."""
         self._worker.do(
             "open", transport=transport, carry=False, fetches=False, clients=count,
             address=self._address, host=self._host, after=self._publisher.cursor,
@@ -56,7 +56,7 @@ class Subscribers:
         self._count += count
 
     def broadcast(self) -> float:
-        """Publish; return the seconds until the last subscriber has received it.
+        """Publish; return the seconds until the last has received.
 
         Raises WrongResponse unless each receives the cursor that was published, once.
         """
@@ -76,7 +76,7 @@ class Subscribers:
         return max(0.0, float(found["last"]) - began)
 
     def fetch(self, connections: int, requests: int) -> None:
-        """GET /data so many times on each of the connections, one request at a time on each."""
+        """GET /data so many times on each connection."""
         self._worker.do(
             "fetch", address=self._address, host=self._host, connections=connections,
             requests=requests,

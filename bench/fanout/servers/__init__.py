@@ -1,4 +1,4 @@
-"""Other servers that do the same job, installed apart from ours.
+"""Other servers that do the same, installed apart from ours.
 
 Each script here sends a signal to all WebSockets for each POST /data, or for each message to
 /publish. The user's cache folder has a virtual environment for them, and Node's packages.
@@ -19,12 +19,12 @@ INSTALL_TIMEOUT = 600
 
 
 class Unavailable(Exception):
-    """This server cannot be had on this machine; the message says why."""
+    """The server cannot be installed; the message says why."""
 
 
 @dataclass(frozen=True)
 class OtherServer:
-    """A script, the packages that it needs, and how it is made to broadcast."""
+    """A script, its packages, and how it is made to publish."""
 
     name: str
     script: str
@@ -51,12 +51,14 @@ OTHER_SERVERS = (
 
 
 def cache() -> Path:
-    """Return the folder where other servers are installed, outside of the checkout."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushlab-peers"
+    """Return the folder of the other servers, outside the checkout."""
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushlab-other-servers"
+    )
 
 
 def install(server: OtherServer) -> Subject:
-    """Install what the server needs, unless it is there; raises Unavailable."""
+    """Install what the server needs; raises Unavailable."""
     node = server.script.endswith(".js")
     command, versions = (_npm if node else _pip)(server.packages)
     return Subject(

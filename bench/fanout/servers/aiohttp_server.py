@@ -1,4 +1,4 @@
-"""aiohttp: WebSockets, GET and POST /data and the long poll; without compression."""
+"""aiohttp: WebSockets, /data and the long poll, without compression."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""flask-sock under one gunicorn worker of gevent's: a loop of ws.send."""
+"""flask-sock under a gevent worker: a loop of ws.send."""
 
 import os
 import sys

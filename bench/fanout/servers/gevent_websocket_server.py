@@ -1,4 +1,4 @@
-"""gevent-websocket as its documentation has it: a greenlet per browser and a loop of ws.send."""
+"""gevent-websocket as documented: a loop of ws.send."""
 
 # isort: skip_file
 from gevent import monkey

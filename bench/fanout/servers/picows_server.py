@@ -1,4 +1,4 @@
-"""picows on uvloop: a loop of its send(); a message to /publish publishes."""
+"""picows on uvloop; a message to /publish publishes."""
 
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server

@@ -1,4 +1,4 @@
-"""What every server sends: cursors like Pushlab's, as the same few bytes of JSON."""
+"""What every server sends: cursors like Pushlab's, in JSON."""
 
 import json
 import secrets
@@ -15,13 +15,13 @@ def next_signal() -> str:
 
 
 def reading(signal: str) -> str:
-    """Return the reading that the signal is about, of about the size that Pushlab's has."""
+    """Return the signal's reading, about as large as Pushlab's."""
     cursor = json.loads(signal)["cursor"]
     return f'{{"cursor":"{cursor}","changed_at":1790000000.123456,"value":{{"number":1}}}}'
 
 
 def listen() -> socket.socket:
-    """Return a socket that listens on a free port, as Pushlab's does."""
+    """Return a socket that listens on a free port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener

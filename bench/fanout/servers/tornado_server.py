@@ -1,4 +1,4 @@
-"""Tornado: WebSockets, GET and POST /data and the long poll; without compression."""
+"""Tornado: WebSockets, /data and the long poll, without compression."""
 
 import asyncio
 import logging

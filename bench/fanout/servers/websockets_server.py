@@ -1,4 +1,4 @@
-"""websockets: its own broadcast(); without compression; a message to /publish publishes."""
+"""websockets' broadcast(); a message to /publish publishes."""
 
 import asyncio
 
