@@ -25,11 +25,13 @@ from bench.results import as_json
 from bench.scenarios import VARIANTS, Variant
 from bench.servers import started
 from bench.target import Target
+from pushlab.transports import TRANSPORTS
 
 RESULT = ROOT / "docs" / "results" / "wire.json"
 COMMAND = "python -m bench.bytes_on_wire"
 
-_NAMES = {"poll": "short poll", "longpoll": "long poll", "sse": "SSE", "websocket": "WebSocket"}
+#: As the raw result names polling; other transports as the registry does.
+_NAMES = {"poll": "short poll", "longpoll": "long poll"}
 
 
 class Cost(NamedTuple):
@@ -65,7 +67,7 @@ def measure(updates: int = 20) -> dict[str, Cost]:
 
 def _costs(target: Target, variant: Variant, updates: int) -> Iterator[tuple[str, list[Cost]]]:
     client, polls = LoadGenerator(), variant.transport == "poll"
-    name = _NAMES[variant.transport]
+    name = _NAMES.get(variant.transport, TRANSPORTS[variant.transport].short)
     opening = client.open(
         transport=variant.transport, carry=variant.carry, clients=1,
         address=[target.host, target.port], host=target.name, after=target.publisher.cursor,

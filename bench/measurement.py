@@ -11,6 +11,7 @@ from bench.results import Result, Traffic
 from bench.scenarios import LOST_AFTER
 from bench.target import Target
 from lab.far_ports import FarPort
+from pushlab.hosting import StartupError
 
 #: Seconds between the order to begin and the beginning.
 START_DELAY = 0.05
@@ -37,7 +38,7 @@ class Measurement:
                     far = FarPort(result.rtt_ms, host=target.host, server_port=port, prefer=0)
                     stack.callback(far.close)
                     far.wait_until_open()
-                except SystemExit as error:  # as serve.py is to end
+                except StartupError as error:
                     raise WrongResponse(f"the relay does not run: {error}") from None
                 port, name = far.port, f"{target.host}:{far.port}"
             target.cpu()  # which waits until the server is idle
