@@ -1,4 +1,4 @@
-"""What a browser may say in the query of /update, and what it is told if it says something else."""
+"""The query of /update, and the errors that name what is malformed in it."""
 
 import time
 from urllib.parse import quote
@@ -29,43 +29,25 @@ def test_malformed_parameters_are_named(
 ) -> None:
     event_stream = {"Accept": "text/event-stream"}
     headers = {"websocket": UPGRADE, "sse": event_stream}.get(transport, {})
-    answer = server.http.get(f"/update?{query}", headers=headers)
-    assert answer.status == 400
-    assert answer.headers["Content-Type"] == "application/json"
-    assert answer.json["error"].startswith(f"{parameter}:")
+    response = server.http.get(f"/update?{query}", headers=headers)
+    assert response.status == 400
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json["error"].startswith(f"{parameter}:")
 
 
-@pytest.mark.parametrize(
-    "timeout",
-    [
-        "",
-        "x",
-        "-1",
-        "60.1",
-        "61",
-        "1e1",
-        "nan",
-        "inf",
-        "1_0",
-        "\u0665",
-        "+5",
-        "0x10",
-        "999999999999",
-    ],
-)
+@pytest.mark.parametrize("timeout", ["", "x", "-1", "60.1", "61", "1e1", "nan", "inf", "1_0",
+                                     "\u0665", "+5", "0x10", "999999999999"])  # fmt: skip
 def test_a_malformed_timeout_is_named(server: Server, timeout: str) -> None:
-    answer = server.http.get(f"/update?timeout={quote(timeout)}")
-    assert answer.status == 400
-    assert answer.json["error"].startswith("timeout:")
+    response = server.http.get(f"/update?timeout={quote(timeout)}")
+    assert response.status == 400
+    assert response.json["error"].startswith("timeout:")
 
 
 @pytest.mark.parametrize("timeout", ["0", "0.0", "0.25"])
-def test_a_poll_is_held_as_long_as_asked(server: Server, timeout: str) -> None:
+def test_a_poll_is_held_for_its_timeout(server: Server, timeout: str) -> None:
     start = time.monotonic()
-    answer = server.http.get(
-        f"/update?after={server.http.get('/data').json['cursor']}&timeout={timeout}"
-    )
+    response = server.http.get(f"/update?after={server.cursor}&timeout={timeout}")
     elapsed = time.monotonic() - start
-    assert (answer.status, answer.body) == (204, b"")
-    assert answer.headers["Cache-Control"] == "no-store"
+    assert (response.status, response.body) == (204, b"")
+    assert response.headers["Cache-Control"] == "no-store"
     assert elapsed >= float(timeout)

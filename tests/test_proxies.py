@@ -1,4 +1,4 @@
-"""What proxies say of a request, and who is believed."""
+"""X-Forwarded headers: which proxies are trusted, and what follows from them."""
 
 from typing import Any
 
@@ -23,19 +23,21 @@ def environ(**changes: str) -> dict[str, Any]:
     }
 
 
-def forwarded(*, peer: str = "127.0.0.1", by: str) -> dict[str, Any]:
-    told = environ(REMOTE_ADDR=peer, HTTP_X_FORWARDED_FOR=by, HTTP_X_FORWARDED_PROTO="https",
-                   HTTP_X_FORWARDED_HOST="example.org")  # fmt: skip
-    apply_forwarded(told, TRUSTED)
-    return told
+def forwarded(*, sender: str = "127.0.0.1", addresses: str) -> dict[str, Any]:
+    request = environ(
+        REMOTE_ADDR=sender, HTTP_X_FORWARDED_FOR=addresses, HTTP_X_FORWARDED_PROTO="https",
+        HTTP_X_FORWARDED_HOST="example.org",
+    )  # fmt: skip
+    apply_forwarded(request, TRUSTED)
+    return request
 
 
 @pytest.mark.parametrize(
-    ("by", "address"),
+    ("addresses", "address"),
     [
         ("203.0.113.9", "203.0.113.9"),
         ("203.0.113.9, 10.1.2.3", "203.0.113.9"),
-        ("127.0.0.1, 203.0.113.9", "203.0.113.9"),  # the browser claims to be somebody else
+        ("127.0.0.1, 203.0.113.9", "203.0.113.9"),  # the first address is the browser's claim
         ("127.0.0.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
         ("10.1.2.3", "10.1.2.3"),
         ("127.0.0.1", "127.0.0.1"),
@@ -43,27 +45,27 @@ def forwarded(*, peer: str = "127.0.0.1", by: str) -> dict[str, Any]:
         ("unknown", "unknown"),
     ],
 )
-def test_a_trusted_proxy_is_believed(by: str, address: str) -> None:
-    told = forwarded(by=by)
-    assert told["REMOTE_ADDR"] == address
-    assert (told["wsgi.url_scheme"], told["HTTP_HOST"]) == ("https", "example.org")
+def test_headers_of_trusted_proxies_apply(addresses: str, address: str) -> None:
+    request = forwarded(addresses=addresses)
+    assert request["REMOTE_ADDR"] == address
+    assert (request["wsgi.url_scheme"], request["HTTP_HOST"]) == ("https", "example.org")
 
 
-@pytest.mark.parametrize("peer", ["203.0.113.7", "", "nonsense", "::1"])
-def test_nobody_else_is(peer: str) -> None:
-    told = forwarded(peer=peer, by="127.0.0.1")
-    assert told["REMOTE_ADDR"] == peer
-    assert (told["wsgi.url_scheme"], told["HTTP_HOST"]) == ("http", "127.0.0.1:5000")
-    assert not is_loopback_request(told)
+@pytest.mark.parametrize("sender", ["203.0.113.7", "", "nonsense", "::1"])
+def test_headers_of_other_clients_do_not(sender: str) -> None:
+    request = forwarded(sender=sender, addresses="127.0.0.1")
+    assert request["REMOTE_ADDR"] == sender
+    assert (request["wsgi.url_scheme"], request["HTTP_HOST"]) == ("http", "127.0.0.1:5000")
+    assert not is_loopback_request(request)
 
 
-def test_who_is_local_behind_a_proxy() -> None:
+def test_loopback_requests_behind_a_proxy() -> None:
     local = environ(HTTP_X_FORWARDED_FOR="127.0.0.1")
     apply_forwarded(local, TRUSTED)
     assert is_loopback_request(local)
     for unknown in (
         environ(HTTP_X_FORWARDED_FOR="203.0.113.9"),
-        environ(),  # the proxy does not tell, so it may be anybody
+        environ(),  # the proxy sends no address, so it may be any
         environ(HTTP_X_FORWARDED_FOR=", ,"),
         environ(HTTP_X_FORWARDED_FOR="127.0.0.1", HTTP_X_REAL_IP="203.0.113.9"),
         environ(HTTP_X_FORWARDED_FOR="127.0.0.1", HTTP_FORWARDED="for=203.0.113.9"),
@@ -72,24 +74,24 @@ def test_who_is_local_behind_a_proxy() -> None:
         assert not is_loopback_request(unknown)
 
 
-def test_both_hosts_must_be_ours() -> None:
-    """The one in the Host header, which a browser cannot forge, and the one that a proxy tells."""
-    gate = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
-    told = {"HTTP_X_FORWARDED_FOR": "203.0.113.9"}
+def test_both_hosts_must_be_allowed() -> None:
+    """The Host header, which a page cannot forge, and the proxy's X-Forwarded-Host."""
+    policy = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
+    sender = {"HTTP_X_FORWARDED_FOR": "203.0.113.9"}
 
     def status(host: str, forwarded: str) -> str | None:
-        refusal = gate.check(environ(HTTP_HOST=host, HTTP_X_FORWARDED_HOST=forwarded, **told))
-        return refusal.status.split()[0] if refusal else None
+        rejection = policy.check(environ(HTTP_HOST=host, HTTP_X_FORWARDED_HOST=forwarded, **sender))
+        return rejection.status.split()[0] if rejection else None
 
     assert status("127.0.0.1:5000", "example.org") is None
     assert status("example.org", "example.org") is None
     assert status("127.0.0.1:5000", "evil.example") == "421"
-    assert status("evil.example", "example.org") == "421"  # rebound, with headers of its own
+    assert status("evil.example", "example.org") == "421"  # DNS rebinding, with headers of its own
 
 
-def test_the_origin_is_compared_with_the_host_that_the_browser_knows() -> None:
-    gate = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
-    asked = {
+def test_the_origin_is_compared_with_the_forwarded_host() -> None:
+    policy = AccessPolicy(allow_hosts=("example.org",), trusted_proxies=TRUSTED)
+    upgrade = {
         "HTTP_UPGRADE": "websocket",
         "HTTP_CONNECTION": "Upgrade",
         "HTTP_SEC_WEBSOCKET_VERSION": "13",
@@ -97,7 +99,7 @@ def test_the_origin_is_compared_with_the_host_that_the_browser_knows() -> None:
         "HTTP_X_FORWARDED_FOR": "203.0.113.9",
         "HTTP_X_FORWARDED_HOST": "example.org",
     }
-    assert gate.check(environ(**asked, HTTP_ORIGIN="https://example.org")) is None
-    refusal = gate.check(environ(**asked, HTTP_ORIGIN="http://127.0.0.1:5000"))
-    assert refusal
-    assert refusal.status.startswith("403")
+    assert policy.check(environ(**upgrade, HTTP_ORIGIN="https://example.org")) is None
+    rejection = policy.check(environ(**upgrade, HTTP_ORIGIN="http://127.0.0.1:5000"))
+    assert rejection
+    assert rejection.status.startswith("403")
