@@ -34,13 +34,13 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def target(server: Server) -> Iterator[Target]:
     """The same, for measuring."""
-    with venue_at(server.port) as target:
+    with target_at(server.port) as target:
         target.warm_up()
         yield target
 
 
 @contextmanager
-def venue_at(port: int) -> Iterator[Target]:
+def target_at(port: int) -> Iterator[Target]:
     """A server, for measuring."""
     with closing(Posting("127.0.0.1", port)) as publisher:
         yield Target(publisher, host="127.0.0.1", port=port)
@@ -80,7 +80,7 @@ def test_every_variant_is_right(variant: Variant, target: Target, worker: Worker
 
 @pytest.mark.parametrize("name", [name for name in SERVERS if name != "serve.py"])
 def test_on_every_server(name: str, worker: Worker) -> None:
-    with started(name) as process, venue_at(process.inner_port) as target:
+    with started(name) as process, target_at(process.inner_port) as target:
         target.process, target.port = process, process.port
         target.name = f"127.0.0.1:{process.port}"
         for transport in ("poll", "longpoll", "sse", "websocket"):
@@ -103,7 +103,7 @@ def wrong(fault: str) -> Iterator[Target]:
     program = Program(str(ROOT / "tests" / "forgetful.py"), "0", fault)
     try:
         eventually(lambda: program.out)
-        with venue_at(int(program.out[0].rpartition(":")[2])) as target:
+        with target_at(int(program.out[0].rpartition(":")[2])) as target:
             yield target
     finally:
         program.stop()
@@ -130,7 +130,7 @@ def test_a_wrong_server_is_not_measured(
 def measured(
     target: Target, worker: Worker, result: Result, *, changes: int = 1, turns: int = 1
 ) -> Result:
-    """Return the cell, after so many turns."""
+    """Return the result, after so many turns."""
     measurement = Measurement(result, target, worker)
     with measurement.clients():
         for _ in range(turns):
@@ -237,7 +237,7 @@ def test_cursors_of_one_length(target: Target) -> None:
 
 
 def test_a_server_that_dies_is_reported(worker: Worker) -> None:
-    with started("serve.py") as process, venue_at(process.port) as target:
+    with started("serve.py") as process, target_at(process.port) as target:
         target.process = process
         measurement = Measurement(result(Variant("websocket", carry=True)), target, worker)
         with measurement.clients():
@@ -259,7 +259,7 @@ def test_a_connection_that_was_idle_for_too_long_is_opened_again(worker: Worker)
     """A browser's next request takes another connection."""
     with starting() as start:
         server = start("serve.py", "--source", "http", "--head-timeout", "0.3")
-        with venue_at(server.port) as target, Relay(server.port) as relay:
+        with target_at(server.port) as target, Relay(server.port) as relay:
             worker.do(
                 "open", transport="poll", carry=True, clients=1, processing_time=0.0,
                 address=["127.0.0.1", relay.port], host=target.name, after=target.publisher.cursor,
