@@ -107,7 +107,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.route("/lab", websocket=True, endpoint="lab")
     def instruments() -> str:
         """The instruments of a page, and its controls."""
-        lab.converse(request.environ["wsgi.websocket"], request.environ)
+        lab.serve(request.environ["wsgi.websocket"], request.environ)
         return ""
 
     @app.get("/healthz")

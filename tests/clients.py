@@ -385,6 +385,10 @@ class LabPage(Closing):
         self.wait_for("clock", lambda clock: clock["sent"] == sent)
         return self.received[before:]
 
+    def errors(self, *messages: str | bytes) -> list[str]:
+        """Send the messages; return the errors that come back."""
+        return [each["error"] for each in self.replies(*messages) if "error" in each]
+
     def sums(self, lane: str) -> dict[str, Any]:
         """Return what this lane has cost up to now."""
         self.clock()

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +21,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.clients import HANG_TIMEOUT, Http
+from tests.clients import HANG_TIMEOUT, Http, LabPage
 
 pytest_plugins = ["tests.browsing"]
 
@@ -231,6 +232,22 @@ def server(program: str) -> Iterator[Server]:
     """A server of each program, for tests that change its data with `publish`."""
     with starting() as start:
         yield start(program, "--source", "http")
+
+
+@pytest.fixture
+def page(server: Server) -> Iterator[LabPage]:
+    """A page's connection to the instruments of `server`."""
+    with LabPage(server.ws) as page:
+        yield page
+
+
+_lanes = count(1)
+
+
+@pytest.fixture
+def lane() -> str:
+    """A lane's name that no other test uses."""
+    return f"l{next(_lanes)}-lane"
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,12 @@
-"""The controls of a page: what they do to all pages, to a lane, and who may touch them."""
+"""The controls of a page: what they do to all pages, what to a lane, and which pages may."""
 
+import json
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, pairwise
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -25,15 +26,11 @@ from tests.clients import (
     Wire,
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually, starting
+from tests.test_lab import get, newest
 from tests.transports import CLIENTS, Browser, sequence
 
-STEERING = ("change", "burst", "pace", "freeze")
-
-
-@pytest.fixture
-def page(server: Server) -> Iterator[LabPage]:
-    with LabPage(server.ws) as page:
-        yield page
+#: The commands that change what all pages see.
+CONTROLS = ("change", "burst", "pace", "freeze")
 
 
 @pytest.fixture(scope="module", params=["clock", "load"])
@@ -48,8 +45,8 @@ def paced(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 @pytest.fixture
-def steering(paced: Server) -> Iterator[LabPage]:
-    """A page of that server; in the end it pauses again."""
+def controlling(paced: Server) -> Iterator[LabPage]:
+    """A page of that server, which pauses the data again in the end."""
     with LabPage(paced.ws) as page:
         yield page
         set_pace(page, "paused")
@@ -60,62 +57,43 @@ def set_pace(page: LabPage, name: str) -> None:
     page.wait_for("pace", name.__eq__)
 
 
-def newest(server: Server) -> int:
-    return sequence(server.http.get("/data").json["cursor"])
-
-
 def is_number(wanted: int) -> Callable[[Any], bool]:
-    """Tell of a reading whether it is this one."""
+    """Return a function that tells whether a reading has this number."""
     return lambda reading: sequence(reading["cursor"]) == wanted
 
 
-_numbers = count(1)
-
-
-@pytest.fixture
-def lane() -> str:
-    """A lane that nobody had before."""
-    return f"l{next(_numbers)}-lane"
-
-
-def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-
-
-def test_a_paced_source_has_paces(paced: Server, steering: LabPage) -> None:
-    first = steering.next()
+def test_a_paced_source_has_paces(paced: Server, controlling: LabPage) -> None:
+    first = controlling.next()
     assert first["lab"]["paces"] == ["4 per s", "1 per s", "irregular", "paused"] == list(PACES)
     assert first["pace"] == "paused"
 
 
-PACE_NONSENSE = ["null", "1", '"fast"', '""', '"4 PER S"', "0.25", "Infinity", "[]", '["paused"]',
-                 '{"paused":1}', '"every 0.25 s"']  # fmt: skip
-
-
-@pytest.mark.parametrize("pace", [*PACE_NONSENSE, ""], ids=[*PACE_NONSENSE, "missing"])
-def test_an_unknown_pace_is_named(paced: Server, steering: LabPage, pace: str) -> None:
-    field = f',"pace":{pace}' if pace else ""
-    [error] = [
-        each["error"] for each in steering.replies(f'{{"do":"pace"{field}}}') if "error" in each
-    ]
-    assert error == "pace: none of 4 per s, 1 per s, irregular, paused"
+@pytest.mark.parametrize(
+    "pace",
+    ["null", "1", '"fast"', '""', '"4 PER S"', "0.25", "Infinity", "[]", '["paused"]',
+     '{"paused":1}', '"every 0.25 s"', "missing"],
+)  # fmt: skip
+def test_an_unknown_pace_is_rejected(paced: Server, controlling: LabPage, pace: str) -> None:
+    field = f',"pace":{pace}' if pace != "missing" else ""
+    errors = controlling.errors(f'{{"do":"pace"{field}}}')
+    assert errors == ["pace: none of 4 per s, 1 per s, irregular, paused"]
 
 
 # The controls.
 
 
-def test_change_makes_a_reading_at_once(paced: Server, steering: LabPage) -> None:
+def test_change_makes_a_reading_at_once(paced: Server, controlling: LabPage) -> None:
     before, took = newest(paced), []
     for number in (1, 2, 3):
         begun = time.monotonic()
-        steering.do("change")
-        steering.wait_for("reading", is_number(before + number))
+        controlling.do("change")
+        controlling.wait_for("reading", is_number(before + number))
         took.append(time.monotonic() - begun)
     assert sorted(took)[1] < 0.5, took
     assert newest(paced) == before + 3
 
 
-def test_what_has_no_pace_is_told_again_when_it_is_to_change(server: Server, page: LabPage) -> None:
+def test_a_source_without_a_pace_publishes_its_value_again(server: Server, page: LabPage) -> None:
     cursor = server.publish({"n": "the same"})
     page.do("change")
     reading = page.wait_for("reading", is_number(sequence(cursor) + 1))
@@ -126,54 +104,53 @@ def test_what_has_no_pace_is_told_again_when_it_is_to_change(server: Server, pag
     assert newest(server) == last
 
 
-def test_a_burst_is_fifty_changes_and_everybody_comes_to_know_the_last(
-    paced: Server, steering: LabPage
+def test_a_burst_is_fifty_changes_and_every_browser_receives_the_last(
+    paced: Server, controlling: LabPage
 ) -> None:
     before = newest(paced)
     browsers = [open_(paced) for open_ in CLIENTS.values()]
     for browser in browsers:
         browser.receive()
     begun = time.monotonic()
-    steering.do("burst")
+    controlling.do("burst")
     for browser in browsers:
         while sequence(browser.receive()["cursor"]) != before + lab.BURST:
             pass
     assert time.monotonic() - begun < 10
-    steering.wait_for("reading", is_number(before + lab.BURST))
+    controlling.wait_for("reading", is_number(before + lab.BURST))
     assert newest(paced) == before + lab.BURST, "and then it is paused again"
     for browser in browsers:
         browser.close()
 
 
-def test_a_pace_holds_at_once_and_for_all(paced: Server, steering: LabPage) -> None:
+def test_a_pace_holds_at_once_and_for_all(paced: Server, controlling: LabPage) -> None:
     with LabPage(paced.ws) as other:
         assert other.next()["pace"] == "paused"
-        set_pace(steering, "4 per s")  # it waits for ever at that moment
-        times = [steering.wait_for("reading")["changed_at"] for _ in range(6)][1:]
+        set_pace(controlling, "4 per s")  # while the source waits for ever
+        times = [controlling.wait_for("reading")["changed_at"] for _ in range(6)][1:]
         gaps = sorted(after - before for before, after in pairwise(times))
-        assert gaps[0] > 0.24
-        assert gaps[0] < 0.5, "one of them at least comes in time, however busy the machine"
+        assert 0.24 < gaps[0] < 0.5, "at least one is in time, however busy the machine"
         other.wait_for("pace", "4 per s".__eq__)
 
 
-def test_nothing_changes_while_it_is_paused(paced: Server, steering: LabPage) -> None:
-    set_pace(steering, "4 per s")
-    set_pace(steering, "paused")
-    steering.clock()
+def test_nothing_changes_while_it_is_paused(paced: Server, controlling: LabPage) -> None:
+    set_pace(controlling, "4 per s")
+    set_pace(controlling, "paused")
+    controlling.clock()
     before = newest(paced)
-    steering.wait_for("meters")
+    controlling.wait_for("meters")
     assert newest(paced) - before <= 1, "one may have been under way"
 
 
 @pytest.mark.parametrize("name", PACES)
-def test_every_pace_can_be_set(paced: Server, steering: LabPage, name: str) -> None:
-    set_pace(steering, name)
-    assert not [message for message in steering.received if "error" in message]
+def test_every_pace_can_be_set(paced: Server, controlling: LabPage, name: str) -> None:
+    set_pace(controlling, name)
+    assert not [message for message in controlling.received if "error" in message]
     with LabPage(paced.ws) as other:
         assert other.next()["pace"] == name
 
 
-def test_the_pace_that_was_asked_for_is_one_of_them(start: Start) -> None:
+def test_the_pace_of_the_command_line_is_one_of_them(start: Start) -> None:
     server = start("serve.py", "--source", "clock", "--every", "0.3")
     with LabPage(server.ws) as page:
         first = page.next()
@@ -183,44 +160,40 @@ def test_the_pace_that_was_asked_for_is_one_of_them(start: Start) -> None:
         set_pace(page, "every 0.3 s")
         times = [page.wait_for("reading")["changed_at"] for _ in range(6)][1:]
         gaps = [after - before for before, after in pairwise(times)]
-        assert min(gaps) == pytest.approx(0.3, abs=0.15), "one at least comes in time"
+        assert min(gaps) == pytest.approx(0.3, abs=0.15), "at least one is in time"
 
 
-def test_a_source_with_a_pace_of_its_own_keeps_it(server: Server, page: LabPage) -> None:
-    page.do("pace", pace="paused")
-    assert page.wait_for("error").startswith("pace:")
-    assert page.clock()
+def test_a_source_without_a_pace_has_none_to_set(server: Server, page: LabPage) -> None:
+    assert page.errors('{"do":"pace","pace":"paused"}') == ["pace: this source has none to set"]
 
 
-def test_frozen_for_five_seconds_and_then_all_goes_on(start: Start) -> None:
+def test_the_server_is_frozen_for_five_seconds(start: Start) -> None:
     server = start("serve.py", "--source", "http")
     before = server.publish({"n": 1})
     opened = [open_(server, after=before) for open_ in CLIENTS.values()]
-    polls: list[threading.Thread] = []
-    told: list[Any] = []
+    received: list[Any] = []
 
-    def hear(browser: Browser) -> None:
-        told.append(browser.receive(timeout=20))
+    def receive(browser: Browser) -> None:
+        received.append(browser.receive(timeout=20))
 
+    waiting = [threading.Thread(target=receive, args=(browser,)) for browser in opened]
     with LabPage(server.ws) as page, LabPage(server.ws) as other:
-        for browser in opened:
-            poll = threading.Thread(target=hear, args=(browser,))
-            poll.start()
-            polls.append(poll)
+        for thread in waiting:
+            thread.start()
         page.do("freeze")
         page.do("freeze")  # clicked again, while nothing moves
         assert page.wait_for("frozen") == lab.FREEZE
         begun = time.monotonic()
         while time.monotonic() - begun < 0.1:
-            other.next()  # the rest of what it said before
+            other.next()  # what was sent before
         assert server.http.get("/data").status == 200
         assert lab.FREEZE - 0.3 < time.monotonic() - begun < lab.FREEZE + 3
-        assert page.wait_for("error") == "freeze: the server has only just thawed"
-        assert all(poll.is_alive() for poll in polls)
+        assert page.wait_for("error") == "freeze: the server was frozen just now"
+        assert all(thread.is_alive() for thread in waiting)
         newest = server.publish({"n": 2})
-        for poll in polls:
-            poll.join(10)
-        assert told == [{"cursor": newest}] * len(opened)
+        for thread in waiting:
+            thread.join(10)
+        assert received == [{"cursor": newest}] * len(opened)
         for each in (page, other):
             each.wait_for("reading", lambda reading: reading["cursor"] == newest)
             assert each.clock()
@@ -231,73 +204,59 @@ def test_frozen_for_five_seconds_and_then_all_goes_on(start: Start) -> None:
 # Cutting a lane.
 
 
-class Lines:
+class Lanes:
     """A lane of each transport with a connection open, waiting for news."""
 
     def __init__(self, server: Server, page: LabPage, name: str, after: str, **wrap: Any) -> None:
-        self.lanes = [f"{name}-{transport}" for transport in ("websocket", "sse", "longpoll")]
-        path = f"/update?after={after}&lane={self.lanes[0]}"
-        self.browser = RawSocket(server.port, path, **wrap)
+        self.names = [f"{name}-{transport}" for transport in ("websocket", "sse", "longpoll")]
+        websocket, stream, poll = (f"/update?after={after}&lane={lane}" for lane in self.names)
+        self.socket = RawSocket(server.port, websocket, **wrap)
         self.stream, self.poll = Wire(server.port, **wrap), Wire(server.port, **wrap)
-        accept = "Accept: text/event-stream\r\n\r\n"
-        text = get(f"/update?after={after}&lane={self.lanes[1]}").decode()
-        self.stream.socket.sendall(text.replace("\r\n\r\n", f"\r\n{accept}").encode())
+        self.stream.socket.sendall(get(stream, Accept="text/event-stream"))
         assert self.stream.head()[0] == 200
         self.stream.until(b"\n\n\r\n")
-        self.text = get(f"/update?after={after}&lane={self.lanes[2]}")
-        self.poll.socket.sendall(self.text)
-        eventually(lambda: all(page.sums(lane)["up"] for lane in self.lanes))
+        self.poll_request = get(poll)
+        self.poll.socket.sendall(self.poll_request)
+        eventually(lambda: all(page.sums(lane)["up"] for lane in self.names))
 
-    def hear(self, cursor: str) -> None:
-        """All are told."""
-        assert self.browser.json() == {"cursor": cursor}
+    def check_news(self, cursor: str) -> None:
+        """Fail unless each receives a signal with this cursor."""
+        assert self.socket.json() == {"cursor": cursor}
         assert cursor in self.stream.until(b"\n\n\r\n").decode()
         assert self.poll.response().json == {"cursor": cursor}
 
-    def find_the_end(self) -> None:
-        """All have been hung up on, without a word."""
-        assert self.browser.frame() is None
+    def check_aborted(self) -> None:
+        """Fail unless each connection ends with nothing more sent."""
+        assert self.socket.frame() is None
         assert self.stream.rest() == self.poll.rest() == b""
 
     def close(self) -> None:
-        for each in (self.browser, self.stream, self.poll):
+        for each in (self.socket, self.stream, self.poll):
             each.close()
 
 
-def ask(server: Server, path: str) -> Response | None:
-    """Ask once; None if hung up on."""
-    with Wire(server.port) as wire:
-        try:
-            return wire.request(get(path))
-        except AssertionError:
-            return None
-
-
-def test_a_lane_that_is_cut_is_dropped_and_no_other(
+def test_a_cut_aborts_the_lanes_connections_and_no_others(
     server: Server, page: LabPage, lane: str
 ) -> None:
     before = server.publish({"n": 1})
-    cut, left = (Lines(server, page, f"{lane[:-5]}{letter}", before) for letter in "ab")
-    for name in cut.lanes:
+    cut, other = (Lanes(server, page, f"{lane[:-5]}{letter}", before) for letter in "ab")
+    for name in cut.names:
         page.do("cut", lane=name)
-    cut.find_the_end()
-    newest = server.publish({"n": 2})
-    left.hear(newest)
+    cut.check_aborted()
+    other.check_news(server.publish({"n": 2}))
 
-    # What was not answered is no request, and what came back was nothing.
-    [websocket, stream, poll] = [page.sums(name) for name in cut.lanes]
-    assert poll == {"requests": 0, "empty": 0, "up": len(cut.text), "down": 0}
+    # Without a response there was no request, and nothing was sent.
+    [websocket, stream, poll] = [page.sums(name) for name in cut.names]
+    assert poll == {"requests": 0, "empty": 0, "up": len(cut.poll_request), "down": 0}
     assert (websocket["requests"], stream["requests"]) == (1, 1)
     assert stream["down"] == cut.stream.received
-    for name in left.lanes:
+    for name in other.names:
         assert page.sums(name)["requests"] == 1
-    for lines in (cut, left):
-        lines.close()
+    for lanes in (cut, other):
+        lanes.close()
 
 
-def test_a_lane_is_cut_over_tls_too(
-    start: Start, authority: trustme.CA, certificate: tuple[str, str]
-) -> None:
+def test_a_cut_over_tls(start: Start, authority: trustme.CA, certificate: tuple[str, str]) -> None:
     server = start("serve.py", "--source", "clock", "--every", "90", "--certfile", certificate[0],
                    "--keyfile", certificate[1])  # fmt: skip
     context = ssl.create_default_context()
@@ -309,23 +268,22 @@ def test_a_lane_is_cut_over_tls_too(
 
     with LabPageOverTLS(server.ws, context=context) as page:
         before = page.wait_for("reading", lambda it: sequence(it["cursor"]) > 0)["cursor"]
-        cut, left = (Lines(server, page, name, before, wrap=tls) for name in "ab")
-        for name in cut.lanes:
+        cut, other = (Lanes(server, page, name, before, wrap=tls) for name in "ab")
+        for name in cut.names:
             page.do("cut", lane=name)
-        cut.find_the_end()
+        cut.check_aborted()
         page.do("change")
-        left.hear(page.wait_for("reading", lambda reading: reading["cursor"] != before)["cursor"])
-        for lines in (cut, left):
-            lines.close()
+        other.check_news(page.wait_for("reading", lambda it: it["cursor"] != before)["cursor"])
+        for lanes in (cut, other):
+            lanes.close()
     assert server.log == ""
 
 
 @pytest.mark.parametrize("program", PROGRAMS[:1], indirect=True)
-def test_a_lane_that_was_cut_is_hung_up_on_for_two_seconds(
-    server: Server, page: LabPage, lane: str
-) -> None:
-    """And then it comes back, with nothing lost; what others ask is answered all the time."""
+def test_a_lane_stays_cut_for_two_seconds(server: Server, page: LabPage, lane: str) -> None:
+    """Then it works again, and no news is lost; other lanes get responses all the time."""
     before = server.publish({"n": 1})
+    update = f"/update?lane={lane}&after={before}"
     with Wire(server.port) as kept:
         assert kept.request(get(f"/data?lane={lane}")).status == 200
         page.sums(lane)
@@ -336,18 +294,24 @@ def test_a_lane_that_was_cut_is_hung_up_on_for_two_seconds(
         assert kept.request(get(f"/data?lane={lane}-2")).status == 200, "it was not the lane's then"
         kept.socket.sendall(get(f"/data?lane={lane}"))
         assert kept.rest() == b""
-    for path in (f"/data?lane={lane}", f"/update?lane={lane}&after={before}"):
-        assert ask(server, path) is None
-    with socket.create_connection(("127.0.0.1", server.port), 5) as browser:
-        upgrade = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
-        text = get(f"/update?lane={lane}&after={before}").decode()
-        browser.sendall(text.replace("\r\n\r\n", f"\r\n{upgrade}\r\n").encode())
-        assert browser.recv(100) == b""
+    for request in (get(f"/data?lane={lane}"), get(update), get(update, **UPGRADE)):
+        assert ask(server, request) is None
     assert page.sums(lane)["requests"] == 1
-    answer = eventually(lambda: ask(server, f"/update?lane={lane}&after={before}"), timeout=5)
+    response = eventually(lambda: ask(server, get(update)), timeout=5)
     assert 1.9 < time.monotonic() - begun < 4
-    assert (answer.status, answer.json) == (200, {"cursor": newest})
+    assert (response.status, response.json) == (200, {"cursor": newest})
     assert page.sums(lane)["requests"] == 2
+
+
+def ask(server: Server, request: bytes) -> Response | None:
+    """Return the response, or None if the server aborts the connection."""
+    with Wire(server.port) as wire:
+        wire.socket.sendall(request)
+        try:
+            return wire.response()
+        except AssertionError:
+            assert wire.rest() == b""
+            return None
 
 
 def test_a_lane_can_be_cut_again_and_again(server: Server, page: LabPage, lane: str) -> None:
@@ -360,29 +324,24 @@ def test_a_lane_can_be_cut_again_and_again(server: Server, page: LabPage, lane: 
 # Rights.
 
 
-def steer_in_vain(server: Server, page: LabPage) -> None:
-    """All controls that others would notice are refused; what a page has for itself is not."""
+def check_rights(server: Server, page: LabPage, *, may_control: bool) -> None:
+    """Fail unless the page may, or may not, use the controls that others would notice."""
+    assert page.wait_for("lab")["may_steer"] is may_control
     before = newest(server)
-    for control in STEERING:
-        page.do(control, pace="4 per s")
-        assert page.wait_for("error").startswith("only this machine may steer")
+    if may_control:
+        assert page.errors('{"do":"change"}') == []
+        eventually(lambda: newest(server) == before + 1)
+        return
+    for control in CONTROLS:
+        [error] = page.errors(json.dumps({"do": control, "pace": "4 per s"}))
+        assert error.startswith("only a browser on the server's own machine")
     assert newest(server) == before
-    with Wire(server.port) as wire:
-        wire.socket.sendall(get(f"/update?after={cursor(server)}&lane=own"))
+    with Wire(server.port) as wire:  # a lane of its own it may cut
+        cursor = server.http.get("/data").json["cursor"]
+        wire.socket.sendall(get(f"/update?after={cursor}&lane=own"))
         eventually(lambda: page.sums("own")["up"])
         page.do("cut", lane="own")
         assert wire.rest() == b""
-
-
-def cursor(server: Server) -> str:
-    return str(server.http.get("/data").json["cursor"])
-
-
-def steer(server: Server, page: LabPage) -> None:
-    before = newest(server)
-    page.do("change")
-    eventually(lambda: newest(server) == before + 1)
-    assert not [message for message in page.received if "error" in message]
 
 
 FORWARDED = [
@@ -396,104 +355,78 @@ FORWARDED = [
 ]
 
 
-def test_who_is_on_this_machine_may_steer_and_nobody_else(start: Start) -> None:
+def test_only_browsers_on_this_machine_may_control(start: Start) -> None:
     server = start("serve.py", "--source", "http", "--allow-host", "pushlab.test")
     for host in ("127.0.0.1", "localhost"):
         with LabPage(f"ws://{host}:{server.port}") as page:
-            assert page.wait_for("lab")["may_steer"] is True
-            steer(server, page)
+            check_rights(server, page, may_control=True)
     for headers in FORWARDED:
         with LabPage(server.ws, additional_headers=headers) as page:
-            assert page.wait_for("lab")["may_steer"] is False
-            steer_in_vain(server, page)
+            check_rights(server, page, may_control=False)
     plain = socket.create_connection(("127.0.0.1", server.port), 5)
     with LabPage(f"ws://pushlab.test:{server.port}", sock=plain) as page:
-        assert page.wait_for("lab")["may_steer"] is False
-        steer_in_vain(server, page)
-
-
-def test_controls_for_all(start: Start) -> None:
-    server = start("serve.py", "--source", "http", "--controls")
-    for headers in ({}, *FORWARDED):
-        with LabPage(server.ws, additional_headers=headers) as page:
-            assert page.wait_for("lab")["may_steer"] is True
-            steer(server, page)
-
-
-def test_controls_for_nobody(start: Start, program: str) -> None:
-    server = start(program, "--source", "http", "--no-controls")
-    with LabPage(server.ws) as page:
-        assert page.wait_for("lab")["may_steer"] is False
-        steer_in_vain(server, page)
-
-
-def own_addresses() -> list[str]:
-    """Return the addresses of this machine that are not loopback, if it has any."""
-    found = [each for each in psutil.net_if_addrs().values() for each in each]
-    return [
-        each.address
-        for each in found
-        if each.family == socket.AF_INET and not each.address.startswith("127.")
-    ]
-
-
-def test_who_comes_by_an_address_that_others_can_reach_may_not_steer(start: Start) -> None:
-    """Also from this machine: what does not come over loopback may have come from anywhere."""
-    server = start("serve.py", "--source", "clock", "--every", "90", "--host", "0.0.0.0")
-    for host, may_steer in [("127.0.0.1", True), *((each, False) for each in own_addresses())]:
-        with LabPage(f"ws://{host}:{server.port}") as page:
-            assert page.wait_for("lab")["may_steer"] is may_steer
-            (steer if may_steer else steer_in_vain)(server, page)
+        check_rights(server, page, may_control=False)
 
 
 @pytest.mark.parametrize(
-    ("environ", "local"),
-    [
-        ({}, True),
-        ({"REMOTE_ADDR": "127.8.9.10"}, True),
-        ({"REMOTE_ADDR": "::1", "HTTP_HOST": "[::1]:5000"}, True),
-        ({"HTTP_HOST": "localhost:5000"}, True),
-        ({"HTTP_HOST": "lab.localhost"}, True),
-        ({"HTTP_HOST": "127.0.0.2:80"}, True),
-        ({"REMOTE_ADDR": "192.0.2.1"}, False),
-        ({"REMOTE_ADDR": "10.0.0.1", "HTTP_HOST": "10.0.0.1:5000"}, False),
-        ({"REMOTE_ADDR": "0.0.0.0"}, False),
-        ({"REMOTE_ADDR": "fe80::1%eth0"}, False),
-        ({"REMOTE_ADDR": "::"}, False),
-        ({"REMOTE_ADDR": ""}, False),
-        ({"REMOTE_ADDR": None}, False),
-        ({"REMOTE_ADDR": "localhost"}, False),
-        ({"REMOTE_ADDR": "127.0.0.1, 192.0.2.1"}, False),
-        ({"HTTP_HOST": "pushlab.test"}, False),
-        ({"HTTP_HOST": "192.0.2.1:5000"}, False),
-        ({"HTTP_HOST": ""}, False),
-        ({"HTTP_HOST": None}, False),
-        ({"HTTP_HOST": "127.0.0.1.evil.example"}, False),
-        ({"HTTP_FORWARDED": "for=127.0.0.1"}, False),
-        ({"HTTP_VIA": ""}, False),
-        ({"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, False),
-    ],
-    ids=repr,
+    ("option", "may_control"), [("--controls", True), ("--no-controls", False)]
 )
-def test_who_is_local(environ: dict[str, str | None], local: bool) -> None:
-    whole = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1:5000", **environ}
-    given = {name: value for name, value in whole.items() if value is not None}
-    assert access.is_loopback_request(given) is local
+def test_controls_for_all_pages_or_none(
+    start: Start, program: str, option: str, may_control: bool
+) -> None:
+    server = start(program, "--source", "http", option)
+    for headers in ({}, *FORWARDED):
+        with LabPage(server.ws, additional_headers=headers) as page:
+            check_rights(server, page, may_control=may_control)
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1", ""])
-def test_a_page_from_elsewhere_has_no_lab(server: Server, origin: str) -> None:
-    answer = server.http.get("/lab", headers={**UPGRADE, "Origin": origin})
-    assert answer.status == 403
-    assert "origin" in answer.json["error"]
+def test_an_address_that_other_machines_can_reach_gives_no_rights(start: Start) -> None:
+    """Also from this machine: what does not come over loopback may have come from anywhere."""
+    addresses = [
+        (each.address, False)
+        for interface in psutil.net_if_addrs().values()
+        for each in interface
+        if each.family == socket.AF_INET and not each.address.startswith("127.")
+    ]
+    server = start("serve.py", "--source", "clock", "--every", "90", "--host", "0.0.0.0")
+    for host, may_control in [("127.0.0.1", True), *addresses]:
+        with LabPage(f"ws://{host}:{server.port}") as page:
+            check_rights(server, page, may_control=may_control)
 
 
-def test_our_own_page_has_one(server: Server) -> None:
+@pytest.mark.parametrize(
+    ("local", "environs"),
+    [
+        (True, [
+            {}, {"REMOTE_ADDR": "127.8.9.10"}, {"REMOTE_ADDR": "::1", "HTTP_HOST": "[::1]:5000"},
+            {"HTTP_HOST": "localhost:5000"}, {"HTTP_HOST": "lab.localhost"},
+            {"HTTP_HOST": "127.0.0.2:80"},
+        ]),
+        (False, [
+            {"REMOTE_ADDR": "192.0.2.1"}, {"REMOTE_ADDR": "10.0.0.1", "HTTP_HOST": "10.0.0.1:5000"},
+            {"REMOTE_ADDR": "0.0.0.0"}, {"REMOTE_ADDR": "fe80::1%eth0"}, {"REMOTE_ADDR": "::"},
+            {"REMOTE_ADDR": ""}, {"REMOTE_ADDR": None}, {"REMOTE_ADDR": "localhost"},
+            {"REMOTE_ADDR": "127.0.0.1, 192.0.2.1"}, {"HTTP_HOST": "pushlab.test"},
+            {"HTTP_HOST": "192.0.2.1:5000"}, {"HTTP_HOST": ""}, {"HTTP_HOST": None},
+            {"HTTP_HOST": "127.0.0.1.evil.example"}, {"HTTP_FORWARDED": "for=127.0.0.1"},
+            {"HTTP_VIA": ""}, {"HTTP_X_FORWARDED_FOR": "127.0.0.1"},
+        ]),
+    ],
+)  # fmt: skip
+def test_loopback_requests(local: bool, environs: list[dict[str, str | None]]) -> None:
+    for environ in environs:
+        whole = {"REMOTE_ADDR": "127.0.0.1", "HTTP_HOST": "127.0.0.1:5000", **environ}
+        given = {name: value for name, value in whole.items() if value is not None}
+        assert access.is_loopback_request(given) is local, environ
+
+
+def test_only_pages_of_this_origin_have_a_lab(server: Server) -> None:
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1", ""):
+        response = server.http.get("/lab", headers={**UPGRADE, "Origin": origin})
+        assert response.status == 403
+        assert "origin" in response.json["error"]
     with LabPage(server.ws, origin=server.url) as page:
         assert page.wait_for("lab")["may_steer"] is True
-
-
-def test_the_lab_is_a_websocket(server: Server) -> None:
     for headers in ({}, {"Accept": "text/event-stream"}):
-        answer = server.http.get("/lab", headers=headers)
-        assert (answer.status, answer.json) == (400, {"error": "/lab is a WebSocket"})
+        response = server.http.get("/lab", headers=headers)
+        assert (response.status, response.json) == (400, {"error": "/lab is a WebSocket"})

@@ -351,7 +351,7 @@ def test_the_page_says_why_controls_are_disabled(start: Start, browser: Browser)
     )
     eventually(lambda: notice(browser))
     assert notice(browser) == (
-        "That was refused: only this machine may steer; --controls lets everybody."
+        "That was refused: only a browser on the server's own machine may use this; see --controls."
     )
     assert browser.lane("poll").find("[data-action=cut]").is_enabled(), "it is this page's own lane"
 
