@@ -16,6 +16,7 @@ from flask.typing import ResponseReturnValue
 from pushlab.feed import Feed
 from pushlab.hosting.gevent_server import Server
 from pushlab.hosting.listener import listen
+from pushlab.hosting.settings import ServerSettings
 from pushlab.hub import Hub
 from pushlab.sockets import Sockets
 
@@ -125,9 +126,5 @@ if __name__ == "__main__":
     logging.basicConfig()
     listener = listen("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))
     print(f"at http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    Server(
-        listener,
-        app,
-        on_shutdown=[feed.close, hub.close],
-        connection_options={"ping_interval": 0.5, "ping_timeout": 0.5},
-    ).serve_forever()
+    settings = ServerSettings(ping_interval=0.5)
+    Server(listener, app, settings, on_shutdown=[feed.close, hub.close]).serve_forever()

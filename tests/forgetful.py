@@ -65,7 +65,7 @@ def update() -> str:
 
 if __name__ == "__main__":
     listener = listen("127.0.0.1", port)
-    server = Server(listener, app, on_shutdown=[feed.close, hub.close])
+    server = Server(listener, app)
     server.start()
     print(f"wrong at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
     server.serve_forever()

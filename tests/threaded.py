@@ -78,14 +78,7 @@ def fail_late() -> str:
 if __name__ == "__main__":
     logging.basicConfig()
     listener = listen(settings.host, settings.port)
-    server = Server(
-        listener,
-        app,
-        on_shutdown=(feed.close, upgrade.close, hub.close),
-        max_connections=settings.max_connections,
-        header_timeout=settings.header_timeout,
-        ssl_context=settings.ssl_context(),
-    )
+    server = Server(listener, app, settings, on_shutdown=(feed.close, upgrade.close, hub.close))
     server.start()
     print(f"at {settings.url(listener.getsockname()[1])}", flush=True)
     server.serve_forever()

@@ -9,11 +9,10 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import gevent
@@ -25,14 +24,13 @@ from geventwebsocket.handler import WebSocketHandler
 from pushlab import limits
 from pushlab.hosting.gevent_sockets import GeventConnection, abort
 from pushlab.hosting.header_parser import HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import Hosting, serve
+from pushlab.hosting.lifecycle import hosting_of, serve
 from pushlab.hosting.listener import max_connections as listener_limit
-from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
+from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.settings import ServerSettings
 from pushlab.websocket import handshake
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
-from pushlab.wsgi.access import AccessPolicy
 from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
 
 logger = logging.getLogger(__name__)
@@ -274,7 +272,7 @@ class Server(WSGIServer):  # type: ignore[misc]
     that waiting polls get their response; close the hub), closes conversations with 1001, and
     returns from `serve_forever` when all is done, at once without connections.
 
-    `header_timeout` is in seconds; `connection_options` are those of each Connection.
+    `options` are those of the base.
     """
 
     handler_class = Handler
@@ -283,27 +281,27 @@ class Server(WSGIServer):  # type: ignore[misc]
         self,
         listener: socket.socket,
         application: Any,
+        settings: ServerSettings | None = None,
         *,
         on_shutdown: Collection[Callable[[], None]] = (),
-        access_policy: AccessPolicy | None = None,
-        max_connections: int | None = None,
-        header_timeout: float = limits.HEADER_TIMEOUT,
-        meters: Meters | None = None,
-        connection_options: Mapping[str, Any] = MappingProxyType({}),
         **options: Any,
     ) -> None:
+        self.settings = settings = settings or ServerSettings()
+        self.hosting = hosting_of(application, settings)
+        self.meters = self.hosting.meters
+        if self.meters is not None:  # in front of all middleware of the app
+            application = self.meters.install(application)
         options.setdefault("log", None)
         options.setdefault("error_log", logging.getLogger("pushlab.requests"))
-        if meters is not None:  # in front of all middleware of the app
-            application = meters.install(application)
+        if "ssl_context" not in options and (ssl_context := settings.ssl_context()):
+            options["ssl_context"] = ssl_context
         super().__init__(listener, application, **options)
-        self.on_shutdown = on_shutdown
-        self.access_policy = access_policy or AccessPolicy()
-        self.connection_options = connection_options
+        self.on_shutdown = (*self.hosting.on_shutdown, *on_shutdown)
+        self.access_policy = settings.access_policy()
+        self.connection_options = settings.connection_options()
+        self.header_timeout = settings.header_timeout
+        self.max_connections = listener_limit(settings.max_connections)
         self.handlers: set[Handler] = set()
-        self.header_timeout = header_timeout
-        self.meters = meters
-        self.max_connections = listener_limit(max_connections)
         self.rejecting = 0  # connections that are being rejected with 503
         self._connections = 0
         self._handshaking = 0  # of TLS
@@ -404,23 +402,5 @@ def run(
     line if the server cannot start.
     """
     settings = replace(settings or ServerSettings(), **changes)
-
-    def start(listener: socket.socket, hosting: Hosting) -> Server:
-        ssl_context = settings.ssl_context()
-        server = Server(
-            listener,
-            app,
-            on_shutdown=(*hosting.on_shutdown, *on_shutdown),
-            meters=hosting.meters,
-            access_policy=settings.access_policy(),
-            max_connections=settings.max_connections,
-            header_timeout=settings.header_timeout,
-            connection_options=settings.connection_options(),
-            **({"ssl_context": ssl_context} if ssl_context else {}),
-        )
-        if background is not None:
-            gevent.spawn(background)
-        server.start()
-        return server
-
-    serve(app, settings, start, while_serving)
+    start = background and partial(gevent.spawn, background)
+    serve(Server, app, settings, start, on_shutdown, while_serving)

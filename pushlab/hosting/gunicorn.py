@@ -30,32 +30,20 @@ class GunicornServer(Server):
     running: ClassVar[set["GunicornServer"]] = set()
 
     def __init__(self, listener: Any, application: Any, **its_options: Any) -> None:
-        hosting = hosting_of(application, Worker.settings)
-        self._settings = replace(
-            hosting.settings,
+        settings = replace(
+            hosting_of(application, Worker.settings).settings,
             host=listener.getsockname()[0],  # of a Unix socket, its path
             certfile="gunicorn's" if "ssl_context" in its_options else None,
         )
-        self._name = hosting.name
         self._stopping: gevent.Greenlet | None = None
-        super().__init__(
-            listener,
-            application,
-            on_shutdown=hosting.on_shutdown,
-            meters=hosting.meters,
-            access_policy=self._settings.access_policy(),
-            max_connections=self._settings.max_connections,
-            header_timeout=self._settings.header_timeout,
-            connection_options=self._settings.connection_options(),
-            **its_options,
-        )
+        super().__init__(listener, application, settings, **its_options)
 
     def start(self) -> None:
         """Accept connections, and print where; signals are gunicorn's."""
         super(Server, self).start()
         self.running.add(self)
         gevent.spawn(self._close_timed_out_regularly)
-        announce(self._name, self._settings, self.socket.getsockname())
+        announce(self.hosting.name, self.settings, self.socket.getsockname())
 
     def _close_timed_out_regularly(self) -> None:
         while not self.closed:

@@ -10,13 +10,12 @@ import atexit
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from flask import Flask
 
@@ -59,27 +58,24 @@ def announce(name: str, settings: ServerSettings, address: Any, stdout: Any = No
     print(f"{name} is at {where} (Ctrl-C stops it)", flush=True, file=stdout)
 
 
-class Server(Protocol):
-    """A server that accepts connections already."""
-
-    def serve_forever(self) -> None:
-        """Serve until Ctrl-C or SIGTERM."""
-
-
 def serve(
+    server_class: Callable[..., Any],
     app: Any,
     settings: ServerSettings,
-    start: Callable[[socket.socket, Hosting], Server],
+    start_background: Callable[[], object] | None,
+    on_shutdown: Iterable[Callable[[], None]],
     while_serving: Callable[[int], AbstractContextManager[object]],
 ) -> None:
-    """Start a server and serve; exit with one line if it cannot start."""
-    hosting = hosting_of(app, settings)
+    """Start a server and serve; exit with one line on StartupError."""
     logging.basicConfig(level=settings.log_level.upper())
     try:
         listener = listen(settings.host, settings.port)
-        server = start(listener, hosting)
+        server = server_class(listener, app, settings, on_shutdown=on_shutdown)
+        if start_background is not None:
+            start_background()
+        server.start()  # accepts connections, and takes Ctrl-C, from here on
         address = listener.getsockname()
-        announce(hosting.name, settings, address)
+        announce(hosting_of(app, settings).name, settings, address)
         with while_serving(address[1]):
             server.serve_forever()
     except StartupError as error:

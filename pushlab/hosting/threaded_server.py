@@ -29,13 +29,13 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pushlab import limits
 from pushlab.hosting.header_parser import BadHeaders, HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import Hosting, serve
+from pushlab.hosting.lifecycle import hosting_of, serve
 from pushlab.hosting.listener import max_connections as listener_limit
-from pushlab.hosting.metering import EXCHANGE, Exchange, Meters
+from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.threaded_sockets import abort
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
-from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
+from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, raw_error
 
 logger = logging.getLogger(__name__)
 requests = logging.getLogger("pushlab.requests")
@@ -247,36 +247,36 @@ class Server(ThreadedWSGIServer):
 
     On Ctrl-C or SIGTERM it stops accepting, calls everything in `on_shutdown` (close the feed, so
     that waiting polls get their response; close the hub), and returns from `serve_forever` when all
-    is done, at once without connections. `header_timeout` is in seconds.
+    is done, at once without connections.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        app: WSGI,
+        app: Flask,
+        settings: ServerSettings | None = None,
         *,
         on_shutdown: Collection[Callable[[], None]] = (),
-        meters: Meters | None = None,
-        max_connections: int | None = None,
-        header_timeout: float = limits.HEADER_TIMEOUT,
-        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        if meters is not None:  # in front of all middleware of the app
-            app = meters.install(app)
+        settings = settings or ServerSettings()
+        hosting = hosting_of(app, settings)
+        self.meters = hosting.meters
+        # The meters' middleware stands in front of all of the app's.
+        wsgi_app: Any = self.meters.install(app) if self.meters else app
         address = listener.getsockname()
-        super().__init__(address[0], address[1], app, Handler, fd=listener.fileno())
+        super().__init__(address[0], address[1], wsgi_app, Handler, fd=listener.fileno())
         self.socket.close()  # a copy
         listener.setblocking(False)
         self.socket = listener
         self.server_address = address
-        self.ssl_context = ssl_context  # not the base's, which would shake hands while it accepts
-        if ssl_context is not None:
-            ssl_context.options |= ssl.OP_NO_RENEGOTIATION
-        self.on_shutdown = on_shutdown
-        self.meters = meters
-        self.header_timeout = header_timeout
+        # Not the base's, which would shake hands while it accepts.
+        self.ssl_context = settings.ssl_context()
+        if self.ssl_context is not None:
+            self.ssl_context.options |= ssl.OP_NO_RENEGOTIATION
+        self.on_shutdown = (*hosting.on_shutdown, *on_shutdown)
+        self.header_timeout = settings.header_timeout
         self.handlers: set[Handler] = set()
-        self._room = threading.Semaphore(listener_limit(max_connections))
+        self._room = threading.Semaphore(listener_limit(settings.max_connections))
         self._rejecting = threading.Semaphore(limits.MAX_REJECTING)
         self.release = self._room.release
         # Signals, as bytes: a handler in Python could come at any moment, even while it holds a
@@ -424,20 +424,5 @@ def run(
     """
     settings = replace(settings or ServerSettings(), **changes)
     upgrade = WerkzeugUpgrade.of(app, settings)
-
-    def start(listener: socket.socket, hosting: Hosting) -> Server:
-        server = Server(
-            listener,
-            app,
-            on_shutdown=(*hosting.on_shutdown, upgrade.close, *on_shutdown),
-            meters=hosting.meters,
-            max_connections=settings.max_connections,
-            header_timeout=settings.header_timeout,
-            ssl_context=settings.ssl_context(),
-        )
-        if background is not None:
-            threading.Thread(target=background, name="background", daemon=True).start()
-        server.start()
-        return server
-
-    serve(app, settings, start, while_serving)
+    start = background and threading.Thread(target=background, name="background", daemon=True).start
+    serve(Server, app, settings, start, (upgrade.close, *on_shutdown), while_serving)
