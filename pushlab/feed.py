@@ -1,4 +1,4 @@
-"""The feed: the newest reading, its cursor, and waiting for a newer one.
+"""The feed: the newest reading, and waiting for the next.
 
 A feed keeps one reading, the newest. A subscriber that has an older one receives the newest, never
 a backlog. Nothing here knows about browsers, and plain `threading` primitives serve native threads
@@ -25,7 +25,7 @@ class ValueTooLarge(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One state of the data, with both wire forms encoded once."""
+    """One state of the data, encoded once in both payloads."""
 
     cursor: str
     changed_at: float  #: seconds since the epoch, server clock
@@ -93,7 +93,7 @@ class Feed:
         )
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
-        """Make the value the newest reading; wake what waits, call the listeners.
+        """Make the value the newest reading; notify waiters and listeners.
 
         None publishes the newest value once more, as a new reading. Raises TypeError or ValueError
         for a value that JSON cannot carry, and ValueTooLarge; the newest reading is then still the
@@ -113,7 +113,7 @@ class Feed:
         return reading
 
     def reset(self) -> None:
-        """Begin a new epoch, as if the feed had just been made.
+        """Begin a new epoch, as a new feed would.
 
         A process that was forked after the feed was made calls this: its siblings have the same
         feed, and their cursors would be the same.
@@ -127,7 +127,7 @@ class Feed:
                 listener(self.latest)
 
     def subscribe(self, listener: Callable[[Reading], None]) -> None:
-        """Call the listener with every reading from now on; it must not block."""
+        """Call the listener with every reading; it must not block."""
         self._listeners.append(listener)
 
     def wait(self, after: str | None, *, timeout: float) -> Reading | None:

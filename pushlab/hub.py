@@ -1,7 +1,7 @@
-"""The hub: every open WebSocket, sent to at once, none waited for.
+"""The hub: every open WebSocket, sent to without waiting.
 
-A route hands its socket over and returns. From then on only the hub reads and writes it. It keeps
-no thread, no greenlet and no request per browser, only a Subscriber:
+A route hands its socket to the hub and returns. From then on only the hub reads and writes it. It
+keeps no thread, no greenlet and no request per browser, only a Subscriber:
 
 - News is one frame, encoded once, written to every socket that has room for it.
 - A subscriber whose socket is full is behind. It gets the newest reading when there is room,
@@ -51,7 +51,7 @@ Send = Callable[[bytes | memoryview], int]
 
 
 class Subscriber:
-    """One browser's socket, and the state of what it was sent."""
+    """One browser's socket, and what it was sent."""
 
     __slots__ = (
         "awaiting_pong",
@@ -109,7 +109,7 @@ class Hub:
         self._signalled: dict[Send, Subscriber] = {}
         self._carried: dict[Send, Subscriber] = {}
         # Skipped in the current broadcast: `_already_sent` already have this reading; `_removed`
-        # left after the broadcast took its snapshot.
+        # were removed after the broadcast took its snapshot.
         self._already_sent: set[Send] = set()
         self._removed: set[Send] = set()
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
@@ -128,7 +128,7 @@ class Hub:
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
     ) -> None:
-        """Take the connection's socket and send it every reading from now on.
+        """Take the connection's socket; send it every reading from now.
 
         The newest reading is sent at once unless `after` is its cursor. A reading is a text frame:
         `{"cursor"}`, or with `carry` the whole reading. Closes with 1013 when the hub is full, with
@@ -163,7 +163,7 @@ class Hub:
         """Send the reading to every subscriber, without waiting for any.
 
         Other work gets its turn after every `limits.BROADCAST_CHUNK` subscribers. A call during
-        another one only leaves the newer reading: the call under way sends that one, too.
+        another one only sets the newer reading: the call in progress sends it.
         """
         with self._lock:
             self._frames = _Frames(reading)
@@ -179,7 +179,7 @@ class Hub:
             raise
 
     def _broadcast_newest(self) -> bool:
-        """Send the newest reading; return whether there is a newer one by then."""
+        """Send the newest reading; return whether a newer one came."""
         with self._lock:
             frames = self._frames
             assert frames is not None  # noqa: S101 - `broadcast` has set it
@@ -201,14 +201,14 @@ class Hub:
             return True
 
     def _send_to(self, sends: Sequence[Send], frame: bytes, frames: _Frames) -> None:
-        """Send the frame by each of these. This loop is what a change costs."""
+        """Send the frame by each: what a change costs."""
         if self._removed or self._already_sent:
             removed, already_sent = self._removed, self._already_sent
             sends = [send for send in sends if send not in removed and send not in already_sent]
-        size, left = len(frame), iter(sends)
+        size, remaining = len(frame), iter(sends)
         while True:
             try:
-                for send in left:
+                for send in remaining:
                     if (sent := send(frame)) != size:
                         break
                 else:
@@ -223,7 +223,7 @@ class Hub:
             self._fall_behind(subscriber, memoryview(frame)[sent:])
 
     def _up_to_date(self, subscriber: Subscriber) -> dict[Send, Subscriber]:
-        """Return the group that gets the same frames as this subscriber."""
+        """Return the group that gets the same frames."""
         return self._carried if subscriber.carry else self._signalled
 
     def _subscriber_of(self, send: Send) -> Subscriber:
@@ -246,7 +246,7 @@ class Hub:
     # Writing. The hub is a socket's only writer, so no two frames can mix.
 
     def _catch_up(self, subscriber: Subscriber) -> None:
-        """Send what the subscriber lacks; then it takes part in broadcasts."""
+        """Send the newest reading if missing; then join the broadcasts."""
         frames = self._frames
         if frames is None:
             return
@@ -262,7 +262,7 @@ class Hub:
         return not subscriber.unsent and not subscriber.closing
 
     def _leave_broadcast(self, subscriber: Subscriber) -> None:
-        """Take a subscriber out of the broadcasts, also of the current one."""
+        """Remove a subscriber from broadcasts, also from the current one."""
         self._up_to_date(subscriber).pop(subscriber.send, None)
         self._already_sent.discard(subscriber.send)
         if self._broadcasting:
@@ -320,7 +320,7 @@ class Hub:
                 self._drop(subscriber)
 
     def _handle_data(self, subscriber: Subscriber, data: bytes) -> None:
-        """Act on control frames; messages of a push subscriber are ignored."""
+        """Act on control frames; ignore messages."""
         if subscriber.read_closed:
             return
         decoder = subscriber.decoder or Decoder()
@@ -347,7 +347,7 @@ class Hub:
     # Closing.
 
     def _start_closing(self, subscriber: Subscriber, event: CloseConnection) -> None:
-        """Send our close frame, once; the browser has CLOSE_TIMEOUT to reply."""
+        """Send our close frame, once; CLOSE_TIMEOUT starts."""
         if not subscriber.closing:
             subscriber.closing = True
             self._leave_broadcast(subscriber)
@@ -367,7 +367,7 @@ class Hub:
     # Keepalive.
 
     def _keepalive(self) -> None:
-        """Ping one slot after the other, all within one ping interval."""
+        """Ping one slot after another, all within one interval."""
         while True:
             for slot in self._slots:
                 time.sleep(self._ping_interval / len(self._slots))

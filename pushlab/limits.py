@@ -1,6 +1,7 @@
-"""Every timeout and limit of the library, in seconds and bytes; imports nothing.
+"""Every timeout and limit of the library.
 
-A module reads them when it uses them, as `limits.HEARTBEAT`, so that a program may change one.
+A module reads them when it uses them, as `limits.HEARTBEAT`, so that a program may change one. This
+module imports nothing.
 """
 
 # Readings.
@@ -31,11 +32,12 @@ RESPONSE_TIMEOUT = 60.0  #: seconds that a client may take to accept a piece of 
 IDLE_TIMEOUT = 75.0  #: seconds that a kept-alive connection may be idle
 LINGER = 2.0  #: seconds that a client may take to close after its response
 MAX_REQUEST_LINE = 8192  #: bytes of a request line
-MAX_HEADER_LINES = 100
-MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADER_LINES = 100  #: lines of a request's headers
+MAX_HEADER_BYTES = 32 * 1024  #: bytes of a request's headers
 MAX_BODY = 16 * 1024  #: bytes of a request body
 
 # Servers.
+BACKLOG = 1024  #: connections that may wait to be accepted
 UNLIMITED = 100_000  #: descriptors or connections where the system sets no limit
 SPARE_DESCRIPTORS = 200  #: kept for files, pipes, and for rejecting clients
 MAX_REJECTING = 100  #: clients that are being rejected with 503 at a time

@@ -19,7 +19,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class Sockets:
-    """`@sockets.route("/path")` on functions that take the socket and the URL's variables."""
+    """Routes for functions that take a socket: `@sockets.route("/path")`."""
 
     def __init__(self, app: Flask | None = None) -> None:
         self.url_map = Map()
@@ -46,7 +46,7 @@ class Sockets:
     def add_url_rule(
         self, rule: str, endpoint: str | None, view: Callable[..., Any], **options: Any
     ) -> None:
-        """Add a socket route; the endpoint has no use, but blueprints give one."""
+        """Add a socket route; the endpoint is ignored."""
         options.pop("provide_automatic_options", None)  # of blueprints, about HTTP's OPTIONS
         self.url_map.add(Rule(rule, endpoint=view, websocket=True, **options))
 
@@ -61,7 +61,7 @@ class Sockets:
 
 
 class SocketMiddleware:
-    """Gives a socket to its route; everything else, and unknown paths, to Flask."""
+    """Dispatches WebSockets to their routes, all else to Flask."""
 
     def __init__(self, wsgi_app: WSGI, app: Flask, sockets: Sockets) -> None:
         self.wsgi_app = wsgi_app

@@ -51,7 +51,7 @@ def freeze(seconds: float) -> None:
 
 
 class Handler(WebSocketHandler):  # type: ignore[misc]
-    """Serves one HTTP connection, and the WebSocket that it may become.
+    """One HTTP connection, and the WebSocket that it may become.
 
     gevent-websocket's handler is the base, and its contract is kept: an upgrade gives the app
     `environ["wsgi.websocket"]`. The object there is ours: the stock one has no size limit, no
@@ -91,12 +91,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                 self.server.release()
 
     def _reject_busy(self) -> None:
-        """Send 503, and do not wait long for it to be read."""
+        """Send 503, and wait a moment for the client's close."""
         server = self.server
         server.rejecting += 1
         try:
-            # Closing before the request has come may take back the response: so wait for it, but
-            # only as long as there are few to wait for.
+            # Closing before the request has come would reset the connection, and the response could
+            # be lost. So wait for the request, unless there are many to wait for.
             self.socket.settimeout(server.reject_timeout)
             with suppress(OSError):
                 self.socket.recv(16 * 1024)
@@ -113,11 +113,11 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         environ: dict[str, Any] = super().get_environ()
         self.wants_socket = handshake.is_websocket_upgrade(environ)
         if not self.wants_socket:
-            # gevent never ends a body where it sees an upgrade, whatever to.
+            # gevent never ends the body of a request that asks for an upgrade, whatever to.
             environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
         self.exchange = None
         meters = self.server.meters
-        # gevent writes the 100 for a request with a body past our counting.
+        # gevent writes the 100 Continue of a request with a body where we cannot count it.
         if meters is not None and not self._has_body() and not self.headers.get("expect"):
             self.exchange = meters.open(
                 environ["QUERY_STRING"],
@@ -147,7 +147,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.deadline = min(self.deadline, time.monotonic() + self.server.header_timeout)
         is_request = bool(super().read_request(raw_requestline))
         if self.path.startswith(("http://", "https://")):
-            # As to a proxy: its host counts more than the Host header (RFC 9112 section 3.2.2).
+            # The host in the request line precedes the Host header (RFC 9112 section 3.2.2).
             host, slash, path = self.path.partition("://")[2].partition("/")
             self.headers["Host"], self.path = host, slash + path or "/"
         return is_request
@@ -227,7 +227,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self.logger.info(self.format_request())
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
-        """Return the response to what is no request: the client's mistake."""
+        """Return the response to bytes that are no request."""
         self.logger.info("%s: no request: %s", self.client_address, ex)
         is_large = isinstance(ex, HeadersTooLarge)
         status = "431 Request Header Fields Too Large" if is_large else "400 Bad Request"
@@ -239,7 +239,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             key = _ENVIRON_NAMES.get(name)
             if key is None:
                 key = f"HTTP_{name.replace('-', '_').upper()}"
-                # X_Y would look like X-Y, and these two are in the environ by other names.
+                # X_Y would look like X-Y; these two have other names in the environ.
                 if "_" in name or name in ("content-type", "content-length"):
                     continue
                 if len(_ENVIRON_NAMES) < 1000:
@@ -250,7 +250,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         return RequestHeaders(rfile)
 
     def _write_with_headers(self, data: bytes) -> None:
-        """Write headers and body in one packet, unless the body is long."""
+        """Write headers and a short body in one packet."""
         self.headers_sent = True
         self.finalize_headers()
         lines = [b"HTTP/1.1 " + self.status]
@@ -333,7 +333,7 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     @property
     def reject_timeout(self) -> float:
-        """Seconds to spend on a rejected client: none when there are many of them."""
+        """Seconds to spend on a rejected client, 0 beyond MAX_REJECTING."""
         return limits.REJECT_TIMEOUT if self.rejecting < limits.MAX_REJECTING else 0.0
 
     def acquire(self) -> bool:
@@ -364,7 +364,7 @@ class Server(WSGIServer):  # type: ignore[misc]
             gevent.sleep(0.01)
 
     def _abort(self, handler: Handler) -> None:
-        """End a conversation whose browser has not replied to our close frame."""
+        """Abort a conversation that got no close frame."""
         if handler in self.handlers:
             abort(handler.socket)
 

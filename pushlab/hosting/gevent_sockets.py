@@ -1,4 +1,4 @@
-"""A WebSocket's socket on gevent: for conversations, and what the hub keeps of it."""
+"""WebSockets on gevent: a connection, and the hub's channel."""
 
 import socket
 import ssl
@@ -22,20 +22,20 @@ PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 
 
 def abort(sock: Any) -> None:
-    """End whatever waits for bytes from this socket, TLS or not."""
+    """Shut a socket down, TLS or not; wake waiting greenlets."""
     kind = gevent.socket.socket if isinstance(sock, gevent.socket.socket) else PlainSocket
     with suppress(OSError):  # the other end may be faster
         kind.shutdown(sock, socket.SHUT_RDWR)
 
 
 def limit_send_buffer(sock: Any) -> None:
-    """Bound the bytes that the kernel holds for a slow subscriber."""
+    """Bound the bytes that the kernel holds for a subscriber."""
     with suppress(OSError):  # macOS refuses if the browser has just closed
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER)
 
 
 class GeventChannel:
-    """A socket that gevent's loop watches; no greenlet waits for it."""
+    """A socket that gevent's loop watches, without a greenlet."""
 
     __slots__ = ("_on_close", "_socket", "_watcher", "receive", "send")
 
@@ -55,7 +55,7 @@ class GeventChannel:
         self._watcher.start(callback, argument)
 
     def count_into(self, exchange: Exchange) -> None:
-        """Count what passes from now on; a socket that is not counted does not pay for it."""
+        """Count the bytes of this channel from now on."""
         self.send, self.receive = exchange.counting(self.send, self.receive)
 
     def shutdown_write(self) -> None:
@@ -72,10 +72,10 @@ class GeventChannel:
 
 
 class TLSChannel(GeventChannel):
-    """The same over TLS, where the bytes on the wire are not ours.
+    """The same over TLS.
 
-    gevent's non-blocking `send` returns 0 where TLS must wait; the same bytes must come again,
-    and they do: the hub keeps them as unsent.
+    gevent's non-blocking `send` returns 0 where TLS must wait. The same bytes must then come again:
+    the hub keeps them as unsent.
     """
 
     __slots__ = ()
@@ -104,7 +104,7 @@ class TLSChannel(GeventChannel):
 
 
 class GeventConnection(Connection):
-    """A connection whose socket a handler of our server has, until it is detached."""
+    """A connection on the socket of a handler, until detached."""
 
     def __init__(self, handler: Any, **options: Any) -> None:
         super().__init__(**options)

@@ -24,7 +24,7 @@ class GunicornHandler(Handler):
 
 
 class GunicornServer(Server):
-    """Our server on gunicorn's socket, started and stopped by its worker."""
+    """Our server on gunicorn's socket, run by its worker."""
 
     handler_class = GunicornHandler
     running: ClassVar[set["GunicornServer"]] = set()
@@ -51,7 +51,7 @@ class GunicornServer(Server):
             gevent.sleep(1)
 
     def close(self) -> None:
-        """Shut down gracefully: gunicorn ends the worker as soon as it may."""
+        """Shut down gracefully, before gunicorn ends the worker."""
         if self._stopping is None:
             self._stopping = gevent.spawn(self.stop)
         if gevent.getcurrent() is self._stopping:  # in which our own `stop` closes
@@ -69,13 +69,13 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     settings = ServerSettings()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Begin the shutdown at once; gunicorn itself only looks once a second."""
+        """Begin the shutdown at once; gunicorn looks once a second."""
         GeventPyWSGIWorker.handle_exit(self, sig, frame)
         for server in GunicornServer.running:
             gevent.spawn(server.close)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Shut down gracefully on Ctrl-C, too, which gunicorn takes for a quick stop."""
+        """Shut down gracefully on Ctrl-C; gunicorn would stop at once."""
         Worker.handle_exit(self, sig, frame)
 
 

@@ -1,7 +1,7 @@
 """Request headers, parsed within limits and fast.
 
-The standard library parses them as e-mail, which costs more than all the rest of a response from
-memory. RFC 9112 section 5 lets a server refuse what is refused here: folded lines, white space
+The standard library parses them as e-mail, which costs more than the rest of a short response.
+RFC 9112 section 5 lets a server refuse what is refused here: folded lines, white space
 before the colon, control characters.
 """
 
@@ -63,7 +63,7 @@ class RequestHeaders:
     getheader = get
 
     def items(self) -> list[tuple[str, str]]:
-        """Return all fields, their names in lower case, in their order."""
+        """Return all fields in their order, names in lower case."""
         return self.fields
 
     @property

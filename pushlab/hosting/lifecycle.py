@@ -1,9 +1,8 @@
-"""From start to shutdown: what a program needs around an app, on every server.
+"""An app's life on a server, from start to shutdown.
 
-Another server imports the app in as many processes as it likes: some import it in one that never
-serves (reloaders, gunicorn with --preload), some fork afterwards (uWSGI). So what runs in the
-background is started by the first request, in the process that serves it; and there the feed begins
-a new epoch.
+Some servers import the app in a process that never serves (reloaders, gunicorn with --preload),
+some fork after the import (uWSGI). So the first request starts what runs in the background, in the
+process that serves it; and there the feed begins a new epoch.
 """
 
 import atexit
@@ -41,19 +40,19 @@ class Hosting:
 
     name: str
     settings: ServerSettings
-    #: Called when the server stops, to close what the app has opened.
+    #: Called when the server stops: the app closes what it has opened.
     on_shutdown: tuple[Callable[[], None], ...] = ()
     meters: Meters | None = None
 
 
 def hosting_of(app: Any, settings: ServerSettings, name: str = "The app") -> Hosting:
-    """Return what the app says of its hosting, or else these."""
+    """Return the app's own Hosting, or one of these."""
     found = getattr(app, "extensions", {}).get("pushlab")
     return found if isinstance(found, Hosting) else Hosting(name, settings)
 
 
 def announce(name: str, settings: ServerSettings, address: Any, stdout: Any = None) -> None:
-    """Print where a server is: at a host and a port, or at a path."""
+    """Print a server's address: (host, port) or a path."""
     where = settings.url(address[1]) if isinstance(address, tuple) else address
     print(f"{name} is at {where} (Ctrl-C stops it)", flush=True, file=stdout)
 
@@ -66,7 +65,7 @@ def serve(
     on_shutdown: Iterable[Callable[[], None]],
     while_serving: Callable[[int], AbstractContextManager[object]],
 ) -> None:
-    """Start a server and serve; exit with one line on StartupError."""
+    """Start a server and serve; exit on StartupError."""
     logging.basicConfig(level=settings.log_level.upper())
     try:
         listener = listen(settings.host, settings.port)
@@ -109,10 +108,10 @@ def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], No
 
 
 def shutdown_at_exit(on_shutdown: Iterable[Callable[[], None]]) -> None:
-    """Call these when the program ends, also by SIGTERM under `flask run`.
+    """Call these when the program ends.
 
-    SIGTERM ends a Python program without calling anything, and `flask run` leaves it at that,
-    unless it reloads. What other servers do with the signal is theirs.
+    SIGTERM ends a Python program without calling anything, also under `flask run` without the
+    reloader: there this handles the signal. Other servers handle it themselves.
     """
 
     def shut_down() -> None:

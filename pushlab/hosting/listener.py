@@ -1,4 +1,4 @@
-"""The listening socket of a server, and how many connections it may have."""
+"""The listening socket of a server, and its connection limit."""
 
 import errno
 import socket
@@ -17,14 +17,14 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
     Servers write a response's headers and its body one after the other. Without TCP_NODELAY the
-    second waits for the browser's delayed acknowledgement of the first, 40 ms per request;
-    accepted sockets inherit the option. Raises StartupError.
+    body waits for the browser's delayed acknowledgement of the headers, 40 ms per request.
+    Accepted sockets inherit the option. Raises StartupError.
     """
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=1024)
+        listener = socket.create_server(address[:2], family=family, backlog=limits.BACKLOG)
     except UnicodeError as error:
         raise StartupError(f"Cannot listen on {host}: that is no host name.") from error
     except OSError as error:
@@ -38,14 +38,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def max_connections(wanted: int | None) -> int:
-    """Return how many connections a server may have; raise the system's limit."""
+    """Return the connection limit; raise the system's limit on files."""
     return min(
         wanted or limits.UNLIMITED, max(1, raise_descriptor_limit() - limits.SPARE_DESCRIPTORS)
     )
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many descriptors as allowed; return how many."""
+    """Raise this process's limit on descriptors; return the limit."""
     if resource is None:
         return limits.UNLIMITED  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""The seam for a program that counts bytes: what a server calls when they pass its sockets.
+"""What a server calls when bytes pass its sockets.
 
-The library counts nothing. A server that was given `meters` opens an exchange for each request that
-they want counted, and reports its bytes.
+The library counts nothing. A program that counts gives its server `meters`. The server then opens
+an exchange for each request that is to be counted, and reports the bytes.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from pushlab.wsgi.responses import WSGI
 Send = Callable[[bytes | memoryview], int]
 Receive = Callable[[int], bytes]
 
-#: Where a server leaves the exchange of a request in the environ.
+#: The key of a request's exchange in the environ.
 EXCHANGE = "pushlab.exchange"
 
 
 class Exchange(Protocol):
-    """A request and its response, or the WebSocket that it became."""
+    """A request with its response, or the WebSocket it became."""
 
     @property
     def is_cut(self) -> bool:
@@ -33,10 +33,10 @@ class Exchange(Protocol):
         """Count bytes that came after the request."""
 
     def report(self) -> None:
-        """Record the exchange: its response is sent, or has no end."""
+        """Record it: the response is sent, or has no end."""
 
     def upgraded(self, abort: Callable[[], None]) -> None:
-        """Note that the connection is a WebSocket, and how to abort it."""
+        """Note that it became a WebSocket; `abort` ends that."""
 
     def counting(self, send: Send, receive: Receive) -> tuple[Send, Receive]:
         """Return both functions such that they count what passes."""
@@ -49,10 +49,10 @@ class Meters(Protocol):
     """What opens exchanges."""
 
     def install(self, app: WSGI) -> WSGI:
-        """Note that the server counts; return the app with the meters' middleware."""
+        """Return the app in the meters' middleware."""
 
     def open(self, query: str, *, up: int, abort: Callable[[], None]) -> Exchange | None:
-        """Return an exchange if the request's query string asks for one.
+        """Return an exchange if the query string demands one.
 
         `up` is the size of the request in bytes; `abort` ends its connection.
         """

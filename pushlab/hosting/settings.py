@@ -1,4 +1,4 @@
-"""What a server is told to be: ServerSettings, and the command-line options for them."""
+"""ServerSettings, and the command-line options for them."""
 
 import ipaddress
 import math
@@ -17,7 +17,7 @@ from pushlab.hosting import StartupError
 from pushlab.wsgi.access import AccessPolicy
 from pushlab.wsgi.proxy_headers import Network, network
 
-#: The shortest and longest interval that an option takes, in seconds.
+#: The range of an option in seconds.
 SHORTEST, LONGEST = 0.001, 86400.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -79,7 +79,7 @@ class ServerSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach a server at this address."""
+    """Tell whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -199,14 +199,14 @@ def check(options: Mapping[str, Any]) -> None:
 
 
 def exit_with(message: str) -> NoReturn:
-    """Exit because the command line is wrong: one line, status 2."""
+    """Exit with one line and status 2."""
     print(message, file=sys.stderr)
     # gunicorn would start a worker again and again, unless it exits with gunicorn's own status.
     sys.exit(4 if "gunicorn" in os.environ.get("SERVER_SOFTWARE", "") else 2)
 
 
 def run_command(command: click.Command, arguments: Sequence[str], program: str) -> Any:
-    """Run a click command; exit with status 2 and one line if it is used wrongly."""
+    """Run a click command; exit on wrong usage."""
     try:
         result = command.main(list(arguments), prog_name=program, standalone_mode=False)
     except click.ClickException as error:
@@ -217,7 +217,7 @@ def run_command(command: click.Command, arguments: Sequence[str], program: str) 
 
 
 def from_command_line(description: str, arguments: Sequence[str] | None = None) -> ServerSettings:
-    """Return what a program's command line says; for a program that serves an app."""
+    """Return the settings that a program's command line gives."""
 
     @click.command(help=description)
     @serving_options

@@ -1,7 +1,7 @@
-"""Werkzeug's server on native threads, with limits and a graceful shutdown.
+"""Werkzeug's server on native threads, with limits and shutdown.
 
-It is what `flask run` uses, one native thread per request, and made for developing. Here
-connections are limited in number and in time, TLS handshakes and silent clients hold up no other
+`flask run` uses the same server, which is made for development: a native thread per request. Here
+connections are limited in number and in time, a TLS handshake or a silent client holds up no other
 connection, and bytes are counted.
 """
 
@@ -44,9 +44,8 @@ requests = logging.getLogger("pushlab.requests")
 def freeze(seconds: float) -> None:
     """Hold up the whole server for some seconds.
 
-    It sleeps and keeps the interpreter's lock, as a careless library may.
-
-    Python built without that lock (3.13t) goes on in its other threads.
+    It sleeps and keeps the interpreter's lock, as a careless library may. Python without that lock
+    (3.13t) goes on in its other threads.
     """
     milliseconds = int(seconds * 1000)
     if sys.platform == "win32":
@@ -144,19 +143,19 @@ class Handler(WSGIRequestHandler):
     # Reading.
 
     def parse_request(self) -> bool:
-        # The headers are read by our rules and within our limits; the base takes them apart.
+        # Our parser checks rules and limits; the base then parses what it has accepted.
         if len(self.raw_requestline) > limits.MAX_REQUEST_LINE:
             self.requestline, self.command = "", ""
             self.send_error(414)
             return False
         try:
-            head = RequestHeaders(cast(BufferedReader, self.rfile))
+            headers = RequestHeaders(cast(BufferedReader, self.rfile))
         except BadHeaders as error:
             self.requestline, self.command = "", ""
             self.send_error(431 if isinstance(error, HeadersTooLarge) else 400, str(error))
             return False
-        self.headers_size = len(self.raw_requestline) + head.size
-        lines = "".join(f"{name}: {value}\r\n" for name, value in head.fields)
+        self.headers_size = len(self.raw_requestline) + headers.size
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.fields)
         rfile, self.rfile = self.rfile, BytesIO(f"{lines}\r\n".encode("latin-1"))
         try:
             if not super().parse_request():
@@ -212,18 +211,18 @@ class Handler(WSGIRequestHandler):
     def end_headers(self) -> None:
         if not any(line.lower().startswith(b"date:") for line in self._headers_buffer):
             self.send_header("Date", self.date_time_string())
-        # An exchange is reported when all is sent, and not when Werkzeug has looked for ten
-        # milliseconds whether more comes in. A response that may have no end is reported with its
+        # An exchange is reported when all is sent. Werkzeug then waits ten milliseconds for more
+        # input before it ends the request. A response that may have no end is reported with its
         # headers.
-        head = b"".join(self._headers_buffer) + b"\r\n"
-        fields = head.lower()
+        headers = b"".join(self._headers_buffer) + b"\r\n"
+        fields = headers.lower()
         length = re.search(rb"\r\ncontent-length: *([0-9]+)\r\n", fields)
         if self.command == "HEAD" or re.match(rb"http/1.1 (204|304) ", fields):
-            self._left = len(head)
+            self._left = len(headers)
         elif b"\r\ntransfer-encoding: chunked\r\n" in fields:
-            self._left, self._is_chunked = len(head), True
+            self._left, self._is_chunked = len(headers), True
         elif length:
-            self._left = len(head) + int(length[1])
+            self._left = len(headers) + int(length[1])
         super().end_headers()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -372,7 +371,7 @@ class Server(ThreadedWSGIServer):
                 self.release()
 
     def _wrap(self, request: Any) -> Any:
-        """Put TLS on a socket if configured, without the handshake."""
+        """Put TLS on a socket if configured; no handshake yet."""
         if self.ssl_context is None:
             return request
         return self.ssl_context.wrap_socket(
@@ -380,9 +379,10 @@ class Server(ThreadedWSGIServer):
         )
 
     def _reject_busy(self, request: Any, client_address: Any) -> None:
-        """Send 503, and wait a moment for the client to read it."""
+        """Send 503, and wait a moment for the client's close."""
         try:
-            # Closing before the request has come may take back the response: so wait for it.
+            # Closing before the request has come would reset the connection, and the response could
+            # be lost. So wait for the request.
             request.settimeout(limits.REJECT_TIMEOUT)
             request = self._wrap(request)
             if self.ssl_context is not None:

@@ -1,4 +1,4 @@
-"""A WebSocket's socket among native threads: for conversations, and for the hub.
+"""WebSockets on native threads: a connection, and the hub's channel.
 
 The hub keeps a ThreadChannel per subscriber; one thread watches all of them. A ThreadConnection
 waits on its channel for the routes that converse. gevent is not needed.
@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
-#: To wait for one socket, of whatever number: `select` alone knows only those below 1024, except on
-#: Windows, which has nothing else and counts in another way.
+#: Waits for one socket. `select` takes only descriptors below 1024, except on Windows, which has no
+#: `poll`.
 _Waiter: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 
 
@@ -35,17 +35,17 @@ def _nothing() -> None:
 
 
 def abort(sock: socket.socket) -> None:
-    """Shut a socket down, TLS or not; threads that wait are woken."""
+    """Shut a socket down, TLS or not; wake waiting threads."""
     with suppress(OSError):  # the other end may be faster
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class SelectorThread:
-    """One thread that waits for all channels at once; it starts with the first.
+    """One thread that watches all channels; starts with the first.
 
-    Only this thread touches the selector and closes the sockets in it. Another thread notes its
-    wish in the channel and wakes this one: so no socket is closed that is still being waited for,
-    whose number the system might have given to another by then.
+    Only this thread touches the selector and closes the sockets in it. Another thread changes the
+    channel and wakes this one. So no socket is closed while the selector waits for it, when the
+    system might give its number to another socket.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class SelectorThread:
         self._is_awake = False
 
     def update(self, channel: "ThreadChannel") -> None:
-        """Note that the channel is to be watched differently from now on."""
+        """Note that the channel waits for other events now."""
         with self._lock:
             self._changed[channel] = None
             if self._thread is None or self._waker is None:
@@ -96,7 +96,7 @@ class SelectorThread:
 
 
 class ThreadChannel:
-    """A plain socket, which one thread may read while another writes."""
+    """A plain socket; one thread may read while another writes."""
 
     __slots__ = (
         "_is_closed",
@@ -129,7 +129,7 @@ class ThreadChannel:
         self._released = released
 
     def count_into(self, exchange: Exchange) -> None:
-        """Count what passes from now on; a socket that is not counted does not pay for it."""
+        """Count the bytes of this channel from now on."""
         self.send, self.receive = exchange.counting(self.send, self.receive)
 
     def pending(self) -> bytes:
@@ -137,7 +137,7 @@ class ThreadChannel:
         return b""
 
     def limit(self, size: int) -> None:
-        """Bound the bytes that the kernel holds for a slow subscriber."""
+        """Bound the bytes that the kernel holds for a subscriber."""
         with suppress(OSError):  # macOS refuses if the browser has just closed
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
@@ -162,7 +162,7 @@ class ThreadChannel:
         self.shutdown(socket.SHUT_WR)
 
     def shutdown(self, how: int) -> None:
-        """Shut down one direction or both; threads that wait are woken."""
+        """Shut down one direction or both; wake waiting threads."""
         with suppress(OSError):  # the browser may be faster; reading will tell
             self.kind.shutdown(self._socket, how)
 
@@ -199,7 +199,7 @@ class ThreadChannel:
             released()
 
     def _close(self) -> None:
-        # `socket.close` would leave it to the last file made from it, which is Werkzeug's.
+        # `socket.close` would wait for the last file made from it, which is Werkzeug's.
         socket.close(self.kind.detach(self._socket))
 
     def ready(self, events: int) -> None:
@@ -209,17 +209,17 @@ class ThreadChannel:
             return
         try:
             wanted[1](wanted[2])
-        except Exception:  # other sockets are to be watched all the same
+        except Exception:  # the other sockets must still be watched
             logger.exception("a socket could not be served")
             self.close()
 
 
 class TLSThreadChannel(ThreadChannel):
-    """The same over TLS, which one thread at a time may use.
+    """The same over TLS, for one thread at a time.
 
-    Before Python 3.13 nothing else keeps two threads apart. No thread waits within the lock. Bytes
-    that were not sent must come again first, unchanged, and they do: the hub keeps them as unsent,
-    and in a conversation only one thread sends at a time.
+    Before Python 3.13 a TLS socket does not lock itself. No thread waits within the lock. Bytes
+    that were not sent must come again first, unchanged: the hub keeps them as unsent, and in a
+    conversation only one thread sends at a time.
     """
 
     __slots__ = ("_lock",)
@@ -271,10 +271,10 @@ class TLSThreadChannel(ThreadChannel):
 
 
 class ThreadConnection(Connection):
-    """A connection on a channel, which the hub may take over.
+    """A connection on a channel that the hub may take.
 
-    One thread may receive while others send. None of them makes the socket block, which has only
-    one timeout for all: each waits for it to be ready, as long as it may.
+    One thread may receive while others send. A socket has one timeout for all threads, so it never
+    blocks: each thread waits for it to be ready, with a timeout of its own.
     """
 
     _socket: ThreadChannel | None
@@ -308,7 +308,7 @@ class ThreadConnection(Connection):
                 channel.wait(WRITE, timeout=deadline - time.monotonic())
 
     def close_going_away(self) -> bool:
-        """Send a close frame with 1001 if there is room for it.
+        """Send a close frame with 1001 if it fits.
 
         A server that stops cannot wait. Returns False if another thread is sending just now, so
         that the caller tries again.

@@ -1,12 +1,12 @@
-"""uWSGI hosts an app, on its gevent loop or on threads, with our WebSockets.
+"""uWSGI, on its gevent loop or on threads.
 
-uWSGI has frames of its own, but it answers pings with empty pongs and a close without its code,
-cannot tell text from binary, and keeps a request open for every browser. None of that concerns a
-copy of the socket: uWSGI may end its request, and the connection lives on. So a WebSocket takes its
-socket from uWSGI with the 101, and from then on only our frames are on it.
+uWSGI's own WebSockets send empty pongs and close frames without a code, do not distinguish text
+from binary, and keep a request open for every browser. So a WebSocket takes a copy of the request's
+socket with the 101, and from then on only our frames are on it: uWSGI may end its request, and the
+connection stays open.
 
-Bytes that a client sends before it has read the 101, which it must not (RFC 6455 section 4.1),
-uWSGI may have read along with the request. It does not give them out.
+A client must not send frames before it has read the 101 (RFC 6455 section 4.1). If one does, uWSGI
+may read them with the request, and they are lost.
 """
 
 import os
@@ -35,7 +35,7 @@ from pushlab.wsgi.responses import WSGI, Environ
 
 #: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: What uWSGI gets in place of a socket that is taken from it.
+#: What uWSGI gets in exchange for a socket.
 _NOTHING = os.open(os.devnull, os.O_RDWR)
 #: The body that stands for a request that has become a WebSocket.
 _UPGRADED: tuple[bytes, ...] = (b"",)
@@ -71,7 +71,7 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
     settings = hosting.settings
     if settings.certfile:
         raise StartupError(
-            "--certfile is not for uWSGI: docs/reference/uwsgi.rst has the ways to have TLS."
+            "--certfile is not for uWSGI: docs/reference/uwsgi.rst says how to have TLS."
         )
     address = _address()
     if isinstance(address, tuple):
@@ -102,8 +102,8 @@ class _Loop(NamedTuple):
 def _take_socket() -> int:
     """Return a descriptor of the request's connection, now only ours.
 
-    uWSGI closes its own when the request ends, which would not end the connection. But with
-    `http11-socket` it keeps it instead, for a next request, and would read what is meant for us.
+    uWSGI closes its own descriptor when the request ends; the connection stays open. But with
+    `http11-socket` it would keep its own for a next request, and read bytes that are meant for us.
     """
     its_own: int = uwsgi.connection_fd()
     ours = os.dup(its_own)
@@ -123,7 +123,7 @@ def _gevent_loop() -> _Loop:
     from pushlab.hosting.gevent_sockets import GeventChannel, PlainSocket, limit_send_buffer
 
     class UwsgiConnection(Connection):
-        """A connection that takes its socket from uWSGI with the 101."""
+        """A connection that takes uWSGI's socket with the 101."""
 
         def __init__(self, environ: Environ, **options: Any) -> None:
             super().__init__(**options)
@@ -156,7 +156,7 @@ def _gevent_loop() -> _Loop:
         # gevent has opened descriptors in the master process, if the app was imported there, and
         # several workers would take each other's wake-ups.
         after_fork=gevent.reinit,
-        # In a real thread, or all greenlets would wait.
+        # In a native thread, or all greenlets would wait.
         wait_for_signal=lambda each: gevent.get_hub().threadpool.apply(signal.sigwait, (each,)),
     )
 
@@ -167,7 +167,7 @@ def _thread_loop() -> _Loop:
     selector_thread = SelectorThread()
 
     class UwsgiConnection(ThreadConnection):
-        """A connection that takes its socket from uWSGI with the 101."""
+        """A connection that takes uWSGI's socket with the 101."""
 
         def __init__(self, environ: Environ, **options: Any) -> None:
             super().__init__(**options)
@@ -220,8 +220,8 @@ class Hosted(Upgrade):
     def take_signals(self) -> None:
         """Shut down gracefully at the next signal.
 
-        uWSGI would end the process at once, in the middle of whatever it does. So the signals are
-        kept from its handlers, and a thread waits for them.
+        uWSGI would end the process at once. So the signals are blocked, and a thread waits for
+        them.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         if uwsgi.masterpid():
@@ -271,6 +271,6 @@ def _is_patched() -> bool:
 
 
 def _address() -> Any:
-    """Return uWSGI's address: a host and a port, or a path."""
+    """Return uWSGI's address: (host, port) or a path."""
     with socket.socket(fileno=os.dup(uwsgi.sockets[0])) as listener:
         return listener.getsockname()

@@ -1,7 +1,7 @@
 """WebSockets on Werkzeug's servers: `flask run`, and ours in `threaded_server.py`.
 
-Werkzeug knows nothing of WebSockets, but shows the socket to the app. Once the 101 is sent there,
-the socket is the app's alone.
+Werkzeug has no WebSockets, but it puts the socket into the environ. Once the 101 is sent on it, the
+socket is the app's alone.
 """
 
 import socket
@@ -25,7 +25,7 @@ from pushlab.websocket import handshake
 from pushlab.websocket.middleware import Upgrade, close_all
 from pushlab.wsgi.responses import WSGI, error
 
-#: Where a server leaves what is to be called when the hub has closed the socket.
+#: The key, in the environ, of what to call when the hub has closed the socket.
 ON_RELEASE = "pushlab.on_release"
 
 _SOCKET = "werkzeug.socket"
@@ -43,7 +43,7 @@ _AT_EOF = _end.detach()  # for as long as the process runs
 
 
 class _DetachedSocket:
-    """What Werkzeug sees in place of its socket: a closed connection.
+    """What replaces Werkzeug's socket: a closed connection.
 
     So Werkzeug ends the request as if the browser had closed, without an error, and without a byte
     or a close on what is still the browser's connection.
@@ -76,7 +76,7 @@ class _DetachedTLSSocket(_DetachedSocket, ssl.SSLSocket):
 
 
 class WerkzeugConnection(ThreadConnection):
-    """A connection that takes its socket from Werkzeug with the 101."""
+    """A connection that takes Werkzeug's socket with the 101."""
 
     def __init__(self, environ: dict[str, Any], upgrade: "WerkzeugUpgrade", **options: Any) -> None:
         super().__init__(**options)
@@ -135,9 +135,9 @@ class WerkzeugConnection(ThreadConnection):
 
 
 class WerkzeugUpgrade(Upgrade):
-    """The middleware for Werkzeug's servers; on any other it does nothing.
+    """Middleware for Werkzeug's servers; inactive on any other.
 
-    A request whose socket the hub takes ends at once, with TLS, too. One that converses keeps its
+    A request ends at once if the hub takes its socket, also with TLS. A conversation keeps its
     thread.
     """
 
@@ -153,7 +153,7 @@ class WerkzeugUpgrade(Upgrade):
 
     @classmethod
     def of(cls, app: Flask, settings: ServerSettings) -> "WerkzeugUpgrade":
-        """Return the app's middleware; put it in front of the app if there is none."""
+        """Return the app's middleware; add it if there is none."""
         if not isinstance(app.wsgi_app, cls):
             app.wsgi_app = cls(app.wsgi_app, settings)  # type: ignore[method-assign]
         return app.wsgi_app
@@ -167,8 +167,7 @@ class WerkzeugUpgrade(Upgrade):
             settings = replace(self._settings, host=environ["SERVER_NAME"])
             self.access_policy = settings.access_policy()
             self._host = environ["SERVER_NAME"]
-        # Werkzeug writes headers and body one after the other. The second would
-        # wait for the browser's delayed acknowledgement of the first, 40 ms per request.
+        # As in `listen`: or the body would wait 40 ms for the acknowledgement of the headers.
         with suppress(OSError):  # a Unix socket has no such option, nor a closed one
             environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake.is_websocket_upgrade(environ) and not environ["wsgi.multithread"]:

@@ -14,7 +14,7 @@ from pushlab.wsgi.responses import Environ, Response
 
 
 class Colour(NamedTuple):
-    """One hue: `light` for a light page, `dark` for a dark one."""
+    """One hue, for a light page and a dark one."""
 
     light: str
     dark: str
@@ -28,7 +28,7 @@ class Transport(NamedTuple):
     short: str  #: the title where there is little room
     tagline: str  #: what it does, in a few words
     colour: Colour
-    marker: str  #: in plots, as Matplotlib names it: for readers who cannot tell hues apart
+    marker: str  #: in plots, as Matplotlib names it: for readers who do not see hues
     autostart: bool = True  #: whether its lane starts with the page
     carry: bool = True  #: whether its lane begins by carrying readings
     path: str = "/update"  #: the URL of its `update`
@@ -80,7 +80,7 @@ TRANSPORTS = {transport.name: transport for transport in _ALL}
 
 
 def routes(feed: Feed) -> dict[str, Callable[[Environ], Response]]:
-    """Return, by path, the function that responds to GET and HEAD."""
+    """Return by path the functions for GET and HEAD."""
     paths: dict[str, list[Transport]] = {}
     for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
         if not transport.upgrades:

@@ -1,4 +1,4 @@
-"""Long polling: the browser asks, and the server responds when there is news.
+"""Long polling: the server responds when there is news.
 
 `GET /update?after=C` is held until the newest reading is not C. The response is a signal, or with
 `carry=1` the reading. After `timeout` seconds it is 204, and the browser asks again (RFC 6202).

@@ -1,7 +1,7 @@
-"""Short polling: the browser asks again and again, and gets a response at once.
+"""Short polling: repeated requests, each with an immediate response.
 
 `GET /data` brings the newest reading, or says with 304 that the browser has it: the cursor is the
-ETag (RFC 9110 section 13.1.2). `HEAD /data` says the same without the reading: a signal.
+ETag (RFC 9110 section 13.1.2). `HEAD /data` returns the same headers without the reading: a signal.
 """
 
 from werkzeug.http import is_resource_modified, parse_etags

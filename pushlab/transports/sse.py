@@ -1,4 +1,4 @@
-"""Server-sent events: one response that never ends, with an event for each change.
+"""Server-sent events: one endless response, one event per change.
 
 `GET /update` with `Accept: text/event-stream` begins a stream of events, each with its cursor as
 `id:` and a signal, or with `carry=1` the reading, as `data:`. A browser's EventSource reconnects by
@@ -27,7 +27,7 @@ def update(feed: Feed, environ: Environ) -> Response:
 
 
 def events(feed: Feed, after: str | None, *, carry: bool) -> Iterator[bytes]:
-    """Yield the stream piece by piece, until the feed is closed."""
+    """Yield the stream in pieces until the feed is closed."""
     yield b"retry: %d\n\n" % limits.RETRY
     while not feed.closed:
         reading = feed.wait(after, timeout=limits.HEARTBEAT)

@@ -1,4 +1,4 @@
-"""WebSocket: one connection held open, on which the server sends every change.
+"""WebSocket: one open connection for every change.
 
 `/update?after=C` becomes a WebSocket on which every change is a text frame: a signal, or with
 `carry=1` the reading. A browser that names an old reading, or none, receives the newest at once.
@@ -11,7 +11,7 @@ from pushlab.wsgi.responses import Environ
 
 
 def update(hub: Hub, feed: Feed, environ: Environ) -> None:
-    """Hand the request's socket to the hub, which sends every change.
+    """Hand the request's socket to the hub.
 
     A 400 for a bad parameter comes before the 101: the hub accepts the handshake when it takes the
     socket.

@@ -1,7 +1,7 @@
 """One WebSocket connection (RFC 6455): `environ["wsgi.websocket"]`.
 
-A route may converse over it with `receive` and `send`, or hand it over to the hub, which takes
-the bare socket away with `detach`. The 101 is sent at the first of these calls and not before,
+A route may converse over it with `receive` and `send`, or give it to the hub, which takes the
+bare socket with `detach`. The 101 is sent at the first of these calls and not before,
 so that a route can still refuse: with `abort(403)`, or by not existing.
 
 Each server has a subclass that knows how to send the 101 and how to detach the socket; the rest is
@@ -58,7 +58,7 @@ class Channel(Protocol):
         """Call `callback(argument)` when readable, or if `writing` when writable."""
 
     def shutdown_write(self) -> None:
-        """Send no more, but let what was sent arrive (TCP FIN)."""
+        """Send no more; what was sent still arrives (TCP FIN)."""
 
     def close(self) -> None:
         """Close the socket and free everything at once."""
@@ -99,7 +99,7 @@ class Connection:
         self._ping_due = 0.0
         self._slice_ends = 0.0
 
-    # What each server does in its own way.
+    # What differs between servers.
 
     def _open(self) -> tuple[Any, bytes]:
         """Send the 101; return the socket and early bytes.
@@ -109,7 +109,7 @@ class Connection:
         raise NotImplementedError
 
     def _release(self) -> Channel:
-        """Take the socket from the server; return it as a channel."""
+        """Take the socket from the server, as a channel."""
         raise NotImplementedError
 
     # The two below are for greenlets, which never run at the same instant: a socket has only one
@@ -150,7 +150,7 @@ class Connection:
             self._plan_ping()
 
     def detach(self) -> tuple[Channel, bytes]:
-        """Give up the socket: return it as a channel, and early bytes."""
+        """Give up the socket: return a channel and early bytes."""
         self.accept()
         self.detached = True
         return self._release(), self._early
@@ -168,7 +168,7 @@ class Connection:
         self._write(frames.encode(event))
 
     def receive(self) -> str | bytes | None:
-        """Wait for the next message; None once the connection is closed."""
+        """Wait for the next message; None once closed."""
         with suppress(ConnectionClosed):
             self.accept()
         self._yield()
@@ -192,7 +192,7 @@ class Connection:
     # How a server ends it.
 
     def close_and_wait(self, code: int = CloseReason.NORMAL_CLOSURE) -> None:
-        """Close, and wait up to CLOSE_TIMEOUT for the browser's close frame.
+        """Close; wait up to CLOSE_TIMEOUT for the browser's close frame.
 
         Closing a TCP connection while bytes are still arriving resets it, and the browser may never
         see the close frame. So the server stops sending, and reads on for a moment.
@@ -217,7 +217,7 @@ class Connection:
     # The inside.
 
     def _read(self, deadline: float = float("inf")) -> None:
-        """Read once: bytes, silence until the next ping, or the end."""
+        """Read once: bytes, silence until a ping, or the end."""
         data, self._early = self._early, b""
         if not data:
             now = time.monotonic()
@@ -242,7 +242,7 @@ class Connection:
         self._events = self._decoder.feed(data)
 
     def _handle_event(self, event: Any) -> str | bytes | None:
-        """Act on an event; return a message if this completes one."""
+        """Act on an event; return the message that it completes."""
         if isinstance(event, (TextMessage, BytesMessage)):
             if self._close_sent:
                 return None  # the route has closed: it wants no more messages

@@ -1,4 +1,4 @@
-"""Frames of RFC 6455, encoded and decoded, without input or output.
+"""Frames of RFC 6455, encoded and decoded, without I/O.
 
 wsproto does the framing. Added here are a limit on messages that holds from the declared length on,
 so that one browser cannot fill the memory, and a decoder that can be thrown away between two
@@ -39,7 +39,7 @@ class _FrameGauge(Extension):
 
     def __init__(self, max_message: int) -> None:
         self.max_message = max_message
-        self.message_size = 0  # bytes of the message so far, over all its fragments
+        self.message_size = 0  # bytes of the message so far, in all its fragments
         self.in_message = False
         self.refused = False  # a message was too big
         self.consumed = 0  # bytes of complete frames, headers included

@@ -1,4 +1,4 @@
-"""The WebSocket handshake, read from a WSGI environ (RFC 6455 section 4.2)."""
+"""The WebSocket handshake in WSGI (RFC 6455 section 4.2)."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ Environ = dict[str, Any]
 
 
 class Problem(NamedTuple):
-    """Why a request cannot have its 101, and the status to send instead."""
+    """Why a request gets no 101, and the status instead."""
 
     status: str
     message: str
@@ -23,18 +23,18 @@ def is_websocket_upgrade(environ: Environ) -> bool:
 
 
 def check(environ: Environ) -> Problem | None:
-    """Return why the upgrade is invalid, or None if it is valid."""
+    """Return why the upgrade is invalid, or None."""
     if environ.get("REQUEST_METHOD") != "GET":
-        return Problem("400 Bad Request", "a WebSocket is asked for with GET")
+        return Problem("400 Bad Request", "a WebSocket needs a GET request")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return Problem("400 Bad Request", "a WebSocket needs HTTP/1.1")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
-        return Problem("400 Bad Request", "a WebSocket is asked for without a body")
+        return Problem("400 Bad Request", "a WebSocket request has no body")
     if "upgrade" not in _tokens(environ, "CONNECTION"):
         return Problem("400 Bad Request", "the Connection header does not say Upgrade")
     if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != "13":
         version = ("Sec-WebSocket-Version", "13")
-        return Problem("426 Upgrade Required", "only version 13 is spoken here", (version,))
+        return Problem("426 Upgrade Required", "only WebSocket version 13 is supported", (version,))
     if not _is_key(environ.get("HTTP_SEC_WEBSOCKET_KEY", "").strip()):
         return Problem("400 Bad Request", "Sec-WebSocket-Key is not 16 bytes of base64")
     return None

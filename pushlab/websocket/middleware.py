@@ -1,8 +1,8 @@
 """From a request to `environ["wsgi.websocket"]`, on every server.
 
-`run_websocket_app` is what every server does with an application and a connection. `Upgrade` is
-WSGI middleware for servers that know nothing of WebSockets and leave the socket to the application;
-gevent's handler does the same where it handles requests.
+Every server calls `run_websocket_app` with an application and a connection. `Upgrade` is WSGI
+middleware for servers without WebSockets that let the application have the socket; gevent's handler
+does the same by itself.
 """
 
 import logging
@@ -23,7 +23,7 @@ WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 class HTTPResponse(NamedTuple):
-    """What an application responds instead of a 101, as WSGI has it."""
+    """An application's response instead of a 101."""
 
     status: str
     headers: list[tuple[str, str]]
@@ -51,7 +51,7 @@ def run_websocket_app(
         return lambda data: None
 
     try:
-        with suppress(ConnectionClosed):  # that is how a route learns that the browser is gone
+        with suppress(ConnectionClosed):  # a route ends with it when the browser is gone
             body = application(environ, start_response)
     except Exception:
         if not connection.accepted:
@@ -79,7 +79,7 @@ class Closable(Protocol):
     """A connection that a stopping server can close."""
 
     def close_going_away(self) -> bool:
-        """Send 1001 without waiting; False if that is not possible just now."""
+        """Send 1001 without waiting; False if that must be retried."""
 
 
 def close_all(connections: Iterable[Closable]) -> None:
@@ -89,10 +89,10 @@ def close_all(connections: Iterable[Closable]) -> None:
     then skipped.
     """
     deadline = time.monotonic() + limits.CLOSE_ALL_TIMEOUT
-    left = [connection for connection in connections if not connection.close_going_away()]
-    while left and time.monotonic() < deadline:
+    pending = [each for each in connections if not each.close_going_away()]
+    while pending and time.monotonic() < deadline:
         time.sleep(0.005)
-        left = [connection for connection in left if not connection.close_going_away()]
+        pending = [each for each in pending if not each.close_going_away()]
 
 
 class AccessPolicy(Protocol):
@@ -103,7 +103,7 @@ class AccessPolicy(Protocol):
 
 
 class Upgrade:
-    """WSGI middleware that checks access and gives the application its WebSockets."""
+    """WSGI middleware that checks access and opens WebSockets."""
 
     def __init__(self, wsgi_app: WSGI, access_policy: AccessPolicy) -> None:
         self.wsgi_app = wsgi_app
@@ -114,7 +114,7 @@ class Upgrade:
         raise NotImplementedError
 
     def end(self, connection: Connection) -> Iterable[bytes]:
-        """End the request without a response: the socket is closed, or the hub's."""
+        """End the request without a response."""
         raise NotImplementedError
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

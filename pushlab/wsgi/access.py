@@ -1,4 +1,4 @@
-"""Access: which Host and Origin a server accepts, and what a loopback client is."""
+"""Access: which Host, Origin and client a server accepts."""
 
 import ipaddress
 import re
@@ -15,7 +15,7 @@ _FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED", "HTTP_X_REAL_IP"
 
 
 class AccessPolicy:
-    """The checks that every server makes before it calls the application."""
+    """The checks of a request before the application sees it."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class AccessPolicy:
         return None
 
     def accepts_host(self, host: str) -> bool:
-        """Tell whether this server serves the name in a Host header."""
+        """Tell whether the Host header names this server."""
         if self._allow_hosts is None or host in self._accepted_hosts:
             return True
         if not host_allowed(host, self._allow_hosts):
@@ -87,7 +87,7 @@ def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
 
 
 def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
-    """Tell whether a Host header names loopback or an allowed host.
+    """Tell whether a Host header names loopback or allowed hosts.
 
     A page from elsewhere can make its own name resolve to 127.0.0.1 and then counts as the same
     origin (DNS rebinding). Only the name gives it away.
@@ -102,7 +102,7 @@ def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:
 
 
 def is_loopback_client(environ: Mapping[str, Any]) -> bool:
-    """Tell whether the client is on this machine, and no proxy."""
+    """Tell whether the client is on this machine."""
     address = parse_address(environ.get("REMOTE_ADDR", ""))
     forwarded = FORWARDED_MISSING in environ or any(name.startswith(_FORWARDED) for name in environ)
     return address is not None and address.is_loopback and not forwarded
@@ -114,10 +114,10 @@ def is_loopback_request(environ: Mapping[str, Any]) -> bool:
 
 
 def missing_host() -> Response:
-    """Return the response to a request without Host (RFC 9112 section 3.2)."""
+    """Return the 400 for RFC 9112 section 3.2: no Host."""
     return error("400 Bad Request", "the Host header is missing")
 
 
 def misdirected(host: str) -> Response:
-    """Return the response for a host not served here (RFC 9110 section 15.5.20)."""
+    """Return the 421 of RFC 9110 section 15.5.20."""
     return error("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")

@@ -1,4 +1,4 @@
-"""Dispatch without Flask: a path's function is called with the environ, and nothing else runs.
+"""Dispatch in front of Flask: a function per path.
 
 Flask's request context, routing and response objects are two thirds of what a short response costs.
 The functions are those that Flask's routes call, so what one reads is what runs. Whatever such a
@@ -14,7 +14,7 @@ from pushlab.wsgi.responses import WSGI, Environ, Response
 
 
 class Direct:
-    """WSGI middleware that serves GET and HEAD of some paths by itself."""
+    """WSGI middleware that serves GET and HEAD of some paths."""
 
     def __init__(self, wsgi_app: WSGI, routes: Mapping[str, Callable[[Environ], Response]]) -> None:
         self.wsgi_app = wsgi_app

@@ -25,7 +25,7 @@ class Parameters(NamedTuple):
 
 
 def read(environ: Environ) -> Parameters:
-    """Return the request's parameters; of a repeated one the first counts."""
+    """Return the request's parameters; the first of each name counts."""
     query: dict[str, str] = {}
     for name, value in parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True):
         query.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""A strict policy for a Flask app: CSP on pages, errors as JSON, limits on bodies."""
+"""A strict policy: CSP, JSON errors, body limits."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ from pushlab.wsgi.access import origin_allowed
 
 
 class _Json(DefaultJSONProvider):
-    """Flask's JSON; nesting that is too deep is a bad request, not an error of ours."""
+    """Flask's JSON; nesting too deep is a ValueError."""
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
         try:

@@ -1,8 +1,8 @@
-"""Proxies: what those in front of the server say of a request, believed only if they are trusted.
+"""X-Forwarded-* headers, used only when a trusted proxy sent them.
 
-A proxy that ends TLS passes on plain HTTP, from its own address. What the browser asked for, and
-from where, is in the headers X-Forwarded-Proto, -Host and -For. Anybody can send these; so only
-those of a proxy that was named with --trusted-proxies count.
+A proxy that ends TLS passes on plain HTTP, from its own address. The scheme, host and address that
+the browser used are in X-Forwarded-Proto, -Host and -For. Any client can send these fields, so they
+count only if they come from a trusted proxy.
 """
 
 import ipaddress
@@ -13,14 +13,14 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: In the environ of a request that a trusted proxy has passed on without saying for whom.
-FORWARDED_MISSING = "pushlab.untold"
+#: The key, in the environ, of a request from a trusted proxy without X-Forwarded-For.
+FORWARDED_MISSING = "pushlab.forwarded_missing"
 
 _FORWARDED_FIELDS = ("HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_HOST", "HTTP_X_FORWARDED_PROTO")
 
 
 def network(text: str) -> Network:
-    """Return the network that the text names: an address, or one like 10.0.0.0/8.
+    """Return the network of an address, or one like 10.0.0.0/8.
 
     Raises ValueError if it names none.
     """
@@ -28,9 +28,9 @@ def network(text: str) -> Network:
 
 
 def apply_forwarded(environ: dict[str, Any], trusted: Collection[Network]) -> None:
-    """Have the environ say what the browser asked for, if a trusted proxy tells.
+    """Apply X-Forwarded-* from trusted proxies to the environ.
 
-    REMOTE_ADDR becomes the nearest address on the way that is none of a trusted proxy.
+    REMOTE_ADDR becomes the last address in the chain that is not a trusted proxy.
     """
     hops = [environ.get("REMOTE_ADDR", "")]
     hops += reversed(
@@ -54,7 +54,7 @@ def apply_forwarded(environ: dict[str, Any], trusted: Collection[Network]) -> No
 
 
 def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that the text is, if it is one; of IPv4 also where IPv6 brought it."""
+    """Parse an address; IPv4 mapped into IPv6 becomes IPv4."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Responses that are made without Flask, and the JSON errors that all servers send."""
+"""Responses made without Flask, and the servers' JSON errors."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ _JSON = ("Content-Type", "application/json")
 
 
 class Response:
-    """A status, headers and a body; also the WSGI application that sends them."""
+    """A status, headers and body, and their WSGI application."""
 
     __slots__ = ("body", "headers", "status")
 
@@ -54,7 +54,7 @@ def error(status: str, message: str, *headers: tuple[str, str]) -> Response:
 
 
 def raw_error(status: str, message: str) -> bytes:
-    """Return a whole HTTP/1.1 error response, for where no WSGI server makes one.
+    """Return the bytes of an HTTP/1.1 error response.
 
     The connection ends with it (`Connection: close`).
     """
