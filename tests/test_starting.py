@@ -1,4 +1,4 @@
-"""A server that is started to be measured is the one that is measured."""
+"""The server that is measured is the one that was started for it."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bench.processes import NotRunning
 from bench.servers import started
 
 
-def test_who_has_the_port_already_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_server_on_the_port_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     with started("serve.py") as first:
         assert first.is_alive
         monkeypatch.setattr(servers, "free_port", lambda: first.port)
