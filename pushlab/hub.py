@@ -229,13 +229,13 @@ class Hub:
     def _subscriber_of(self, send: Send) -> Subscriber:
         return self._signalled.get(send) or self._carried[send]
 
-    def close(self, *, timeout: float = limits.CLOSE_TIMEOUT) -> None:
-        """Close every socket with 1001; wait up to `timeout` seconds."""
+    def close(self) -> None:
+        """Close every socket with 1001; wait up to CLOSE_TIMEOUT."""
         with self._lock:
             self._closed = True
             for subscriber in self._subscribers():
                 self._start_closing(subscriber, _GOING_AWAY)
-        self._empty.wait(timeout)
+        self._empty.wait(limits.CLOSE_TIMEOUT)
         with self._lock:
             for subscriber in self._subscribers():
                 self._drop(subscriber)

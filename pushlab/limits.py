@@ -1,7 +1,7 @@
 """Every timeout and limit of the library.
 
-A module reads them when it uses them, as `limits.HEARTBEAT`, so that a program may change one. This
-module imports nothing.
+A module reads them when it uses them, as `limits.HEARTBEAT`, so that a program may change one;
+docs/reference/limits.rst names those that have an option, too. This module imports nothing.
 """
 
 # Readings.

@@ -9,6 +9,7 @@ import pytest
 from gevent.pywsgi import WSGIHandler
 from geventwebsocket.handler import WebSocketHandler
 
+from pushlab import limits
 from pushlab.hosting.gevent_server import Handler
 from tests.conftest import ROOT
 from tests.test_programs import run
@@ -143,3 +144,15 @@ def test_docstrings_begin_in_ten_plain_words(place: str) -> None:
                 if len(first.split()) > 10 or BANNED.search(first):
                     wrong.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {first}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_limit_is_in_its_reference() -> None:
+    """Name, default and meaning, in the order of the module."""
+    source = (ROOT / "pushlab" / "limits.py").read_text()
+    found = re.findall(r"^(\w+) = .+?  #: (.+)$", source, re.M)
+    assert len(found) == len(re.findall(r"^\w+ = ", source, re.M)), "each with its unit"
+    rows = [[f"``{name}``", f"{getattr(limits, name):,g}", text] for name, text in found]
+    page = (ROOT / "docs" / "reference" / "limits.rst").read_text()
+    assert [
+        re.split(" {2,}", line) for line in re.findall("^``[A-Z_]+`` {2}.+", page, re.M)
+    ] == rows

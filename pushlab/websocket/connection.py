@@ -70,13 +70,13 @@ class Connection:
     Several threads or greenlets may send, one may receive. While one receives, pings get their
     pongs, the server's own pings go out, and a browser that sends no pong is given up.
 
-    `max_message` is in bytes, the intervals are in seconds.
+    `max_message` is in bytes, by default MAX_MESSAGE; the intervals are in seconds.
     """
 
     def __init__(
         self,
         *,
-        max_message: int = limits.MAX_MESSAGE,
+        max_message: int | None = None,
         ping_interval: float = limits.PING_INTERVAL,
         ping_timeout: float = limits.PONG_TIMEOUT,
     ) -> None:

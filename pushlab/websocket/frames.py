@@ -78,8 +78,8 @@ class Decoder:
     with 1009 before they arrive.
     """
 
-    def __init__(self, *, max_message: int = limits.MAX_MESSAGE) -> None:
-        self._gauge = _FrameGauge(max_message)
+    def __init__(self, *, max_message: int | None = None) -> None:
+        self._gauge = _FrameGauge(limits.MAX_MESSAGE if max_message is None else max_message)
         self._framing = Framing(ConnectionType.SERVER, extensions=[self._gauge])
         self._received = 0
 
