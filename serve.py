@@ -1,4 +1,4 @@
-"""WebSocket push in Flask: read it from top to bottom, then run it.
+"""WebSocket push in Flask: read it, then run it.
 
 The data changes in the background. Each change goes to every browser over a WebSocket at /update:
 "data ready", and the browser fetches /data. The same change ends every long poll that waits at
@@ -32,13 +32,13 @@ app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the 
 
 @app.route("/update", websocket=True, endpoint="websocket")  # beside the long poll, at its URL
 def update() -> str:
-    """Hand the browser's socket to the hub. The request ends; the connection stays open."""
+    """Hand the socket to the hub; the connection stays open."""
     websocket.update(hub, feed, request.environ)
     return ""  # Flask wants a response, but the browser has its own: the open WebSocket
 
 
 def publish_changes() -> None:
-    """Run in the background: wait for the source's next value, publish it, and so on."""
+    """Publish each value of the source, in the background."""
     for value in lab.source_values():
         feed.publish(value)
 

@@ -1,4 +1,4 @@
-"""WebSocket push in Flask: read it from top to bottom, then run it.
+"""WebSocket push in Flask: read it, then run it.
 
 The data changes in the background. Each change goes to every browser over a WebSocket at /update:
 "data ready", and the browser fetches /data. The same change ends every long poll that waits at
@@ -37,12 +37,12 @@ sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Fla
 
 @sockets.route("/update")
 def update(socket: Connection) -> None:
-    """Hand the browser's socket to the hub. The request ends; the connection stays open."""
+    """Hand the socket to the hub; the connection stays open."""
     websocket.update(hub, feed, request.environ)
 
 
 def publish_changes() -> None:
-    """Run in the background: wait for the source's next value, publish it, and so on."""
+    """Publish each value of the source, in the background."""
     for value in lab.source_values():
         feed.publish(value)
 

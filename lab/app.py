@@ -1,4 +1,7 @@
-"""The Flask app: the page, /data, /healthz, and /update; the WebSocket there is the server's."""
+"""The demo's Flask app: the page, the transports, and /healthz.
+
+A server adds the WebSocket route at /update.
+"""
 
 import hmac
 import re
@@ -30,13 +33,13 @@ from pushlab.wsgi.responses import Response as PlainResponse
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: The data is out of date for /healthz after this many of its paces, and never before LEAST_AGE.
+#: For /healthz the data is out of date after this many of its paces, and after LEAST_AGE.
 STALE_PACES = 5
 LEAST_AGE = 30.0  #: seconds
 
 
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
-    """Return the app that shows this feed; a server adds the WebSocket route at /update."""
+    """Return the app that shows this feed."""
     app = Flask("pushlab", static_folder=None, template_folder=ROOT / "templates")
     static_files.add_to(app)
     app.extensions["pushlab"] = Hosting(
@@ -48,14 +51,14 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
     @app.get("/")
     def page() -> Response:
-        """The page, with the newest reading in it: it needs no JavaScript to be read."""
+        """The page; it shows the newest reading without JavaScript."""
         places = _places(lab.ports)
         far = next((place.distance for place in places if place.here), 0)
         text = render_template(
             "page.html",
             reading=feed.latest,
             now=time.time(),
-            # A browser that is given the whole list need not find one after the other.
+            # With the whole list, a browser need not find one module after another.
             modules=static_files.MODULES,
             transports=TRANSPORTS.values(),
             paces=lab.pace.names if lab.is_paced else (),
@@ -89,7 +92,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             message = "Authorization: not 'Bearer' and the token of this server"
             abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
         if not settings.token and not is_loopback_client(request.environ):
-            # Another server may listen where our options know nothing of.
+            # Another server may listen on an address that is not in our options.
             abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
         if not origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
@@ -106,13 +109,13 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
     @app.route("/lab", websocket=True, endpoint="lab")
     def instruments() -> str:
-        """The instruments of a page, and its controls."""
+        """The instruments and the controls of a page."""
         lab.serve(request.environ["wsgi.websocket"], request.environ)
         return ""
 
     @app.get("/healthz")
     def health() -> ResponseReturnValue:
-        """200 as long as the data changes as it should."""
+        """200 while the data changes as it should, else 503."""
         age = time.time() - feed.latest.changed_at
         allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
         if feed.closed or (settings.source in PACED and age > allowed):
@@ -127,21 +130,24 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
 
 def _view(respond: Callable[[Environ], PlainResponse]) -> Callable[[], Response]:
-    """Return a Flask view with the response to the current request."""
+    """Return a view that responds to the current request."""
     return lambda: respond(request.environ).for_flask()
 
 
 class Place(NamedTuple):
-    """From where the page can be seen."""
+    """A port that serves the page, and its distance."""
 
     name: str
-    distance: float  #: milliseconds of a round trip
+    distance: float  #: the round trip in milliseconds
     url: str
     here: bool
 
 
 def _places(ports: Mapping[float, int]) -> list[Place]:
-    """Return the server and its far ports, as links; none if the page came by another way."""
+    """Return links to the server and its far ports.
+
+    There are none if the page was requested at another port, such as a proxy's.
+    """
     host = re.fullmatch(r"(.+?)(?::([0-9]+))?", request.host)
     name = host[1] if host else ""
     port = int((host and host[2]) or (443 if request.is_secure else 80))

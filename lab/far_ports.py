@@ -1,4 +1,4 @@
-"""Far ports: more ports of the same server, each a given round trip away by a relay of its own."""
+"""Far ports: the same server behind relays, further away."""
 
 import subprocess
 import sys
@@ -10,24 +10,24 @@ from typing import IO, cast
 
 from pushlab.hosting.lifecycle import StartupError
 
-#: It is started, not imported: it needs asyncio, which takes longer to import than it to start.
+#: A program and no import: importing asyncio would take longer than starting the relay.
 _RELAY = Path(__file__).with_name("relay.py")
 
-#: Seconds that the relays may take to end, all together. By then the server has said its goodbyes
-#: and waited for the answers; whatever is still under way has come to nobody for long.
+#: Seconds that the relays may take to end, all together. The server has closed its connections
+#: before, so hardly any bytes are still under way.
 _SHUTDOWN_TIMEOUT = 1.3
 
 
 class FarPort:
-    """A port from which the server is `milliseconds` away, there and back."""
+    """A port from which the round trip takes `milliseconds`."""
 
     port: int  # known once `wait_until_open` has returned
 
     def __init__(self, milliseconds: float, *, host: str, server_port: int, prefer: int) -> None:
         self.milliseconds = milliseconds
-        # -I and -S: whatever the environment and the current directory, only the standard library
-        # is found, and sooner. A session of its own: Ctrl-C is for the server, which will close
-        # the relay when it has said goodbye to all.
+        # -I and -S: only the standard library is found, whatever the environment and the current
+        # directory, and it starts sooner. A session of its own, as Ctrl-C is for the server: its
+        # last bytes pass the relay, which it closes afterwards.
         command = [sys.executable, "-I", "-S", str(_RELAY), f"--milliseconds={milliseconds}",
                    f"--host={host}", f"--server={server_port}", f"--port={prefer}"]  # fmt: skip
         try:
@@ -40,7 +40,10 @@ class FarPort:
         self._stdout = cast(IO[bytes], self._process.stdout)
 
     def wait_until_open(self) -> None:
-        """Learn the port. Raises StartupError if the relay could not open one."""
+        """Set `port` when the relay has opened it.
+
+        Raises StartupError if it could not.
+        """
         if line := self._stdout.readline():
             self.port = int(line)
         elif (status := self._process.wait()) > 0:
@@ -49,25 +52,26 @@ class FarPort:
             raise StartupError(f"The relay of a far port was ended by signal {-status}.")
 
     def shut_down(self) -> None:
-        """Have the relay end when all that is under way has arrived."""
+        """Let the relay end when everything has arrived."""
         self._stdin.close()
 
     def close(self, *, timeout: float = _SHUTDOWN_TIMEOUT) -> None:
-        """Hang up, and wait for the relay to end: not at all if nobody is connected."""
+        """Shut down and wait; kill it after `timeout` seconds."""
         self.shut_down()
         self._stdout.close()
         try:
             self._process.wait(timeout)
-        except subprocess.TimeoutExpired:  # it is stopped or starved: nobody needs it any more
+        except subprocess.TimeoutExpired:  # it is stopped, or gets no CPU
             self._process.kill()
             self._process.wait()
 
 
 @contextmanager
 def far_ports(distances: Sequence[float], *, host: str, port: int) -> Iterator[list[FarPort]]:
-    """Open a far port per distance, in milliseconds, and close them all in the end.
+    """Open a far port per distance; close them afterwards.
 
-    They are the ports after the server's `port`, or any free one where that is taken.
+    Distances are round trips in milliseconds. The ports are those after the server's `port`, or
+    any free ones where those are taken.
     """
     opened: list[FarPort] = []
     try:

@@ -1,4 +1,4 @@
-"""The instruments: a page's WebSocket at /lab reports what each lane costs, and takes commands.
+"""Instruments: reports and commands on a page's WebSocket at /lab.
 
 To the page the server sends JSON objects with one or more of these names:
 
@@ -66,12 +66,12 @@ class Lab:
         self._unfrozen_at = -math.inf
 
     def source_values(self) -> Iterator[Value]:
-        """Yield the source's values, at the pace that the page sets."""
+        """Yield the source's values at the pace that pages set."""
         return SOURCES[self.settings.source](self.pace)
 
     @contextmanager
     def far_ports(self, port: int) -> Iterator[None]:
-        """Open the far ports of a server on this port, and print their URLs."""
+        """Open the server's far ports, and print their URLs."""
         with far_ports(self.settings.far, host=self.settings.host, port=port) as opened:
             for far in opened:
                 print(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}", flush=True)
@@ -79,11 +79,11 @@ class Lab:
             yield
 
     def set_ports(self, port: int, relays: Iterable[FarPort]) -> None:
-        """Note the server's port and its far ports, for the page's links."""
+        """Note the server's ports, for the links on the page."""
         self.ports = {0: port, **{relay.milliseconds: relay.port for relay in relays}}
 
     def serve(self, socket: Connection, environ: Mapping[str, Any]) -> None:
-        """Serve one page's instruments until its connection is closed; 1013 beyond MAX_PAGES."""
+        """Serve one page until it disconnects; 1013 beyond MAX_PAGES."""
         if not self._sessions.acquire(blocking=False):
             socket.close(CloseReason.TRY_AGAIN_LATER)
             return
@@ -111,7 +111,10 @@ class Lab:
 
     @property
     def just_unfroze(self) -> bool:
-        """True for a second after a freeze, so that clicks made during it count as one."""
+        """True for a second after a freeze.
+
+        Commands that were sent during a freeze arrive then, and must not freeze it again.
+        """
         return time.monotonic() < self._unfrozen_at + 1
 
     def freeze(self) -> None:
@@ -133,7 +136,7 @@ class LabSession:
         self._reporting = threading.Lock()
 
     def serve(self) -> None:
-        """Report in the background; carry out commands until the page closes."""
+        """Report in the background, and carry out the page's commands."""
         lab = self._lab
         paces = list(lab.pace.names) if lab.is_paced else []
         about = {"epoch": lab.feed.epoch, "may_steer": self._may_control, "paces": paces}
@@ -159,7 +162,7 @@ class LabSession:
         self._socket.send(json.dumps(message, separators=(",", ":")))
 
     def _report_until_closed(self) -> None:
-        """Send every reading at once, and the meters once a second."""
+        """Send each reading at once, the meters once a second."""
         feed, after, due = self._lab.feed, None, time.monotonic()
         try:
             while not self._socket.closed and not feed.closed:
@@ -238,7 +241,7 @@ class LabSession:
         self._report()
 
     def _set_watched(self, lanes: list[str]) -> None:
-        """Watch these lanes and no others; meters that are watched are kept."""
+        """Watch these lanes, whose meters are kept, and no others."""
         with self._reporting:
             before = self._watched
             self._watched = {

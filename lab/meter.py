@@ -1,4 +1,4 @@
-"""Meters: what each lane of each page costs, counted where the bytes pass the socket.
+"""Meters: each lane's bytes and requests, counted at the socket.
 
 A page puts `lane=NAME` into the query of every request of a lane. The server, which alone sees
 whole requests and responses, opens an Exchange for it and counts. The middleware in front of the
@@ -65,7 +65,7 @@ class Meter:
 
     @property
     def is_needed(self) -> bool:
-        """True while a page shows it or a connection counts into it."""
+        """True while a page watches or a connection is open."""
         return bool(self.watchers or self._connections)
 
     def attach(self, exchange: object, abort: Callable[[], None]) -> None:
@@ -79,7 +79,7 @@ class Meter:
             self._connections.pop(exchange, None)
 
     def cut(self) -> None:
-        """Abort the lane's connections, also those of the next CUT seconds."""
+        """Abort the lane's connections, now and for CUT seconds."""
         self._cut_until = time.monotonic() + CUT
         with self._lock:
             aborts = tuple(self._connections.values())
@@ -115,7 +115,7 @@ class Meter:
 
     def record(self, *exchange: Any) -> None:
         """Keep a finished exchange until the lab has sent it."""
-        with self._lock:  # or a page that has number 7 might never get number 6
+        with self._lock:  # or a page could get number 7 before 6, and never 6
             self._recorded += 1
             self.records.append(Record(self._recorded, *exchange))
 
@@ -126,12 +126,12 @@ class Meter:
 
 
 class Exchange:
-    """A lane's request and its response, or the WebSocket it became."""
+    """A lane's request and its response, or its WebSocket."""
 
     def __init__(self, meter: Meter, *, up: int, abort: Callable[[], None]) -> None:
         self.meter = meter
         self.asked_at = time.time()
-        self._begun = time.monotonic()  # which is never set back
+        self._begun = time.monotonic()  # never set back, unlike the time of day
         self._status = 0
         self._held = 0.0
         self._has_response = self._is_reported = False
@@ -156,7 +156,7 @@ class Exchange:
         return f"in;dur={self.asked_at * 1000:.1f}, held;dur={self._held * 1000:.1f}"
 
     def sent(self, size: int) -> None:
-        """Count bytes of the response; the first make it a response."""
+        """Count bytes of the response; the first count the request."""
         self.meter.count(down=size)
         self._down += size
         if not self._has_response:
@@ -172,15 +172,15 @@ class Exchange:
         return self.meter.counting(send, receive)
 
     def report(self) -> None:
-        """Have the lab send this exchange, once: it is finished, or has no end."""
+        """Record the exchange once, finished or without an end."""
         if self._has_response and self._status and not self._is_reported:
             self._is_reported = True
             self.meter.record(self.asked_at, self._held, self._status, self._up, self._down)
 
     def upgraded(self, abort: Callable[[], None]) -> None:
-        """Note that the connection is a WebSocket, and how to abort it."""
+        """Note that the connection became a WebSocket."""
         self.meter.attach(self, abort)
-        if self.meter.is_cut:  # perhaps just now, by the function that no longer has an effect
+        if self.meter.is_cut:  # perhaps just now, when the function before had no effect any more
             abort()
 
     def closed(self) -> None:
@@ -190,7 +190,7 @@ class Exchange:
 
 
 class Meters:
-    """The meters of all lanes; a lane's begins with its first request."""
+    """The meters of all lanes, each made when first needed."""
 
     def __init__(self) -> None:
         #: Whether the server counts at all: it calls `install`.
@@ -203,14 +203,14 @@ class Meters:
             return self._get(lane)
 
     def watch(self, lane: str) -> Meter:
-        """Return the lane's meter, which one more page shows."""
+        """Return the lane's meter, with one watcher more."""
         with self._lock:
             meter = self._get(lane)
             meter.watchers += 1
             return meter
 
     def unwatch(self, meter: Meter) -> None:
-        """Note that one page less shows the meter."""
+        """Note one watcher less."""
         with self._lock:
             meter.watchers -= 1
 
@@ -225,19 +225,22 @@ class Meters:
         return meter
 
     def for_query(self, query: str) -> Meter | None:
-        """Return the meter of the lane that a query string names, or None."""
+        """Return the meter of the lane in a query string."""
         if "lane=" not in query:
             return None
         lanes = _IN_QUERY.findall(query)
         return self[lanes[0]] if len(lanes) == 1 and is_lane(lanes[0]) else None
 
     def open(self, query: str, *, up: int, abort: Callable[[], None]) -> Exchange | None:
-        """Return an exchange for a lane's request of `up` bytes, or None."""
+        """Return an exchange if the request names a lane.
+
+        `up` is the size of the request in bytes; `abort` ends its connection.
+        """
         meter = self.for_query(query)
         return None if meter is None else Exchange(meter, up=up, abort=abort)
 
     def install(self, app: WSGI) -> WSGI:
-        """Note that the server counts; return the app with our middleware."""
+        """Begin to count; return the app with the middleware."""
         self.are_counting = True
         return Metering(app)
 

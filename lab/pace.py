@@ -1,4 +1,4 @@
-"""Pace: when the data changes next; a source waits for it, the page's controls set it."""
+"""Pace: when the data changes next; page controls set it."""
 
 import math
 import random
@@ -14,14 +14,14 @@ PACES: dict[str, float | None] = {
 }
 #: Seconds between two changes of the irregular pace, at least and at most.
 IRREGULAR = (0.5, 3.5)
-#: Seconds between two changes of a burst: a slow browser has no chance, a person can see it.
+#: Seconds between two changes of a burst: too fast for a slow browser, slow enough to be seen.
 BURST_GAP = 0.01
-#: Changes that may be asked for and not have come yet.
+#: Changes that may be pending.
 MAX_HURRY = 200
 
 
 class Pace:
-    """Tells a source when to change the data, and can be changed while the source waits."""
+    """Makes a source wait; it can be changed meanwhile."""
 
     def __init__(self, every: float | None = None) -> None:
         self._changed = threading.Condition()
@@ -29,7 +29,7 @@ class Pace:
         self._hurry = 0
         names = {seconds: name for name, seconds in PACES.items()}
         own = names.get(every) or f"every {every:g} s"
-        #: The name of the pace, one of `names`: those of PACES, and what it began with.
+        #: The name of the pace, one of `names`: those of PACES, and the first one.
         self.name = own
         self.names = PACES if own in PACES else {own: every, **PACES}
 
@@ -39,22 +39,23 @@ class Pace:
         return IRREGULAR[1] if self._every is None else self._every
 
     def set(self, name: str) -> None:
-        """Change to the pace of this name, at once; KeyError if there is none."""
+        """Change the pace at once; KeyError for unknown names."""
         with self._changed:
             self._every = self.names[name]
             self.name = name
             self._changed.notify_all()
 
     def hurry(self, times: int = 1) -> None:
-        """Ask for this many changes now, BURST_GAP apart; beyond MAX_HURRY they are forgotten."""
+        """Ask for changes now, at most MAX_HURRY, BURST_GAP apart."""
         with self._changed:
             self._hurry = min(self._hurry + times, MAX_HURRY)
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Wait until the data is to change: at the pace, or because somebody asks for it.
+        """Wait until the data is to change.
 
-        A fixed pace counts from the last change, an irregular one takes 0.5 to 3.5 seconds.
+        That is at the pace, or at once after `hurry`. A fixed pace counts from the last
+        change, an irregular one takes 0.5 to 3.5 seconds.
         """
         begun, irregular = time.monotonic(), random.uniform(*IRREGULAR)
         with self._changed:

@@ -1,13 +1,15 @@
-"""A relay that puts a port a given round trip away: over loopback every transport looks fast.
+"""Relay: puts a server's port a given round trip away.
+
+Over loopback every transport looks fast.
 
     python -m lab.relay --server 5000 --milliseconds 200
 
-prints the port on which it listens. What comes there goes on to the server, and what the server
-answers goes back, each way half of the milliseconds later. Opening a connection takes all of them
-before the first byte leaves; as nobody's connect() can be held up here, that byte is. The relay is
-a process of its own, so that its work is not the server's and a frozen server does not freeze the
-wire. It imports nothing of Pushlab, and ends when its standard input does: at the latest with
-whoever started it.
+prints the port on which it listens. Bytes go from the client to the server and back, each half of
+the milliseconds later. A real connection takes one round trip to open; the relay cannot delay a
+client's connect(), so it delays the first bytes by as much. It is a process of its own, so that its
+work does not count as the server's, and a frozen server does not freeze the network. It imports
+nothing of Pushlab, and ends when its standard input does, at the latest with the program that
+started it.
 """
 
 import argparse
@@ -27,9 +29,9 @@ from typing import Any, cast
 
 logger = logging.getLogger(__name__)
 
-#: Bytes that may wait in one direction of a connection; with more, its sender has to wait.
+#: Bytes that may wait in one direction of a connection; with more, the relay stops reading.
 MAX_WAITING = 1024 * 1024
-#: Seconds beyond the distance that a relay which ends gives its connections.
+#: Seconds beyond the round trips that a stopping relay gives its connections.
 LINGER = 1.0
 
 #: What a waiting piece costs beside its bytes: many tiny ones must not fill the memory.
@@ -39,30 +41,30 @@ _RESET = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class Relay:
-    """What all connections share: where they lead, how far that is, and which are open."""
+    """What all connections share: the server, the delay, the list."""
 
     def __init__(self, server_port: int, milliseconds: float) -> None:
         self.server_port = server_port
-        self.delay = milliseconds / 1000 / 2  # of each way, in seconds
+        self.delay = milliseconds / 1000 / 2  # in one direction, in seconds
         self.ends: set[End] = set()
-        self.buffer = memoryview(bytearray(64 * 1024))  # one: what is read is copied at once
-        self.loop = asyncio.SelectorEventLoop()  # on Windows, too: others would need more buffers
+        self.buffer = memoryview(bytearray(64 * 1024))  # one for all: its content is copied at once
+        self.loop = asyncio.SelectorEventLoop()  # on Windows, too: its own needs more buffers
         self.loop.set_exception_handler(
             lambda _, it: _warn(it["message"], str(it.get("exception")))
         )
         self.stopping = asyncio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
-        """Print the port; relay every connection; after `stop`, until all has arrived."""
-        # asyncio accepts `backlog` clients at a time. Few, so that each gets its way to the server
-        # before the next ones take the last descriptors; but many may wait.
+        """Print the port, and relay until `stop` and all has arrived."""
+        # asyncio accepts `backlog` clients at a time: few, so that each is connected to the server
+        # before the next ones take the last descriptors. Many may wait in the kernel.
         server = await self.loop.create_server(lambda: ClientEnd(self), sock=listener, backlog=10)
         listener.listen(1024)
-        with suppress(OSError):  # who started this is gone, and so is standard input
+        with suppress(OSError):  # the program that started this has ended, as will standard input
             os.write(1, b"%d\n" % listener.getsockname()[1])
         await self.stopping.wait()
-        deadline = self.loop.time() + 4 * self.delay + LINGER  # to open, to ask, to be answered
-        # First, let in who has knocked: a server that is closed drops even those on the threshold.
+        deadline = self.loop.time() + 4 * self.delay + LINGER  # to open, to request, to respond
+        # Accept every client that has connected: closing the listener would reset the others.
         while self._opening() or select.select([listener], [], [], 0)[0]:
             if self.loop.time() > deadline:
                 break
@@ -74,22 +76,22 @@ class Relay:
             task.cancel()
         for end in self.ends:
             end.transport.abort()
-        await asyncio.sleep(0)  # so that they notice
+        await asyncio.sleep(0)  # so that the aborts take effect
 
     def _opening(self) -> set[asyncio.Task[Any]]:
-        """Return the tasks that accept a client or connect to the server."""
+        """Return the tasks that accept or connect."""
         return asyncio.all_tasks() - {cast(asyncio.Task[Any], asyncio.current_task())}
 
     def stop(self) -> None:
-        """End soon; safe to call from signal handlers and threads."""
+        """End soon; safe in signal handlers and threads."""
         with suppress(RuntimeError):  # has ended already
             self.loop.call_soon_threadsafe(self.stopping.set)
 
 
 class End(asyncio.BufferedProtocol):
-    """One end of a connection, and all that is on its way to it.
+    """One end of a connection, and all bytes under way.
 
-    Under way are pieces of bytes, b"" (the sender has no more), and None (the connection broke).
+    Under way are bytes, b"" (the sender sends no more), and None (the connection broke).
     """
 
     transport: asyncio.Transport
@@ -99,11 +101,11 @@ class End(asyncio.BufferedProtocol):
         self.relay = relay
         self.waiting: deque[tuple[float, bytes | None]] = deque()  # each with its time of arrival
         self.size = 0  # of what is waiting
-        self.opened = 0.0  # over a real line, nothing would set out for here before that time
+        self.opened = 0.0  # over a real network, nothing could be sent to here before that time
         self.timer: asyncio.TimerHandle | None = None
         self.ready = False  # connected, and the kernel has taken what has arrived
-        self.full = False  # so the peer does not read
-        self.told_all = self.lost = False
+        self.full = False  # so the other end does not read
+        self.has_ended = self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -133,7 +135,7 @@ class End(asyncio.BufferedProtocol):
             self.peer.expect(None)
 
     def expect(self, piece: bytes | None) -> None:
-        """Deliver this here when it has come the distance."""
+        """Deliver this here after the delay."""
         if not self.lost:
             left = max(self.relay.loop.time(), self.opened)
             self.waiting.append((left + self.relay.delay, piece))
@@ -154,7 +156,7 @@ class End(asyncio.BufferedProtocol):
     def _deliver(self) -> None:
         self.timer = None
         now = self.relay.loop.time()
-        # Asking `now` again, because asyncio's timers may be early by the clock's resolution.
+        # `now` is compared again: asyncio's timers may be early by the clock's resolution.
         while self.ready and self.waiting and self.waiting[0][0] <= now:
             _, piece = self.waiting.popleft()
             self.size -= len(piece or b"") + _OVERHEAD
@@ -169,14 +171,14 @@ class End(asyncio.BufferedProtocol):
             self._set(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.transport.abort()
         elif self.transport.is_closing():
-            pass  # broken here; the peer will hear of it
+            pass  # broken here; `connection_lost` tells the other end
         elif piece:
             self.transport.write(piece)
         else:
-            with suppress(OSError):  # broken, which reading will tell
+            with suppress(OSError):  # broken, which `connection_lost` reports
                 self.transport.write_eof()
-            self.told_all = True
-            if self.peer.told_all:
+            self.has_ended = True
+            if self.peer.has_ended:
                 self.transport.close()
                 self.peer.transport.close()
 
@@ -186,7 +188,7 @@ class End(asyncio.BufferedProtocol):
 
 
 class ClientEnd(End):
-    """The end at the client, which makes the one at the server."""
+    """The client's end; it makes the one at the server."""
 
     def __init__(self, relay: Relay) -> None:
         super().__init__(relay)
@@ -195,40 +197,40 @@ class ClientEnd(End):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        # Opening takes three ways: the client asks, the server agrees, the client confirms.
-        knocked = self.relay.loop.time()
-        self.opened = knocked + self.relay.delay  # a refusal sets out when the question is there
-        self.peer.opened = knocked + 2 * self.relay.delay
+        # Opening takes three trips (RFC 9293 section 3.5): SYN, SYN-ACK, ACK. The server can refuse
+        # when the SYN has arrived; the client can send when the SYN-ACK has.
+        now = self.relay.loop.time()
+        self.opened = now + self.relay.delay
+        self.peer.opened = now + 2 * self.relay.delay
         self.connecting = self.relay.loop.create_task(self._connect())  # meanwhile, bytes may come
 
     async def _connect(self) -> None:
-        """Connect to the server at that address of this machine at which the client came.
+        """Connect to the server, at the address that the client used.
 
-        Who comes from another machine then comes to the server, too, from an address that other
-        machines use. From loopback, the relay would lend everyone the rights that only this
-        machine should have.
+        A client of another machine then has, for the server too, an address that other machines
+        can reach. From loopback, the relay would give it the rights that only this machine has.
         """
         try:
-            came_to = self.transport.get_extra_info("socket").getsockname()
-            host, _ = socket.getnameinfo(came_to, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-            await self.relay.loop.create_connection(self._agreed, host, self.relay.server_port)
-        except OSError:  # nobody listens there, or there are too many connections
+            address = self.transport.get_extra_info("socket").getsockname()
+            host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+            await self.relay.loop.create_connection(self._connected, host, self.relay.server_port)
+        except OSError:  # refused, or there are too many connections
             self.expect(None)
 
-    def _agreed(self) -> End:
-        """Let nothing come from the server before it could know that the connection is open."""
+    def _connected(self) -> End:
+        """Delay the server's first bytes until the ACK has arrived."""
         self.opened += 2 * self.relay.delay
         return self.peer
 
 
 @cache
 def _warn(message: str, error: str) -> None:
-    """Log what asyncio could not do, such as to accept one connection more, but only once."""
+    """Log an asyncio error, such as a failed accept, once."""
     logger.warning("far port: %s: %s", message, error)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket, on any free port if this one is taken."""
+    """Return a listening socket, at a free port if necessary."""
     for wanted in (port, 0):
         try:
             family, *_, address = socket.getaddrinfo(
@@ -256,7 +258,7 @@ def port(text: str) -> int:
 
 def main() -> None:
     """Relay until standard input ends, or SIGTERM."""
-    # Ctrl-C goes to all processes of the terminal; the server says goodbye through this one.
+    # Ctrl-C goes to all processes of the terminal; the server's last bytes pass this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser(
         prog="python -m lab.relay",
@@ -269,7 +271,7 @@ def main() -> None:
     add("--host", default="127.0.0.1", help="listen on this address of the server (%(default)s)")
     add("--port", type=port, default=0, help="listen here, if it is free (default: any free port)")
     options = parser.parse_args()
-    with suppress(ImportError, ValueError, OSError):  # not on every system, or not so many
+    with suppress(ImportError, ValueError, OSError):  # not on every system, or not that many
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

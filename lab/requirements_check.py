@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def check(file: str, *, without: Collection[str] = ()) -> None:
-    """Exit with one line unless everything in a requirements file is installed.
+    """Exit with one line unless all requirements are installed.
 
     `without` names packages that the program does not need.
     """
-    if sys.version_info < (3, 10):  # noqa: UP036 - a program is also run where it should not be
+    if sys.version_info < (3, 10):  # noqa: UP036 - a program may be run with an old Python
         sys.exit(f"Pushlab needs Python 3.10 or newer; this is {sys.version.split()[0]}.")
     missing = [name for name in packages(file) if name not in without and not _is_installed(name)]
     if missing:
@@ -27,7 +27,7 @@ def check(file: str, *, without: Collection[str] = ()) -> None:
 
 
 def packages(file: str) -> list[str]:
-    """Return the names in a requirements file, and in those that it includes."""
+    """Return the names in a requirements file, includes followed."""
     names: list[str] = []
     for line in (ROOT / file).read_text().splitlines():
         if included := re.match(r"-r (\S+)", line):

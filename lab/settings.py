@@ -1,4 +1,4 @@
-"""The command line that serve.py, serve2.py and the other servers share."""
+"""The command line that all of the demo's servers share."""
 
 import os
 import re
@@ -27,7 +27,7 @@ FARTHEST = 2000.0
 
 @dataclass(frozen=True)
 class Settings(ServerSettings):
-    """What a server of the lab is told to be."""
+    """The settings of a server of the demo."""
 
     source: str = "load"
     pace: float | None = None  #: seconds between two changes; None: irregular
@@ -47,7 +47,7 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
             )
     if "none" in texts:
         if len(texts) > 1:
-            raise click.BadParameter("none goes with no other --far")
+            raise click.BadParameter("none excludes every other --far")
         return ()
     return tuple(dict.fromkeys(map(float, texts))) or Settings.far
 
@@ -112,8 +112,8 @@ def parse(arguments: Sequence[str]) -> Settings:
     """Return the settings that the arguments ask for.
 
     PUSHLAB_OPTIONS in the environment has options, too, for when the command line is that of
-    another server; PORT has the port. The arguments count more than both. Exits with status 2 and
-    one line if an option is wrong.
+    another server, and PORT has the port; arguments have precedence over both. Exits with status 2
+    and one line if an option is wrong.
     """
     program = os.path.basename(sys.argv[0])  # noqa: PTH119 - a name, not a path
     try:
@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str]) -> Settings:
 
 
 def from_command_line(name: str) -> Settings:
-    """Return the settings of the program whose `__name__` this is.
+    """Return the settings of the program with this `__name__`.
 
     When another server imports the program, the command line is that server's.
     """

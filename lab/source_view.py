@@ -1,7 +1,7 @@
-"""Source view: /code/TRANSPORT shows both halves of a transport, from the files that run.
+"""Source view: /code/TRANSPORT shows a transport's two files.
 
-Each line is a link target, such as `#server-12`. The text of a half is that of its file; line
-numbers and colours come from static/code.css.
+They are the files that run. Each line is a link target, such as `#server-12`. The text is that of
+the file; line numbers and colours come from static/code.css.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ blueprint = Blueprint("source_view", __name__)
 
 
 class Half(NamedTuple):
-    """One of the two files of a transport, ready to be shown."""
+    """One of a transport's two files, as HTML."""
 
     place: str  #: where it runs
     file: str
@@ -40,7 +40,7 @@ class Half(NamedTuple):
 @blueprint.get("/code/", defaults={"transport": ""}, strict_slashes=False)
 @blueprint.get("/code/<path:transport>")
 def code(transport: str) -> Response:
-    """The code of a transport, as a page; static/code.js shows it within the main page."""
+    """The page; static/code.js shows it in a dialog."""
     if transport not in TRANSPORTS:
         abort(404, f"there is no transport {transport!r}; there are: {', '.join(TRANSPORTS)}")
     page = Response(

@@ -1,4 +1,4 @@
-"""Sources: what changes the data. Each is a generator that waits, then yields the next value."""
+"""Sources: generators that wait, then yield the data's next value."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ CPU_WINDOW = 0.1
 
 
 def load(pace: Pace) -> Iterator[Value]:
-    """Yield this machine's CPU and memory in percent, and its load averages where it has them."""
+    """Yield this machine's load: percentages, and load averages if known."""
     psutil.cpu_percent()  # the first call only starts the measurement
     time.sleep(CPU_WINDOW)
     measured_at = -math.inf
@@ -38,34 +38,34 @@ def load(pace: Pace) -> Iterator[Value]:
             "cpu_percent": cpu_percent,
             "memory_percent": psutil.virtual_memory().percent,
         }
-        with suppress(OSError):  # some containers and systems do not tell
+        with suppress(OSError):  # some containers and systems have none
             value["load_average"] = [round(load, 2) for load in psutil.getloadavg()]
         yield value
         pace.wait()
 
 
 def clock(pace: Pace) -> Iterator[Value]:
-    """Yield the server's time, ISO 8601 in UTC; the page shows it in the reader's time zone."""
+    """Yield the server's time as ISO 8601 in UTC."""
     while True:
         yield {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
         pace.wait()
 
 
 def http(pace: Pace) -> Iterator[Value]:
-    """Yield nothing: with this source the data changes by `POST /data`."""
+    """Yield nothing; the data changes by `POST /data`."""
     yield from ()
 
 
 def stdin(pace: Pace) -> Iterator[Value]:
-    """Yield one value per line of standard input; the last one stays when the input ends."""
+    """Yield a value per line of standard input."""
     return lines(_stdin_reader())
 
 
 def lines(read: Callable[[], bytes]) -> Iterator[Value]:
-    """Yield a value per line of what `read` returns piece by piece, until it returns b"".
+    """Yield a value per line of what `read` returns.
 
-    A line that is no valid UTF-8 or too long is logged and skipped. Never more than one piece
-    and MAX_VALUE bytes are kept.
+    `read` returns pieces, and b"" at the end. A line that is too long or no valid UTF-8 is logged
+    and skipped. Never more than one piece and MAX_VALUE bytes are kept.
     """
     line, too_long = b"", False
     while piece := read():
@@ -103,7 +103,7 @@ def _value_of(line: bytes, too_long: bool) -> Iterator[Value]:
 
 
 def parse_object(text: str | bytes) -> Value | None:
-    """Return the JSON object that the text is, or None if it is anything else.
+    """Return the JSON object in the text, or None.
 
     Numbers that overflow to infinity, and NaN, are refused: JSON cannot pass them on.
     """
@@ -121,7 +121,7 @@ def parse_object(text: str | bytes) -> Value | None:
 
 
 def _stdin_reader() -> Callable[[], bytes]:
-    """Return a function that reads a piece of standard input without stopping anyone else.
+    """Return a function that reads standard input, blocking no others.
 
     It reads the descriptor, not `sys.stdin`, whose lock, held by a thread that waits for a line,
     would abort the interpreter at exit.
@@ -136,8 +136,8 @@ def _stdin_reader() -> Callable[[], bytes]:
     return lambda: get_hub().threadpool.apply(os.read, (descriptor, 64 * 1024))
 
 
-#: Every source by the name that `--source` takes. Those in PACED keep to the pace that they take;
-#: the others change when their data does.
+#: Every source by its name in `--source`. Those in PACED keep to the pace; the others change when
+#: their data does.
 SOURCES: dict[str, Callable[[Pace], Iterator[Value]]] = {
     "load": load,
     "clock": clock,

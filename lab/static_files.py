@@ -1,4 +1,4 @@
-"""Static files: the page's and the library's under one URL, and the transports' colours."""
+"""Static files: the page's and the library's, below one URL."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ COLOURS = "".join(
 
 
 def add_to(app: Flask) -> None:
-    """Serve both folders as /static/; the app must have no static folder of its own."""
+    """Serve both folders as /static/; the app needs `static_folder=None`."""
 
     @app.get("/static/<path:filename>")
     def static(filename: str) -> Response:

@@ -1,4 +1,4 @@
-"""A value in a few words, as the page shows it until its script runs.
+"""Summary: a value in few words, before any script runs.
 
 static/reading.js does the same in the browser. Its numbers are JavaScript's, so that the text of an
 unusual value may change once, when the script starts.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def headline(value: Mapping[str, Any]) -> str:
-    """Return what a reader wants first: the CPU load, the time, the line."""
+    """Return the most important: the CPU load, time, or line."""
     match value:
         case {"cpu_percent": int() | float() as percent} if 0 <= percent <= 100:
             text = f"CPU {percent:.1f} %"
@@ -24,7 +24,7 @@ def headline(value: Mapping[str, Any]) -> str:
 
 
 def details(value: Mapping[str, Any]) -> str:
-    """Return the rest of a load value; of any other value an empty text."""
+    """Return the rest of a load value, or nothing."""
     parts = []
     if isinstance(memory := value.get("memory_percent"), float):
         parts.append(f"memory {memory:.0f} %")
@@ -35,5 +35,5 @@ def details(value: Mapping[str, Any]) -> str:
 
 
 def moment(seconds: float) -> str:
-    """Return seconds since the epoch as ISO 8601 in UTC, for `<time datetime>`."""
+    """Return seconds since the epoch as ISO 8601 in UTC."""
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

@@ -114,7 +114,7 @@ def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start) -> None:
             ([f"--far={far}"], "neither a number of milliseconds above 0 and up to 2000 nor none")
             for far in ("", "x", "0", "-1", "2001", "1e3", "nan", "0.0001", "200ms")
         ),
-        (["--far", "none", "--far", "200"], "--far none goes with no other --far"),
+        (["--far", "none", "--far", "200"], "none excludes every other --far"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
