@@ -1,4 +1,4 @@
-"""100 waiters and 10,000 publishes: prints how many waiters never saw the newest reading.
+"""Print how many of 100 waiters missed the newest of 10,000 readings.
 
 python -m tests.feed_race Feed|WrongFeed threads|greenlets
 """
@@ -17,8 +17,9 @@ import time
 from pushlab.feed import Feed
 from tests.lost_wakeup import WrongFeed
 
-WAITERS, PUBLISHES, PATIENCE = 100, 10_000, 2.0
-TELLING = 0.005  # seconds that it takes to tell a browser
+WAITERS, PUBLISHES = 100, 10_000
+WAIT_TIMEOUT = 2.0  # seconds
+SENDING = 0.005  # seconds in which a waiter sends a reading to its browser
 
 
 def main() -> None:
@@ -29,11 +30,11 @@ def main() -> None:
     def follow(mine: list[int]) -> None:
         after = feed.latest.cursor
         started.wait()
-        # Gives up when nothing has come for so long: the right feed's waiters only at the end.
-        while (reading := feed.wait(after, timeout=PATIENCE)) is not None:
+        # With the right feed, no wait times out.
+        while (reading := feed.wait(after, timeout=WAIT_TIMEOUT)) is not None:
             after = reading.cursor
             mine.append(reading.sequence)
-            time.sleep(TELLING)
+            time.sleep(SENDING)
             if reading.sequence == PUBLISHES:
                 break
 
@@ -45,11 +46,11 @@ def main() -> None:
         feed.publish({"number": number})
         if number % 100 == 0:
             time.sleep(0.001)
-    # At the end the case that matters: all are waiting, are woken, and while they still tell their
-    # browsers what they heard, the last reading comes.
-    time.sleep(10 * TELLING)
+    # The case that matters: all wait, are woken, and the last reading is published while they send
+    # the one before it.
+    time.sleep(10 * SENDING)
     feed.publish({"number": "the last but one"})
-    time.sleep(TELLING / 5)
+    time.sleep(SENDING / 5)
     feed.publish({"number": "the last"})
     for waiter in waiters:
         waiter.join()

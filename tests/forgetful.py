@@ -1,8 +1,8 @@
-"""A server that is wrong on purpose, in the way that is asked for: what is measured must see it.
+"""A server with a fault, which a measurement must detect.
 
-python tests/forgetful.py 5000 amnesia    whoever comes back is not told what he has missed
-python tests/forgetful.py 5000 silence    nobody is told that the data has changed
-python tests/forgetful.py 5000 stutter    everybody is told the first reading for ever
+python tests/forgetful.py 5000 amnesia    a browser that returns does not get what it missed
+python tests/forgetful.py 5000 silence    no browser is notified of a change
+python tests/forgetful.py 5000 stutter    every browser receives the first reading for ever
 """
 
 from gevent import monkey
@@ -26,7 +26,7 @@ port, fault = int(sys.argv[1]), sys.argv[2]
 
 
 class ForgetfulFeed(Feed):
-    """One that waits for something else than it should."""
+    """A feed whose wait has the fault."""
 
     def wait(self, after: str | None, *, timeout: float) -> Reading | None:
         if fault == "stutter" and self.latest.sequence > 0:
@@ -35,7 +35,7 @@ class ForgetfulFeed(Feed):
 
 
 class ForgetfulHub(Hub):
-    """One that believes that everybody has the newest."""
+    """A hub that takes the newest reading for known to every subscriber."""
 
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
@@ -58,7 +58,7 @@ app = create_app(feed, hub, Lab(feed, settings, freeze=freeze), settings)
 
 @app.route("/update", websocket=True, endpoint="websocket")
 def update() -> str:
-    """Give the socket to the hub, with what it was asked for."""
+    """Give the socket to the hub."""
     hub.add(request.environ["wsgi.websocket"], feed, carry=request.args.get("carry") == "1")
     return ""
 
@@ -67,5 +67,5 @@ if __name__ == "__main__":
     listener = listen("127.0.0.1", port)
     server = Server(listener, app)
     server.start()
-    print(f"wrong at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
+    print(f"faulty at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
     server.serve_forever()

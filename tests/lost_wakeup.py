@@ -1,8 +1,8 @@
-"""A famous wrong feed, kept because it looks right: `set()` wakes all, `clear()` arms it again.
+"""A feed with lost wakeups, kept because it looks right: `set()` wakes all, `clear()` rearms.
 
-Whoever is not inside `wait()` at that instant (he is still writing the previous reading to his
-browser) misses it, and waits for the next one with the newest reading unseen. If there is no
-next one, he waits for ever. Compare pushlab/feed.py.
+A waiter that is not inside `wait()` at that instant, because it is still sending the previous
+reading to its browser, misses the reading. It waits for the next one, which may never come. Compare
+pushlab/feed.py.
 """
 
 import threading

@@ -1,6 +1,6 @@
-"""serve.py as it is, which in the end tells what its meters say, as a line of JSON.
+"""serve.py, which prints its meters' totals as a line of JSON when it ends.
 
-Heartbeats are frequent here, so that there are some to count.
+It sends heartbeats often, so that there are some to count.
 """
 
 from gevent import monkey
@@ -23,7 +23,7 @@ if __name__ == "__main__":
             "empty": meter.empty,
             "up": meter.up,
             "down": meter.down,
-            "told": len(meter.records),
+            "records": len(meter.records),
             "open": len(meter._connections),
         }
         for lane, meter in meters._meters.items()

@@ -1,6 +1,6 @@
-"""A TCP relay that counts: the witness of what passes between a browser and the server.
+"""A TCP relay that counts bytes: the witness between a browser and the server.
 
-It knows nothing of HTTP. What comes from one side goes to the other at once, and is counted.
+It knows nothing of HTTP, and passes every byte on at once.
 
     with Relay(server.port) as relay:
         ...  # browse http://127.0.0.1:{relay.port}
@@ -17,13 +17,13 @@ _PIECE = 64 * 1024
 
 
 class Connection:
-    """One connection of a client, and the one to the server that it is relayed to."""
+    """A client's connection, and the connection to the server for it."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
-        self.head = b""  #: the first that the client sent: of HTTP, the first request
+        self.head = b""  #: the first bytes from the client: in HTTP, its first request
         self.up = 0  #: bytes from the client
         self.down = 0  #: bytes from the server
-        self.over = threading.Event()  #: both have ended it
+        self.closed = threading.Event()  #: by both sides
         self._sockets = (client, server)
         self._flowing = threading.Event()
         self._flowing.set()
@@ -31,30 +31,30 @@ class Connection:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Pass on what comes."""
+        """Begin to pass bytes on."""
         client, server = self._sockets
         for source, sink in ((client, server), (server, client)):
             source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def stall(self) -> None:
-        """Pass nothing on any more, not even an end, and leave it open: as a dead network does."""
+        """Pass nothing on, not even an end, but stay open: as a dead network does."""
         self._flowing.clear()
 
     def resume(self) -> None:
-        """Pass on what was held back, and all that comes."""
+        """Pass on what was held back, and later bytes."""
         self._flowing.set()
 
     def cut(self) -> None:
-        """End it towards both sides."""
+        """Close the connection on both sides."""
         for each in self._sockets:
-            with suppress(OSError):  # it has ended already
+            with suppress(OSError):  # it is closed already
                 each.shutdown(socket.SHUT_RDWR)
         self.resume()
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         client, server = self._sockets
-        with suppress(OSError):  # a reset is an end, too
+        with suppress(OSError):  # a reset is an end
             while data := source.recv(_PIECE):
                 if source is server:
                     self.down += len(data)
@@ -71,7 +71,7 @@ class Connection:
             if self._ended == 2:
                 client.close()
                 server.close()
-                self.over.set()
+                self.closed.set()
 
 
 class Relay:
@@ -105,7 +105,7 @@ class Relay:
                 client, _ = self._listener.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self._server_port))
-                except OSError:  # the server has gone: so the client finds nobody
+                except OSError:  # the server does not listen any more
                     client.close()
                 else:
                     self.connections.append(Connection(client, server))
@@ -115,10 +115,10 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # not all systems wake who accepts, but then a close does
+        with suppress(OSError):  # some systems wake `accept` only at a close
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._accepting.join(5)
         for connection in self.connections:
             connection.cut()
-            connection.over.wait(5)
+            connection.closed.wait(5)

@@ -1,8 +1,8 @@
-"""Random frames, requests and queries, for a bounded time: what no table thought of.
+"""Random frames, requests, queries and bodies, for a bounded time.
 
-The same cases come every time, so that a failure is one for everybody. `PUSHLAB_FUZZ=50` tries
-fifty times as many, different ones each time; either way Hypothesis prints the smallest case
-that fails, and the line that brings it back.
+The cases are the same each time, so that a failure repeats everywhere. `PUSHLAB_FUZZ=50` tries
+fifty times as many, different ones each time. Hypothesis prints the smallest case that fails, and
+the line that repeats it.
 """
 
 import os
@@ -25,11 +25,10 @@ from pushlab.websocket import frames
 from pushlab.websocket import handshake as pushlab_handshake
 from pushlab.websocket.frames import BytesMessage, CloseConnection, Decoder, Ping, Pong, TextMessage
 from pushlab.wsgi.access import AccessPolicy
-from tests.clients import BINARY, CLOSE, PING, PONG, TEXT, UPGRADE, frame, handshake
+from tests.clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, UPGRADE, frame, handshake
 from tests.conftest import Server, starting
 
-CONTINUATION = 0
-LIMIT = 300  # bytes of a message: small, so that it is met often
+LIMIT = 300  # bytes of a message: small, so that many cases reach it
 
 MORE = int(os.environ.get("PUSHLAB_FUZZ", "0"))
 
@@ -44,9 +43,9 @@ def examples(count: int) -> settings:
     )
 
 
-# What bytes mean, said again, without regard to speed: all of them at once.
+# RFC 6455 again, for all bytes at once and without regard to speed.
 
-#: RFC 3629 section 4, and the beginnings of what it allows.
+#: RFC 3629 section 4: characters, and beginnings of characters.
 CHARACTERS = re.compile(
     rb"""(?: [\x00-\x7f] | [\xc2-\xdf][\x80-\xbf]
     | \xe0[\xa0-\xbf][\x80-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf]{2} | \xed[\x80-\x9f][\x80-\xbf]
@@ -60,7 +59,7 @@ BEGINNING = re.compile(
     | \xf4(?:[\x80-\x8f][\x80-\xbf]?)?
     )?""",
     re.VERBOSE,
-)  # of a surrogate, too: Python's decoder refuses it when it is whole
+)  # of a surrogate, too, as Python's decoder rejects it only whole
 
 
 def is_text(data: bytes, *, whole: bool) -> bool:
@@ -74,10 +73,10 @@ Events = list[tuple[int, bytes]]
 
 
 def meaning(data: bytes) -> tuple[Events, set[int | None], bool]:
-    """What the bytes say to a server: whole messages, pings and pongs; how it closes; how surely.
+    """Return whole messages, pings and pongs; the codes with which to close; whether it must.
 
-    Of several faults in one frame, any may be told, so the codes are a set; it is empty if the
-    connection stays open. A fault in a frame that is not whole may, but need not, be told yet.
+    One frame may have several faults: its close code is any of the set, which is empty if the
+    connection stays open. A fault in a frame that is not whole may be reported later.
     """
     events: Events = []
     message: tuple[int, bytes] | None = None
@@ -120,14 +119,14 @@ def meaning(data: bytes) -> tuple[Events, set[int | None], bool]:
                 events.append(message)
                 message = None
         elif whole and opcode == CLOSE:
-            return events, bye(payload), True
+            return events, close_codes(payload), True
         elif whole:
             events.append((opcode, payload))
     return events, set(), True
 
 
-def bye(payload: bytes) -> set[int | None]:
-    """With what a close frame with this payload is answered."""
+def close_codes(payload: bytes) -> set[int | None]:
+    """Return the codes with which to reply to a close frame with this payload."""
     if not payload:
         return {None}
     if len(payload) == 1:
@@ -142,8 +141,8 @@ def bye(payload: bytes) -> set[int | None]:
     return faults or {code}
 
 
-class Listener:
-    """Feeds a decoder, and puts the pieces of messages together."""
+class Receiver:
+    """Feeds a decoder, and joins the pieces of messages."""
 
     def __init__(self) -> None:
         self.decoder = Decoder(max_message=LIMIT)
@@ -172,13 +171,13 @@ class Listener:
 
     @property
     def code(self) -> int | None:
-        """What is on the wire in answer to the close."""
+        """The code in the close frame that is sent in reply."""
         assert self.closed is not None
-        answer = frames.encode(self.closed.response())
-        assert answer[0] == 0x88
-        assert len(answer) == 2 + answer[1] <= 127
-        answer[4:].decode()
-        return int.from_bytes(answer[2:4], "big") if answer[2:] else None
+        reply = frames.encode(self.closed.response())
+        assert reply[0] == 0x88
+        assert len(reply) == 2 + reply[1] <= 127
+        reply[4:].decode()
+        return int.from_bytes(reply[2:4], "big") if reply[2:] else None
 
 
 payloads = st.one_of(
@@ -219,49 +218,49 @@ cuts = st.lists(st.integers(0, 2000), max_size=12)
 
 
 def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
-    """The data in pieces, none of them empty, as no read ever is."""
+    """Yield the data in pieces, none of them empty: a read returns at least a byte."""
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in at)})
     yield from (data[start:end] for start, end in pairwise(edges))
 
 
 @given(streams, cuts, st.integers(0, 20))
 @examples(800)
-def test_frames_mean_what_they_mean(data: bytes, at: list[int], missing: int) -> None:
-    """However they are cut, and whether or not the end is there; and nothing ever raises."""
+def test_the_decoder_agrees_with_the_rfc(data: bytes, at: list[int], missing: int) -> None:
+    """However the frames are cut, and whether or not they are complete; and it never raises."""
     data = data[: len(data) - missing] if missing < len(data) else data
-    events, codes, surely = meaning(data)
+    events, codes, certain = meaning(data)
     for pieces in ([data] if data else [], list(cut(data, at)), [bytes([b]) for b in data]):
-        listener = Listener()
+        receiver = Receiver()
         for piece in pieces:
-            listener.feed(piece)
-        assert listener.events == events
-        if listener.closed is None:
-            assert not (codes and surely)
+            receiver.feed(piece)
+        assert receiver.events == events
+        if receiver.closed is None:
+            assert not (codes and certain)
         else:
-            assert listener.code in codes
+            assert receiver.code in codes
 
 
 @given(streams, cuts)
 @examples(500)
-def test_an_idle_decoder_can_be_thrown_away(data: bytes, at: list[int]) -> None:
-    keeping, forgetting = Listener(), Listener()
+def test_an_idle_decoder_can_be_replaced(data: bytes, at: list[int]) -> None:
+    kept, replaced = Receiver(), Receiver()
     for piece in cut(data, at):
-        keeping.feed(piece)
-        forgetting.feed(piece)
-        assert keeping.events == forgetting.events
-        assert repr(keeping.closed) == repr(forgetting.closed)
-        if forgetting.closed is None and forgetting.decoder.idle:
-            assert not forgetting._parts
-            forgetting.decoder = Decoder(max_message=LIMIT)
+        kept.feed(piece)
+        replaced.feed(piece)
+        assert kept.events == replaced.events
+        assert repr(kept.closed) == repr(replaced.closed)
+        if replaced.closed is None and replaced.decoder.idle:
+            assert not replaced._parts
+            replaced.decoder = Decoder(max_message=LIMIT)
 
 
 @given(streams, st.binary(max_size=200))
 @examples(300)
-def test_after_a_close_there_is_silence(data: bytes, more: bytes) -> None:
-    listener = Listener()
+def test_no_event_follows_a_close(data: bytes, more: bytes) -> None:
+    receiver = Receiver()
     for piece in (data + frame(CLOSE), more, frame(TEXT, b"x") + frame(CLOSE), frame(3)):
         if piece:
-            listener.feed(piece)
+            receiver.feed(piece)
 
 
 messages = st.one_of(
@@ -274,7 +273,7 @@ NO_EXTENSIONS: list[Extension] = []
 
 @given(st.lists(messages, max_size=10), cuts, cuts)
 @examples(300)
-def test_what_another_library_encodes_arrives(
+def test_frames_of_another_library_are_decoded(
     sent: Events, at: list[int], fragments: list[int]
 ) -> None:
     data = b""
@@ -283,17 +282,17 @@ def test_what_another_library_encodes_arrives(
         for number, part in enumerate(parts or [payload]):
             kind, fin = Opcode(0 if number else opcode), number == len(parts or [b""]) - 1
             data += Frame(kind, part, fin).serialize(mask=True, extensions=NO_EXTENSIONS)
-    listener = Listener()
+    receiver = Receiver()
     for piece in cut(data, at):
-        listener.feed(piece)
-    assert listener.events == sent
-    assert listener.closed is None
-    assert listener.decoder.idle
+        receiver.feed(piece)
+    assert receiver.events == sent
+    assert receiver.closed is None
+    assert receiver.decoder.idle
 
 
 @given(st.one_of(st.text(max_size=300), st.binary(max_size=300)), st.integers(1000, 4999))
 @examples(300)
-def test_what_we_encode_another_library_decodes(message: str | bytes, code: int) -> None:
+def test_another_library_decodes_our_frames(message: str | bytes, code: int) -> None:
     event = TextMessage(message) if isinstance(message, str) else BytesMessage(message)
     reason = message if isinstance(message, str) else repr(message)
     for sent in (event, Ping(b"x" * (code % 126)), CloseConnection(code, reason)):
@@ -334,14 +333,14 @@ environs = st.dictionaries(
 
 @given(environs, st.lists(st.text(max_size=20), max_size=2))
 @examples(500)
-def test_a_request_is_refused_and_never_raises(environ: dict[str, Any], allowed: list[str]) -> None:
+def test_random_headers_raise_nothing(environ: dict[str, Any], allowed: list[str]) -> None:
     assert pushlab_handshake.is_websocket_upgrade(environ) in (True, False)
-    refusal = AccessPolicy(allow_origins=allowed).check(environ)
-    if refusal is not None:
-        assert re.fullmatch(r"4\d\d [A-Z][A-Za-z ]+", refusal.status)
-        for name, value in refusal.headers:
+    rejection = AccessPolicy(allow_origins=allowed).check(environ)
+    if rejection is not None:
+        assert re.fullmatch(r"4\d\d [A-Z][A-Za-z ]+", rejection.status)
+        for name, value in rejection.headers:
             assert not re.search(r"[^ -~]", name + value)
-        assert b"".join(refusal.body).startswith(b'{"error": "')
+        assert b"".join(rejection.body).startswith(b'{"error": "')
 
 
 @pytest.fixture(scope="module")
@@ -350,22 +349,22 @@ def fuzzed() -> Iterator[Server]:
         yield start("serve.py", "--source", "http")
 
 
-def ask(server: Server, request: bytes) -> int | None:
-    """Send the bytes and no more; return the status of the answer, if there is one."""
+def send(server: Server, request: bytes) -> int | None:
+    """Send the bytes; return the status of the response, if there is one."""
     logged = len(server.log)
     with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
         with suppress(ConnectionError):
             sock.sendall(request)
             sock.shutdown(socket.SHUT_WR)
-        answer = b""
+        received = b""
         with suppress(ConnectionError):
             while data := sock.recv(65536):
-                answer += data
+                received += data
     assert "Traceback" not in server.log[logged:], server.log[logged:]
-    if not answer:
+    if not received:
         return None
-    found = re.match(rb"HTTP/1\.1 ([1-5]\d\d)", answer)
-    assert found, answer
+    found = re.match(rb"HTTP/1\.1 ([1-5]\d\d)", received)
+    assert found, received
     return int(found[1])
 
 
@@ -397,25 +396,24 @@ requests = st.one_of(
         st.one_of(noise, st.just(b"5\r\nhello\r\n0\r\n\r\n"), st.just(b"{}")),
     ).map(lambda parts: parts[0] + b"\r\n" + parts[1] + b"\r\n\r\n" + parts[2]),
     st.tuples(
-        st.just(handshake("/update", "127.0.0.1", {})), st.integers(0, 300), st.binary(max_size=3)
+        st.just(handshake("/update")), st.integers(0, 300), st.binary(max_size=3)
     ).map(lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]),
 )  # fmt: skip
 
 
 @given(requests)
 @examples(300)
-def test_random_requests_are_the_clients_fault(fuzzed: Server, request: bytes) -> None:
-    status = ask(fuzzed, request)
+def test_random_requests_are_no_error_of_the_server(fuzzed: Server, request: bytes) -> None:
+    status = send(fuzzed, request)
     assert status is None or status < 500
 
 
-#: What a server may be asked that is not quite right, found by looking at how it fails.
 @pytest.mark.parametrize(
     "line", ["GET / HTTP/1", "GET / HTTP/1.", "GET / HTTP/", "GET / HTTP/1.x", "GET / HTTP/1.1.1",
              "GET / HTTP/-1.1", "GET / HTTP/\xb2.1"],
 )  # fmt: skip
-def test_a_strange_version_of_http_is_the_clients_fault(fuzzed: Server, line: str) -> None:
-    status = ask(fuzzed, f"{line}\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+def test_a_malformed_version_of_http_is_no_error_of_the_server(fuzzed: Server, line: str) -> None:
+    status = send(fuzzed, f"{line}\r\nHost: localhost\r\n\r\n".encode("latin-1"))
     assert status in (None, 200, 400, 505)
 
 
@@ -438,7 +436,7 @@ def test_random_parameters(fuzzed: Server, query: dict[bytes, bytes], upgrade: b
         f"{quote_from_bytes(name)}={quote_from_bytes(value)}" for name, value in query.items()
     )
     changes: dict[str, str | None] = {} if upgrade else dict.fromkeys(UPGRADE)
-    status = ask(fuzzed, handshake(path, f"127.0.0.1:{fuzzed.port}", changes))
+    status = send(fuzzed, handshake(path, f"127.0.0.1:{fuzzed.port}", changes))
     assert status in ((101, 400) if upgrade else (200, 204, 400))
 
 
@@ -447,7 +445,7 @@ def test_random_parameters(fuzzed: Server, query: dict[bytes, bytes], upgrade: b
 def test_random_bodies(fuzzed: Server, body: bytes, wrapped: bool) -> None:
     if wrapped:
         body = b'{"x": ' + body + b"}"
-    answer = fuzzed.http.post("/data", body)
-    assert answer.status in (201, 400)
-    if answer.status == 201:
-        assert fuzzed.http.get("/data").json["cursor"] == answer.json["cursor"]
+    response = fuzzed.http.post("/data", body)
+    assert response.status in (201, 400)
+    if response.status == 201:
+        assert fuzzed.cursor == response.json["cursor"]

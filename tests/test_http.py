@@ -1,4 +1,4 @@
-"""The plain HTTP side: the page, /data, publishing, health; over TLS, too."""
+"""HTTP: /data, the page, publishing, health, errors, TLS, and both dispatches."""
 
 import json
 import re
@@ -6,14 +6,14 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
 from html.parser import HTMLParser
-from http.client import HTTPConnection, HTTPSConnection
+from http.client import HTTPConnection
 
 import pytest
-import trustme
 import websocket
 from flask import Flask
 from flask.testing import FlaskClient
@@ -25,8 +25,8 @@ from lab.settings import Settings
 from pushlab.feed import Feed
 from pushlab.hosting.listener import listen
 from pushlab.hub import Hub
-from tests.clients import CLOSE, PING, PONG, RawSocket, frame
-from tests.conftest import Server, Start, eventually
+from tests.clients import CLOSE, PONG, Http, RawSocket
+from tests.conftest import Server, Start
 
 JSON = "application/json"
 
@@ -34,27 +34,27 @@ JSON = "application/json"
 def test_data_is_the_newest_reading(server: Server) -> None:
     before = time.time()
     cursor = server.publish({"n": 1, "text": "€"})
-    answer = server.http.get("/data")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"] == JSON
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert answer.headers["ETag"] == f'"{cursor}"'
-    assert answer.json["cursor"] == cursor
-    assert answer.json["value"] == {"n": 1, "text": "€"}
-    assert before - 0.1 <= answer.json["changed_at"] <= time.time() + 0.1
+    response = server.http.get("/data")
+    assert response.status == 200
+    assert response.headers["Content-Type"] == JSON
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert response.headers["ETag"] == f'"{cursor}"'
+    assert response.json["cursor"] == cursor
+    assert response.json["value"] == {"n": 1, "text": "€"}
+    assert before - 0.1 <= response.json["changed_at"] <= time.time() + 0.1
 
 
 @pytest.mark.parametrize(
     ("condition", "status"),
     [('"{}"', 304), ('W/"{}"', 304), ('"x", "{}"', 304), ("*", 304), ('"{}0"', 200), ("{}", 304)],
 )
-def test_data_that_is_known_is_not_sent_again(server: Server, condition: str, status: int) -> None:
+def test_a_known_reading_is_304(server: Server, condition: str, status: int) -> None:
     cursor = server.publish({"n": 1})
-    answer = server.http.get("/data", headers={"If-None-Match": condition.format(cursor)})
-    assert answer.status == status
-    assert answer.headers["ETag"] == f'"{cursor}"'
-    assert answer.headers["Cache-Control"] == "no-cache"
-    assert (answer.body == b"") == (status == 304)
+    response = server.http.get("/data", headers={"If-None-Match": condition.format(cursor)})
+    assert response.status == status
+    assert response.headers["ETag"] == f'"{cursor}"'
+    assert response.headers["Cache-Control"] == "no-cache"
+    assert (response.body == b"") == (status == 304)
 
 
 def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
@@ -67,7 +67,7 @@ def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
         connection.getresponse().read()
         times.append(time.perf_counter() - start)
     connection.close()
-    assert sorted(times)[10] < 0.03  # of the first ones, two or three are acknowledged at once
+    assert sorted(times)[10] < 0.03  # two or three of the first ones are acknowledged at once
 
 
 def test_the_listener_has_tcp_nodelay() -> None:
@@ -79,7 +79,7 @@ def test_the_listener_has_tcp_nodelay() -> None:
 
 
 class Page(HTMLParser):
-    """What stands in the page: tags with their attributes, and the text by data-field."""
+    """The page's tags with their attributes."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_the_page_shows_the_newest_reading_by_itself(server: Server) -> None:
+def test_the_page_has_the_newest_reading_without_javascript(server: Server) -> None:
     server.publish({"line": "<script>alert('no')</script>"})
-    answer = server.http.get("/")
-    html = answer.body.decode()
-    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    response = server.http.get("/")
+    html = response.body.decode()
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert html.count("&lt;script&gt;alert(&#39;no&#39;)&lt;/script&gt;") >= 3
     assert "<script>alert" not in html
     noscript = re.search(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
@@ -102,17 +102,17 @@ def test_the_page_shows_the_newest_reading_by_itself(server: Server) -> None:
     assert 'http-equiv="refresh"' in noscript[1]
 
 
-def test_the_page_keeps_to_a_strict_policy(server: Server) -> None:
-    answer = server.http.get("/")
+def test_the_page_has_a_strict_policy(server: Server) -> None:
+    response = server.http.get("/")
     policy = dict(
         directive.strip().split(" ", 1)
-        for directive in answer.headers["Content-Security-Policy"].split(";")
+        for directive in response.headers["Content-Security-Policy"].split(";")
     )
     host = f"127.0.0.1:{server.port}"
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == "'self'"
     assert policy["connect-src"] == f"'self' ws://{host} wss://{host}"
-    html = answer.body.decode()
+    html = response.body.decode()
     for tag, attributes in Page(html).tags:
         assert tag != "style", "no inline style"
         assert "style" not in attributes, "no inline style"
@@ -123,12 +123,12 @@ def test_the_page_keeps_to_a_strict_policy(server: Server) -> None:
             assert not re.match(r"\w+:|//", attributes.get(name) or ""), "nothing from elsewhere"
 
 
-def test_a_strange_host_does_not_get_into_the_policy(server: Server) -> None:
-    answer = server.http.get("/", headers={"Host": "x; script-src *"})
-    assert "*" not in answer.headers.get("Content-Security-Policy", "")
+def test_a_malformed_host_does_not_get_into_the_policy(server: Server) -> None:
+    response = server.http.get("/", headers={"Host": "x; script-src *"})
+    assert "*" not in response.headers.get("Content-Security-Policy", "")
 
 
-def test_everything_that_the_page_names_is_there(server: Server) -> None:
+def test_every_file_that_the_page_names_exists(server: Server) -> None:
     html = server.http.get("/").body.decode()
     named = {
         attributes.get("src") or attributes.get("href")
@@ -137,18 +137,11 @@ def test_everything_that_the_page_names_is_there(server: Server) -> None:
     }
     assert named
     for path in named:
-        answer = server.http.get(str(path))
-        assert (answer.status, bool(answer.body)) == (200, True), path
+        response = server.http.get(str(path))
+        assert (response.status, bool(response.body)) == (200, True), path
 
 
 # Publishing.
-
-
-def test_publishing_makes_a_reading(server: Server) -> None:
-    answer = server.http.post("/data", {"n": 1})
-    assert (answer.status, answer.headers["Content-Type"]) == (201, JSON)
-    assert answer.json == {"cursor": server.http.get("/data").json["cursor"]}
-
 
 LARGEST = b'{"text":"' + b"x" * (16 * 1024 - 11) + b'"}'
 
@@ -178,13 +171,15 @@ LARGEST = b'{"text":"' + b"x" * (16 * 1024 - 11) + b'"}'
     ],
 )
 def test_what_may_be_published(server: Server, body: bytes, status: int) -> None:
-    before = server.http.get("/data").json["cursor"]
-    answer = server.http.post("/data", body)
-    assert answer.status == status
-    assert answer.headers["Content-Type"] == JSON
-    if status != 201:
-        assert answer.json["error"]
-        assert server.http.get("/data").json["cursor"] == before
+    before = server.cursor
+    response = server.http.post("/data", body)
+    assert response.status == status
+    assert response.headers["Content-Type"] == JSON
+    if status == 201:
+        assert response.json == {"cursor": server.cursor} != {"cursor": before}
+    else:
+        assert response.json["error"]
+        assert server.cursor == before
 
 
 def test_a_page_from_elsewhere_may_not_publish(server: Server) -> None:
@@ -192,23 +187,23 @@ def test_a_page_from_elsewhere_may_not_publish(server: Server) -> None:
         assert server.http.post("/data", {}, headers={"Origin": origin}).status == status
 
 
-def test_publishing_with_a_token(start: Start, program: str) -> None:
-    server = start(program, "--source", "http", "--token", "s3cret")
+def test_publishing_with_a_token(start: Start) -> None:
+    server = start("serve.py", "--source", "http", "--token", "s3cret")
     for authorization, status in [
         (None, 401), ("", 401), ("Bearer", 401), ("Bearer wrong", 401), ("Basic s3cret", 401),
         ("Bearer s3cret\xe9", 401), ("Bearer s3cret", 201),
     ]:  # fmt: skip
         headers = {} if authorization is None else {"Authorization": authorization}
-        answer = server.http.post("/data", {"n": 1}, headers=headers)
-        assert answer.status == status, authorization
+        response = server.http.post("/data", {"n": 1}, headers=headers)
+        assert response.status == status, authorization
         if status == 401:
-            assert answer.headers["WWW-Authenticate"] == "Bearer"
+            assert response.headers["WWW-Authenticate"] == "Bearer"
 
 
 def test_nothing_can_be_published_to_another_source(start: Start) -> None:
-    answer = start("serve.py", "--source", "clock").http.post("/data", {})
-    assert answer.status == 405
-    assert "--source http" in answer.json["error"]
+    response = start("serve.py", "--source", "clock").http.post("/data", {})
+    assert response.status == 405
+    assert "--source http" in response.json["error"]
 
 
 # Health and errors.
@@ -216,8 +211,8 @@ def test_nothing_can_be_published_to_another_source(start: Start) -> None:
 
 def test_health(server: Server) -> None:
     cursor = server.publish({"n": 1})
-    answer = server.http.get("/healthz")
-    assert (answer.status, answer.json) == (200, {"status": "ok", "cursor": cursor})
+    response = server.http.get("/healthz")
+    assert (response.status, response.json) == (200, {"status": "ok", "cursor": cursor})
 
 
 def app_of(feed: Feed, settings: Settings, pace: str = "") -> Flask:
@@ -251,10 +246,10 @@ def test_health_when_the_data_is_paused_on_purpose(monkeypatch: pytest.MonkeyPat
      ("GET", "/static/../serve.py", 404), ("GET", "/%00", 404)],
 )  # fmt: skip
 def test_errors_are_json(server: Server, method: str, path: str, status: int) -> None:
-    answer = server.http.request(method, path)
-    assert (answer.status, answer.headers["Content-Type"]) == (status, JSON)
-    assert answer.json["error"]
-    assert ("Allow" in answer.headers) == (status == 405)
+    response = server.http.request(method, path)
+    assert (response.status, response.headers["Content-Type"]) == (status, JSON)
+    assert response.json["error"]
+    assert ("Allow" in response.headers) == (status == 405)
 
 
 @pytest.mark.parametrize(
@@ -267,107 +262,77 @@ def test_broken_requests_break_nothing(server: Server, request_text: bytes) -> N
     with socket.create_connection(("127.0.0.1", server.port), 5) as broken:
         broken.sendall(request_text)
         broken.shutdown(socket.SHUT_WR)
-        answer = broken.recv(65536)
-    assert not answer.startswith(b"HTTP/1.1 5")
+        response = broken.recv(65536)
+    assert not response.startswith(b"HTTP/1.1 5")
     assert server.http.get("/data").status == 200
 
 
 # TLS.
 
 
-def test_tls(
-    start: Start, program: str, authority: trustme.CA, certificate: tuple[str, str]
-) -> None:
-    server = start(program, "--source", "http", "--certfile", certificate[0],
-                   "--keyfile", certificate[1])  # fmt: skip
+@pytest.fixture
+def secure(start: Start, certificate: tuple[str, str]) -> Callable[..., Server]:
+    """Start serve.py with TLS."""
+    options = ("--source", "http", "--certfile", certificate[0], "--keyfile", certificate[1])
+    return lambda *more: start("serve.py", *options, *more)
+
+
+def test_tls(secure: Callable[..., Server], trust: ssl.SSLContext) -> None:
+    server = secure()
     assert server.url.startswith("https://")
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-
-    def request(method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = HTTPSConnection("127.0.0.1", server.port, context=context, timeout=10)
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        try:
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    assert request("GET", "/data")[0] == 200
+    http = Http("127.0.0.1", server.port, tls=trust)
+    assert http.get("/data").status == 200
     # One thread: `websockets` has two at its SSL object, which Python 3.11 does not lock.
-    url, sslopt = f"{server.ws}/update?carry=1", {"context": context}
+    url, sslopt = f"{server.ws}/update?carry=1", {"context": trust}
     with (
         ThreadPoolExecutor() as pool,
         closing(websocket.create_connection(url, 5, sslopt=sslopt, origin=server.url)) as push,
     ):
 
-        def is_in_order() -> bool:
+        def assert_in_order() -> None:
             push.ping(b"still in order?")
-            return bool(push.recv_data(control_frame=True) == (PONG, b"still in order?"))
+            assert push.recv_data(control_frame=True) == (PONG, b"still in order?")
 
         first = json.loads(push.recv())
-        poll = pool.submit(request, "GET", f"/update?after={first['cursor']}")
+        poll = pool.submit(http.get, f"/update?after={first['cursor']}")
         for number in range(30):  # more than the buffers hold, so that TLS has to wait
             text = f"{number}" + "x" * 15_000
-            assert request("POST", "/data", json.dumps({"text": text}).encode())[0] == 201
+            server.publish({"text": text})
             assert json.loads(push.recv())["value"]["text"] == text
-        assert poll.result(5)[0] == 200
-        assert is_in_order()
-        push.send("a message that TLS may hold back" * 1000)
-        assert is_in_order()
+        assert poll.result(5).status == 200
+        assert_in_order()
+        push.send("a message that TLS may buffer" * 1000)
+        assert_in_order()
 
         with socket.create_connection(("127.0.0.1", server.port), 5) as plain:
-            plain.sendall(b"GET /data HTTP/1.1\r\n\r\n")  # somebody forgot the s
+            plain.sendall(b"GET /data HTTP/1.1\r\n\r\n")  # http: instead of https:
             with suppress(ConnectionResetError):
                 plain.recv(100)
         stopping = pool.submit(server.stop)
         assert push.recv_data() == (CLOSE, struct.pack("!H", 1001))
-        push.shutdown()  # of whom the server took leave, close() leaves the socket open
+        push.shutdown()  # after a close frame of the server, close() leaves the socket open
         assert stopping.result(5) == 0
     assert server.log == ""
 
 
-def test_a_full_server_says_so_over_tls(
-    start: Start, authority: trustme.CA, certificate: tuple[str, str]
-) -> None:
-    server = start("serve.py", "--max-clients", "1", "--certfile", certificate[0],
-                   "--keyfile", certificate[1])  # fmt: skip
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-
-    def tls(sock: socket.socket) -> socket.socket:
-        return context.wrap_socket(sock, server_hostname="127.0.0.1")
-
-    with RawSocket(server.port, wrap=tls) as only:
+def test_a_full_server_rejects_with_503_over_tls(secure: Callable[..., Server]) -> None:
+    server = secure("--max-clients", "1")
+    with RawSocket(server.port, wrap=server.wrap) as only:
         assert only.status == 101
-        with RawSocket(server.port, "/data", wrap=tls) as other:
+        with RawSocket(server.port, "/data", wrap=server.wrap) as other:
             assert other.status == 503
             assert b'"error"' in other.body
 
 
-def test_over_tls_one_who_never_reads_delays_nobody(
-    start: Start, authority: trustme.CA, certificate: tuple[str, str]
-) -> None:
-    server = start("serve.py", "--source", "http", "--certfile", certificate[0],
-                   "--keyfile", certificate[1])  # fmt: skip
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-
-    def publish(text: str) -> None:
-        connection = HTTPSConnection("127.0.0.1", server.port, context=context, timeout=10)
-        connection.request("POST", "/data", json.dumps({"text": text}))
-        assert connection.getresponse().status == 201
-        connection.close()
-
-    def tls(sock: socket.socket) -> socket.socket:
-        return context.wrap_socket(sock, server_hostname="127.0.0.1")
-
-    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096, wrap=tls) as late, \
-            RawSocket(server.port, "/update?carry=1", wrap=tls) as other:  # fmt: skip
+def test_a_client_that_never_reads_delays_no_other_over_tls(secure: Callable[..., Server]) -> None:
+    server = secure()
+    path, wrap = "/update?carry=1", server.wrap
+    with RawSocket(server.port, path, receive_buffer=4096, wrap=wrap) as late, \
+            RawSocket(server.port, path, wrap=wrap) as other:  # fmt: skip
         other.json()
         for number in range(200):
             text = f"{number:5}{'x' * 15_000}"
-            publish(text)
+            server.publish({"text": text})
             assert other.json()["value"]["text"] == text
         late.json()
         numbers: list[int] = []
@@ -375,8 +340,7 @@ def test_over_tls_one_who_never_reads_delays_nobody(
             numbers.append(int(late.json()["value"]["text"][:5]))
         assert numbers == sorted(set(numbers))
         assert len(numbers) < 100
-        late.send(frame(PING, b"still whole"))
-        eventually(lambda: late.frame() == (PONG, b"still whole"))
+        late.ping(b"still whole")
 
 
 # Both dispatches: the same responses, byte for byte.
@@ -388,16 +352,16 @@ def both() -> tuple[FlaskClient, FlaskClient, Feed]:
     feed = Feed()
     feed.publish({"n": 1})
     settings = Settings(source="http")
-    quick, plain = (
-        app_of(feed, replace(settings, direct=direct)).test_client() for direct in (True, False)
+    direct, plain = (
+        app_of(feed, replace(settings, direct=each)).test_client() for each in (True, False)
     )
-    return quick, plain, feed
+    return direct, plain, feed
 
 
-def whole(answer: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
-    """All of it but the date, which the server adds if Flask does not."""
-    headers = [(name, value) for name, value in answer.headers if name != "Date"]
-    return answer.status, headers, answer.data
+def whole(response: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
+    """Return all of it but the date, which the server adds if Flask does not."""
+    headers = [(name, value) for name, value in response.headers if name != "Date"]
+    return response.status, headers, response.data
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
@@ -422,9 +386,9 @@ def whole(answer: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
 def test_direct_dispatch_responds_as_flask_does(
     both: tuple[FlaskClient, FlaskClient, Feed], method: str, path: str
 ) -> None:
-    quick, plain, feed = both
+    direct, plain, feed = both
     path = path.format(feed.latest.cursor)
-    one, two = (client.open(path, method=method) for client in (quick, plain))
+    one, two = (client.open(path, method=method) for client in (direct, plain))
     assert whole(one) == whole(two)
 
 
@@ -441,22 +405,21 @@ def test_direct_dispatch_responds_as_flask_does(
         {"Accept-Encoding": "gzip"}, {"Origin": "http://evil.example"},
     ],
 )  # fmt: skip
-def test_direct_dispatch_minds_conditions_as_flask_does(
+def test_direct_dispatch_applies_conditions_as_flask_does(
     both: tuple[FlaskClient, FlaskClient, Feed], headers: dict[str, str]
 ) -> None:
-    quick, plain, feed = both
+    direct, plain, feed = both
     filled = {name: value.format(feed.latest.cursor) for name, value in headers.items()}
     for method, path in (("GET", "/data"), ("HEAD", "/data"), ("GET", "/update?timeout=0")):
-        one, two = (client.open(path, method=method, headers=filled) for client in (quick, plain))
+        one, two = (client.open(path, method=method, headers=filled) for client in (direct, plain))
         assert whole(one) == whole(two)
 
 
 @pytest.mark.parametrize("option", ["--no-direct", "--no-shortcut"])
 def test_direct_dispatch_can_be_turned_off(option: str, start: Start, server: Server) -> None:
     plain = start("serve.py", "--source", "http", option)
-    answers = []
+    headers = []
     for each in (plain, server):
         each.publish({"n": 1})
-        answer = each.http.get("/data")
-        answers.append(list(answer.headers))
-    assert answers[0] == answers[1]
+        headers.append(list(each.http.get("/data").headers))
+    assert headers[0] == headers[1]

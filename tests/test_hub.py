@@ -1,4 +1,4 @@
-"""The hub with channels whose every byte and hesitation the test decides; no network."""
+"""The hub with channels that a test fills and drains; no network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,8 @@ from pushlab.feed import Feed, Reading
 from pushlab.hub import Hub
 
 
-class Line:
-    """A channel into the test: what it has room for, it keeps."""
+class FakeChannel:
+    """A channel that keeps the bytes for which it has room."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.room = room
@@ -35,7 +35,7 @@ class Line:
         self.watching = (callback, argument, writing)
 
     def drain(self, room: float = float("inf")) -> None:
-        """Make room, and let the hub know."""
+        """Make room, and call the hub."""
         self.room = room
         assert self.watching
         callback, argument, writing = self.watching
@@ -48,14 +48,14 @@ class Line:
         assert not writing
         callback(argument)
 
-    def finish(self) -> None:
+    def shutdown_write(self) -> None:
         pass
 
     def close(self) -> None:
         self.closed = True
 
     def cursors(self) -> list[int]:
-        """The sequences of the signals that have come, whole."""
+        """Return the sequence numbers of the signals sent."""
         found, rest = [], self.sent
         while rest:
             size = rest[1]
@@ -66,14 +66,14 @@ class Line:
         return found
 
 
-class Offer:
-    """A connection that gives away its line."""
+class FakeConnection:
+    """A connection that detaches its channel."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, channel: FakeChannel) -> None:
+        self.channel = channel
 
-    def detach(self) -> tuple[Line, bytes]:
-        return self.line, b""
+    def detach(self) -> tuple[FakeChannel, bytes]:
+        return self.channel, b""
 
 
 @pytest.fixture
@@ -88,13 +88,13 @@ def hub(feed: Feed) -> Hub:
     return hub
 
 
-def add(hub: Hub, feed: Feed, line: Line, **options: Any) -> Line:
-    hub.add(Offer(line), feed, **options)  # type: ignore[arg-type]
-    return line
+def add(hub: Hub, feed: Feed, channel: FakeChannel, **options: Any) -> FakeChannel:
+    hub.add(FakeConnection(channel), feed, **options)  # type: ignore[arg-type]
+    return channel
 
 
-def test_one_who_is_behind_gets_the_rest_and_then_only_the_newest(feed: Feed, hub: Hub) -> None:
-    quick, slow = add(hub, feed, Line()), add(hub, feed, Line(room=40))
+def test_a_slow_subscriber_gets_the_rest_and_then_only_the_newest(feed: Feed, hub: Hub) -> None:
+    quick, slow = add(hub, feed, FakeChannel()), add(hub, feed, FakeChannel(room=40))
     for number in range(5):
         feed.publish({"number": number})
     assert quick.cursors() == [0, 1, 2, 3, 4, 5]
@@ -105,51 +105,51 @@ def test_one_who_is_behind_gets_the_rest_and_then_only_the_newest(feed: Feed, hu
     assert quick.cursors()[-1] == slow.cursors()[-1] == 6
 
 
-def test_a_newer_reading_while_telling_is_told_after_it(feed: Feed, hub: Hub) -> None:
-    """Between two sockets another thread publishes."""
+def test_a_reading_during_a_broadcast_is_broadcast_after_it(feed: Feed, hub: Hub) -> None:
+    """Another thread publishes between two sends."""
     newest: list[Reading] = []
 
-    class Interrupting(Line):
+    class Interrupting(FakeChannel):
         def send(self, data: bytes | memoryview) -> int:
             if len(self.cursors()) == 1 and not newest:
                 newest.append(Reading("x-2", 0.0, {}, b'{"cursor":"x-2"}', b"{}"))
                 hub.broadcast(newest[0])
             return super().send(data)
 
-    lines = [add(hub, feed, line) for line in (Line(), Interrupting(), Line())]
+    channels = [add(hub, feed, each) for each in (FakeChannel(), Interrupting(), FakeChannel())]
     feed.publish({})
-    assert [line.cursors() for line in lines] == [[0, 1, 2]] * 3
+    assert [each.cursors() for each in channels] == [[0, 1, 2]] * 3
 
 
-def test_whoever_joins_while_telling_hears_the_newest_once(feed: Feed, hub: Hub) -> None:
-    joined: list[Line] = []
+def test_a_subscriber_added_during_a_broadcast_gets_the_newest_once(feed: Feed, hub: Hub) -> None:
+    joined: list[FakeChannel] = []
 
-    class Door(Line):
+    class Joining(FakeChannel):
         def send(self, data: bytes | memoryview) -> int:
             if len(self.cursors()) == 1 and not joined:
-                joined.append(add(hub, feed, Line()))
+                joined.append(add(hub, feed, FakeChannel()))
             return super().send(data)
 
-    add(hub, feed, Door())
+    add(hub, feed, Joining())
     feed.publish({})
     assert joined[0].cursors() == [1]
     feed.publish({})
     assert joined[0].cursors() == [1, 2]
 
 
-def test_a_broken_socket_is_dropped_and_the_others_are_told(feed: Feed, hub: Hub) -> None:
-    first, broken, last = (add(hub, feed, Line()) for _ in range(3))
+def test_a_broken_socket_is_dropped_and_the_others_receive(feed: Feed, hub: Hub) -> None:
+    first, broken, last = (add(hub, feed, FakeChannel()) for _ in range(3))
     broken.closed = True
     feed.publish({})
     assert first.cursors() == last.cursors() == [0, 1]
     assert len(hub) == 2
 
 
-def test_coming_and_going_without_news_leaves_nothing_behind(feed: Feed, hub: Hub) -> None:
-    """It once remembered everyone who had come since the last reading."""
+def test_subscribers_between_two_readings_leave_nothing_behind(feed: Feed, hub: Hub) -> None:
+    """The hub once kept every subscriber since the last reading."""
     for _ in range(100):
-        add(hub, feed, Line()).abort()
-    add(hub, feed, Line(room=0))
+        add(hub, feed, FakeChannel()).abort()
+    add(hub, feed, FakeChannel(room=0))
     assert len(hub) == 1
     held = [name for name, value in vars(hub).items() if isinstance(value, (set, dict)) and value]
     assert held == []

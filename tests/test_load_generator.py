@@ -264,7 +264,7 @@ def test_a_connection_that_was_idle_for_too_long_is_opened_again(worker: Worker)
                 "open", transport="poll", carry=True, clients=1, processing_time=0.0,
                 address=["127.0.0.1", relay.port], host=target.name, after=target.publisher.cursor,
             )  # fmt: skip
-            eventually(lambda: relay.connections and relay.connections[0].over.is_set())
+            eventually(lambda: relay.connections and relay.connections[0].closed.is_set())
             worker.do("begin", begin_at=time.time(), ticks=1, period=0.05)
             target.publisher.change()
             found = worker.do("finish", sequence=target.newest, deadline=time.time() + 5)

@@ -338,7 +338,7 @@ def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
         last = relay.down
     [connection] = relay.connections
     # By the second event at the latest, the server learns that nobody listens.
-    eventually(lambda: server.publish({}) and connection.over.is_set())
+    eventually(lambda: server.publish({}) and connection.closed.is_set())
     assert costs(page, lane).down >= last
     assert len(page.exchanges[lane]) == 1
 
@@ -461,7 +461,7 @@ def test_a_websocket_that_vanishes_costs_what_it_was_sent(
         reset = struct.pack("ii", 1, 0)
         browser.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
     [connection] = relay.connections
-    assert connection.over.wait(5)
+    assert connection.closed.wait(5)
     server.publish({"n": "to nobody"})
     assert_cost(page, lane, Cost(relay.up, relay.down, 1))
 
@@ -540,18 +540,25 @@ def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) ->
         for opened in (stream, poll, browser):
             opened.close()
         for connection in relay.connections:
-            assert connection.over.wait(5)
+            assert connection.closed.wait(5)
         for name, passed in witnesses.items():
             [connection] = relay.naming(f"lane={name} ")
             assert (connection.up, connection.down) == passed
     sums = json.loads(server.out[-1])
     for name, (up, down) in witnesses.items():
         requests, empty = cost[name]
-        said = {"requests": requests, "empty": empty, "up": up, "down": down, "told": 1, "open": 0}
+        said = {
+            "requests": requests,
+            "empty": empty,
+            "up": up,
+            "down": down,
+            "records": 1,
+            "open": 0,
+        }
         assert sums[name] == said
     assert {name: each["open"] for name, each in sums.items() if each["open"]} == {}
-    assert sums.pop("reset")["told"] <= 30
-    assert {name: each["told"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
+    assert sums.pop("reset")["records"] <= 30
+    assert {name: each["records"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
 
 
 def test_over_tls_it_is_what_the_client_wrote_and_read(
@@ -846,4 +853,4 @@ def test_the_relay_itself(server: Server) -> None:
         assert wire.socket.recv(9) == b"HTTP/1.1 "
         connection.cut()
         wire.rest()
-        assert connection.over.wait(5)
+        assert connection.closed.wait(5)

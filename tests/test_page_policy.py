@@ -44,7 +44,7 @@ def running(browser: Browser) -> list[Part]:
 
 def sockets(relay: Relay) -> list[bool]:
     """Whether each WebSocket that was opened is still open."""
-    return [not each.over.is_set() for each in relay.naming("Upgrade: websocket")]
+    return [not each.closed.is_set() for each in relay.naming("Upgrade: websocket")]
 
 
 def nothing_is_sent(relay: Relay, server: Server) -> bool:
