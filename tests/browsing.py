@@ -1,11 +1,10 @@
-"""A real Chromium for the tests, with short names for the page's parts."""
+"""Chromium for the tests, with short names for the parts of the page."""
 
 import base64
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +16,16 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from pushlab.transports import TRANSPORTS
-from tests.clients import HANG_TIMEOUT, LabPage
-from tests.conftest import ROOT, Server, eventually
+from tests.clients import LabPage
+from tests.conftest import ROOT, Server, eventually, starting
 
 LANES = tuple(TRANSPORTS)
 #: Those that run at first; an event stream would hold one more of a browser's six connections.
 RUNNING = tuple(name for name, transport in TRANSPORTS.items() if transport.autostart)
 SCREENSHOTS = ROOT / "build" / "screenshots"
+
+#: Selectors: the server's card and all lanes; those of them that start with the page.
+ALL, STARTED = "[data-truth], [data-transport]", "[data-truth], [data-autostart]"
 
 #: The figures that a lane shows, as numbers where they are some; null where there is none yet.
 FIGURES = """
@@ -41,23 +43,19 @@ for (const lane of document.querySelectorAll("section[data-transport]")) {
 return lanes;
 """
 
-#: Starts what is not running.
+#: Starts the lanes that are stopped.
 START = """
 for (const button of document.querySelectorAll("[data-state=stopped] [data-action=stop]")) {
   button.click();
 }
 """
 
-#: Whether the server's card and all lanes are live.
-ALL_LIVE = """
-const parts = document.querySelectorAll("[data-truth], section[data-transport]");
-return [...parts].every(({ dataset }) => dataset.state === "live");
-"""
-
-#: What a part shows, and whether it is live.
-SHOWN = """
-const part = document.querySelector(arguments[0]);
-return [part.dataset.state, part.querySelector("[data-field=value]").innerText.trim()];
+#: Whether all parts of a selector are live, and show this cursor and this text; null is any.
+LIVE = """
+const [selector, cursor, text] = arguments;
+return [...document.querySelectorAll(selector)].every((part) =>
+  part.dataset.state === "live" && part.dataset.cursor === (cursor ?? part.dataset.cursor)
+  && (text === null || part.querySelector("[data-field=value]").innerText.trim() === text));
 """
 
 #: Notes each change of a lane's state, however short: [transport, state].
@@ -101,12 +99,12 @@ class Request:
         """How often it brought news; a fetch after a signal is none."""
         if self.transport in ("sse", "websocket"):
             return self.received
-        asks = "/update?" in self.url or self.conditional
-        return int(self.status == 200 and asks)
+        for_news = "/update?" in self.url or self.conditional
+        return int(self.status == 200 and for_news)
 
 
 class Browser(webdriver.Chrome):
-    """Chromium with short words."""
+    """Chromium, and what the tests do with the page."""
 
     def __init__(self, *, profile: Path, javascript: bool = True) -> None:
         options = webdriver.ChromeOptions()
@@ -124,6 +122,7 @@ class Browser(webdriver.Chrome):
             )
         super().__init__(options, Service("/usr/bin/chromedriver"))
         self._events: list[Event] = []
+        self.server: Server  #: that of the page that is open
 
     def open(self, url: str) -> None:
         """Go there, with nothing in the logs yet."""
@@ -133,12 +132,23 @@ class Browser(webdriver.Chrome):
         self.get(url)
 
     def visit(self, server: Server, path: str = "/", *, port: int = 0) -> "Browser":
-        """Open the page, start what is not running, and wait until everything on it is live."""
+        """Open the page, start every lane, and wait until everything on it is live."""
+        self.server = server
         self.open(server.url.replace(str(server.port), str(port or server.port)) + path)
-        eventually(lambda: self.truth.state == "live")
+        self.until_live("[data-truth]")
         self.execute_script(START)
-        eventually(lambda: self.execute_script(ALL_LIVE))
+        self.until_live()
         return self
+
+    def until_live(
+        self, selector: str = ALL, *, cursor: str | None = None, text: str | None = None
+    ) -> None:
+        """Wait until all of these are live, and show this reading."""
+        eventually(lambda: self.execute_script(LIVE, selector, cursor, text))
+
+    def publish(self, line: str, selector: str = ALL) -> None:
+        """Publish a line on the page's server, and wait until all of these show it."""
+        self.until_live(selector, cursor=self.server.publish({"line": line}), text=line)
 
     def lane(self, transport: str) -> "Part":
         return Part(self, f'[data-transport="{transport}"]')
@@ -148,20 +158,45 @@ class Browser(webdriver.Chrome):
         return Part(self, "[data-truth]")
 
     @property
+    def lanes(self) -> "list[Part]":
+        return [self.lane(transport) for transport in LANES]
+
+    @property
     def parts(self) -> "list[Part]":
-        return [self.truth, *map(self.lane, LANES)]
+        return [self.truth, *self.lanes]
 
     @property
     def figures(self) -> dict[str, dict[str, Any]]:
         """What each lane shows, all at one moment."""
         return self.execute_script(FIGURES)  # type: ignore[no-any-return]
 
+    def each(self, figure: str) -> dict[str, Any]:
+        """One figure of each lane."""
+        return {transport: figures[figure] for transport, figures in self.figures.items()}
+
+    @property
+    def lost(self) -> int:
+        """Readings that a lane has lost, of all lanes."""
+        return sum(self.each("lost").values())
+
     def find(self, selector: str) -> Any:
         return self.find_element(By.CSS_SELECTOR, selector)
+
+    def find_all(self, selector: str) -> list[Any]:
+        return self.find_elements(By.CSS_SELECTOR, selector)
 
     def control(self, name: str, value: str = "") -> Any:
         """The button of a control that acts for all pages."""
         return self.find(f'[data-control="{name}"]' + (f'[value="{value}"]' if value else ""))
+
+    @property
+    def notice(self) -> str:
+        """The notice that the page shows just now."""
+        return str(self.find("[data-field=notice]").text)
+
+    def until_notice(self, text: str) -> None:
+        """Wait until the page shows this notice."""
+        until_same(lambda: (self.notice, text))
 
     def watch_states(self) -> None:
         """From now on, note every change of a lane's state."""
@@ -172,7 +207,7 @@ class Browser(webdriver.Chrome):
         """The changes of the lanes' states since `watch_states`: transport and state."""
         return self.execute_script("return window.states")  # type: ignore[no-any-return]
 
-    # Its own tools.
+    # Chromium's own tools.
 
     def network_log(self) -> list[Event]:
         """The browser's own network events since `open`: names and parameters."""
@@ -227,11 +262,11 @@ class Browser(webdriver.Chrome):
         """Set the screen's size and the reader's preferences."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        tastes = {
+        preferences = {
             "prefers-color-scheme": scheme,
             "prefers-reduced-motion": "no-preference" if motion else "reduce",
         }
-        features = [{"name": name, "value": value} for name, value in tastes.items()]
+        features = [{"name": name, "value": value} for name, value in preferences.items()]
         self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def look_as_before(self) -> None:
@@ -263,21 +298,13 @@ class Part:
     def __getitem__(self, field: str) -> str:
         return str(self.find(f'[data-field="{field}"]').text)
 
-    @property
-    def since(self) -> float:
-        """The time since update in seconds."""
-        found = re.fullmatch(r"(?:(\d+) min )?([\d.]+) s", self["since"])
-        assert found, self["since"]
-        return 60 * int(found[1] or 0) + float(found[2])
-
     def until(self, condition: "Callable[[Part], Any]") -> None:
         """Wait until the condition holds for this part."""
         eventually(lambda: condition(self))
 
     def until_it_shows(self, text: str) -> None:
         """Wait until it is live and shows this value."""
-        script, selector = self.browser.execute_script, self.selector
-        self.until(lambda _: script(SHOWN, selector) == ["live", text])
+        self.browser.until_live(self.selector, text=text)
 
     def until_it_is_past(self, sequence: int) -> None:
         """Wait until it shows a later reading than this one."""
@@ -295,26 +322,20 @@ class Part:
         """Switch it, if need be, and wait until it is live again."""
         if self.carries != carry:
             self.press("carry")
-        self.until(lambda part: part.state == "live")
-
-    def shows(self, server: Server) -> bool:
-        """Whether it shows the newest reading of the server."""
-        newest = server.http.get("/data").json["cursor"]
-        return self["sequence"] == str(newest).rpartition("-")[2]
-
-
-def notice(browser: Browser) -> str:
-    """The notice that the page shows just now."""
-    return str(browser.find("[data-field=notice]").text)
+        self.browser.until_live(self.selector)
 
 
 def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
     """Wait until both are equal; fail with how they differ."""
-    deadline = time.monotonic() + HANG_TIMEOUT
-    one, other = both()
-    while one != other and time.monotonic() < deadline:
-        one, other = both()
-    assert one == other
+    last: list[Any] = []
+
+    def same() -> bool:
+        last[:] = both()
+        return bool(last[0] == last[1])
+
+    with suppress(AssertionError):
+        eventually(same)
+    assert last[0] == last[1]
 
 
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -336,7 +357,7 @@ def violations(browser: Browser, axe: str) -> list[str]:
         "const [values, done] = arguments;"
         "axe.run({ exclude: '.field svg' },"
         " { runOnly: { type: 'tag', values }, resultTypes: ['violations'] })"
-        ".then((result) => done(result.violations), (error) => done(String(error)))",
+        ".then((result) => done(result.violations), (error) => done(String(error)));",
         AXE_TAGS,
     )
     assert isinstance(found, list), found
@@ -345,6 +366,40 @@ def violations(browser: Browser, axe: str) -> list[str]:
         for violation in found
         for node in violation["nodes"]
     ]
+
+
+#: The elements that make the page scroll sideways.
+SIDEWAYS = """
+const { scrollWidth, clientWidth } = document.documentElement;
+if (scrollWidth <= clientWidth) return [];
+const wide = (element) => element.getBoundingClientRect().right > clientWidth + 0.5;
+const clips = (element) =>
+  getComputedStyle(element).overflowX !== "visible" || element.localName === "svg";
+const free = (element) => !element || (!clips(element) && free(element.parentElement));
+const all = [...document.querySelectorAll("body *")];
+return [`${scrollWidth} px`, ...all
+  .filter((it) => it.checkVisibility() && wide(it) && free(it.parentElement))
+  .map((it) => `${it.localName}.${it.className} ${it.textContent.slice(0, 60)}`)];
+"""
+
+#: Screens: width and height in pixels.
+DESK, PHONE, HALL, OLD_PROJECTOR = (1400, 900), (390, 844), (1920, 1080), (1024, 768)
+Look = tuple[tuple[int, int], str]
+
+
+def check_looks(browser: Browser, axe: str, name: str, *looks: Look) -> None:
+    """On these screens, light or dark, axe-core finds nothing; the page fits these and others.
+
+    A picture of each is kept.
+    """
+    for (width, height), scheme in looks:
+        browser.look(width=width, height=height, scheme=scheme)
+        browser.picture(f"{name}, {scheme}, {width} px")
+        assert browser.execute_script(SIDEWAYS) == []
+        assert violations(browser, axe) == []
+    for width in (320, 600, 768, 1024):
+        browser.look(width=width, height=568)
+        assert browser.execute_script(SIDEWAYS) == [], width
 
 
 @contextmanager
@@ -370,6 +425,26 @@ def browser(chromium: Browser) -> Iterator[Browser]:
     assert chromium.errors() == []
     chromium.look_as_before()
     chromium.get("about:blank")
+
+
+@pytest.fixture(scope="module")
+def page_server() -> Iterator[Server]:
+    """A server for the page tests of a file, whose data they publish."""
+    with starting() as start:
+        yield start("serve.py", "--source", "http")
+
+
+@pytest.fixture
+def tab(browser: Browser, page_server: Server) -> Browser:
+    """The file's browser with the page open, everything on it live."""
+    return browser.visit(page_server)
+
+
+@pytest.fixture(scope="module")
+def modules(chromium: Browser, page_server: Server) -> Browser:
+    """The file's browser with the page open, for scripts that import its modules."""
+    chromium.open(page_server.url)
+    return chromium
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browsing import LANES, Browser, notice
+from tests.browsing import Browser
 from tests.conftest import eventually
 from tests.hosting import SERVERS, start_server
 
@@ -14,22 +14,17 @@ UNCOUNTED = ("uwsgi gevent", "uwsgi threads", "flask run")
 
 @pytest.mark.parametrize("server_name", [name for name in SERVERS if not name.endswith(" tls")])
 def test_contract_the_page_works(server_name: str, browser: Browser, tmp_path: Path) -> None:
-    server = start_server(server_name, tmp_path, "--source", "http")
-    server.publish({"n": 0})
-    browser.visit(server)
-    for number in range(1, 4):
-        server.publish({"n": number})
-        for lane in LANES:
-            browser.lane(lane).until(lambda part: part.shows(server))
-    figures = browser.figures
-    counts = [figures[lane][name] for lane in LANES for name in ("requests", "bytes-up")]
+    browser.visit(start_server(server_name, tmp_path, "--source", "http"))
+    for number in range(3):
+        browser.publish(f"reading {number}")
+    counts = [*browser.each("requests").values(), *browser.each("bytes-up").values()]
     assert {isinstance(count, int) for count in counts} == {server_name not in UNCOUNTED}, counts
     assert ("not counted here" in browser.find("footer").text) is (server_name in UNCOUNTED)
-    assert [figures[lane]["lost"] for lane in LANES] == [0] * len(LANES)
+    assert browser.lost == 0
     if server_name in UNCOUNTED:
         browser.lane("websocket").press("cut")
-        eventually(lambda: "refused: cut:" in notice(browser))
+        eventually(lambda: "refused: cut:" in browser.notice)
     assert browser.complaints() == []
     browser.open("about:blank")
-    assert server.stop() == 0, server.log
-    assert "Traceback" not in server.log, server.log
+    assert browser.server.stop() == 0, browser.server.log
+    assert "Traceback" not in browser.server.log, browser.server.log

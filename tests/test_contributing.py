@@ -59,8 +59,7 @@ def test_the_page_has_a_lane_for_it(server: Server, browser: Browser) -> None:
     lane = browser.lane(NAME)
     assert lane.find("h2").text == "Throwaway poll"
     for number in range(2):
-        server.publish({"number": number})
-        lane.until(lambda part: part.shows(server))
+        browser.until_live(lane.selector, cursor=server.publish({"number": number}))
     assert browser.complaints() == []
 
 

@@ -17,9 +17,7 @@ def test_every_request_of_the_page_executes_its_transports_function(
         for transport in LANES:
             browser.lane(transport).set_carry(carry)
         for number in range(3):
-            server.publish({"line": f"reading {number}, {carry}"})
-            for part in browser.parts:
-                part.until_it_shows(f"reading {number}, {carry}")
+            browser.publish(f"reading {number}, {carry}")
     for transport in LANES:
         browser.lane(transport).press("stop")
         browser.lane(transport).until(lambda lane: lane.state == "stopped")

@@ -9,7 +9,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from pushlab.transports import TRANSPORTS
-from tests.browsing import LANES, Browser
+from tests.browsing import FIGURES, Browser
 from tests.conftest import ROOT, Server, eventually, starting
 
 
@@ -21,114 +21,116 @@ def far() -> Iterator[Server]:
         yield server
 
 
-def places(browser: Browser) -> list[tuple[str, str, str | None]]:
-    links = browser.find_elements(By.CSS_SELECTOR, "nav[aria-label=Distance] a")
-    return [
-        (link.text, str(link.get_attribute("href")), link.get_attribute("aria-current"))
-        for link in links
-    ]
-
-
 def test_one_page_leads_to_the_others(far: Server, browser: Browser) -> None:
-    ports = {
+    ports = {"here": far.port} | {
         name: int(url.rpartition(":")[2])
         for name, url in re.findall(r"^(\d+ ms away): (\S+)$", "".join(far.out), re.MULTILINE)
-    } | {"here": far.port}
-    assert list(ports) == ["50 ms away", "200 ms away", "here"]
+    }
+    assert list(ports) == ["here", "50 ms away", "200 ms away"]
 
-    def expected(here: str) -> list[tuple[str, str, str | None]]:
-        return [
-            (name, f"http://127.0.0.1:{ports[name]}/", "page" if name == here else None)
-            for name in ("here", "50 ms away", "200 ms away")
-        ]
+    def check_page(here: str, lesson: str) -> None:
+        """It is the page of this name, which leads to all of them."""
+        eventually(lambda: browser.current_url == f"http://127.0.0.1:{ports[here]}/")
+        links = browser.find_all("nav[aria-label=Distance] a")
+        places = [(link.text, link.get_attribute("href")) for link in links]
+        assert places == [(name, f"http://127.0.0.1:{port}/") for name, port in ports.items()]
+        assert [link.text for link in links if link.get_attribute("aria-current")] == [here]
+        assert lesson in browser.find(".lesson").text
 
     browser.open(far.url)
-    assert places(browser) == expected("here")
-    lesson = browser.find(".lesson")
-    assert "right beside the server" in lesson.text
-    lesson.find_element(By.TAG_NAME, "a").click()
-    eventually(lambda: browser.current_url.endswith(f":{ports['200 ms away']}/"))
-    assert places(browser) == expected("200 ms away")
-    assert "every byte takes 100 ms in each direction" in browser.find(".lesson").text
+    check_page("here", "right beside the server")
+    browser.find(".lesson a").click()
+    check_page("200 ms away", "every byte takes 100 ms in each direction")
     browser.find_element(By.LINK_TEXT, "50 ms away").click()
-    eventually(lambda: browser.current_url.endswith(f":{ports['50 ms away']}/"))
-    assert places(browser) == expected("50 ms away")
-    assert "every byte takes 25 ms in each direction" in browser.find(".lesson").text
+    check_page("50 ms away", "every byte takes 25 ms in each direction")
     browser.find_element(By.LINK_TEXT, "here").click()
-    eventually(lambda: browser.current_url == f"{far.url}/")
+    check_page("here", "right beside the server")
 
 
-def test_distance_tells_them_apart(far: Server, browser: Browser) -> None:
-    browser.visit(far, port=int(far.out[2].rpartition(":")[2]))
-    assert verdict(browser) == MEASURING
-    publish_five(far, browser, "carried")
-    eventually(lambda: says_what_is_shown(browser, BOTH_CARRY + HINT))
-    for transport, p50 in p50s(browser).items():
-        # The reading takes half of the round trip. The clocks are known to some milliseconds.
-        assert p50 > 95, transport
-    browser.picture("200 ms away, all carry")
+#: The figures, the verdict, and the possible error of the clocks in milliseconds, at one moment.
+SHOWN = f"""
+const text = (name) => document.querySelector(`[data-field=${{name}}]`).textContent;
+const shown = [(() => {{ {FIGURES} }})(), text("verdict"), Number(text("error"))];
+document.querySelector(arguments[0])?.click();
+return shown;
+"""
 
-    browser.lane("longpoll").set_carry(False)
-    publish_five(far, browser, "signalled")
-    # The same payload is compared first; long polling now signals, short polling still carries.
-    eventually(lambda: says_what_is_shown(browser, WITH_SHORT_POLLING + SAVED))
-    # A signal takes half of the round trip; the fetch after it one more.
-    assert p50s(browser)["longpoll"] > 295
-    assert [lane["lost"] for lane in browser.figures.values()] == [0] * len(LANES)
-    browser.picture("200 ms away, long polling signals")
-
-
-def publish_five(far: Server, browser: Browser, name: str) -> None:
-    for number in range(5):
-        far.publish({"line": f"{name} {number}"})
-        for part in browser.parts:
-            part.until_it_shows(f"{name} {number}")
-
-
-def p50s(browser: Browser) -> dict[str, float]:
-    return {transport: lane["latency-p50"] for transport, lane in browser.figures.items()}
-
-
-def verdict(browser: Browser) -> str:
-    return str(browser.find("[data-field=verdict]").text)
-
-
-MEASURING = "Measuring: the verdict comes after three updates."
 HINT = r" Switch a lane to “signal, then fetch” to measure what carrying the data saves\."
 SPEED = r"(?:(?P<apart>\d+(?:\.\d)?) ms (?P<how>faster|slower) than|as fast as)"
 BYTES = r"used (?P<one>[\d,]+) bytes per update against (?P<other>[\d,]+)\."
 REQUESTS = r" Short polling sent (?P<requests>\d+) requests for (?P<changes>\d+) changes\."
-BOTH_CARRY = rf"Both carry the data: WebSocket was {SPEED} long polling and {BYTES}{REQUESTS}"
-WITH_SHORT_POLLING = BOTH_CARRY.replace("long polling", "short polling")
+BOTH_CARRY = rf"Both carry the data: WebSocket was {SPEED} OTHER and {BYTES}{REQUESTS}"
 SAVED = (
     r" Carrying alone makes long polling (?P<sooner>\d+) ms faster"
     r" and takes (?P<fewer>[\d,]+) bytes less per update\."
 )
 
 
-def says_what_is_shown(browser: Browser, pattern: str) -> bool:
-    """Whether the verdict agrees with the figures: the server's reports may come in between."""
-    figures, text = browser.figures, verdict(browser)
-    if text.startswith("Measuring"):
-        return False
-    found = re.fullmatch(pattern, text)
+def test_distance_makes_the_difference(far: Server, browser: Browser) -> None:
+    browser.visit(far, port=int(far.out[2].rpartition(":")[2]))
+    assert browser.find("[data-field=verdict]").text == MEASURING
+    for number in range(5):
+        browser.publish(f"carried {number}")
+    eventually(lambda: says_what_is_shown(browser, "longpoll", HINT))
+    # The reading takes half of the round trip.
+    assert all(p50 > 100 for p50 in longest_p50s(browser).values())
+    browser.picture("200 ms away, all carry")
+
+    switch = "[data-transport=longpoll] [data-action=carry]"
+    carried, _, error = browser.execute_script(SHOWN, switch)
+    browser.until_live()
+    for number in range(5):
+        browser.publish(f"signalled {number}")
+    # The same payload is compared first; long polling now signals, short polling still carries.
+    eventually(lambda: says_what_is_shown(browser, "poll", SAVED, carried, error))
+    # A signal takes half of the round trip; the fetch after it one more.
+    assert longest_p50s(browser)["longpoll"] > 300
+    assert browser.lost == 0
+    browser.picture("200 ms away, long polling signals")
+
+
+def longest_p50s(browser: Browser) -> dict[str, float]:
+    """The p50s in milliseconds, if the clocks are as wrong as they may be, which makes them short.
+
+    The error is half of the round trip. What of it is the distance is the same in both directions.
+    """
+    figures, _, error = browser.execute_script(SHOWN, "nothing")
+    return {name: lane["latency-p50"] + error - 100 + 1 for name, lane in figures.items()}
+
+
+def says_what_is_shown(
+    browser: Browser, other: str, more: str, carried: Any = None, error: float = 0.0
+) -> bool:
+    """Whether the verdict compares the WebSocket with this lane, and agrees with the figures.
+
+    It also says what long polling saves, compared with the figures `carried` of before it signalled
+    and the error of the clocks at that time. The server's reports may come between the verdict and
+    the figures.
+    """
+    lanes, text, error_now = browser.execute_script(SHOWN, "nothing")
+    name = TRANSPORTS[other].title.lower()
+    found = re.fullmatch(BOTH_CARRY.replace("OTHER", name) + more, text)
     if not found:
         return False
-    said = {name: text and text.replace(",", "") for name, text in found.groupdict().items()}
-    one, poll = figures["websocket"], figures["poll"]
-    other = figures["longpoll" if "than long" in text or "as long" in text else "poll"]
-    sooner = other["latency-p50"] - one["latency-p50"]
-    if said["apart"]:
-        assert (sooner > 0) == (said["how"] == "faster")
-    if "sooner" in said:  # 200 ms away, a signal costs a round trip more
-        assert 150 < float(said["sooner"]) < 300
-        assert 100 < float(said["fewer"]) < 2000
-    return (
-        abs(abs(sooner) - float(said["apart"] or 0)) < (1 if said["apart"] else 2)
-        and abs(one["bytes-per-update"] - float(said["one"])) < 1
-        and abs(other["bytes-per-update"] - float(said["other"])) < 1
-        and (int(said["requests"]), int(said["changes"])) == (poll["requests"], poll["seen"])
-    )
+    said = {key: float((value or "0").replace(",", "")) for key, value in found.groupdict().items()
+            if key != "how"}  # fmt: skip
+    one, poll = lanes["websocket"], lanes["poll"]
+    sooner = lanes[other]["latency-p50"] - one["latency-p50"]
+    apart = said["apart"] * (1 if found["how"] == "faster" else -1)
+    pairs = [
+        (sooner, apart, 1 if apart else 2),
+        (one["bytes-per-update"], said["one"], 1),
+        (lanes[other]["bytes-per-update"], said["other"], 1),
+        (poll["requests"], said["requests"], 1),
+        (poll["seen"], said["changes"], 1),
+    ]
+    if carried:
+        clocks = 1 + error - 100 + error_now - 100  # by how much they may be known better by now
+        for key, figure, tolerance in [("sooner", "latency-p50", clocks),
+                                       ("fewer", "bytes-per-update", 1)]:  # fmt: skip
+            saved = lanes["longpoll"][figure] - carried["longpoll"][figure]
+            pairs.append((saved, said[key], tolerance))
+    return all(abs(a - b) < tolerance for a, b, tolerance in pairs)
 
 
 # The verdict, word by word.
@@ -139,43 +141,51 @@ def lane(transport: str, p50: float, size: float | None, **more: Any) -> Any:
     return {"transport": transport, "p50": p50, "bytes": size, "updates": 3} | more
 
 
+def both(
+    one: str, speed: str, other: str, used: tuple[str, str] | None, does: str = "carry the data"
+) -> str:
+    """The verdict's first sentence, where the payload is the same."""
+    cost = f" and used {used[0]} bytes per update against {used[1]}" if used else ""
+    return f"Both {does}: {one} was {speed} {other}{cost}."
+
+
+def carrying(makes: str) -> str:
+    return f" Carrying alone makes {makes} per update."
+
+
 WEBSOCKET, LONGPOLL = lane("websocket", 5, 121), lane("longpoll", 39, 808)
 SSE, POLL = lane("sse", 5, 130), lane("poll", 300, 2000, requests=31)
-#: A lane's payload, where it is not to carry.
-SIGNALLING = {"carries": False}
-#: A lane that has measured both payloads.
-BOTH = LONGPOLL | {"other": (258, 1514)}
+#: A lane's payload, where it is not to carry; and that its bytes are not counted.
+SIGNALLING, UNCOUNTED = {"carries": False}, {"bytes": None}
+
+MEASURING = "Measuring: the verdict comes after three updates."
 SENT = " Short polling sent 31 requests for 3 changes."
 ASIDE = " Switch a lane to “signal, then fetch” to measure what carrying the data saves."
-FASTER = (
-    "Both carry the data: WebSocket was 34 ms faster than long polling"
-    " and used 121 bytes per update against 808."
-)
-DIFFER = (
-    "WebSocket carries the data and long polling only signals:"
-    " switch both to the same payload to compare the transports."
-)
+LP = "long polling"
+FASTER = both("WebSocket", "34 ms faster than", LP, ("121", "808"))
+FASTER_UNCOUNTED = both("WebSocket", "34 ms faster than", LP, None)
+THAN_POLL = both("WebSocket", "295 ms faster than", "short polling", ("121", "2,000")) + SENT
+SSE_WAS = ("Server-sent events", "34 ms faster than", LP, ("130", "808"))
+ALIKE = ": switch both to the same payload to compare the transports."
+DIFFER = f"WebSocket carries the data and long polling only signals{ALIKE}"
+SAVES = carrying("long polling 219 ms faster and takes 706 bytes less")
 
 VERDICTS = {
     "faster": ([WEBSOCKET, LONGPOLL], FASTER + ASIDE),
     "slower": (
         [lane("websocket", 39, 1300), lane("longpoll", 5, 540)],
-        "Both carry the data: WebSocket was 34 ms slower than long polling"
-        " and used 1,300 bytes per update against 540." + ASIDE,
+        both("WebSocket", "34 ms slower than", LP, ("1,300", "540")) + ASIDE,
     ),
     "as fast": (
         [lane("websocket", 5, 100), lane("longpoll", 6, 103)],
-        "Both carry the data: WebSocket was as fast as long polling"
-        " and used 100 bytes per update against 103." + ASIDE,
+        both("WebSocket", "as fast as", LP, ("100", "103")) + ASIDE,
     ),
     "seconds": (
         [lane("websocket", 5, 150), lane("longpoll", 1505, 100)],
-        "Both carry the data: WebSocket was 1.50 s faster than long polling"
-        " and used 150 bytes per update against 100." + ASIDE,
+        both("WebSocket", "1.50 s faster than", LP, ("150", "100")) + ASIDE,
     ),
     "bytes are not counted": (
-        [WEBSOCKET | {"bytes": None}, LONGPOLL | {"bytes": None}],
-        "Both carry the data: WebSocket was 34 ms faster than long polling." + ASIDE,
+        [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED], FASTER_UNCOUNTED + ASIDE,
     ),
     "both signal": (
         [WEBSOCKET | SIGNALLING, LONGPOLL | SIGNALLING],
@@ -184,53 +194,35 @@ VERDICTS = {
     "it alone carries": ([WEBSOCKET, LONGPOLL | SIGNALLING], DIFFER + ASIDE),
     "the other alone carries": (
         [WEBSOCKET | SIGNALLING, LONGPOLL],
-        "WebSocket only signals and long polling carries the data:"
-        " switch both to the same payload to compare the transports." + ASIDE,
+        f"WebSocket only signals and long polling carries the data{ALIKE}{ASIDE}",
     ),
     "another pair has the same payload": (
-        [WEBSOCKET, LONGPOLL | SIGNALLING, POLL],
-        "Both carry the data: WebSocket was 295 ms faster than short polling"
-        " and used 121 bytes per update against 2,000." + SENT + ASIDE,
+        [WEBSOCKET, LONGPOLL | SIGNALLING, POLL], THAN_POLL + ASIDE,
     ),
     "another pair signals": (
         [WEBSOCKET, LONGPOLL | SIGNALLING, SSE | SIGNALLING],
-        "Both only signal: Server-sent events was 34 ms faster than long polling"
-        " and used 130 bytes per update against 808." + ASIDE,
+        both(*SSE_WAS, "only signal") + ASIDE,
     ),
-    "what carrying saves": (
-        [WEBSOCKET, BOTH],
-        f"{FASTER} Carrying alone makes long polling 219 ms faster"
-        " and takes 706 bytes less per update.",
-    ),
+    "what carrying saves": ([WEBSOCKET, LONGPOLL | {"other": (258, 1514)}], FASTER + SAVES),
     "what carrying saves, while it signals": (
-        [WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)],
-        f"{DIFFER} Carrying alone makes long polling 219 ms faster"
-        " and takes 706 bytes less per update.",
+        [WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)], DIFFER + SAVES,
     ),
     "what carrying costs": (
         [WEBSOCKET | {"other": (4, 100)}, LONGPOLL],
-        f"{FASTER} Carrying alone makes WebSocket no faster and takes 21 bytes more per update.",
+        FASTER + carrying("WebSocket no faster and takes 21 bytes more"),
     ),
     "what carrying saves, uncounted": (
-        [WEBSOCKET | {"bytes": None}, LONGPOLL | {"bytes": None, "other": (9, None)}],
-        "Both carry the data: WebSocket was 34 ms faster than long polling."
-        " Carrying alone makes long polling 30 ms slower.",
+        [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED | {"other": (9, None)}],
+        f"{FASTER_UNCOUNTED} Carrying alone makes long polling 30 ms slower.",
     ),
     "all four": ([POLL, LONGPOLL, SSE, WEBSOCKET], FASTER + SENT + ASIDE),
-    "instead of long polling": (
-        [POLL, LONGPOLL | {"updates": 2}, WEBSOCKET],
-        "Both carry the data: WebSocket was 295 ms faster than short polling"
-        " and used 121 bytes per update against 2,000." + SENT + ASIDE,
-    ),
+    "instead of long polling": ([POLL, LONGPOLL | {"updates": 2}, WEBSOCKET], THAN_POLL + ASIDE),
     "instead of WebSocket": (
-        [LONGPOLL, SSE, WEBSOCKET | {"updates": 2}],
-        "Both carry the data: Server-sent events was 34 ms faster than long polling"
-        " and used 130 bytes per update against 808." + ASIDE,
+        [LONGPOLL, SSE, WEBSOCKET | {"updates": 2}], both(*SSE_WAS) + ASIDE,
     ),
     "no polling": (
         [SSE, WEBSOCKET],
-        "Both carry the data: WebSocket was as fast as server-sent events"
-        " and used 121 bytes per update against 130." + ASIDE,
+        both("WebSocket", "as fast as", "server-sent events", ("121", "130")) + ASIDE,
     ),
     "too few of one": ([WEBSOCKET, LONGPOLL | {"updates": 2}], MEASURING),
     "no push": ([POLL, LONGPOLL], MEASURING + SENT),
@@ -238,13 +230,13 @@ VERDICTS = {
     # Seen, but late because the lane was stopped: its latency is not known.
     "none timely": ([WEBSOCKET | {"timely": 2}, LONGPOLL], MEASURING),
     "none": ([], MEASURING),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("lanes", "said"), VERDICTS.values(), ids=VERDICTS)
-def test_the_verdict_in_words(on_the_page: Browser, lanes: list[dict[str, Any]], said: str) -> None:
+def test_the_verdict_in_words(modules: Browser, lanes: list[dict[str, Any]], said: str) -> None:
     titles = {name: transport.title for name, transport in TRANSPORTS.items()}
-    written = on_the_page.execute_async_script(
+    written = modules.execute_async_script(
         """
         const [lanes, titles, done] = arguments;
         const measured = (p50, bytesPerUpdate, seen, timely = seen, requests = undefined) => ({
@@ -277,10 +269,10 @@ def test_the_verdict_in_words(on_the_page: Browser, lanes: list[dict[str, Any]],
 # The percentile, by the same cases as in Python.
 
 
-def test_the_percentile_is_that_of_python(on_the_page: Browser) -> None:
+def test_the_percentile_is_that_of_python(modules: Browser) -> None:
     cases = json.loads((ROOT / "tests" / "percentiles.json").read_text())
     assert cases
-    computed = on_the_page.execute_async_script(
+    computed = modules.execute_async_script(
         """
         const [cases, done] = arguments;
         import("/static/measurement.js").then(({ percentile }) => {
@@ -290,10 +282,3 @@ def test_the_percentile_is_that_of_python(on_the_page: Browser) -> None:
         cases,
     )
     assert computed == pytest.approx([case["value"] for case in cases], rel=1e-9)
-
-
-@pytest.fixture(scope="module")
-def on_the_page(chromium: Browser, far: Server) -> Browser:
-    """The file's browser, with the page open, for its modules."""
-    chromium.open(far.url)
-    return chromium

@@ -1,42 +1,48 @@
-"""The page in a real Chromium, also when its server stops."""
+"""The page in Chromium: its lanes follow the server, also when that stops and comes back."""
 
 import re
 import signal
-import socket
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from bench.clients.chromium import EVENT_SOURCE, FETCH, HANDSHAKE, NAVIGATE
 from lab.summary import headline
-from tests.browsing import LANES, RUNNING, Browser, browsing
-from tests.conftest import Server, Start, eventually, starting
+from tests.browsing import (
+    DESK,
+    LANES,
+    PHONE,
+    RUNNING,
+    STARTED,
+    Browser,
+    browsing,
+    check_looks,
+    until_same,
+)
+from tests.conftest import Server, Start, eventually
+
+LOAD = {"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.42, 0.31, 1.0]}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with starting() as start:
-        yield start("serve.py", "--source", "http")
-
-
-def test_at_first_all_run_but_the_event_stream(server: Server, browser: Browser) -> None:
-    browser.open(server.url)
-    for transport in RUNNING:
-        browser.lane(transport).until(lambda part: part.state == "live")
+def test_at_first_all_run_but_the_event_stream(
+    page_server: Server, browser: Browser, axe: str
+) -> None:
+    page_server.publish(LOAD)
+    browser.open(page_server.url)
+    browser.until_live(STARTED)
+    check_looks(browser, axe, "at first", (DESK, "light"))
     stopped = browser.lane("sse")
+    button = stopped.find("[data-action=stop]")
     assert stopped.state == "stopped"
-    assert stopped.find("[data-action=stop]").text == "Start"
-    assert stopped.find("[data-action=stop]").accessible_name == "Start Server-sent events"
+    assert (button.text, button.accessible_name) == ("Start", "Start Server-sent events")
     assert not stopped.find("[data-action=cut]").is_enabled()
     assert set(browser.lane_ids) == set(RUNNING)
     figures = browser.figures["sse"]
@@ -44,53 +50,41 @@ def test_at_first_all_run_but_the_event_stream(server: Server, browser: Browser)
     assert [figures[name] for name in counts] == [0] * len(counts)
     assert figures["latency-p50"] is figures["bytes-per-update"] is None
     stopped.press("stop")
-    stopped.until(lambda part: part.state == "live")
-    assert stopped.find("[data-action=stop]").text == "Stop"
+    browser.until_live()
+    assert button.text == "Stop"
     assert stopped.find("[data-action=cut]").is_enabled()
     assert set(browser.lane_ids) == set(LANES)
 
 
-def test_all_lanes_follow_the_server(start: Start, program: str, browser: Browser) -> None:
-    server = start(program, "--source", "http")
-    browser.visit(server)
-    assert all(browser.lane(transport).carries for transport in LANES), "all begin alike"
-    for carry in (False, True):
-        for transport in LANES:
-            browser.lane(transport).set_carry(carry)
-        for number in range(2):
-            server.publish({"line": f"reading {number}, {carry}"})
-            for part in browser.parts:
-                part.until_it_shows(f"reading {number}, {carry}")
-                assert part.shows(server)
-    assert browser.complaints() == []
+#: What the parts show as the time since the update, and what it is, in seconds.
+AGES = """
+const [done] = arguments;
+import("/static/clock.js").then(({ serverNow }) => {
+  const changed = Date.parse(document.querySelector("[data-field=changed-at]").dateTime);
+  const shown = [...document.querySelectorAll("[data-field=since]")].map((it) => it.textContent);
+  done([shown, (serverNow() - changed) / 1000]);
+}, (error) => done(String(error)));
+"""
 
 
-def test_time_since_update_ticks(server: Server, browser: Browser) -> None:
-    browser.look(motion=True)  # by tenths
-    browser.visit(server)
-    server.publish({"line": "tick"})
-    for part in browser.parts:
-        part.until_it_shows("tick")
-    started = {part.selector: (part.since, time.monotonic()) for part in browser.parts}
-    for part in browser.parts:
-        part.until(lambda part: part.since >= started[part.selector][0] + 1.5)
-        since, at = started[part.selector]
-        before = time.monotonic()
-        assert before - at - 1 < part.since - since < time.monotonic() - at + 1
-    published = time.monotonic()
-    server.publish({"line": "tock"})
-    for part in browser.parts:
-        part.until_it_shows("tock")
-        assert part.since < time.monotonic() - published + 1
+def ages(browser: Browser) -> tuple[list[float], float]:
+    """Return the time since the update as each part shows it, and as it is, in seconds."""
+    shown, age = browser.execute_async_script(AGES)
+    found = [re.fullmatch(r"(?:(\d+) min )?(\d+\.?\d*) s", text) for text in shown]
+    return [60 * int(each[1] or 0) + float(each[2]) for each in found if each], age
 
 
-def test_the_machines_load_is_shown(start: Start, browser: Browser) -> None:
-    browser.visit(start("serve.py", "--every", "0.3"))
-    first = int(browser.truth["sequence"])
-    for part in browser.parts:
-        assert re.fullmatch(r"CPU \d+\.\d %", part["value"])
-        part.until_it_is_past(first + 3)
-    assert re.match(r"memory \d+ % · load average", browser.truth["details"])
+def test_time_since_update_ticks(tab: Browser) -> None:
+    tab.look(motion=True)  # by tenths
+
+    def is_right() -> bool:
+        shown, age = ages(tab)
+        return age > 0.5 and all(0 <= age - each < 0.3 for each in shown)
+
+    for line in ("tick", "tock"):
+        tab.publish(line)
+        eventually(is_right)
+        assert re.fullmatch(r"(\d+ min )?\d+(\.\d)? s", tab.truth["since"])
 
 
 def test_printf_shows_its_last_line(start: Start, browser: Browser) -> None:
@@ -98,79 +92,64 @@ def test_printf_shows_its_last_line(start: Start, browser: Browser) -> None:
     with subprocess.Popen(["printf", r"one\ntwo\n"], stdout=subprocess.PIPE) as printf:
         assert printf.stdout is not None
         server = start("serve.py", "--source", "stdin", stdin=printf.stdout.fileno())
-    browser.visit(server)
-    for part in browser.parts:
-        part.until_it_shows("two")
+    browser.visit(server).until_live(text="two")
 
 
 @pytest.mark.parametrize(
-    ("program", "how"), [("serve.py", signal.SIGKILL), ("serve2.py", signal.SIGTERM)]
+    ("program", "how", "screen"),
+    [("serve.py", signal.SIGKILL, DESK), ("serve2.py", signal.SIGTERM, PHONE)],
 )
 def test_the_server_dies_and_comes_back(
-    start: Start, browser: Browser, program: str, how: signal.Signals
+    start: Start, browser: Browser, axe: str, program: str, how: signal.Signals, screen: Any
 ) -> None:
     server = Server(program, "--source", "http")
     browser.look(motion=True)  # to see time go by
     browser.visit(server)
     browser.execute_script("window.sameDocument = true")
-    server.publish({"line": "before"})
-    for part in browser.parts:
-        part.until_it_shows("before")
-    before = eventually(lambda: all_counted(browser))
+    browser.publish("before")
+    eventually(lambda: all(browser.each("bytes-per-update").values()))
+    before = browser.figures
     server.process.send_signal(how)
     server.wait()
     for part in browser.parts:
-        part.until(lambda part: part.state in ("retrying", "connecting"))
         part.until(lambda part: "retrying in" in part["state"])
         assert part["value"] == "before"
-    browser.picture(f"server gone, {program}")
-    ages = [part.since for part in browser.parts]
-    time.sleep(1.1)  # what is to be seen is that time goes by
-    assert all(part.since >= age + 1 for part, age in zip(browser.parts, ages, strict=True))
+    then, _ = ages(browser)
+    eventually(lambda: all(b >= a + 1 for a, b in zip(then, ages(browser)[0], strict=True)))
+    browser.control("change").click()
+    browser.until_notice("The instruments are not connected just now.")
+    check_looks(browser, axe, f"server gone, {program}", (screen, "dark"))
 
-    again = start(program, "--source", "http", port=server.port)
-    again.publish({"line": "after"})
-    for part in browser.parts:
-        part.until_it_shows("after")
-        assert part["sequence"] == "1"
+    browser.server = start(program, "--source", "http", port=server.port)
+    browser.publish("after")
+    assert {part["sequence"] for part in browser.parts} == {"1"}
     assert browser.execute_script("return window.sameDocument") is True
-    eventually(lambda: goes_on(browser, before))
-    assert [figures["lost"] for figures in browser.figures.values()] == [0] * len(LANES)
+
+    def goes_on() -> bool:
+        """Whether the sums continue, though the server began at zero."""
+        return all(
+            lane[name] > before[transport][name]
+            for transport, lane in browser.figures.items()
+            for name in ("requests", "bytes-down", "bytes-up", "seen", "messages")
+        )
+
+    eventually(goes_on)
+    assert browser.lost == 0
 
 
-def all_counted(browser: Browser) -> dict[str, dict[str, Any]] | None:
-    """The figures, once the server has reported what the first update cost each lane."""
-    figures = browser.figures
-    return figures if all(lane["bytes-per-update"] for lane in figures.values()) else None
-
-
-def goes_on(browser: Browser, before: dict[str, dict[str, Any]]) -> bool:
-    """Whether the sums continue, though the server began at zero."""
-    return all(
-        lane[name] > before[transport][name]
-        for transport, lane in browser.figures.items()
-        for name in ("requests", "bytes-down", "bytes-up", "seen", "messages")
-    )
-
-
-def test_what_happened_while_away_is_caught_up(server: Server, browser: Browser) -> None:
+def test_what_happened_while_away_is_caught_up(tab: Browser) -> None:
     """A stopped lane keeps its reading; started again it shows the newest."""
-    browser.visit(server)
-    server.publish({"line": "seen"})
-    lanes = [browser.lane(transport) for transport in LANES]
-    for lane in lanes:
-        lane.until_it_shows("seen")
+    tab.publish("seen")
+    for lane in tab.lanes:
         lane.press("stop")
         assert lane.state == "stopped"
-    server.publish({"line": "missed"})
-    server.publish({"line": "newest"})
-    eventually(lambda: browser.truth["value"] == "newest")
-    for lane in lanes:
+    tab.publish("missed", "[data-truth]")
+    tab.publish("newest", "[data-truth]")
+    for lane in tab.lanes:
         assert (lane.state, lane["value"]) == ("stopped", "seen")
         lane.press("stop")
-    for lane in lanes:
-        lane.until_it_shows("newest")
-    for transport, figures in browser.figures.items():
+    tab.until_live(text="newest")
+    for transport, figures in tab.figures.items():
         sums = [figures[name] for name in ("seen", "coalesced", "lost")]
         assert sums == [2, 1, 0], transport
 
@@ -179,40 +158,39 @@ def test_what_happened_while_away_is_caught_up(server: Server, browser: Browser)
 RESPONSES = {"poll": (2, 1), "longpoll": (2, 1), "sse": (1, 0), "websocket": (1, 0)}
 
 
-def test_carry_saves_the_fetch(server: Server, browser: Browser) -> None:
-    browser.visit(server)
-    lanes = [browser.lane(transport) for transport in LANES]
-
-    def responses_to(line: str) -> dict[str, int]:
-        for lane in lanes:
-            lane.until(lambda lane: lane.shows(server))
-        before = responses()
-        server.publish({"line": line})
-        for lane in lanes:
-            lane.until_it_shows(line)
-        now = responses()
-        return {transport: now[transport] - before[transport] for transport in LANES}
+@pytest.mark.parametrize("program", ["serve.py", "serve2.py"])
+def test_carry_saves_the_fetch(start: Start, browser: Browser, program: str) -> None:
+    browser.visit(start(program, "--source", "http"))
+    assert all(lane.carries for lane in browser.lanes), "all begin alike"
 
     def responses() -> Counter[str]:
         return Counter(it.transport for it in browser.requests if it.status == 200)
 
-    for number, (carry, line) in enumerate([(False, "by signal"), (True, "by carry")]):
-        for lane in lanes:
+    def costs(before: Counter[str], cost: dict[str, int]) -> tuple[Counter[str], Counter[str]]:
+        return responses() - before, Counter(cost)
+
+    for carry in (False, True):
+        for lane in browser.lanes:
             lane.set_carry(carry)
-        expected = {transport: responses[number] for transport, responses in RESPONSES.items()}
-        assert responses_to(line) == expected, line
+        before = responses()
+        browser.publish(f"carry {carry}")
+        cost = {transport: counts[carry] for transport, counts in RESPONSES.items()}
+        until_same(partial(costs, before, cost))
+    assert browser.complaints() == []
 
 
-def test_times_are_in_the_readers_time_zone(server: Server, browser: Browser) -> None:
-    server.publish({"time": "2026-01-15T12:00:00+00:00"})
+def test_times_are_in_the_readers_time_zone(page_server: Server, browser: Browser) -> None:
+    page_server.publish({"time": "2026-01-15T12:00:00+00:00"})
     browser.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
     try:
-        browser.visit(server)
+        browser.visit(page_server)
         for part in browser.parts:
             part.until(lambda part: re.search(r"\b(21|9):00:00", part["value"]))
-        changed = browser.truth.find("[data-field=changed-at]").get_attribute("datetime")
-        moment = datetime.fromisoformat(changed.replace("Z", "+00:00"))
-        assert abs(moment.timestamp() - time.time()) < 60
+        changed_at = browser.execute_script(
+            "return Date.parse(document.querySelector('[data-field=changed-at]').dateTime)"
+        )
+        newest = page_server.http.get("/data").json
+        assert changed_at == pytest.approx(1000 * newest["changed_at"], abs=1)
         assert "Asia/Tokyo" in browser.find("[data-field=times]").text
     finally:
         browser.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
@@ -233,93 +211,88 @@ SHOWN: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_each_kind_of_value_is_shown(server: Server, browser: Browser) -> None:
-    browser.visit(server)
-    Select(browser.lane("poll").find("[data-action=period]")).select_by_value("250")
+def test_each_kind_of_value_is_shown(tab: Browser) -> None:
+    Select(tab.lane("poll").find("[data-action=period]")).select_by_value("250")
     for value, text in SHOWN:
         assert headline(value) == text
-        server.publish(value)
-        eventually(lambda: all(part.shows(server) for part in browser.parts))
-        shown = browser.execute_script(
-            "return [...document.querySelectorAll('[data-field=value]')].map((p) => p.textContent)"
-        )
-        assert [each.strip() for each in shown] == [text] * len(browser.parts)
+        tab.until_live(cursor=tab.server.publish(value), text=text)
 
 
-def test_without_javascript(server: Server, tmp_path: Path) -> None:
-    server.publish({"line": "no script needed"})
+def test_without_javascript(page_server: Server, tmp_path: Path) -> None:
+    page_server.publish({"line": "no script needed"})
     with browsing(tmp_path, javascript=False) as browser:
-        browser.get(server.url)
-        for part in browser.parts:
-            assert part["value"] == "no script needed"
-        assert "reload" in browser.find_element(By.TAG_NAME, "body").text
-        shown = browser.find_elements(By.CSS_SELECTOR, "button, select, [data-needs-script]")
+        browser.get(page_server.url)
+        assert {part["value"] for part in browser.parts} == {"no script needed"}
+        assert "reload" in browser.find("body").text
+        shown = browser.find_all("button, select, [data-needs-script]")
         assert not [element.text for element in shown if element.is_displayed()]
         browser.picture("without JavaScript")
-        server.publish({"line": "it came by reloading"})
-        eventually(lambda: reloaded(browser) == "it came by reloading")
+        page_server.publish({"line": "it came by reloading"})
+
+        def is_reloaded() -> bool:
+            try:
+                return browser.truth["value"] == "it came by reloading"
+            except (NoSuchElementException, StaleElementReferenceException):  # in mid-reload
+                return False
+
+        eventually(is_reloaded)
 
 
-def reloaded(browser: Browser) -> str:
-    try:
-        return browser.truth["value"]
-    except (NoSuchElementException, StaleElementReferenceException):  # in mid-reload
-        return ""
+#: A page that sends a request of each kind.
+REQUESTS = b"""
+<script type=module>
+const cache = "no-store", method = "HEAD", headers = { "If-None-Match": '"x-1"' };
+await fetch("/data", { cache });
+await fetch("/known", { method, cache, headers });
+new EventSource("/events");
+new WebSocket(`ws://${location.host}/websocket`);
+</script>
+"""
 
 
 def test_the_measured_requests_are_those_of_chromium(chromium: Browser) -> None:
     """bench.clients sends what this browser sends, header by header."""
-    heard: dict[str, list[str]] = {}
-    script = (
-        "<script type=module>const cache = 'no-store', method = 'HEAD';"
-        "await fetch('/data', {cache});"
-        "const headers = {'If-None-Match': '\"x-1\"'};"
-        "await fetch('/known', {method, cache, headers});"
-        "new EventSource('/events');"
-        "new WebSocket(`ws://${location.host}/update`)"
-        "</script>"
-    )
+    received: dict[str, list[str]] = {}
 
-    def answer(connection: socket.socket) -> None:
-        with connection:
-            while head := connection.recv(65536).decode():
-                line, *headers = head.split("\r\n")
-                path = line.split()[1].partition("?")[0]
-                if "Upgrade: websocket" in headers:
-                    path = "websocket"
-                heard[path] = [header.partition(":")[0] for header in headers]
-                body = script if path == "/" else "" if line.startswith("HEAD") else "{}"
-                connection.sendall(
-                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nCache-Control: no-cache\r\n"
-                    f'ETag: "x-1"\r\nContent-Length: {len(body)}\r\n\r\n{body}'.encode()
-                )
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    def accept(listener: socket.socket) -> None:
-        while True:
-            try:
-                connection = listener.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            received[path] = list(self.headers)
+            body = REQUESTS if path == "/" else b"{}"
+            self.send_response(200)
+            for name, value in [("Content-Type", "text/html"), ("Cache-Control", "no-cache"),
+                                ("ETag", '"x-1"'), ("Content-Length", str(len(body)))]:  # fmt: skip
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, args=(listener,), daemon=True).start()
-        chromium.get(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        eventually(lambda: {"websocket", "/events"} <= heard.keys())
-        heard.pop("/")
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        chromium.get(f"http://127.0.0.1:{server.server_port}/")
+        eventually(lambda: {"/websocket", "/events"} <= received.keys())
+        received.pop("/")
         chromium.refresh()
-        eventually(lambda: "/" in heard)
-        listener.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: "/" in received)
+        server.shutdown()
     chromium.get("about:blank")
 
     def names(template: str, **parts: str) -> list[str]:
         every = dict.fromkeys(("method", "path", "host", "agent", "etag", "key"), "")
-        filled = template.format(**(every | parts))
-        return [line.partition(":")[0] for line in filled.split("\r\n")[1:]]
+        lines = template.format(**(every | parts)).split("\r\n")[1:]
+        return [line.partition(":")[0] for line in lines if line]
 
     etag = 'If-None-Match: "x-1"\r\n'
-    assert heard["/"] == names(NAVIGATE, etag=etag)
-    assert heard["/data"] == names(FETCH)
-    assert heard["/known"] == names(FETCH, etag=etag)
-    assert heard["/events"] == names(EVENT_SOURCE)
-    assert heard["websocket"] == names(HANDSHAKE)
+    assert {path: received[path] for path in ("/", "/data", "/known", "/events", "/websocket")} == {
+        "/": names(NAVIGATE, etag=etag),
+        "/data": names(FETCH),
+        "/known": names(FETCH, etag=etag),
+        "/events": names(EVENT_SOURCE),
+        "/websocket": names(HANDSHAKE),
+    }

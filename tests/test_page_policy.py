@@ -1,135 +1,121 @@
-"""What the page owes the server, other tabs, keyboards, screen readers and small screens."""
+"""The page towards the server, other tabs, keyboards, screen readers and small screens."""
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 
 import pytest
 from selenium.webdriver import ActionChains
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from lab import static_files
 from pushlab.transports import TRANSPORTS
-from tests.browsing import LANES, RUNNING, Browser, Part, notice, violations
-from tests.conftest import ROOT, Server, Start, eventually, starting
+from tests.browsing import (
+    DESK,
+    HALL,
+    OLD_PROJECTOR,
+    PHONE,
+    STARTED,
+    Browser,
+    Look,
+    check_looks,
+)  # fmt: skip
+from tests.conftest import ROOT, Server, eventually, starting
 from tests.relay import Relay
 
 FOLDERS = (static_files.OWN, static_files.LIBRARY)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with starting() as start:
-        yield start("serve.py", "--source", "http")
-
-
-@pytest.fixture(scope="module")
-def complete() -> Iterator[Server]:
-    """A server whose page has all that a page can have."""
-    with starting() as start:
-        server = start("serve.py", "--source", "clock", "--every", "3600", "--far", "200")
-        eventually(lambda: len(server.out) == 2)
-        yield server
-
-
-def running(browser: Browser) -> list[Part]:
-    """The server's card, and the lanes that start with the page."""
-    return [browser.truth, *map(browser.lane, RUNNING)]
-
-
 # Towards the server, and towards other pages.
 
 
-def sockets(relay: Relay) -> list[bool]:
-    """Whether each WebSocket that was opened is still open."""
-    return [not each.closed.is_set() for each in relay.naming("Upgrade: websocket")]
+@contextmanager
+def in_another_tab(browser: Browser) -> Iterator[None]:
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        yield
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
 
 
-def nothing_is_sent(relay: Relay, server: Server) -> bool:
-    """Whether a change sends nothing: no socket, no held request, no poll."""
-    before = relay.down
-    cursor = server.publish({"line": "to nobody"})
-    another = server.http.get(f"/update?after={cursor}&timeout=0.6")  # longer than a poll's period
-    return another.status == 204 and relay.down == before
+@contextmanager
+def on_another_page(browser: Browser) -> Iterator[None]:
+    browser.execute_script("window.sameDocument = true")
+    browser.get("about:blank")
+    yield
+    browser.back()
+    kept = browser.execute_script("return window.sameDocument === true")
+    assert kept, "the browser could not keep the page for the Back button"
 
 
-def test_a_hidden_page_lets_go_and_comes_back(server: Server, browser: Browser) -> None:
-    with Relay(server.port) as relay:
-        browser.visit(server, port=relay.port)
-        assert sockets(relay) == [True, True], "the instruments, and a lane"
-        first = browser.current_window_handle
-        browser.switch_to.new_window("tab")
-        try:
-            eventually(lambda: not any(sockets(relay)))
-            eventually(lambda: nothing_is_sent(relay, server))
-            server.publish({"line": "while hidden"})
-        finally:
-            browser.close()
-            browser.switch_to.window(first)
-        for part in browser.parts:
-            part.until_it_shows("while hidden")
-        assert [figures["lost"] for figures in browser.figures.values()] == [0] * len(LANES)
+def test_a_page_out_of_sight_lets_go_and_comes_back(page_server: Server, browser: Browser) -> None:
+    with Relay(page_server.port) as relay:
 
+        def sockets() -> list[bool]:
+            """Whether each WebSocket that was opened is still open."""
+            return [not each.closed.is_set() for each in relay.naming("Upgrade: websocket")]
 
-def test_leaving_and_going_back(server: Server, browser: Browser) -> None:
-    with Relay(server.port) as relay:
-        browser.visit(server, port=relay.port)
-        browser.execute_script("window.sameDocument = true")
-        browser.get("about:blank")
-        eventually(lambda: not any(sockets(relay)))
-        eventually(lambda: nothing_is_sent(relay, server))
-        server.publish({"line": "while away"})
-        browser.back()
-        for part in browser.parts:
-            part.until_it_shows("while away")
-        kept = browser.execute_script("return window.sameDocument === true")
-        assert kept, "the browser could not keep the page for the Back button"
+        def nothing_is_sent() -> bool:
+            """Whether a change sends nothing: no socket, no held request, no poll."""
+            before = relay.down
+            cursor = page_server.publish({"line": "unseen"})
+            # Longer than the period of a poll.
+            another = page_server.http.get(f"/update?after={cursor}&timeout=0.6")
+            return another.status == 204 and relay.down == before
+
+        browser.visit(page_server, port=relay.port)
+        assert sockets() == [True, True], "the instruments, and a lane"
+        for elsewhere in (in_another_tab, on_another_page):
+            with elsewhere(browser):
+                eventually(lambda: not any(sockets()))
+                eventually(nothing_is_sent)
+                cursor = page_server.publish({"line": "while away"})
+            browser.until_live(cursor=cursor)
+            assert browser.lost == 0
 
 
 @pytest.mark.parametrize("kind", ["tab", "window"])
-def test_three_pages_at_once(server: Server, browser: Browser, kind: str) -> None:
-    first = browser.current_window_handle
-    handles = [first]
+def test_three_pages_at_once(page_server: Server, browser: Browser, kind: str) -> None:
+    browser.server = page_server
+    handles = [browser.current_window_handle]
     try:
-        browser.open(server.url)
+        browser.open(page_server.url)
         for _ in range(2):
             browser.switch_to.new_window(kind)
             handles.append(browser.current_window_handle)
-            browser.open(server.url)
+            browser.open(page_server.url)
         for handle in handles:
             browser.switch_to.window(handle)
-            for part in running(browser):
-                part.until(lambda part: part.state == "live")
-        server.publish({"line": "to all"})
+            browser.until_live(STARTED)
+        cursor = page_server.publish({"line": "to all"})
         for handle in handles:
             browser.switch_to.window(handle)
-            for part in running(browser):
-                part.until_it_shows("to all")
+            browser.until_live(STARTED, cursor=cursor)
             assert not browser.execute_script("return document.hidden")
-            assert [lane["lost"] for lane in browser.figures.values()] == [0] * len(LANES)
+            assert browser.lost == 0
     finally:
         for handle in handles[1:]:
             browser.switch_to.window(handle)
             browser.close()
-        browser.switch_to.window(first)
+        browser.switch_to.window(handles[0])
 
 
-def test_it_requests_nothing_from_other_servers(server: Server, browser: Browser) -> None:
-    browser.visit(server, "/?present")
-    lane = browser.lane("sse")
-    lane.until(lambda lane: lane.state == "live")
+def test_it_requests_nothing_from_other_servers(page_server: Server, browser: Browser) -> None:
+    browser.visit(page_server, "/?present")
     urls = {
         params["url"] if name == "webSocketCreated" else params["request"]["url"]
         for name, params in browser.network_log()
         if name in ("webSocketCreated", "requestWillBeSent")
     }
-    ours = (f"{server.url}/", f"{server.ws}/")
-    assert [url for url in urls if not url.startswith((*ours, "data:"))] == []
+    ours = (f"{page_server.url}/", f"{page_server.ws}/", "data:")
+    assert [url for url in urls if not url.startswith(ours)] == []
     # As many as there are: whatever is preloaded is used, whatever is used is preloaded.
-    scripts = {url.removeprefix(f"{server.url}/static/") for url in urls if url.endswith(".js")}
-    assert scripts == {
+    static = f"{page_server.url}/static/"
+    assert {url.removeprefix(static) for url in urls if url.endswith(".js")} == {
         str(path.relative_to(folder)) for folder in FOLDERS for path in folder.rglob("*.js")
     }
     assert browser.complaints() == []
@@ -161,10 +147,10 @@ def test_the_browser_halves_are_free_of_instruments() -> None:
         assert 8 <= len([line for line in body if len(line.strip()) > 2]) <= 14, name
 
 
-def test_the_page_is_made_from_the_registry(server: Server) -> None:
+def test_the_page_is_made_from_the_registry(page_server: Server) -> None:
     """Titles, taglines, defaults and colours of the transports are written nowhere else."""
-    html = server.http.get("/").body.decode()
-    style = server.http.get("/static/transports.css").body.decode()
+    html = page_server.http.get("/").body.decode()
+    style = page_server.http.get("/static/transports.css").body.decode()
     assert 'href="/static/transports.css"' in html
     template = (ROOT / "templates" / "page.html").read_text()
     for name, transport in TRANSPORTS.items():
@@ -180,39 +166,45 @@ def test_the_page_is_made_from_the_registry(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/?present"])
-def test_all_script_and_style_is_in_files(server: Server, path: str) -> None:
-    html = server.http.get(path).body.decode()
+def test_all_script_and_style_is_in_files(page_server: Server, path: str) -> None:
+    html = page_server.http.get(path).body.decode()
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
     assert re.findall(r"<script\b[^>]*>(.*?)</script>", html, re.DOTALL) == [""]
     assert not re.findall(r'(?:src|href)="(?!/|#|\?|http://127\.0\.0\.1:)[^"]*"', html)
 
 
-def test_reduced_motion(server: Server, browser: Browser) -> None:
+#: Counts the frames that the page asks for.
+COUNT_FRAMES = """
+window.framesAsked = 0;
+const original = requestAnimationFrame;
+window.requestAnimationFrame = (...args) => (framesAsked++, original(...args));
+"""
+#: Counts the steps in which a picture moves, and the seconds that this takes.
+COUNT_STEPS = """
+const begun = performance.now();
+let steps = 0;
+new MutationObserver(() => (steps += 1))
+  .observe(document.querySelector(".field svg"), { attributeFilter: ["style"] });
+window.steps = () => [steps, (performance.now() - begun) / 1000];
+"""
+
+
+def test_reduced_motion(page_server: Server, browser: Browser) -> None:
     """The pictures move in steps, once a second; nothing fades, nothing counts tenths."""
-    script = {
-        "source": "window.frames_asked = 0; const ask = requestAnimationFrame;"
-        "window.requestAnimationFrame = (...args) => (frames_asked++, ask(...args));"
-    }
+    script = {"source": COUNT_FRAMES}
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
-    try:
-        browser.visit(server)
-        at_first = browser.execute_script("return frames_asked")
-        browser.execute_script(
-            "window.steps = [];"
-            "new MutationObserver(() => steps.push(performance.now()))"
-            ".observe(document.querySelector('.field svg'), { attributeFilter: ['style'] });"
-        )
-        server.publish({"line": "without motion"})
-        for part in browser.parts:
-            part.until_it_shows("without motion")
-            assert re.fullmatch(r"\d+ s", part["since"])
-            assert browser.execute_script("return document.getAnimations().length") == 0
-        eventually(lambda: len(browser.execute_script("return steps")) >= 3)
-        steps = browser.execute_script("return steps")
-        assert (steps[-1] - steps[0]) / (len(steps) - 1) > 700
-        assert browser.execute_script("return frames_asked") == at_first
-    finally:
-        browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    browser.visit(page_server)
+    browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
+    frames = browser.execute_script("return framesAsked")
+    browser.execute_script(COUNT_STEPS)
+    browser.publish("without motion")
+    for part in browser.parts:
+        assert re.fullmatch(r"(\d+ min )?\d+ s", part["since"])
+    assert browser.execute_script("return document.getAnimations().length") == 0
+    eventually(lambda: browser.execute_script("return steps()[0]") >= 3)
+    steps, seconds = browser.execute_script("return steps()")
+    assert steps <= seconds + 1
+    assert browser.execute_script("return framesAsked") == frames
     browser.look(motion=True)  # a changed preference is applied at once
     moves = "return document.querySelector('.field svg').style.transform"
     before = browser.execute_script(moves)
@@ -236,9 +228,18 @@ const expected = [...all].filter(
 """
 
 
+@pytest.fixture
+def complete() -> Iterator[Server]:
+    """A server whose page has all that a page can have."""
+    with starting() as start:
+        server = start("serve.py", "--source", "clock", "--every", "3600", "--far", "200")
+        eventually(lambda: len(server.out) == 2)
+        yield server
+
+
 def test_the_keyboard_reaches_everything(complete: Server, browser: Browser) -> None:
     browser.open(complete.url)
-    browser.truth.until(lambda part: part.state == "live")
+    browser.until_live("[data-truth]")
     # Started without taking the focus, so that it has a button more to reach.
     browser.execute_script("arguments[0].click()", browser.lane("sse").find("[data-action=stop]"))
     expected = browser.execute_script(
@@ -260,13 +261,12 @@ def test_the_keyboard_reaches_everything(complete: Server, browser: Browser) -> 
     assert [name for name, seen in focused if not seen] == [], "the focus cannot be seen"
 
 
-def test_the_keyboard_works_everything(server: Server, browser: Browser) -> None:
-    browser.visit(server)
-    lane = browser.lane("poll")
+def test_the_keyboard_works_everything(tab: Browser) -> None:
+    lane = tab.lane("poll")
 
     def press(selector: str, key: str) -> None:
-        browser.execute_script("arguments[0].focus()", lane.find(selector))
-        ActionChains(browser).send_keys(key).perform()
+        tab.execute_script("arguments[0].focus()", lane.find(selector))
+        ActionChains(tab).send_keys(key).perform()
 
     for key in (Keys.SPACE, Keys.ENTER):
         press("[data-action=stop]", key)
@@ -279,17 +279,16 @@ def test_the_keyboard_works_everything(server: Server, browser: Browser) -> None
     press("summary", Keys.ENTER)
     assert lane.find("table").is_displayed()
     press("[data-action=code]", Keys.ENTER)
-    dialog = browser.find("dialog")
+    dialog = tab.find("dialog")
     assert dialog.is_displayed()
-    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    ActionChains(tab).send_keys(Keys.ESCAPE).perform()
     eventually(lambda: not dialog.is_displayed())
-    assert browser.switch_to.active_element == lane.find("[data-action=code]")
+    assert tab.switch_to.active_element == lane.find("[data-action=code]")
 
 
-def test_what_is_spoken(server: Server, browser: Browser) -> None:
+def test_what_is_spoken(tab: Browser) -> None:
     """A lane's state is spoken when it changes, once; readings are not."""
-    browser.visit(server)
-    browser.execute_script(
+    tab.execute_script(
         """
         window.spoken = [];
         const observer = new MutationObserver((changes) => {
@@ -302,100 +301,74 @@ def test_what_is_spoken(server: Server, browser: Browser) -> None:
         observer.observe(document.body, { characterData: true, childList: true, subtree: true });
         """
     )
-    server.publish({"line": "silently"})
-    for part in browser.parts:
-        part.until_it_shows("silently")
-    assert browser.execute_script("return spoken") == []
-    browser.lane("websocket").press("stop")
-    assert browser.execute_script("return spoken") == ["stopped"]
+    tab.publish("silently")
+    assert tab.execute_script("return spoken") == []
+    tab.lane("websocket").press("stop")
+    assert tab.execute_script("return spoken") == ["stopped"]
 
 
 # In every state: it fits, it can be read, it can be understood.
 
-State = Callable[[Browser, Server, Start], None]
-
 LOAD = {"cpu_percent": 12.5, "memory_percent": 41.3, "load_average": [0.42, 0.31, 1.0]}
+LONG_TEXT = {"line": "a rather long line " * 50 + "x" * 500}
 
 
-def some_updates(browser: Browser, server: Server) -> None:
-    """Let there be something to see: a verdict, and pictures."""
+def some_updates(browser: Browser) -> None:
+    """Publish until there is something to see: a verdict, and pictures."""
     for number in range(4):
-        server.publish(LOAD | {"cpu_percent": 12.5 + 4 * (number % 3)})
-        eventually(lambda: all(part.shows(server) for part in browser.parts))
+        cpu_percent = 12.5 + 4 * (number % 3)
+        cursor = browser.server.publish(LOAD | {"cpu_percent": cpu_percent})
+        browser.until_live(cursor=cursor)
     eventually(lambda: "bytes per update" in browser.find(".verdict").text)
 
 
-def as_it_is_at_first(browser: Browser, server: Server, start: Start) -> None:
-    server.publish(LOAD)
-    browser.open(server.url)
-    for part in running(browser):
-        part.until(lambda part: part.state == "live")
+def all_running(browser: Browser) -> None:
+    browser.visit(browser.server)
+    some_updates(browser)
 
 
-def all_running(browser: Browser, server: Server, start: Start) -> None:
-    browser.visit(server)
-    some_updates(browser, server)
+def a_long_text(browser: Browser) -> None:
+    browser.server.publish(LONG_TEXT)
+    browser.visit(browser.server)
 
 
-def a_long_text(browser: Browser, server: Server, start: Start) -> None:
-    server.publish({"line": "a rather long line " * 50 + "x" * 500})
-    browser.visit(server)
-
-
-def held_with_tables_open(browser: Browser, server: Server, start: Start) -> None:
-    browser.visit(server)
-    some_updates(browser, server)
-    eventually(lambda: all(it["bytes-per-update"] for it in browser.figures.values()))
+def held_with_tables_open(browser: Browser) -> None:
+    all_running(browser)
+    eventually(lambda: all(browser.each("bytes-per-update").values()))
     browser.find("[data-action=hold]").click()
-    for summary in browser.find_elements(By.CSS_SELECTOR, "summary"):
+    for summary in browser.find_all("summary"):
         summary.click()
     browser.execute_script("arguments[0].focus()", browser.lane("longpoll").find(".picture"))
     ActionChains(browser).send_keys(Keys.END, Keys.ARROW_LEFT * 4).perform()
 
 
-def with_its_server_gone(browser: Browser, server: Server, start: Start) -> None:
-    brief = start("serve.py", "--source", "http")
-    brief.publish({"line": "the last that arrived"})
-    browser.visit(brief)
-    brief.stop()
-    for part in browser.parts:
-        part.until(lambda part: part.state == "retrying")
-    browser.control("change").click()
-    eventually(lambda: notice(browser))
-    assert notice(browser) == ("The instruments are not connected just now.")
-
-
-def with_a_lane_cut(browser: Browser, server: Server, start: Start) -> None:
-    browser.visit(server)
+def with_a_lane_cut(browser: Browser) -> None:
+    browser.visit(browser.server)
     browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*-sse*"]})
     lane = browser.lane("sse")
     lane.press("cut")
     lane.until(lambda lane: lane.state == "retrying")
 
 
-def with_a_dialog(browser: Browser, server: Server, start: Start) -> None:
-    as_it_is_at_first(browser, server, start)
+def with_a_dialog(browser: Browser) -> None:
+    browser.open(browser.server.url)
+    browser.until_live(STARTED)
     browser.lane("longpoll").press("code")
-    eventually(lambda: browser.find_elements(By.CSS_SELECTOR, "dialog pre"))
+    eventually(lambda: browser.find_all("dialog pre"))
 
 
-def without_controls(browser: Browser, server: Server, start: Start) -> None:
-    browser.visit(start("serve.py", "--no-controls"))
-    eventually(lambda: browser.find("[data-field=rights]").is_displayed())
+def on_the_projector(browser: Browser) -> None:
+    browser.visit(browser.server, "/?present")
+    some_updates(browser)
 
 
-def on_the_projector(browser: Browser, server: Server, start: Start) -> None:
-    browser.visit(server, "/?present")
-    some_updates(browser, server)
-
-
-def on_the_projector_with_a_long_text(browser: Browser, server: Server, start: Start) -> None:
+def on_the_projector_with_a_long_text(browser: Browser) -> None:
     """The pictures are what is to be seen from afar."""
-    server.publish({"line": "a rather long line " * 50 + "x" * 500})
-    browser.visit(server, "/?present")
-    for width, height in ((1024, 768), (1920, 1080)):
+    browser.server.publish(LONG_TEXT)
+    browser.visit(browser.server, "/?present")
+    for width, height in (OLD_PROJECTOR, HALL):
         browser.look(width=width, height=height)
-        for lane in map(browser.lane, LANES):
+        for lane in browser.lanes:
             assert lane.find(".field").size["height"] > 30
 
 
@@ -410,11 +383,11 @@ LARGE = {
 }  # fmt: skip
 
 
-def after_hours(browser: Browser, server: Server, start: Start) -> None:
+def after_hours(browser: Browser) -> None:
     """All is stopped, so that nothing overwrites the fields."""
-    as_it_is_at_first(browser, server, start)
-    for part in running(browser)[1:]:
-        part.press("stop")
+    browser.visit(browser.server)
+    for lane in browser.lanes:
+        lane.press("stop")
     browser.execute_script(
         """
         for (const [name, text] of Object.entries(arguments[0])) {
@@ -430,56 +403,31 @@ def after_hours(browser: Browser, server: Server, start: Start) -> None:
     )
 
 
-STATES: list[State] = [
-    as_it_is_at_first, all_running, a_long_text, held_with_tables_open, with_its_server_gone,
-    with_a_lane_cut, with_a_dialog, without_controls, after_hours,
-    on_the_projector, on_the_projector_with_a_long_text,
-]  # fmt: skip
+#: Each state, and how it is looked at. (What the page looks like at first, without its server and
+#: without rights is looked at by the tests that are about that.)
+STATES: list[tuple[Callable[[Browser], None], list[Look]]] = [
+    (all_running, list(product((DESK, PHONE), ("light", "dark")))),
+    (a_long_text, [(PHONE, "light")]),
+    (held_with_tables_open, [(PHONE, "dark")]),
+    (with_a_lane_cut, [(DESK, "dark")]),
+    (with_a_dialog, [(PHONE, "light")]),
+    (after_hours, [(DESK, "light")]),
+    (on_the_projector, [(HALL, "dark")]),
+    (on_the_projector_with_a_long_text, [(OLD_PROJECTOR, "light")]),
+]
 
 
-@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+@pytest.mark.parametrize(("state", "looks"), STATES, ids=lambda each: getattr(each, "__name__", ""))
 def test_in_every_state(
-    server: Server, start: Start, browser: Browser, axe: str, state: State
-) -> None:
+    page_server: Server, browser: Browser, axe: str,
+    state: Callable[[Browser], None], looks: list[Look],
+) -> None:  # fmt: skip
     """It fits the screen, and axe-core finds nothing; a picture is kept."""
-    name = state.__name__.replace("_", " ")
-    sizes = [(1400, 900), (390, 844)]
-    if "projector" in name:
-        sizes = [(1920, 1080), (1024, 768)]
-    width, height = sizes[0]
+    browser.server = page_server
+    (width, height), _ = looks[0]
     browser.look(width=width, height=height)
     try:
-        state(browser, server, start)
-        found = []
-        looks = list(product(sizes, ("light", "dark")))
-        if state is not all_running:  # of the others each is looked at once, one after the other
-            looks = [looks[STATES.index(state) % 4]]
-        for (width, height), scheme in looks:
-            browser.look(width=width, height=height, scheme=scheme)
-            browser.picture(f"{name}, {scheme}, {width} px")
-            assert sideways(browser) == []
-            found += violations(browser, axe)
-        assert found == []
-        for width in (320, 600, 768, 1024):
-            browser.look(width=width, height=568)
-            assert sideways(browser) == [], width
+        state(browser)
+        check_looks(browser, axe, state.__name__.replace("_", " "), *looks)
     finally:
         browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
-
-
-def sideways(browser: Browser) -> list[str]:
-    """The elements that make the page scroll sideways."""
-    return browser.execute_script(  # type: ignore[no-any-return]
-        """
-        const { scrollWidth, clientWidth } = document.documentElement;
-        if (scrollWidth <= clientWidth) return [];
-        const wide = (element) => element.getBoundingClientRect().right > clientWidth + 0.5;
-        const clips = (element) =>
-          getComputedStyle(element).overflowX !== "visible" || element.localName === "svg";
-        const free = (element) => !element || (!clips(element) && free(element.parentElement));
-        const all = [...document.querySelectorAll("body *")];
-        return [`${scrollWidth} px`, ...all
-          .filter((it) => it.checkVisibility() && wide(it) && free(it.parentElement))
-          .map((it) => `${it.localName}.${it.className} ${it.textContent.slice(0, 60)}`)];
-        """
-    )
