@@ -1,12 +1,12 @@
-"""python examples/blueprints.py: Flask-Sockets' blueprints, one for pages and one for sockets.
+"""python examples/blueprints.py: Flask-Sockets' blueprints, for pages and for WebSockets.
 
-What changed: `register_blueprint` works on Flask 2 and later, with `url_prefix`; a page and a
-socket may share a URL; and the variables in a socket's URL are checked before it has its 101:
-`/repeat/10` is a 404, as any page that does not exist.
+What changed: `register_blueprint` works on Flask 2 and later, with `url_prefix`. A page and a
+WebSocket may share a URL. The variables in a WebSocket's URL are checked before the 101: a
+handshake for `/repeat/10` gets a 404, as does any page that does not exist.
 """
 
 if __name__ == "__main__":
-    import on_gevent  # first of all: from here on, whatever waits lets others run
+    import on_gevent  # first: from here on, code that waits lets other greenlets run
 
 from typing import Any
 
@@ -23,11 +23,11 @@ conversations = Blueprint("conversations", __name__)
 @pages.get("/", defaults={"times": 2})
 @pages.get("/repeat/<int(min=1, max=9):times>")
 def page(times: int) -> str:
-    """Return the page, which connects to a socket of this many times."""
+    """Return the page; its WebSocket repeats messages so often."""
     return render_template("blueprints.html", times=times)
 
 
-# What a socket's route returns is never sent, hence Any: Flask takes it for the route of a page.
+# Any, as Flask's types expect a page: what a WebSocket's route returns is never sent.
 @conversations.route("/<int(min=1, max=9):times>")
 def repeat(socket: Connection, times: int) -> Any:
     """Send each message back so many times."""
@@ -38,7 +38,7 @@ def repeat(socket: Connection, times: int) -> Any:
 
 @conversations.route("/<int(min=1, max=9):times>/<separator>")
 def join(socket: Connection, times: int, separator: str) -> Any:
-    """Send each message back once, so many times in a row."""
+    """Send back one message: the received one, repeated."""
     while (message := socket.receive()) is not None:
         socket.send(separator.join([str(message)] * times))
 

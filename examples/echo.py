@@ -1,12 +1,12 @@
-"""python examples/echo.py: Flask-Sockets' echo, as its README has it, on today's Flask.
+"""python examples/echo.py: the echo of Flask-Sockets' README, on today's Flask.
 
-What changed: the route works again, because `pushlab.sockets` tells Werkzeug that it is for
-WebSockets; the loop ends when `receive` returns None, which the README's sent back to a browser
-that had left; and there is a page to try it with.
+What changed: the route works again, because `pushlab.sockets` declares it as one for WebSockets.
+The loop ends when `receive` returns None; the README's sent that back to a browser that had
+disconnected. There is a page to try it.
 """
 
 if __name__ == "__main__":
-    import on_gevent  # first of all: from here on, whatever waits lets others run
+    import on_gevent  # first: from here on, code that waits lets other greenlets run
 
 from flask import Flask, render_template
 
@@ -20,14 +20,14 @@ sockets = Sockets(app)
 
 @sockets.route("/echo")
 def echo(socket: Connection) -> None:
-    """Send back whatever comes: text as text, bytes as bytes."""
+    """Send each message back: text as text, bytes as bytes."""
     while (message := socket.receive()) is not None:
         socket.send(message)
 
 
 @app.get("/")
 def page() -> str:
-    """Return a page that sends, and shows what comes back."""
+    """Return a page that sends, and shows the replies."""
     return render_template("echo.html")
 
 

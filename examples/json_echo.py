@@ -1,13 +1,13 @@
-"""python examples/json_echo.py: the app of the blog "Websocket with Flask and Gevent" of 2012.
+"""python examples/json_echo.py: a blog's "Websocket with Flask and Gevent" (2012).
 
-What changed: Flask routes the socket, so that nothing has to dispatch on the path; what is not
-JSON is told so, and does not end the conversation; the answer is text and no HTML, which ran
-whatever somebody had sent; and the page closes its socket on `pagehide`, which comes where
-`onbeforeunload` does not. The page shows how many have left, and with which goodbye.
+What changed: Flask routes the WebSocket, so that no code dispatches on the path. A message that is
+not JSON gets an error and does not end the connection. The reply is shown as text; as HTML it ran
+any script in a message. The page closes its WebSocket on `pagehide`, which comes where
+`onbeforeunload` does not, and shows with which close codes browsers have disconnected.
 """
 
 if __name__ == "__main__":
-    import on_gevent  # first of all: from here on, whatever waits lets others run
+    import on_gevent  # first: from here on, code that waits lets other greenlets run
 
 import json
 from collections import Counter
@@ -18,39 +18,42 @@ from pushlab.websocket.connection import Connection
 from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
-goodbyes: Counter[str] = Counter()  # by the code of the close frame
+close_codes: Counter[str] = Counter()
 
 
 @app.route("/websocket", websocket=True)
 def websocket() -> str:
-    """Answer each message of JSON with another, until the browser leaves."""
+    """Reply to each message, until the browser disconnects."""
     socket: Connection = request.environ["wsgi.websocket"]
     try:
         while (message := socket.receive()) is not None:
-            socket.send(json.dumps(answer_to(message)))
+            socket.send(json.dumps(reply_to(message)))
     finally:
-        goodbyes[str(socket.close_code or "none")] += 1
-    return ""  # Flask wants an answer, but the browser has had its own
+        close_codes[str(socket.close_code or "none")] += 1
+    return ""  # Flask wants a response, but the browser has its own
 
 
-def answer_to(message: str | bytes) -> dict[str, str]:
-    """Return what the server says to this."""
+def reply_to(message: str | bytes) -> dict[str, str]:
+    """Return the reply: the message itself, or an error."""
     try:
-        said = json.dumps(json.loads(message), ensure_ascii=False)
-    except (ValueError, RecursionError):  # nested too deep is no JSON of ours
+        text = json.dumps(json.loads(message), ensure_ascii=False)
+    except (ValueError, RecursionError):  # RecursionError: nested too deeply
         return {"error": "that is not JSON"}
-    return {"output": f"I have received this message from you: {said}"}
+    return {"output": f"I have received this message from you: {text}"}
 
 
-@app.get("/goodbyes")
-def how_they_left() -> Response:
-    """Return how often each code was the last word: 1000 and 1001 are clean, "none" is a cut."""
-    return jsonify(goodbyes)
+@app.get("/close-codes")
+def counts() -> Response:
+    """Return the number of closed connections by close code.
+
+    1000 and 1001 are normal (RFC 6455 section 7.4.1); "none" is a connection that broke.
+    """
+    return jsonify(close_codes)
 
 
 @app.get("/")
 def page() -> str:
-    """Return the page; its script closes the socket when it is left."""
+    """Return the page; its script closes the WebSocket on `pagehide`."""
     return render_template("json_echo.html")
 
 

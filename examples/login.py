@@ -1,12 +1,12 @@
-"""python examples/login.py: a socket that knows who it is, as asked of Flask-Sockets (its #34).
+"""python examples/login.py: a WebSocket that knows its user (Flask-Sockets' #34).
 
-What changed: it can say no. The socket reads Flask's session and answers 401 before the 101 if
-there is no login; logging out ends the login, whoever has a copy of its cookie, and closes its
-sockets. Pages of other sites can neither post nor connect: their Origin gives them away.
+What changed: it can refuse. The route reads Flask's session, and without a login the handshake gets
+a 401. Logging out ends the login, for every copy of its cookie, and closes its WebSockets. Pages of
+other sites can neither post nor connect: the server checks their Origin.
 """
 
 if __name__ == "__main__":
-    import on_gevent  # first of all: from here on, whatever waits lets others run
+    import on_gevent  # first: from here on, code that waits lets other greenlets run
 
 import json
 
@@ -24,12 +24,12 @@ password = Password("EXAMPLE_PASSWORD")
 
 @app.post("/login")
 def log_in() -> ResponseReturnValue:
-    """Take `{"name", "password"}` as JSON, which no form of another site can send."""
+    """Log in with `{"name", "password"}`: JSON, which no form sends."""
     match request.get_json():
-        case {"name": str(name), "password": str(said)} if (
+        case {"name": str(name), "password": str(given)} if (
             0 < len(name.strip()) <= 30 and name.isprintable()
         ):
-            if not password.is_it(said):
+            if not password.matches(given):
                 abort(401, "that is not the password")
         case _:
             abort(400, "not a name of 1 to 30 characters, and a password")
@@ -40,7 +40,7 @@ def log_in() -> ResponseReturnValue:
 
 @app.post("/logout")
 def log_out() -> ResponseReturnValue:
-    """End the login, and with it its sockets in all tabs."""
+    """End the login and its WebSockets in all tabs."""
     logins.end(session.get("login"))
     session.clear()
     return {}
@@ -48,7 +48,7 @@ def log_out() -> ResponseReturnValue:
 
 @app.route("/whoami", websocket=True)
 def whoami() -> str:
-    """Say who is there, and with each message who has sent it."""
+    """Send the user's name, and each message with its sender."""
     socket: Connection = request.environ["wsgi.websocket"]
     with logins.using(session.get("login"), socket):
         socket.send(json.dumps({"you": session["name"]}))
@@ -59,7 +59,7 @@ def whoami() -> str:
 
 @app.get("/")
 def page() -> str:
-    """Return the page, for whoever is logged in by now."""
+    """Return the page, with the user's name if logged in."""
     name = session["name"] if session.get("login") in logins else ""
     return render_template("login.html", name=name)
 

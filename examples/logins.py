@@ -1,4 +1,4 @@
-"""Logins: who is logged in, and which sockets to close when he no longer is."""
+"""Logins, and the WebSockets to close when one ends."""
 
 import hmac
 import os
@@ -14,12 +14,15 @@ from werkzeug.exceptions import Unauthorized
 
 from pushlab.websocket.connection import Connection
 
-#: The close code that says that the login has ended; those from 4000 on are any app's own.
+#: The close code of a login that has ended; codes from 4000 on are free (RFC 6455 section 7.4.2).
 LOGGED_OUT = 4401
 
 
 class Password:
-    """The password in this variable of the environment, or else one that is made and printed."""
+    """The password in an environment variable, or a random one.
+
+    The random one is printed.
+    """
 
     def __init__(self, variable: str) -> None:
         self._text = os.environ.get(variable, "")
@@ -27,25 +30,25 @@ class Password:
             self._text = secrets.token_hex(4)
             print(f"The password is {self._text}; {variable} sets another.", file=sys.stderr)
 
-    def is_it(self, text: str) -> bool:
-        """Compare; it takes as long, however much of it is right."""
+    def matches(self, text: str) -> bool:
+        """Compare in a time independent of the text."""
         return hmac.compare_digest(text.encode(errors="replace"), self._text.encode())
 
 
 class _Sessions(SecureCookieSessionInterface):
-    """Flask's session cookie, HttpOnly as ever, and Secure where it comes by https."""
+    """Flask's session cookie, HttpOnly, and Secure over HTTPS."""
 
     def get_cookie_secure(self, app: Flask) -> bool:
         return request.is_secure
 
     def get_cookie_samesite(self, app: Flask) -> str:
-        return "Lax"  # other sites' pages may link here, but not post or connect as the user
+        return "Lax"  # other sites may link here, but not post or connect as the user
 
 
 class Logins:
-    """Every login, by a secret that its session keeps, with its sockets.
+    """All logins, by the secret in their session.
 
-    A session cookie alone can be copied and never taken back; a login that has ended is over.
+    A session cookie can be copied, and cannot be revoked; a login can be ended.
     """
 
     def __init__(self, app: Flask) -> None:
@@ -65,25 +68,28 @@ class Logins:
         return login
 
     def end(self, login: str | None) -> None:
-        """End a login, if it is one, and close its sockets."""
+        """End the login, if there is one; close its WebSockets."""
         with self._lock:
-            # A copy: they leave the set as soon as the first of them are closed.
+            # A copy: closed ones are removed from the set meanwhile.
             sockets = tuple(self._sockets.pop(login or "", ()))
-        for socket in sockets:  # each by a thread: one that takes nothing must not hold up the rest
-            goodbye = (LOGGED_OUT, "logged out")
-            threading.Thread(target=socket.close, args=goodbye, daemon=True).start()
+        for socket in sockets:  # each in a thread: one that reads nothing must not delay the rest
+            reason = (LOGGED_OUT, "logged out")
+            threading.Thread(target=socket.close, args=reason, daemon=True).start()
 
     @contextmanager
     def using(self, login: str | None, socket: Connection) -> Iterator[None]:
-        """Have the socket closed when the login ends; a 401 if there is none, before the 101."""
+        """Accept a WebSocket, to be closed when the login ends.
+
+        Raises Unauthorized, before the 101, if there is no login.
+        """
         if login not in self:
             raise Unauthorized("log in first")
-        socket.accept()  # here, as some servers let only the request's own thread do that
+        socket.accept()  # some servers let only the request's own thread do that
         with self._lock:
             sockets = self._sockets.get(login or "")
             if sockets is not None:
                 sockets.add(socket)
-        if sockets is None:  # it has ended in this very moment
+        if sockets is None:  # it has just ended
             socket.close(LOGGED_OUT, "logged out")
             sockets = set()
         try:

@@ -1,12 +1,12 @@
 """python examples/threads.py: Flask-Threaded-Sockets' echo, on native threads, without gevent.
 
-What changed: it runs on today's Flask, and loses no long message. Beside the socket there is work
-that nobody has rewritten for it, in a thread of its own, so the echo goes on. Greenlets go on
-while one sleeps, but not while one works: `python examples/on_gevent.py threads`.
+What changed: it runs on today's Flask, and long messages arrive whole. Ordinary blocking code runs
+beside the WebSocket, in a thread of its own, and the echo continues. On gevent it continues while
+another greenlet sleeps, but not while one computes: `python examples/on_gevent.py threads`.
 """
 
 if __name__ == "__main__":
-    import on_threads  # nothing is patched here: what waits, waits in a thread of its own
+    import on_threads  # nothing is patched: code that waits blocks only its own thread
 
 import sqlite3
 import time
@@ -26,7 +26,7 @@ sockets = Sockets(app)
 
 @sockets.route("/echo")
 def echo(socket: Connection) -> None:
-    """Send back whatever comes, whatever else is going on."""
+    """Send each message back, whatever other threads do."""
     while (message := socket.receive()) is not None:
         socket.send(message)
 
@@ -36,7 +36,7 @@ COUNT = "WITH a AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM a WHERE n < 2e6) S
 
 
 def query() -> None:
-    """Ask a database for what takes it a while."""
+    """Run a query that takes a while."""
     with closing(sqlite3.connect(":memory:")) as database:
         database.execute(COUNT).fetchone()
 
@@ -50,9 +50,9 @@ JOBS: dict[str, Callable[[], object]] = {
 
 @app.post("/jobs/<job>")
 def work(job: str) -> ResponseReturnValue:
-    """Do it, and return how long that took."""
+    """Do a job, and return how many seconds it took."""
     if job not in JOBS:
-        abort(404, f"there is no work {job!r}, only {', '.join(JOBS)}")
+        abort(404, f"there is no job {job!r}, only {', '.join(JOBS)}")
     began = time.perf_counter()
     JOBS[job]()
     return {"seconds": time.perf_counter() - began}
@@ -60,7 +60,7 @@ def work(job: str) -> ResponseReturnValue:
 
 @app.get("/")
 def page() -> str:
-    """Return a page that asks for work, and measures the echo meanwhile."""
+    """Return a page that starts jobs and measures the echo."""
     return render_template("threads.html", jobs=JOBS)
 
 

@@ -1,4 +1,4 @@
-"""The examples: run by their own first lines, hosted by other servers, met by real clients."""
+"""The examples: run by their first lines and on other servers, used by real clients."""
 
 import ast
 import json
@@ -20,11 +20,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.browsing import Browser, violations
-from tests.clients import CLOSE, TEXT, Http, RawSocket, frame
+from tests.clients import CLOSE, TEXT, Closing, RawSocket, frame
 from tests.conftest import ROOT, Program, Server, eventually
 
-#: Each way to host an example: the command, which the environment gives any free PORT. What runs
-#: by itself in one of these ways does so, by its first line.
+#: By host, the command that runs an example; the environment has PORT. An example that is made for
+#: the host is run by the command in its first line.
 HOSTS = {
     "gevent": "python examples/on_gevent.py {example}",
     "threads": "python examples/on_threads.py {example}",
@@ -45,13 +45,13 @@ def docstring(example: str) -> str:
 
 
 def own_host(example: str) -> str:
-    """The way in which it runs by itself."""
+    """Return the host that the example is made for."""
     source = (ROOT / "examples" / f"{example}.py").read_text()
     return "threads" if "import on_threads" in source else "gevent"
 
 
 class Example(Server):
-    """A running example, ready for requests."""
+    """A running example that responds to requests."""
 
     def __init__(self, example: str, host: str, *options: str, **environment: str) -> None:
         self.example, self.host = example, host
@@ -62,34 +62,30 @@ class Example(Server):
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PORT": "0", "PATH": path, "APP": f"examples.{example}:app", **environment}
         Program.__init__(self, *options, command=command, environment=environment)
-        self.url = self._url()
-        self.port = int(self.url.rpartition(":")[2])
-        self.http = Http("127.0.0.1", self.port, tls=self.tls)
 
-    def _url(self) -> str:
-        def ready() -> re.Match[str] | None:
-            # Where uWSGI prints it is standard error.
+        def url() -> re.Match[str] | None:
+            # uWSGI prints it to standard error.
             return re.search(r"https?://[\d.]+:\d+", "".join(self.out + self.err))
 
-        eventually(lambda: ready() or self.process.poll() is not None)
-        found = ready()
+        eventually(lambda: url() or self.process.poll() is not None)
+        found = url()
         assert found, self.log
-        return found[0]
+        self.is_at(found[0])
 
-    def opened(self, path: str, **options: Any) -> AbstractContextManager[ClientConnection]:
-        """A strict client."""
+    def connect(self, path: str, **options: Any) -> AbstractContextManager[ClientConnection]:
+        """Connect with a strict client."""
         client: Any = connect(self.ws + path, **options)  # its types differ between releases
-        opened: AbstractContextManager[ClientConnection] = client
-        return opened
+        connection: AbstractContextManager[ClientConnection] = client
+        return connection
 
     def status(self, path: str, **changes: str | None) -> int:
-        """What the server answers to a handshake, with these headers changed."""
+        """Return the status of a handshake with these headers changed."""
         headers = {name.replace("_", "-"): value for name, value in changes.items()}
         with RawSocket(self.port, path, changes=headers) as socket:
             return socket.status
 
-    def end(self) -> None:
-        """It must stop by itself, cleanly, and without a traceback; it may have been told to."""
+    def check_end(self) -> None:
+        """Fail unless it exits with status 0, and without a traceback."""
         status = self.wait()
         assert status == 0, (self.example, self.host, self.log)
         assert "Traceback" not in self.log, (self.example, self.host, self.log)
@@ -97,18 +93,18 @@ class Example(Server):
 
 @contextmanager
 def running(example: str, *options: str) -> Iterator[Example]:
-    """Run an example by its first line, for one test."""
+    """Run an example by its first line."""
     server = Example(example, own_host(example), *options)
     try:
         yield server
     finally:
         if server.process.poll() is None:
             server.process.terminate()
-        server.end()
+        server.check_end()
 
 
 class Run:
-    """The examples on one host, each started when it is first asked for."""
+    """Examples on one host; each is started at its first use."""
 
     def __init__(self, host: str, servers: dict[tuple[str, str], Example]) -> None:
         self.host, self._servers = host, servers
@@ -122,13 +118,13 @@ class Run:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[tuple[str, str], Example]]:
-    """All that run, by example and host; all of them are told to stop at once."""
+    """All running examples, by name and host; all are stopped at the same time."""
     servers: dict[tuple[str, str], Example] = {}
     yield servers
     for server in servers.values():
         server.process.terminate()
     for server in servers.values():
-        server.end()
+        server.check_end()
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -139,11 +135,11 @@ def run(request: pytest.FixtureRequest, servers: dict[tuple[str, str], Example])
 PASSWORD = "open sesame, ü"
 
 
-# What holds for all of them.
+# All of them.
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_it_is_at_most_a_screen_and_says_what_it_revives(example: str) -> None:
+def test_it_is_one_screen_and_says_what_changed(example: str) -> None:
     source = (ROOT / "examples" / f"{example}.py").read_text()
     assert source.startswith(f'"""python examples/{example}.py: ')
     assert "\n\nWhat changed: " in docstring(example)
@@ -170,38 +166,38 @@ def test_the_ready_line_names_the_example(
 
 
 @pytest.mark.parametrize("host", ["gevent", "threads"])
-def test_which_one_is_asked(host: str) -> None:
+def test_an_unknown_example_is_one_line(host: str) -> None:
     say = [sys.executable, f"examples/on_{host}.py", "nothing"]
     done = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"on_{host}.py: which one? {', '.join(EXAMPLES)}\n"
+    assert done.stderr == f"on_{host}.py: which example? {', '.join(EXAMPLES)}\n"
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_its_page_is_strict(example: str, run: Run) -> None:
+def test_the_policy_of_its_page_is_strict(example: str, run: Run) -> None:
     page = run(example).http.get("/")
     if page.status == 302:
         page = run(example).http.get(page.headers["Location"])
     assert page.status == 200
     assert "script-src 'self'" in page.headers["Content-Security-Policy"]
     assert "unsafe" not in page.headers["Content-Security-Policy"]
-    assert b"://" not in page.body, "nothing comes from elsewhere"
+    assert b"://" not in page.body, "from another server"
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_mistakes_are_json(example: str, run: Run) -> None:
+def test_errors_are_json(example: str, run: Run) -> None:
     http = run(example).http
-    for answer, status in (
+    for response, status in (
         (http.get("/nowhere"), 404),
         (http.post("/nowhere", {}), 404),
         (http.request("DELETE", "/static/style.css"), 405),
     ):
-        assert answer.status == status
-        assert set(answer.json) == {"error"}
+        assert response.status == status
+        assert set(response.json) == {"error"}
     assert run(example).status("/nowhere") == 404
 
 
-def test_it_runs_from_anywhere(tmp_path: Path) -> None:
+def test_it_runs_from_any_folder(tmp_path: Path) -> None:
     say = [sys.executable, str(ROOT / "examples/echo.py"), "--port", "seven"]
     done = subprocess.run(say, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -211,9 +207,9 @@ def test_it_runs_from_anywhere(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_stopping_says_goodbye(run: Run) -> None:
+def test_a_stopping_server_closes_with_1001(run: Run) -> None:
     server = Example("echo", run.host)
-    with server.opened("/echo") as socket:
+    with server.connect("/echo") as socket:
         socket.send("still here?")
         assert socket.recv(10) == "still here?"
         server.process.terminate()
@@ -221,14 +217,14 @@ def test_stopping_says_goodbye(run: Run) -> None:
             socket.recv(10)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
-    server.end()
+    server.check_end()
 
 
 # Each of them.
 
 
-def test_echo_sends_back_what_came(run: Run) -> None:
-    with run("echo").opened("/echo") as socket:
+def test_echo(run: Run) -> None:
+    with run("echo").connect("/echo") as socket:
         for message in ("", "Grüße, 世界", "x" * 65536, b"\0\xff"):
             socket.send(message)
             assert socket.recv(10) == message
@@ -246,155 +242,149 @@ def test_echo_has_limits(run: Run) -> None:
     with RawSocket(port, "/echo") as socket:
         socket.send(frame(TEXT, b"\xff"))
         assert socket.close_code() == 1007
-    assert run("echo").status("/echo", Origin="https://elsewhere.test") == 403
+    assert run("echo").status("/echo", Origin="https://other.test") == 403
     assert run("echo").http.get("/echo").status == 404
 
 
-def test_json_echo_answers_json(run: Run) -> None:
-    with run("json_echo").opened("/websocket") as socket:
-        heard = "I have received this message from you: "
-        for message, answer in (
-            ('{"output": "hi"}', {"output": heard + '{"output": "hi"}'}),
-            ("NaN", {"output": heard + "NaN"}),
-            (b'"\xc3\xbc"', {"output": heard + '"ü"'}),
-            ('"\\ud800"', {"output": heard + '"\ud800"'}),
+def test_json_echo_replies_with_json(run: Run) -> None:
+    with run("json_echo").connect("/websocket") as socket:
+        received = "I have received this message from you: "
+        for message, reply in (
+            ('{"output": "hi"}', {"output": received + '{"output": "hi"}'}),
+            ("NaN", {"output": received + "NaN"}),
+            (b'"\xc3\xbc"', {"output": received + '"ü"'}),
+            ('"\\ud800"', {"output": received + '"\ud800"'}),
             ("{", {"error": "that is not JSON"}),
             (b"\xff", {"error": "that is not JSON"}),
             ("[" * 65536, {"error": "that is not JSON"}),
             ("9" * 5000, {"error": "that is not JSON"}),
         ):
             socket.send(message)
-            assert json.loads(socket.recv(10)) == answer, message
+            assert json.loads(socket.recv(10)) == reply, message
     assert run("json_echo").http.get("/websocket").status == 400
 
 
-def test_json_echo_counts_how_they_leave(run: Run) -> None:
+def test_json_echo_counts_close_codes(run: Run) -> None:
     server = run("json_echo")
 
     def count(code: str) -> int:
-        return int(server.http.get("/goodbyes").json.get(code, 0))
+        return int(server.http.get("/close-codes").json.get(code, 0))
 
     for code in ("1000", "1001", "4321", "1005", "none"):
         before = count(code)
         with RawSocket(server.port, "/websocket") as socket:
             assert socket.status == 101
             if code != "none":
-                said = b"" if code == "1005" else int(code).to_bytes(2, "big")
-                socket.send(frame(CLOSE, said))
+                payload = b"" if code == "1005" else int(code).to_bytes(2, "big")
+                socket.send(frame(CLOSE, payload))
                 socket.close_code()
         eventually(lambda code=code, more=before + 1: count(code) == more)  # type: ignore[misc]
 
 
 def test_blueprints_have_urls_with_variables(run: Run) -> None:
     server = run("blueprints")
-    with server.opened("/repeat/3") as socket:
+    with server.connect("/repeat/3") as socket:
         socket.send("hi")
         assert [socket.recv(10) for _ in range(3)] == ["hi"] * 3
-    with server.opened("/repeat/3/,%20") as socket:
+    with server.connect("/repeat/3/,%20") as socket:
         socket.send("hi")
         assert socket.recv(10) == "hi, hi, hi"
     assert b"/repeat/3<" in server.http.get("/repeat/3").body
-    assert server.status("/repeat/3", Origin="https://elsewhere.test") == 403
+    assert server.status("/repeat/3", Origin="https://other.test") == 403
     for path in ("/repeat/0", "/repeat/10", "/repeat/x", "/repeat/1/2/3", "/"):
         assert server.status(path) in (400, 404), path
     for path in ("/repeat/0", "/repeat/10", "/repeat/3/x"):
         assert server.http.get(path).status == 404, path
 
 
-class Guest:
-    """Somebody in a room of the chat."""
+class Guest(Closing):
+    """A member of a room of the chat."""
 
     def __init__(self, server: Example, room: str, name: str) -> None:
-        # Without a limit: what nobody reads here must not make it slow.
-        self._opened = server.opened(f"/chat/{room}?name={name}", max_queue=None)
+        # Without a limit: messages that no test reads must not make it slow.
+        self._opened = server.connect(f"/chat/{room}?name={name}", max_queue=None)
         self.socket = self._opened.__enter__()
-        self.welcome = self.hears()
+        self.welcome = self.receive()
 
-    def hears(self) -> Any:
+    def receive(self) -> Any:
         return json.loads(self.socket.recv(10))
 
-    def says(self, text: str) -> None:
-        self.socket.send(text)
-
-    def __enter__(self) -> "Guest":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._opened.__exit__(None, None, None)
 
 
-def test_chat_tells_everyone_in_the_room(run: Run) -> None:
+def test_a_chat_message_reaches_all_members_of_the_room(run: Run) -> None:
     server = run("chat")
     with Guest(server, "blue", "Ann") as ann, Guest(server, "red", "Eve") as eve:
         assert ann.welcome == {"you": "Ann", "members": ["Ann"], "history": []}
-        ann.says("first")
-        assert ann.hears() == {"from": "Ann", "text": "first"}
+        ann.socket.send("first")
+        assert ann.receive() == {"from": "Ann", "text": "first"}
         with Guest(server, "blue", "Ann") as other:
-            assert ann.hears() == {"joined": "Ann 2"}
+            assert ann.receive() == {"joined": "Ann 2"}
             history = [{"from": "Ann", "text": "first"}]
             assert other.welcome == {
                 "you": "Ann 2",
                 "members": ["Ann", "Ann 2"],
                 "history": history,
             }
-            other.says("<b>ü</b>")
+            other.socket.send("<b>ü</b>")
             for guest in (ann, other):
-                assert guest.hears() == {"from": "Ann 2", "text": "<b>ü</b>"}
-        assert ann.hears() == {"left": "Ann 2"}
+                assert guest.receive() == {"from": "Ann 2", "text": "<b>ü</b>"}
+        assert ann.receive() == {"left": "Ann 2"}
         assert b">red</a> (1)" in server.http.get("/chat/blue").body
-        eve.says("alone")
-        assert eve.hears() == {"from": "Eve", "text": "alone"}
+        eve.socket.send("alone")
+        assert eve.receive() == {"from": "Eve", "text": "alone"}
     eventually(lambda: b">red</a>" not in server.http.get("/chat/blue").body)
     with Guest(server, "blue", "Bob") as bob:
         assert bob.welcome["history"] == [], "an empty room is forgotten"
 
 
-def test_chat_tells_all_in_the_same_order(run: Run) -> None:
+def test_chat_messages_come_in_one_order(run: Run) -> None:
     with ExitStack() as stack:
         guests = [
             stack.enter_context(Guest(run("chat"), "busy", f"guest{number}")) for number in range(5)
         ]
         for number in range(20):
             for guest in guests:
-                guest.says(str(number))
-        heard = [[] for _ in guests]  # type: ignore[var-annotated]
-        for guest, messages in zip(guests, heard, strict=True):
+                guest.socket.send(str(number))
+        received: list[list[Any]] = [[] for _ in guests]
+        for guest, messages in zip(guests, received, strict=True):
             while len(messages) < 100:
-                if "text" in (message := guest.hears()):
+                if "text" in (message := guest.receive()):
                     messages.append(message)
-    assert heard == [heard[0]] * 5
+    assert received == [received[0]] * 5
     for name in [f"guest{number}" for number in range(5)]:
-        said = [message["text"] for message in heard[0] if message["from"] == name]
-        assert said == [str(number) for number in range(20)]
+        texts = [message["text"] for message in received[0] if message["from"] == name]
+        assert texts == [str(number) for number in range(20)]
 
 
-def test_chat_drops_who_is_slow_and_nobody_else(run: Run) -> None:
+def test_chat_drops_a_slow_member_and_no_other(run: Run) -> None:
     server = run("chat")
     with Guest(server, "flood", "Ann") as ann, RawSocket(
         server.port, "/chat/flood?name=Slow", receive_buffer=4096
     ) as slow:  # fmt: skip
-        assert ann.hears() == {"joined": "Slow"}
-        heard: list[Any] = []
+        assert ann.receive() == {"joined": "Slow"}
+        received: list[Any] = []
         flood = "\U0001f30a" * 1000  # as many bytes as a text can have
-        while {"left": "Slow", "dropped": True} not in heard:
-            ann.says(flood)
-            heard.append(ann.hears())
-            assert len(heard) < 5000
-        while heard[-1].get("text") != "is he gone?":
-            ann.says("is he gone?")
-            heard.append(ann.hears())
+        while {"left": "Slow", "dropped": True} not in received:
+            ann.socket.send(flood)
+            received.append(ann.receive())
+            assert len(received) < 5000
+        while received[-1].get("text") != "is it gone?":
+            ann.socket.send("is it gone?")
+            received.append(ann.receive())
         assert b"Slow" not in server.http.get("/chat/flood").body
         slow.send(frame(TEXT, b"I am still here"))
         assert slow.close_code() == 1013
-        ann.says("over")
-        while heard[-1].get("text") != "over":
-            heard.append(ann.hears())
-        assert {"from": "Slow", "text": "I am still here"} not in heard
+        ann.socket.send("over")
+        while received[-1].get("text") != "over":
+            received.append(ann.receive())
+        assert {"from": "Slow", "text": "I am still here"} not in received
 
 
 def test_chat_has_limits(run: Run) -> None:
     server = run("chat")
-    for path, says in (
+    for path, parameter in (
         ("/chat/blue", "name"),
         ("/chat/blue?name=", "name"),
         ("/chat/blue?name=%20Ann", "name"),
@@ -405,16 +395,16 @@ def test_chat_has_limits(run: Run) -> None:
     ):
         with RawSocket(server.port, path) as raw:
             assert raw.status == 400, path
-            assert json.loads(raw.body)["error"].startswith(f"{says}: not from 1 to 30")
+            assert json.loads(raw.body)["error"].startswith(f"{parameter}: not from 1 to 30")
     assert server.http.get("/chat/" + "x" * 31).status == 400
-    assert server.status("/chat/blue?name=Ann", Origin="https://elsewhere.test") == 403
+    assert server.status("/chat/blue?name=Ann", Origin="https://other.test") == 403
     with Guest(server, "blue", "Ann") as ann:
-        ann.says("   ")
-        ann.says("x" * 1001)
-        assert ann.hears() == {"error": "not sent: more than 1000 characters"}
+        ann.socket.send("   ")
+        ann.socket.send("x" * 1001)
+        assert ann.receive() == {"error": "not sent: more than 1000 characters"}
         ann.socket.send(b"bytes")
         with pytest.raises(ConnectionClosed) as closed:
-            ann.hears()
+            ann.receive()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1003
     with RawSocket(server.port, "/chat/blue?name=Ann") as raw:
@@ -424,11 +414,11 @@ def test_chat_has_limits(run: Run) -> None:
 
 def log_in(server: Example, name: str = "Ann", **headers: str) -> dict[str, str]:
     """Log in; return the cookie, as a header."""
-    answer = server.http.post(
+    response = server.http.post(
         "/login", {"name": name, "password": PASSWORD}, headers=JSON | headers
     )
-    assert answer.status == 200, answer
-    cookie = answer.headers["Set-Cookie"]
+    assert response.status == 200, response
+    cookie = response.headers["Set-Cookie"]
     assert "; HttpOnly;" in cookie
     assert "SameSite=Lax" in cookie
     assert "Secure" not in cookie, "this is http"
@@ -470,7 +460,7 @@ def test_login_again_ends_the_login_before(run: Run) -> None:
     assert server.status("/whoami", **again) == 101
 
 
-def test_login_refuses_what_it_must(run: Run) -> None:
+def test_login_rejects_bad_requests(run: Run) -> None:
     server = run("login")
     right = {"name": "Ann", "password": PASSWORD}
     for value, status in (
@@ -488,23 +478,23 @@ def test_login_refuses_what_it_must(run: Run) -> None:
         (b"[" * 10_000, 400),
         (b" " * 20_000, 413),
     ):
-        answer = server.http.post("/login", value, headers=JSON)
-        assert (answer.status, set(answer.json)) == (status, {"error"}), value
-        assert "Set-Cookie" not in answer.headers
-    assert server.http.post("/login", right).status == 415, "as a form of another site might say"
+        response = server.http.post("/login", value, headers=JSON)
+        assert (response.status, set(response.json)) == (status, {"error"}), value
+        assert "Set-Cookie" not in response.headers
+    assert server.http.post("/login", right).status == 415, "a form of another site could be so"
     assert server.http.get("/login").status == 405
-    elsewhere = {"Origin": "https://elsewhere.test"}
-    assert server.http.post("/login", right, headers=JSON | elsewhere).status == 403
+    other_site = {"Origin": "https://other.test"}
+    assert server.http.post("/login", right, headers=JSON | other_site).status == 403
     cookie = log_in(server)
-    assert server.http.post("/logout", {}, headers=cookie | elsewhere).status == 403
-    assert server.status("/whoami", **cookie, **elsewhere) == 403
+    assert server.http.post("/logout", {}, headers=cookie | other_site).status == 403
+    assert server.status("/whoami", **cookie, **other_site) == 403
     assert server.status("/whoami", **cookie, Origin=server.url) == 101
     assert server.status("/whoami", Cookie="session=eyJuYW1lIjoiQW5uIn0.forged") == 401
 
 
 def longest_wait(server: Example, job: str) -> float:
-    """How long an echo takes at most while the server works, as a part of that time."""
-    with ThreadPoolExecutor() as pool, server.opened("/echo") as socket:
+    """Return the longest echo during a job, as a fraction of the job's time."""
+    with ThreadPoolExecutor() as pool, server.connect("/echo") as socket:
         working, waits = pool.submit(server.http.post, f"/jobs/{job}", {}), []
         while not working.done():
             began = time.monotonic()
@@ -515,18 +505,18 @@ def longest_wait(server: Example, job: str) -> float:
 
 
 @pytest.mark.parametrize("job", ["sleep", "query", "compute"])
-def test_threads_go_on_where_greenlets_wait(job: str, run: Run) -> None:
+def test_the_echo_continues_during_a_job_but_on_gevent(job: str, run: Run) -> None:
     if "threads" in run.host or job == "sleep":
-        # Where others want the processor, too, it may take some tries.
+        # On a busy machine it may take some tries.
         assert any(longest_wait(run("threads"), job) < 0.5 for _ in range(5))
     else:
         assert longest_wait(run("threads"), job) > 0.5
 
 
-def test_threads_refuses_other_work(run: Run) -> None:
-    answer = run("threads").http.post("/jobs/nothing", {})
-    assert answer.status == 404
-    assert answer.json == {"error": "there is no work 'nothing', only sleep, query, compute"}
+def test_threads_rejects_an_unknown_job(run: Run) -> None:
+    response = run("threads").http.post("/jobs/nothing", {})
+    assert response.status == 404
+    assert response.json == {"error": "there is no job 'nothing', only sleep, query, compute"}
     assert run("threads").http.get("/jobs/sleep").status == 405
 
 
@@ -535,7 +525,7 @@ def test_threads_refuses_other_work(run: Run) -> None:
 
 @pytest.fixture
 def own(servers: dict[tuple[str, str], Example]) -> Callable[[str], Example]:
-    """An example as it runs by itself."""
+    """An example, on the host that it is made for."""
     return lambda example: Run(own_host(example), servers)(example)
 
 
@@ -553,7 +543,7 @@ def visit(browser: Browser, server: Server, path: str = "/") -> None:
 
 
 def say(browser: Browser, **fields: str) -> None:
-    """Fill a form's fields, by their names, and send it with Enter."""
+    """Fill in a form's fields by name, and submit with Enter."""
     for name, value in fields.items():
         field = browser.find(f"[name={name}]")
         field.clear()
@@ -562,7 +552,7 @@ def say(browser: Browser, **fields: str) -> None:
 
 
 def pictures(browser: Browser, axe: str, name: str) -> None:
-    """Keep what it looks like by day, by night, on a phone, where all must be accessible."""
+    """Keep screenshots: light, dark, on a phone; each must be accessible."""
     for suffix, width, scheme in (
         ("", 1000, "light"), ("-dark", 1000, "dark"), ("-phone", 390, "light")
     ):  # fmt: skip
@@ -579,12 +569,12 @@ def test_echo_page(browser: Browser, own: Own, axe: str) -> None:
     pictures(browser, axe, "echo")
 
 
-def test_page_comes_back_when_the_server_does(browser: Browser) -> None:
+def test_page_reconnects_when_the_server_is_back(browser: Browser) -> None:
     with running("echo") as server:
         visit(browser, server)
         server.stop()
         eventually(lambda: state(browser) in ("retrying", "connecting"))
-        say(browser, message="is anybody there?")
+        say(browser, message="still there?")
         assert "Not sent" in browser.find("[data-notice]").text
     with running("echo", "--port", str(server.port)):
         eventually(lambda: state(browser) == "live")
@@ -592,18 +582,18 @@ def test_page_comes_back_when_the_server_does(browser: Browser) -> None:
         eventually(lambda: log(browser) == ["again"])
 
 
-def test_json_echo_page_says_goodbye(browser: Browser, own: Own, axe: str) -> None:
+def test_json_echo_page_closes_with_1000(browser: Browser, own: Own, axe: str) -> None:
     server = own("json_echo")
     visit(browser, server)
     say(browser, message='{"a": 1}')
     say(browser, message="{")
-    heard = ['I have received this message from you: {"a": 1}', "that is not JSON"]
-    eventually(lambda: log(browser) == heard)
-    before = server.http.get("/goodbyes").json.get("1000", 0)
+    shown = ['I have received this message from you: {"a": 1}', "that is not JSON"]
+    eventually(lambda: log(browser) == shown)
+    before = server.http.get("/close-codes").json.get("1000", 0)
     browser.get("about:blank")
-    eventually(lambda: server.http.get("/goodbyes").json.get("1000") == before + 1)
+    eventually(lambda: server.http.get("/close-codes").json.get("1000") == before + 1)
     visit(browser, server)
-    eventually(lambda: "with 1000" in browser.find("[data-goodbyes]").text)
+    eventually(lambda: "with 1000" in browser.find("[data-close-codes]").text)
     pictures(browser, axe, "json_echo")
 
 
@@ -623,13 +613,13 @@ def test_chat_page(browser: Browser, own: Own, axe: str) -> None:
     eventually(lambda: log(browser) == ["You are here as Ann."])
     with Guest(server, "lobby", "Bob") as bob:
         eventually(lambda: browser.find("[data-members]").text == "Ann, Bob")
-        bob.says("<img src=x onerror=alert(1)>")
+        bob.socket.send("<img src=x onerror=alert(1)>")
         say(browser, text="hello, Bob")
-        assert bob.hears()["text"] == "<img src=x onerror=alert(1)>"
-        assert bob.hears() == {"from": "Ann", "text": "hello, Bob"}
+        assert bob.receive()["text"] == "<img src=x onerror=alert(1)>"
+        assert bob.receive() == {"from": "Ann", "text": "hello, Bob"}
         pictures(browser, axe, "chat")
         browser.find("[name=room]").send_keys("Räume & mehr\n")
-        assert bob.hears() == {"left": "Ann"}
+        assert bob.receive() == {"left": "Ann"}
     eventually(lambda: browser.title.startswith("Chat: Räume & mehr"))
     browser.find("[data-enter] button").click()  # the name is still there
     eventually(lambda: log(browser) == ["You are here as Ann."])
@@ -658,7 +648,7 @@ def test_threads_page(browser: Browser, own: Own, axe: str) -> None:
     visit(browser, own("threads"))
     tries = 0
     for job in ("sleep", "query", "compute"):
-        # Where others want the processor, too, one try may not show it.
+        # On a busy machine it may take some tries.
         while not any(line.startswith(job) and "no echo waited" in line for line in log(browser)):
             assert tries < 10
             tries += 1

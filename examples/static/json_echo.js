@@ -1,5 +1,5 @@
 // @ts-check
-/** The browser half of examples/json_echo.py. socket.js closes its socket when the page is left. */
+/** The browser half of examples/json_echo.py. socket.js closes its socket on `pagehide`. */
 
 import { connect, find, log, onSubmit } from "./socket.js";
 
@@ -13,6 +13,6 @@ const socket = connect("/websocket", {
 
 onSubmit(find("[data-form]"), ({ message }) => socket.send(message));
 
-const closed = await (await fetch("/goodbyes")).json();
+const closed = await (await fetch("/close-codes")).json();
 const counts = Object.entries(closed).map(([code, count]) => `${count} with ${code}`);
-find("[data-goodbyes]").textContent = counts.join(", ") || "none has left yet";
+find("[data-close-codes]").textContent = counts.join(", ") || "none yet";
