@@ -55,7 +55,7 @@ class Relay:
         self.stopping = asyncio.Event()
 
     async def serve(self, listener: socket.socket) -> None:
-        """Print the port, and relay until `stop` and all has arrived."""
+        """Print the port, relay, and end after `stop`."""
         # asyncio accepts `backlog` clients at a time: few, so that each is connected to the server
         # before the next ones take the last descriptors. Many may wait in the kernel.
         server = await self.loop.create_server(lambda: ClientEnd(self), sock=listener, backlog=10)
@@ -205,7 +205,7 @@ class ClientEnd(End):
         self.connecting = self.relay.loop.create_task(self._connect())  # meanwhile, bytes may come
 
     async def _connect(self) -> None:
-        """Connect to the server, at the address that the client used.
+        """Connect to the server at the address the client used.
 
         A client of another machine then has, for the server too, an address that other machines
         can reach. From loopback, the relay would give it the rights that only this machine has.
