@@ -286,7 +286,8 @@ class Server(WSGIServer):  # type: ignore[misc]
         on_shutdown: Collection[Callable[[], None]] = (),
         **options: Any,
     ) -> None:
-        self.settings = settings = settings or ServerSettings()
+        settings = settings or ServerSettings(host=str(listener.getsockname()[0]))
+        self.settings = settings
         self.hosting = hosting_of(application, settings)
         self.meters = self.hosting.meters
         if self.meters is not None:  # in front of all middleware of the app

@@ -97,14 +97,14 @@ def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], No
                 started = True
                 threading.Thread(target=background, name="source", daemon=True).start()
 
-    def hosted(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def dispatch(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ.get("wsgi.multiprocess"):
             return _SEVERAL_PROCESSES(environ, start_response)
         if not started:
             start()
         return wsgi_app(environ, start_response)
 
-    app.wsgi_app = hosted  # type: ignore[method-assign]
+    app.wsgi_app = dispatch  # type: ignore[method-assign]
 
 
 def shutdown_at_exit(on_shutdown: Iterable[Callable[[], None]]) -> None:
@@ -119,10 +119,10 @@ def shutdown_at_exit(on_shutdown: Iterable[Callable[[], None]]) -> None:
             close()
 
     atexit.register(shut_down)
-    is_ours = (
+    handles_sigterm = (
         os.environ.get("FLASK_RUN_FROM_CLI") == "true"
         and threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     )
-    if is_ours:
+    if handles_sigterm:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))

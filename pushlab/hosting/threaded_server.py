@@ -257,7 +257,7 @@ class Server(ThreadedWSGIServer):
         *,
         on_shutdown: Collection[Callable[[], None]] = (),
     ) -> None:
-        settings = settings or ServerSettings()
+        settings = settings or ServerSettings(host=str(listener.getsockname()[0]))
         hosting = hosting_of(app, settings)
         self.meters = hosting.meters
         # The meters' middleware stands in front of all of the app's.
@@ -286,7 +286,7 @@ class Server(ThreadedWSGIServer):
     def start(self) -> None:
         """Have Ctrl-C and SIGTERM end `serve_forever`, even in advance."""
         # A thread that computes is interrupted after this, and not after the usual five
-        # milliseconds: with several such threads, a flood of frames would hold up all news.
+        # milliseconds: with several such threads, a flood of frames would delay all broadcasts.
         sys.setswitchinterval(limits.SWITCH_INTERVAL)
         signal.set_wakeup_fd(self._signalled.fileno())
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
@@ -296,16 +296,16 @@ class Server(ThreadedWSGIServer):
     def serve_forever(self, poll_interval: float = 1.0) -> None:
         """Serve until SIGTERM or Ctrl-C."""
         poll_interval = min(poll_interval, self.header_timeout / 4)
-        late = time.monotonic() + poll_interval
+        next_check = time.monotonic() + poll_interval
         while True:
             ready, _, _ = select.select([self.socket, self._signals], [], [], poll_interval)
             if self._signals in ready:
                 break
             if ready:
                 self._accept()
-            if time.monotonic() >= late:
+            if time.monotonic() >= next_check:
                 self._close_timed_out()
-                late = time.monotonic() + poll_interval
+                next_check = time.monotonic() + poll_interval
         self.stop()
 
     def _accept(self) -> None:

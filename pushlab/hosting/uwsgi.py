@@ -77,18 +77,18 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
     loop = _gevent_loop() if on_gevent else _thread_loop()
-    hosted = Hosted(app, settings, hosting.on_shutdown, loop)
+    application = UwsgiUpgrade(app, settings, hosting.on_shutdown, loop)
 
     def ready() -> None:
         if not uwsgi.worker_id():
             return  # a helper process of uWSGI's that serves no requests
-        hosted.take_signals()
+        application.take_signals()
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
         with open(1, "w", closefd=False) as stdout:
             announce(hosting.name, settings, address, stdout)
 
     uwsgi.post_fork_hook = ready  # in the process that serves, forked or not
-    return hosted
+    return application
 
 
 class _Loop(NamedTuple):
@@ -106,14 +106,11 @@ def _take_socket() -> int:
     `http11-socket` it would keep its own for a next request, and read bytes that are meant for us.
     """
     its_own: int = uwsgi.connection_fd()
-    ours = os.dup(its_own)
+    ours = socket.socket(fileno=os.dup(its_own))
     os.dup2(_NOTHING, its_own, inheritable=False)
-    return ours
-
-
-def _set_no_delay(sock: socket.socket) -> None:
     with suppress(OSError):  # a Unix socket has no such option
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours.detach()
 
 
 def _gevent_loop() -> _Loop:
@@ -131,7 +128,6 @@ def _gevent_loop() -> _Loop:
 
         def _open(self) -> tuple[Any, bytes]:
             self._socket = gevent.socket.socket(fileno=_take_socket())
-            _set_no_delay(self._socket)
             self._send_all(self._response)
             return self._socket, b""
 
@@ -176,15 +172,14 @@ def _thread_loop() -> _Loop:
         def _open(self) -> tuple[ThreadChannel, bytes]:
             sock = socket.socket(fileno=_take_socket())
             self._socket = ThreadChannel(sock, selector_thread)
-            _set_no_delay(sock)
             self._send_all(self._response)
             return self._socket, b""
 
     return _Loop(UwsgiConnection, after_fork=lambda: None, wait_for_signal=signal.sigwait)
 
 
-class Hosted(Upgrade):
-    """An app on uWSGI, its WebSockets, and its shutdown."""
+class UwsgiUpgrade(Upgrade):
+    """The middleware for uWSGI, and its shutdown."""
 
     def __init__(
         self,
@@ -241,8 +236,8 @@ class Hosted(Upgrade):
             thread.start()
         for thread in closing:
             thread.join(max(0.0, deadline - time.monotonic()))
-        me = uwsgi.worker_id() - 1
-        while uwsgi.workers()[me]["status"] == b"busy" and time.monotonic() < deadline:
+        ours = uwsgi.worker_id() - 1
+        while uwsgi.workers()[ours]["status"] == b"busy" and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def _close_conversations(self) -> None:
