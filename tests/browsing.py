@@ -1,4 +1,4 @@
-"""Chromium for the tests, with short names for the parts of the page."""
+"""Chromium, with short names for the parts of the page."""
 
 import base64
 import json
@@ -41,13 +41,6 @@ for (const lane of document.querySelectorAll("section[data-transport]")) {
   };
 }
 return lanes;
-"""
-
-#: Starts the lanes that are stopped.
-START = """
-for (const button of document.querySelectorAll("[data-state=stopped] [data-action=stop]")) {
-  button.click();
-}
 """
 
 #: Whether all parts of a selector are live, and show this cursor and this text; null is any.
@@ -96,7 +89,7 @@ class Request:
 
     @property
     def messages(self) -> int:
-        """How often it brought news; a fetch after a signal is none."""
+        """How often it brought news: not by fetching after signals."""
         if self.transport in ("sse", "websocket"):
             return self.received
         for_news = "/update?" in self.url or self.conditional
@@ -132,22 +125,25 @@ class Browser(webdriver.Chrome):
         self.get(url)
 
     def visit(self, server: Server, path: str = "/", *, port: int = 0) -> "Browser":
-        """Open the page, start every lane, and wait until everything on it is live."""
+        """Open the page, start every lane, wait for all."""
         self.server = server
         self.open(server.url.replace(str(server.port), str(port or server.port)) + path)
         self.until_live("[data-truth]")
-        self.execute_script(START)
+        self.execute_script(
+            "document.querySelectorAll('[data-state=stopped] [data-action=stop]')"
+            ".forEach((button) => button.click())"
+        )
         self.until_live()
         return self
 
     def until_live(
         self, selector: str = ALL, *, cursor: str | None = None, text: str | None = None
     ) -> None:
-        """Wait until all of these are live, and show this reading."""
+        """Wait until these parts are live, and show this reading."""
         eventually(lambda: self.execute_script(LIVE, selector, cursor, text))
 
     def publish(self, line: str, selector: str = ALL) -> None:
-        """Publish a line on the page's server, and wait until all of these show it."""
+        """Publish a line, and wait until these parts show it."""
         self.until_live(selector, cursor=self.server.publish({"line": line}), text=line)
 
     def lane(self, transport: str) -> "Part":
@@ -198,13 +194,9 @@ class Browser(webdriver.Chrome):
         """Wait until the page shows this notice."""
         until_same(lambda: (self.notice, text))
 
-    def watch_states(self) -> None:
-        """From now on, note every change of a lane's state."""
-        self.execute_script(WATCH_STATES)
-
     @property
     def states(self) -> list[list[str]]:
-        """The changes of the lanes' states since `watch_states`: transport and state."""
+        """Changes of the lanes' states since WATCH_STATES: transport, state."""
         return self.execute_script("return window.states")  # type: ignore[no-any-return]
 
     # Chromium's own tools.
@@ -219,11 +211,11 @@ class Browser(webdriver.Chrome):
 
     @property
     def requests(self) -> "list[Request]":
-        """The requests of the lanes by that log, in their order."""
+        """The lanes' requests by that log, oldest first."""
         requests: dict[str, Request] = {}
         for name, params in self.network_log():
             if name == "webSocketCreated":
-                requests[params["requestId"]] = Request(params["url"], 0.0)  # it does not say when
+                requests[params["requestId"]] = Request(params["url"], 0.0)  # the event has no time
             elif name == "requestWillBeSent":
                 sent = params["request"]
                 conditional = "If-None-Match" in sent["headers"]
@@ -243,7 +235,7 @@ class Browser(webdriver.Chrome):
         return {request.transport: request.lane for request in self.requests}
 
     def complaints(self) -> list[str]:
-        """What is in the console, also what the page's policy has blocked."""
+        """The console's messages, also of what the policy has blocked."""
         return [entry["message"] for entry in self.get_log("browser")]
 
     def errors(self) -> list[str]:
@@ -302,10 +294,6 @@ class Part:
         """Wait until the condition holds for this part."""
         eventually(lambda: condition(self))
 
-    def until_it_shows(self, text: str) -> None:
-        """Wait until it is live and shows this value."""
-        self.browser.until_live(self.selector, text=text)
-
     def until_it_is_past(self, sequence: int) -> None:
         """Wait until it shows a later reading than this one."""
         self.until(lambda part: int(part["sequence"]) > sequence)
@@ -315,11 +303,11 @@ class Part:
 
     @property
     def carries(self) -> bool:
-        """Whether it is set to carry readings, not only to signal."""
+        """Whether it carries readings instead of signals."""
         return bool(self.find('[data-action="carry"]').get_attribute("aria-pressed") == "true")
 
     def set_carry(self, carry: bool) -> None:
-        """Switch it, if need be, and wait until it is live again."""
+        """Switch it if need be; wait until it is live."""
         if self.carries != carry:
             self.press("carry")
         self.browser.until_live(self.selector)
@@ -343,7 +331,7 @@ AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practi
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core. Importing its package would need another browser."""
+    """The source of axe-core, whose package would need another browser."""
     package = find_spec("axe_playwright_python")
     assert package
     assert package.origin
@@ -388,9 +376,9 @@ Look = tuple[tuple[int, int], str]
 
 
 def check_looks(browser: Browser, axe: str, name: str, *looks: Look) -> None:
-    """On these screens, light or dark, axe-core finds nothing; the page fits these and others.
+    """Check that the page fits, and that axe-core finds nothing.
 
-    A picture of each is kept.
+    A look is a screen, and light or dark. Pictures are kept. Narrow screens are only to fit.
     """
     for (width, height), scheme in looks:
         browser.look(width=width, height=height, scheme=scheme)
@@ -429,20 +417,20 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page_server() -> Iterator[Server]:
-    """A server for the page tests of a file, whose data they publish."""
+    """A server for page tests, which publish its data."""
     with starting() as start:
         yield start("serve.py", "--source", "http")
 
 
 @pytest.fixture
 def tab(browser: Browser, page_server: Server) -> Browser:
-    """The file's browser with the page open, everything on it live."""
+    """The file's browser with the page open and live."""
     return browser.visit(page_server)
 
 
 @pytest.fixture(scope="module")
 def modules(chromium: Browser, page_server: Server) -> Browser:
-    """The file's browser with the page open, for scripts that import its modules."""
+    """The file's browser, for scripts that import the page's modules."""
     chromium.open(page_server.url)
     return chromium
 

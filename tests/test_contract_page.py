@@ -1,4 +1,4 @@
-"""The page in Chromium on every server: all lanes follow, nothing is logged."""
+"""The page in Chromium on every server."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.browsing import Browser
 from tests.conftest import eventually
 from tests.hosting import SERVERS, start_server
 
-#: Servers whose requests we cannot count.
+#: Servers that hide their requests, so that they are not counted.
 UNCOUNTED = ("uwsgi gevent", "uwsgi threads", "flask run")
 
 

@@ -1,4 +1,4 @@
-"""The diagrams: every message is drawn, described and listed in a table."""
+"""The diagrams: every message is drawn, described and tabled."""
 
 import re
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def test_each_transport_draws_its_strokes(tab: Browser) -> None:
     longpoll.set_carry(False)
 
     def drawn() -> dict[str, Any] | None:
-        """All that is drawn; None if something was already out of sight, as after ten seconds."""
+        """All strokes; None if some are out of sight."""
         if tab.find(HOLD).get_attribute("aria-pressed") == "true":
             tab.find(HOLD).click()
         for _ in range(2):
@@ -101,7 +101,7 @@ def test_the_strokes_have_the_servers_bytes(
 
 
 def rows(lane: Part) -> list[list[str]]:
-    """The table below a diagram, newest first: time, what, bytes, milliseconds."""
+    """A table, newest first: time, what, bytes, milliseconds."""
     return lane.browser.execute_script(  # type: ignore[no-any-return]
         "return [...document.querySelectorAll(arguments[0])]"
         ".map((row) => [...row.cells].map((cell) => cell.textContent))",
@@ -118,7 +118,7 @@ def is_message(row: list[str]) -> bool:
 
 
 def tabled_and_reported(lane: Part, lab: LabPage, name: str) -> tuple[list[str], list[str]]:
-    """The bytes of requests and responses, in the table and as the server reports them."""
+    """Bytes of exchanges: in the table, and reported."""
     tabled = [row[2] for row in rows(lane) if row[2] != "bytes follow" and not is_message(row)]
     lab.sums(name)
     newest_first = reversed(lab.exchanges[name])
@@ -146,7 +146,7 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
     lane, hold = tab.lane("poll"), tab.find(HOLD)
 
     def are_held() -> bool:
-        """Whether the button says that every diagram stands still; they all agree."""
+        """Whether all pictures are held, as their button shows."""
         script = (
             "return [...document.querySelectorAll('.diagram')].map((it) => 'held' in it.dataset)"
         )
@@ -215,7 +215,7 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
 
 # With a clock of the test's.
 
-#: A diagram of a given width, whose clock and whose server are the test's.
+#: A diagram of a given width; the test is its clock and its server.
 ALONE = """
 const done = arguments[arguments.length - 1];
 const { makeDiagram } = await import("/static/diagram.js");
@@ -239,7 +239,7 @@ const elements = () => root.querySelectorAll("*").length;
 
 
 def alone(browser: Browser, script: str, *, width: str = "480px") -> Any:
-    """Run a script with a diagram of its own; return its result."""
+    """Run a script with a diagram; return its result."""
     setup = ALONE.replace("WIDTH", f'"{width}"')
     return browser.execute_async_script(
         f"(async () => {{ {setup} {script} }})().then(arguments[0], (e) => arguments[0](`${{e}}`))"
@@ -275,7 +275,7 @@ def test_minutes_of_traffic_leave_no_more_than_is_in_sight(modules: Browser) -> 
 
 @pytest.mark.parametrize("width", ["480px", "1px", "0px", "none"])
 def test_every_shape_is_a_shape(modules: Browser, width: str) -> None:
-    """Also off the screen, or while the page is being laid out."""
+    """Also off the screen, or before there is a layout."""
     paths = alone(
         modules,
         """
@@ -330,7 +330,7 @@ def test_what_is_held_is_a_bar_that_grows(modules: Browser) -> None:
 
 
 def test_the_clock_may_be_corrected(modules: Browser) -> None:
-    """A stroke never arrives before it was sent, however wrong the clocks are."""
+    """A stroke never arrives before it was sent."""
     heads = alone(
         modules,
         """

@@ -1,4 +1,4 @@
-"""Distance on the page: the far ports, the lesson and the verdict."""
+"""Distance on the page: far ports, lesson and verdict."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_one_page_leads_to_the_others(far: Server, browser: Browser) -> None:
     assert list(ports) == ["here", "50 ms away", "200 ms away"]
 
     def check_page(here: str, lesson: str) -> None:
-        """It is the page of this name, which leads to all of them."""
+        """Check the page of this name, which leads to all."""
         eventually(lambda: browser.current_url == f"http://127.0.0.1:{ports[here]}/")
         links = browser.find_all("nav[aria-label=Distance] a")
         places = [(link.text, link.get_attribute("href")) for link in links]
@@ -90,7 +90,7 @@ def test_distance_makes_the_difference(far: Server, browser: Browser) -> None:
 
 
 def longest_p50s(browser: Browser) -> dict[str, float]:
-    """The p50s in milliseconds, if the clocks are as wrong as they may be, which makes them short.
+    """The p50s in milliseconds plus the clocks' largest error.
 
     The error is half of the round trip. What of it is the distance is the same in both directions.
     """
@@ -101,9 +101,9 @@ def longest_p50s(browser: Browser) -> dict[str, float]:
 def says_what_is_shown(
     browser: Browser, other: str, more: str, carried: Any = None, error: float = 0.0
 ) -> bool:
-    """Whether the verdict compares the WebSocket with this lane, and agrees with the figures.
+    """Whether the verdict compares with this lane, by the figures.
 
-    It also says what long polling saves, compared with the figures `carried` of before it signalled
+    It also contains what carrying saves, compared with the figures `carried` of before it signalled
     and the error of the clocks at that time. The server's reports may come between the verdict and
     the figures.
     """
@@ -137,104 +137,72 @@ def says_what_is_shown(
 
 
 def lane(transport: str, p50: float, size: float | None, **more: Any) -> Any:
-    """A lane's measurements; `other` with the other payload: p50 and bytes."""
+    """A lane's figures; `other`: those with the other payload."""
     return {"transport": transport, "p50": p50, "bytes": size, "updates": 3} | more
-
-
-def both(
-    one: str, speed: str, other: str, used: tuple[str, str] | None, does: str = "carry the data"
-) -> str:
-    """The verdict's first sentence, where the payload is the same."""
-    cost = f" and used {used[0]} bytes per update against {used[1]}" if used else ""
-    return f"Both {does}: {one} was {speed} {other}{cost}."
-
-
-def carrying(makes: str) -> str:
-    return f" Carrying alone makes {makes} per update."
 
 
 WEBSOCKET, LONGPOLL = lane("websocket", 5, 121), lane("longpoll", 39, 808)
 SSE, POLL = lane("sse", 5, 130), lane("poll", 300, 2000, requests=31)
 #: A lane's payload, where it is not to carry; and that its bytes are not counted.
 SIGNALLING, UNCOUNTED = {"carries": False}, {"bytes": None}
+BOTH = LONGPOLL | {"other": (258, 1514)}
 
 MEASURING = "Measuring: the verdict comes after three updates."
 SENT = " Short polling sent 31 requests for 3 changes."
 ASIDE = " Switch a lane to “signal, then fetch” to measure what carrying the data saves."
-LP = "long polling"
-FASTER = both("WebSocket", "34 ms faster than", LP, ("121", "808"))
-FASTER_UNCOUNTED = both("WebSocket", "34 ms faster than", LP, None)
-THAN_POLL = both("WebSocket", "295 ms faster than", "short polling", ("121", "2,000")) + SENT
-SSE_WAS = ("Server-sent events", "34 ms faster than", LP, ("130", "808"))
+CARRY, SIGNAL = "Both carry the data: ", "Both only signal: "
+USED = " and used {} bytes per update against {}."
+FASTER = "WebSocket was 34 ms faster than long polling"
+FASTER_USED = FASTER + USED.format(121, 808)
+THAN_POLL = "WebSocket was 295 ms faster than short polling" + USED.format(121, "2,000") + SENT
+SSE_FASTER = "Server-sent events was 34 ms faster than long polling" + USED.format(130, 808)
 ALIKE = ": switch both to the same payload to compare the transports."
 DIFFER = f"WebSocket carries the data and long polling only signals{ALIKE}"
-SAVES = carrying("long polling 219 ms faster and takes 706 bytes less")
+SAVES = " Carrying alone makes long polling 219 ms faster and takes 706 bytes less per update."
+COSTS = " Carrying alone makes WebSocket no faster and takes 21 bytes more per update."
 
-VERDICTS = {
-    "faster": ([WEBSOCKET, LONGPOLL], FASTER + ASIDE),
-    "slower": (
-        [lane("websocket", 39, 1300), lane("longpoll", 5, 540)],
-        both("WebSocket", "34 ms slower than", LP, ("1,300", "540")) + ASIDE,
-    ),
-    "as fast": (
-        [lane("websocket", 5, 100), lane("longpoll", 6, 103)],
-        both("WebSocket", "as fast as", LP, ("100", "103")) + ASIDE,
-    ),
-    "seconds": (
-        [lane("websocket", 5, 150), lane("longpoll", 1505, 100)],
-        both("WebSocket", "1.50 s faster than", LP, ("150", "100")) + ASIDE,
-    ),
-    "bytes are not counted": (
-        [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED], FASTER_UNCOUNTED + ASIDE,
-    ),
-    "both signal": (
-        [WEBSOCKET | SIGNALLING, LONGPOLL | SIGNALLING],
-        FASTER.replace("carry the data", "only signal") + ASIDE,
-    ),
-    "it alone carries": ([WEBSOCKET, LONGPOLL | SIGNALLING], DIFFER + ASIDE),
-    "the other alone carries": (
-        [WEBSOCKET | SIGNALLING, LONGPOLL],
-        f"WebSocket only signals and long polling carries the data{ALIKE}{ASIDE}",
-    ),
-    "another pair has the same payload": (
-        [WEBSOCKET, LONGPOLL | SIGNALLING, POLL], THAN_POLL + ASIDE,
-    ),
-    "another pair signals": (
-        [WEBSOCKET, LONGPOLL | SIGNALLING, SSE | SIGNALLING],
-        both(*SSE_WAS, "only signal") + ASIDE,
-    ),
-    "what carrying saves": ([WEBSOCKET, LONGPOLL | {"other": (258, 1514)}], FASTER + SAVES),
+#: Lanes, and what is said of them: the comparison, and what follows it.
+VERDICTS: dict[str, tuple[list[Any], str, str]] = {
+    "faster": ([WEBSOCKET, LONGPOLL], CARRY + FASTER_USED, ASIDE),
+    "slower": ([lane("websocket", 39, 1300), lane("longpoll", 5, 540)],
+        CARRY + "WebSocket was 34 ms slower than long polling" + USED.format("1,300", 540), ASIDE),
+    "as fast": ([lane("websocket", 5, 100), lane("longpoll", 6, 103)],
+        CARRY + "WebSocket was as fast as long polling" + USED.format(100, 103), ASIDE),
+    "seconds": ([lane("websocket", 5, 150), lane("longpoll", 1505, 100)],
+        CARRY + "WebSocket was 1.50 s faster than long polling" + USED.format(150, 100), ASIDE),
+    "not counted": ([WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED], f"{CARRY}{FASTER}.", ASIDE),
+    "signal": ([WEBSOCKET | SIGNALLING, LONGPOLL | SIGNALLING], SIGNAL + FASTER_USED, ASIDE),
+    "it alone carries": ([WEBSOCKET, LONGPOLL | SIGNALLING], DIFFER, ASIDE),
+    "the other alone carries": ([WEBSOCKET | SIGNALLING, LONGPOLL],
+        f"WebSocket only signals and long polling carries the data{ALIKE}", ASIDE),
+    "another pair is alike": ([WEBSOCKET, LONGPOLL | SIGNALLING, POLL], CARRY + THAN_POLL, ASIDE),
+    "another pair signals": ([WEBSOCKET, LONGPOLL | SIGNALLING, SSE | SIGNALLING],
+        SIGNAL + SSE_FASTER, ASIDE),
+    "what carrying saves": ([WEBSOCKET, BOTH], CARRY + FASTER_USED, SAVES),
     "what carrying saves, while it signals": (
-        [WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)], DIFFER + SAVES,
-    ),
-    "what carrying costs": (
-        [WEBSOCKET | {"other": (4, 100)}, LONGPOLL],
-        FASTER + carrying("WebSocket no faster and takes 21 bytes more"),
-    ),
-    "what carrying saves, uncounted": (
+        [WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)], DIFFER, SAVES),
+    "carrying costs": ([WEBSOCKET | {"other": (4, 100)}, LONGPOLL], CARRY + FASTER_USED, COSTS),
+    "carrying costs, not counted": (
         [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED | {"other": (9, None)}],
-        f"{FASTER_UNCOUNTED} Carrying alone makes long polling 30 ms slower.",
-    ),
-    "all four": ([POLL, LONGPOLL, SSE, WEBSOCKET], FASTER + SENT + ASIDE),
-    "instead of long polling": ([POLL, LONGPOLL | {"updates": 2}, WEBSOCKET], THAN_POLL + ASIDE),
-    "instead of WebSocket": (
-        [LONGPOLL, SSE, WEBSOCKET | {"updates": 2}], both(*SSE_WAS) + ASIDE,
-    ),
-    "no polling": (
-        [SSE, WEBSOCKET],
-        both("WebSocket", "as fast as", "server-sent events", ("121", "130")) + ASIDE,
-    ),
-    "too few of one": ([WEBSOCKET, LONGPOLL | {"updates": 2}], MEASURING),
-    "no push": ([POLL, LONGPOLL], MEASURING + SENT),
-    "only one": ([SSE], MEASURING),
+        f"{CARRY}{FASTER}.", " Carrying alone makes long polling 30 ms slower."),
+    "all four": ([POLL, LONGPOLL, SSE, WEBSOCKET], CARRY + FASTER_USED, SENT + ASIDE),
+    "not long polling": ([POLL, LONGPOLL | {"updates": 2}, WEBSOCKET], CARRY + THAN_POLL, ASIDE),
+    "not WebSocket": ([LONGPOLL, SSE, WEBSOCKET | {"updates": 2}], CARRY + SSE_FASTER, ASIDE),
+    "no polling": ([SSE, WEBSOCKET],
+        CARRY + "WebSocket was as fast as server-sent events" + USED.format(121, 130), ASIDE),
+    "too few of one": ([WEBSOCKET, LONGPOLL | {"updates": 2}], MEASURING, ""),
+    "no push": ([POLL, LONGPOLL], MEASURING, SENT),
+    "only one": ([SSE], MEASURING, ""),
     # Seen, but late because the lane was stopped: its latency is not known.
-    "none timely": ([WEBSOCKET | {"timely": 2}, LONGPOLL], MEASURING),
-    "none": ([], MEASURING),
+    "none timely": ([WEBSOCKET | {"timely": 2}, LONGPOLL], MEASURING, ""),
+    "none": ([], MEASURING, ""),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("lanes", "said"), VERDICTS.values(), ids=VERDICTS)
-def test_the_verdict_in_words(modules: Browser, lanes: list[dict[str, Any]], said: str) -> None:
+@pytest.mark.parametrize(("lanes", "compared", "more"), VERDICTS.values(), ids=VERDICTS)
+def test_the_verdict_in_words(
+    modules: Browser, lanes: list[dict[str, Any]], compared: str, more: str
+) -> None:
     titles = {name: transport.title for name, transport in TRANSPORTS.items()}
     written = modules.execute_async_script(
         """
@@ -261,7 +229,7 @@ def test_the_verdict_in_words(modules: Browser, lanes: list[dict[str, Any]], sai
         lanes,
         titles,
     )
-    assert written["text"] == said
+    assert written["text"] == compared + more
     for hue, name in written["classes"]:
         assert titles[hue.removeprefix("hue ")].lower() == name
 

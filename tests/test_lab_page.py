@@ -1,4 +1,4 @@
-"""The instruments on the page: its figures against what passes, and its controls."""
+"""The instruments on the page: its figures and its controls."""
 
 import re
 import time
@@ -13,6 +13,7 @@ from tests.browsing import (
     FIGURES,
     LANES,
     PHONE,
+    WATCH_STATES,
     Browser,
     Part,
     check_looks,
@@ -31,7 +32,7 @@ OWN_PACE = "every 3600 s"
 
 
 def test_every_figure_is_what_was_counted(tab: Browser, lab_of: LabOf) -> None:
-    """Also after a switch to the other payload, which begins another measurement."""
+    """Also after a switch of the payload: another measurement."""
     lab = lab_of(tab.server)
     measure(tab, lab)
     for lane in tab.lanes:
@@ -41,7 +42,7 @@ def test_every_figure_is_what_was_counted(tab: Browser, lab_of: LabOf) -> None:
 
 
 def measure(tab: Browser, lab: LabPage) -> None:
-    """Publish 23 readings, and check what each lane counts of them."""
+    """Publish 23 readings, and check the figures of each lane."""
     begin = tab.each("sequence")
     for number in range(3):
         tab.publish(f"one by one {number}")
@@ -63,7 +64,7 @@ def measure(tab: Browser, lab: LabPage) -> None:
 
 
 def begin_anew(tab: Browser, lane: Part) -> None:
-    """Switch a lane's payload, and check that its figures begin at zero."""
+    """Switch a lane's payload; check that its figures are zero."""
     ids, carried, button = tab.lane_ids, lane.carries, lane.find("[data-action=carry]")
     [transport] = [name for name in LANES if tab.lane(name).selector == lane.selector]
     # In one step: before the server's next report.
@@ -89,7 +90,7 @@ Counts = dict[str, dict[str, int]]
 
 
 def shown(browser: Browser, *others: str) -> Counts:
-    """The requests that each lane shows, by kind, and more of its fields."""
+    """Each lane's requests as shown, by kind, and other fields."""
     return {
         transport: {
             "requests": figures["requests"],
@@ -102,7 +103,7 @@ def shown(browser: Browser, *others: str) -> Counts:
 
 
 def counted_by_the_server(lab: LabPage, browser: Browser) -> Counts:
-    """The same by the server's meters and its reports of each exchange."""
+    """The same by the server's meters and reports."""
     counts = {}
     for transport, lane in browser.lane_ids.items():
         sums = lab.sums(lane)
@@ -137,7 +138,7 @@ def test_the_period_of_short_polling(tab: Browser) -> None:
     begun = tab.lane_ids["poll"]
 
     def shortest(lane: str) -> float:
-        """Seconds from one request of this lane to the next, at least; 0 before there are three."""
+        """The least seconds between requests; 0 before there are three."""
         sent = [request.sent_at for request in tab.requests if request.lane == lane]
         return min(b - a for a, b in pairwise(sent)) if len(sent) > 2 else 0.0
 
@@ -164,7 +165,7 @@ for (const clock of [Date, performance]) {
 
 def test_lanes_that_are_cut_come_back(tab: Browser) -> None:
     tab.publish("before")
-    tab.watch_states()
+    tab.execute_script(WATCH_STATES)
     for number, cut in enumerate([("poll", "sse"), ("longpoll", "websocket")], 2):
         tab.execute_script(WAIT)
         for transport in cut:
@@ -185,7 +186,7 @@ def test_lanes_that_are_cut_come_back(tab: Browser) -> None:
 
 
 def test_a_reading_that_does_not_come_is_lost(page_server: Server, browser: Browser) -> None:
-    """A stalled connection looks alive: until it is checked, its readings are lost."""
+    """A stalled connection looks alive, but its readings are lost."""
     with Relay(page_server.port) as relay:
         browser.visit(page_server, port=relay.port)
         browser.publish("before")
@@ -199,7 +200,7 @@ def test_a_reading_that_does_not_come_is_lost(page_server: Server, browser: Brow
         time.sleep(0.5)  # several ticks, each of which could count it again
         assert (lane["value"], lane["lost"], lane.state) == ("before", "1", "live")
         socket.resume()
-        lane.until_it_shows("stalled")
+        browser.until_live(text="stalled")
         assert browser.each("lost") == dict.fromkeys(LANES, 0) | {"websocket": 1}
 
 
@@ -208,13 +209,13 @@ def test_a_reading_that_does_not_come_is_lost(page_server: Server, browser: Brow
 
 @pytest.fixture
 def clockwork(browser: Browser) -> Iterator[Browser]:
-    """The page of a server whose data changes when the page says so."""
+    """The page, on a server that only the controls change."""
     with starting() as start:
         yield browser.visit(start("serve.py", "--source", "clock", "--every", "3600"))
 
 
 def all_show(browser: Browser, sequence: int) -> None:
-    """Wait until everything shows the reading of this number, and no later one."""
+    """Wait until everything shows the reading of this number."""
     until_same(lambda: ({part["sequence"] for part in browser.parts}, {str(sequence)}))
 
 
@@ -244,7 +245,7 @@ def test_the_controls(clockwork: Browser, lab_of: LabOf) -> None:
         until_same(lambda: (pressed(tab), [name]))
 
     def newest() -> tuple[int, float]:
-        """The sequence of the newest reading, and when it changed, in seconds."""
+        """The newest reading's sequence and time in seconds."""
         reading = tab.server.http.get("/data").json
         return int(reading["cursor"].rpartition("-")[2]), reading["changed_at"]
 
@@ -279,12 +280,12 @@ def test_a_frozen_server_loses_nothing(clockwork: Browser, lab_of: LabOf) -> Non
     tab.control("pace", "4 per s").click()
     for _ in range(3):
         another_page.wait_for("reading")
-    tab.watch_states()
+    tab.execute_script(WATCH_STATES)
     tab.control("freeze").click()
     tab.until_notice("The server is frozen for 5 seconds. Nothing moves, nothing is lost.")
 
     def changes() -> list[float]:
-        """When the server published, without the reading from before that pace."""
+        """When the server published at that pace."""
         another_page.clock()
         readings = [each["reading"] for each in another_page.received if "reading" in each]
         return [reading["changed_at"] for reading in readings[1:]]

@@ -1,8 +1,7 @@
-"""The page in Chromium: its lanes follow the server, also when that stops and comes back."""
+"""The page in Chromium, also while its server is down."""
 
 import re
 import signal
-import subprocess
 import threading
 from collections import Counter
 from functools import partial
@@ -68,7 +67,7 @@ import("/static/clock.js").then(({ serverNow }) => {
 
 
 def ages(browser: Browser) -> tuple[list[float], float]:
-    """Return the time since the update as each part shows it, and as it is, in seconds."""
+    """The age of the reading in seconds: shown, and true."""
     shown, age = browser.execute_async_script(AGES)
     found = [re.fullmatch(r"(?:(\d+) min )?(\d+\.?\d*) s", text) for text in shown]
     return [60 * int(each[1] or 0) + float(each[2]) for each in found if each], age
@@ -85,14 +84,6 @@ def test_time_since_update_ticks(tab: Browser) -> None:
         tab.publish(line)
         eventually(is_right)
         assert re.fullmatch(r"(\d+ min )?\d+(\.\d)? s", tab.truth["since"])
-
-
-def test_printf_shows_its_last_line(start: Start, browser: Browser) -> None:
-    """`printf 'one\\ntwo\\n' | python serve.py --source stdin`"""
-    with subprocess.Popen(["printf", r"one\ntwo\n"], stdout=subprocess.PIPE) as printf:
-        assert printf.stdout is not None
-        server = start("serve.py", "--source", "stdin", stdin=printf.stdout.fileno())
-    browser.visit(server).until_live(text="two")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +129,7 @@ def test_the_server_dies_and_comes_back(
 
 
 def test_what_happened_while_away_is_caught_up(tab: Browser) -> None:
-    """A stopped lane keeps its reading; started again it shows the newest."""
+    """A stopped lane keeps its reading; started, it catches up."""
     tab.publish("seen")
     for lane in tab.lanes:
         lane.press("stop")

@@ -1,4 +1,4 @@
-"""The page towards the server, other tabs, keyboards, screen readers and small screens."""
+"""The page's duties: to servers, tabs, keyboards, readers, screens."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def test_a_page_out_of_sight_lets_go_and_comes_back(page_server: Server, browser
             return [not each.closed.is_set() for each in relay.naming("Upgrade: websocket")]
 
         def nothing_is_sent() -> bool:
-            """Whether a change sends nothing: no socket, no held request, no poll."""
+            """Whether a change sends nothing, over any transport."""
             before = relay.down
             cursor = page_server.publish({"line": "unseen"})
             # Longer than the period of a poll.
@@ -129,7 +129,7 @@ def without_comments(text: str) -> str:
 
 
 def test_it_is_small() -> None:
-    """60 kB of code, and not much more with the types that its comments declare."""
+    """60 kB of code, and not much more with comments."""
     paths = [path for folder in FOLDERS for path in folder.rglob("*.*")]
     files = {path.name: path.read_text() for path in paths if path.suffix in (".js", ".css")}
     assert sum(len(without_comments(text)) for text in files.values()) < 60_000
@@ -137,7 +137,7 @@ def test_it_is_small() -> None:
 
 
 def test_the_browser_halves_are_free_of_instruments() -> None:
-    """They import nothing of the lab, and each is its idea in about ten lines."""
+    """They import nothing of the lab; each is short."""
     for path in static_files.LIBRARY.rglob("*.js"):
         for module in re.findall(r'\bfrom "([^"]+)"', path.read_text()):
             assert (path.parent / module).resolve().is_relative_to(static_files.LIBRARY), path
@@ -148,7 +148,7 @@ def test_the_browser_halves_are_free_of_instruments() -> None:
 
 
 def test_the_page_is_made_from_the_registry(page_server: Server) -> None:
-    """Titles, taglines, defaults and colours of the transports are written nowhere else."""
+    """A transport's title, tagline, defaults and colours stand nowhere else."""
     html = page_server.http.get("/").body.decode()
     style = page_server.http.get("/static/transports.css").body.decode()
     assert 'href="/static/transports.css"' in html
@@ -173,11 +173,11 @@ def test_all_script_and_style_is_in_files(page_server: Server, path: str) -> Non
     assert not re.findall(r'(?:src|href)="(?!/|#|\?|http://127\.0\.0\.1:)[^"]*"', html)
 
 
-#: Counts the frames that the page asks for.
+#: Counts the frames that the page requests.
 COUNT_FRAMES = """
-window.framesAsked = 0;
+window.framesRequested = 0;
 const original = requestAnimationFrame;
-window.requestAnimationFrame = (...args) => (framesAsked++, original(...args));
+window.requestAnimationFrame = (...args) => (framesRequested++, original(...args));
 """
 #: Counts the steps in which a picture moves, and the seconds that this takes.
 COUNT_STEPS = """
@@ -190,12 +190,12 @@ window.steps = () => [steps, (performance.now() - begun) / 1000];
 
 
 def test_reduced_motion(page_server: Server, browser: Browser) -> None:
-    """The pictures move in steps, once a second; nothing fades, nothing counts tenths."""
+    """Pictures move once a second; nothing fades or counts tenths."""
     script = {"source": COUNT_FRAMES}
     added = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", script)
     browser.visit(page_server)
     browser.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-    frames = browser.execute_script("return framesAsked")
+    frames = browser.execute_script("return framesRequested")
     browser.execute_script(COUNT_STEPS)
     browser.publish("without motion")
     for part in browser.parts:
@@ -204,7 +204,7 @@ def test_reduced_motion(page_server: Server, browser: Browser) -> None:
     eventually(lambda: browser.execute_script("return steps()[0]") >= 3)
     steps, seconds = browser.execute_script("return steps()")
     assert steps <= seconds + 1
-    assert browser.execute_script("return framesAsked") == frames
+    assert browser.execute_script("return framesRequested") == frames
     browser.look(motion=True)  # a changed preference is applied at once
     moves = "return document.querySelector('.field svg').style.transform"
     before = browser.execute_script(moves)
@@ -230,7 +230,7 @@ const expected = [...all].filter(
 
 @pytest.fixture
 def complete() -> Iterator[Server]:
-    """A server whose page has all that a page can have."""
+    """A server whose page has every control and link."""
     with starting() as start:
         server = start("serve.py", "--source", "clock", "--every", "3600", "--far", "200")
         eventually(lambda: len(server.out) == 2)
@@ -287,7 +287,7 @@ def test_the_keyboard_works_everything(tab: Browser) -> None:
 
 
 def test_what_is_spoken(tab: Browser) -> None:
-    """A lane's state is spoken when it changes, once; readings are not."""
+    """A lane's new state is spoken once, readings never."""
     tab.execute_script(
         """
         window.spoken = [];
@@ -314,7 +314,7 @@ LONG_TEXT = {"line": "a rather long line " * 50 + "x" * 500}
 
 
 def some_updates(browser: Browser) -> None:
-    """Publish until there is something to see: a verdict, and pictures."""
+    """Publish, and wait for the verdict and the pictures."""
     for number in range(4):
         cpu_percent = 12.5 + 4 * (number % 3)
         cursor = browser.server.publish(LOAD | {"cpu_percent": cpu_percent})
@@ -422,7 +422,7 @@ def test_in_every_state(
     page_server: Server, browser: Browser, axe: str,
     state: Callable[[Browser], None], looks: list[Look],
 ) -> None:  # fmt: skip
-    """It fits the screen, and axe-core finds nothing; a picture is kept."""
+    """Check that it fits, and that axe-core finds nothing."""
     browser.server = page_server
     (width, height), _ = looks[0]
     browser.look(width=width, height=height)
