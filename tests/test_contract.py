@@ -1,5 +1,6 @@
 """One contract for every transport, on every server: what a browser may rely on."""
 
+import itertools
 import struct
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from tests.clients import CLOSE, TEXT, UPGRADE, RawSocket, close_frame, frame
 from tests.conftest import Server
 from tests.hosting import SERVERS, start_server
-from tests.transports import CLIENTS, Browser, EventStream, clients, sequence
+from tests.transports import CLIENTS, Browser, EventStream, sequence
 
 Open = Callable[..., Browser]
 
@@ -24,10 +25,10 @@ OWN_SHUTDOWN = ("serve.py", "servers/threads.py", "gunicorn", "uwsgi gevent", "u
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test on every server, and if it browses, with every transport."""
-    pairs = [(name, client) for name in SERVERS for client in clients(tls=name.endswith(" tls"))]
+    pairs = list(itertools.product(SERVERS, CLIENTS))
     if "browse" in metafunc.fixturenames:
-        names = [f"{name}-{client}" for name, client in pairs]
-        metafunc.parametrize(("server_name", "client"), pairs, ids=names, scope="module")
+        names = [f"{name}-{transport}" for name, transport in pairs]
+        metafunc.parametrize(("server_name", "transport"), pairs, ids=names, scope="module")
     elif "server_name" in metafunc.fixturenames:
         metafunc.parametrize("server_name", SERVERS, scope="module")
 
@@ -44,17 +45,17 @@ def server(server_name: str, certificate_folder: Path) -> Iterator[Server]:
 def summary(request: pytest.FixtureRequest, record_property: Any) -> None:
     """Name the test's server and transport, for the summary."""
     parameters = request.node.callspec.params
-    name, client = parameters["server_name"], parameters.get("client", "all")
-    record_property("contract", f"{name:<24}{client}")
+    name, transport = parameters["server_name"], parameters.get("transport", "all")
+    record_property("contract", f"{name:<24}{transport}")
 
 
 @pytest.fixture
-def browse(client: str, server: Server) -> Iterator[Open]:
+def browse(transport: str, server: Server) -> Iterator[Open]:
     """Open browsers of each transport on the server."""
     opened: list[Browser] = []
 
     def browse(**query: Any) -> Browser:
-        opened.append(CLIENTS[client](server, **query))
+        opened.append(CLIENTS[transport](server, **query))
         return opened[-1]
 
     yield browse
@@ -144,7 +145,7 @@ def test_contract_many_browsers_receive_the_same(server: Server, browse: Open) -
 
 
 def test_contract_all_transports_receive_the_same_change(server: Server) -> None:
-    browsers = [CLIENTS[name](server) for name in clients(tls=server.tls is not None)]
+    browsers = [client(server) for client in CLIENTS.values()]
     for browser in browsers:
         browser.receive()
     assert_all_receive(server, browsers)
@@ -260,8 +261,8 @@ def test_contract_a_shutdown_is_announced_and_a_restart_is_a_new_epoch(
     again = start_server(server_name, certificate_folder, *options, port=server.port)
     silent = [RawSocket(again.port, path, wrap=again.wrap) for path in ("/update", "/lab")]
     again.publish({"n": 1})  # the same sequence number, in another epoch
-    for name in clients(tls=again.tls is not None):
-        browser = CLIENTS[name](again, after=newest)
+    for browser_of in CLIENTS.values():
+        browser = browser_of(again, after=newest)
         assert browser.receive()["cursor"] == again.cursor != newest
         browser.close()
     for client in silent:

@@ -90,7 +90,7 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
 Attack = Callable[[Target, threading.Event], None]
 
 
-def endure(target: Target, attack: Attack, *, growth: int = GROWTH) -> None:
+def endure(target: Target, attack: Attack, *, growth: int) -> None:
     """Attack again and again while readings are published; then check the limits.
 
     An attack that holds connections open does so until the event is set.
@@ -194,18 +194,6 @@ def send_half_messages(target: Target, enough: threading.Event) -> None:
 HOLDING = (never_read, send_half_requests, send_half_messages)
 
 
-@pytest.mark.parametrize(
-    ("attack", "greenlets", "kept"), [(never_read, 20, 0), (send_half_requests, 1000, 0),
-                                      (send_half_messages, 400, 200 * 65_536)],
-)  # fmt: skip
-def test_connections_that_are_held_open(
-    target: Target, attack: Attack, greenlets: int, kept: int
-) -> None:
-    if attack is send_half_messages and not target.echoes:
-        greenlets = kept = 0  # the hub has no greenlets, and keeps no messages
-    endure(target, attack, growth=GROWTH + greenlets * GREENLET + kept)
-
-
 # Attacks that end, and begin again.
 
 
@@ -213,11 +201,6 @@ def reset_five_hundred(target: Target, enough: threading.Event) -> None:
     opened = [target.open() for _ in range(500)]
     for each in opened:
         each.reset()
-
-
-def test_five_hundred_resets(target: Target) -> None:
-    each = GREENLET if target.echoes else 2048
-    endure(target, reset_five_hundred, growth=GROWTH + 500 * each)
 
 
 class Reader(threading.Thread):
@@ -335,14 +318,24 @@ def send_handshakes_slowly(target: Target, enough: threading.Event) -> None:
             assert each.recv(12) == b"HTTP/1.1 101"
 
 
+#: Each attack, and by how much it may make the hub grow, and a server of conversations.
+ATTACKS = {
+    never_read: (20 * GREENLET, 20 * GREENLET),
+    send_half_requests: (1000 * GREENLET, 1000 * GREENLET),
+    send_half_messages: (0, 200 * (2 * GREENLET + 65_536)),
+    reset_five_hundred: (500 * 2048, 500 * GREENLET),
+    send_handshakes_slowly: (50 * GREENLET, 50 * GREENLET),
+    **dict.fromkeys((declare_2_62, send_64_mib_in_one, send_64_mib_in_fragments,
+                     send_64_mib_of_messages, send_empty_fragments, send_tiny_messages,
+                     send_pings, send_pings_too_early), (0, 0)),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("attack", "held"),
-    [(declare_2_62, 0), (send_64_mib_in_one, 0), (send_64_mib_in_fragments, 0),
-     (send_64_mib_of_messages, 0), (send_empty_fragments, 0), (send_tiny_messages, 0),
-     (send_pings, 0), (send_pings_too_early, 0), (send_handshakes_slowly, 50)],
-)  # fmt: skip
-def test_attack(target: Target, attack: Attack, held: int) -> None:
-    endure(target, attack, growth=GROWTH + held * GREENLET)
+    ("attack", "growth"), ATTACKS.items(), ids=[attack.__name__ for attack in ATTACKS]
+)
+def test_attack(target: Target, attack: Attack, growth: tuple[int, int]) -> None:
+    endure(target, attack, growth=GROWTH + growth[target.echoes])
 
 
 #: Requests, whole and in part, before which a client closes its connection.

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import memory
-from bench.processes import Process
-from bench.servers import HOSTED, free_port
+from bench import memory, servers
+from bench.processes import NotRunning, Process
+from bench.servers import HOSTED, free_port, started
 from tests.clients import TEXT, LabPage, RawSocket
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import SERVERS, WITH_TLS, Hosted, start_server
@@ -274,3 +274,11 @@ def test_nginx_replaces_the_browsers_forwarded_host(certificate_folder: Path) ->
     assert server.http.get("/", headers={"Upgrade": "h2c"}).status == 200
     assert server.http.post("/data", {}).status == 201, "nginx forwards this machine's address"
     assert server.stop() == 0, server.log
+
+
+def test_another_server_on_the_port_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("serve.py") as first:
+        assert first.is_alive
+        monkeypatch.setattr(servers, "free_port", lambda: first.port)
+        with pytest.raises(NotRunning, match=f"Port {first.port} is in use"), started("serve.py"):
+            pass

@@ -159,17 +159,6 @@ def test_push_sockets_hold_no_request(host: Host, ini: str, tmp_path: Path) -> N
         assert another.json() == {"cursor": newest}
 
 
-@pytest.mark.alone
-def test_a_push_socket_costs_a_few_kilobytes(host: Host, ini: str) -> None:
-    server = host(ini)
-    opened = [RawSocket(server.port) for _ in range(200)]  # every thread has served by then
-    before = server.memory
-    opened += [RawSocket(server.port) for _ in range(1000)]
-    assert (server.memory - before) / 1000 < 4096
-    for browser in opened:
-        browser.close()
-
-
 def test_an_event_stream_that_ends_makes_room(host: Host, ini: str, tmp_path: Path) -> None:
     server = host(with_slots(ini, tmp_path, 2), options=("--source", "clock", "--every", "0.1"))
     for _ in range(5):

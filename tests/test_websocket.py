@@ -89,8 +89,8 @@ def test_a_route_of_flask_sockets_takes_a_variable(quiet: Server) -> None:
 
 def test_senders_do_not_mix_their_frames(quiet: Server) -> None:
     with connect(f"{quiet.ws}/many-senders", max_size=None) as socket:
-        messages = sorted(str(socket.recv(5)) for _ in range(100))
-    assert messages == sorted(letter * 100_000 for letter in "abcdefghij" * 10)
+        messages = sorted(str(socket.recv(5)) for _ in range(200))
+    assert messages == sorted(letter * 100_000 for letter in "abcdefghij" * 20)
 
 
 # Closing.

@@ -6,17 +6,10 @@ from importlib import import_module
 from pushlab.transports import TRANSPORTS
 from tests.transports.base import Browser, sequence
 from tests.transports.sse import EventStream
-from tests.transports.websocket import WebSocketClient
 
-__all__ = ["CLIENTS", "Browser", "EventStream", "clients", "sequence"]
+__all__ = ["CLIENTS", "Browser", "EventStream", "sequence"]
 
-#: By name, the headless halves; a WebSocket with two libraries.
+#: The headless halves, by the transport's name.
 CLIENTS: dict[str, Callable[..., Browser]] = {
-    **{name: import_module(f"tests.transports.{name}").CLIENT for name in TRANSPORTS},
-    "websocket-client": WebSocketClient,
+    name: import_module(f"tests.transports.{name}").CLIENT for name in TRANSPORTS
 }
-
-
-def clients(*, tls: bool) -> list[str]:
-    """Return the names of those that can be used, with TLS or without."""
-    return [name for name in CLIENTS if not (tls and name == "websocket")]

@@ -11,8 +11,7 @@ from tests.transports.base import query
 
 
 class WebSocket:
-    """The `websockets` library. Not over TLS: it would read and write it from two threads, which
-    Python's ssl survives only from 3.13 on."""
+    """The `websockets` library."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         # The types of websockets differ between the releases for Python 3.10 and for later ones.
@@ -29,7 +28,10 @@ class WebSocket:
 
 
 class WebSocketClient:
-    """The `websocket-client` library."""
+    """The `websocket-client` library, for TLS.
+
+    `websockets` reads and writes from two threads, which Python's ssl supports only from 3.13 on.
+    """
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.socket = websocket.create_connection(
@@ -47,4 +49,5 @@ class WebSocketClient:
         self.socket.close()
 
 
-CLIENT = WebSocket
+def CLIENT(server: Server, **query: Any) -> WebSocket | WebSocketClient:
+    return WebSocketClient(server, **query) if server.tls else WebSocket(server, **query)

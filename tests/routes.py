@@ -1,0 +1,95 @@
+"""An app with routes that converse, and one that gives its socket to the hub."""
+
+import threading
+
+from flask import Flask, abort, redirect, request
+from flask.typing import ResponseReturnValue
+
+from pushlab.feed import Feed
+from pushlab.hub import Hub
+
+app = Flask(__name__)
+feed = Feed()
+hub = Hub(ping_interval=1.0, max_subscribers=4)
+feed.subscribe(hub.broadcast)
+
+
+@app.route("/echo", websocket=True)
+def echo() -> str:
+    socket = request.environ["wsgi.websocket"]
+    while (message := socket.receive()) is not None:
+        socket.send(message)
+    return ""
+
+
+@app.route("/many-senders", websocket=True)
+def many_senders() -> str:
+    """Ten threads, or greenlets, send large messages of one letter, while messages are echoed."""
+    socket = request.environ["wsgi.websocket"]
+
+    def send(letter: str) -> None:
+        for _ in range(20):
+            socket.send(letter * 100_000)
+
+    threads = [threading.Thread(target=send, args=(letter,)) for letter in "abcdefghij"]
+    for thread in threads:
+        thread.start()
+    echo()
+    for thread in threads:
+        thread.join()
+    return ""
+
+
+@app.route("/push", websocket=True)
+def push() -> str:
+    hub.add(request.environ["wsgi.websocket"], feed, carry=True)
+    return ""
+
+
+@app.post("/push")
+def publish() -> str:
+    return feed.publish({"text": request.get_data(as_text=True)}).cursor
+
+
+@app.get("/subscribers")
+def subscribers() -> str:
+    return str(len(hub))
+
+
+@app.route("/fail/<when>", websocket=True)
+def fail(when: str) -> str:
+    if when == "later":
+        request.environ["wsgi.websocket"].receive()
+    raise RuntimeError("on purpose")
+
+
+@app.route("/reject", websocket=True)
+def reject() -> str:
+    abort(403, "not you")
+
+
+@app.route("/elsewhere", websocket=True)
+def elsewhere() -> ResponseReturnValue:
+    return redirect("/echo")
+
+
+@app.route("/untouched", websocket=True)
+def untouched() -> str:
+    return "nobody reads this"
+
+
+@app.route("/close/<int:code>", websocket=True)
+def close(code: int) -> str:
+    socket = request.environ["wsgi.websocket"]
+    socket.close(code, "server says so")
+    assert socket.closed
+    assert socket.receive() is None
+    return ""
+
+
+@app.route("/after-close", websocket=True)
+def after_close() -> str:
+    socket = request.environ["wsgi.websocket"]
+    socket.close()
+    socket.send("too late")
+    return ""
