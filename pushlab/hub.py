@@ -113,7 +113,7 @@ class Hub:
         self._already_sent: set[Send] = set()
         self._removed: set[Send] = set()
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
-        # Spread like that, and joined by chance, ten thousand pings never fall on one moment.
+        # Each joins a slot at random, so that ten thousand pings never fall on one moment.
         self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
         self._ping_interval = ping_interval
         self._closing_deadlines: dict[Subscriber, float] = {}  # for the browser's close frame

@@ -52,7 +52,7 @@ class Meters(Protocol):
         """Return the app in the meters' middleware."""
 
     def open(self, query: str, *, up: int, abort: Callable[[], None]) -> Exchange | None:
-        """Return an exchange if the query string demands one.
+        """Return an exchange if this request is to be counted.
 
         `up` is the size of the request in bytes; `abort` ends its connection.
         """

@@ -173,7 +173,7 @@ class Connection:
             self.accept()
         self._yield()
         while not self.closed:
-            # One event after the other: what comes before a mistake is handled before it.
+            # One event at a time: the frames before an invalid one are handled before it.
             for event in self._events:
                 message = self._handle_event(event)
                 if message is not None:
@@ -245,7 +245,7 @@ class Connection:
         """Act on an event; return the message that it completes."""
         if isinstance(event, (TextMessage, BytesMessage)):
             if self._close_sent:
-                return None  # the route has closed: it wants no more messages
+                return None  # the route has closed, and receives no more messages
             if event.data:  # an empty fragment adds nothing, but thousands of them would
                 self._parts.append(event.data)
             if event.message_finished:
