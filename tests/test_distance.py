@@ -1,4 +1,4 @@
-"""Far ports: all that is sent arrives, in order, and not before it has come the distance."""
+"""Far ports: all bytes arrive, in order, and not before the distance allows."""
 
 import hashlib
 import os
@@ -7,7 +7,6 @@ import select
 import signal
 import socket
 import statistics
-import struct
 import subprocess
 import sys
 import threading
@@ -20,29 +19,46 @@ import pytest
 
 from lab.far_ports import FarPort, far_ports
 from pushlab.hosting.lifecycle import StartupError
-from tests.clients import HANG_TIMEOUT
+from tests.clients import HANG_TIMEOUT, RESET
 from tests.conftest import Program, eventually
 
-Conversation = Callable[[socket.socket], None]
+Handler = Callable[[socket.socket], None]
 
-#: Seconds that a busy machine may at worst take longer than the distance.
+#: Seconds that a busy machine may add to the distance.
 LATE = 1.0
 
 
 @pytest.fixture(autouse=True)
-def _relays_say_nothing(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """Whatever comes to an end, and however: a relay prints nothing, and none is left."""
+def _relays_print_no_errors(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """After every test: no relay has printed an error, and none is left."""
     yield
     assert capfd.readouterr().err == ""
-    assert not [
-        each for each in psutil.Process().children() if "distance.py" in str(each.cmdline())
-    ]
+    assert not [each for each in psutil.Process().children() if "relay.py" in str(each.cmdline())]
 
 
 def echo(client: socket.socket) -> None:
-    """Send back whatever comes, up to its end."""
+    """Send everything back, up to the end."""
     while data := client.recv(64 * 1024):
         client.sendall(data)
+
+
+def timed_echo(times: list[float]) -> Handler:
+    """Return an echo that notes when each piece arrives."""
+
+    def echo(client: socket.socket) -> None:
+        while data := client.recv(100):
+            times.append(time.monotonic())
+            client.sendall(data)
+
+    return echo
+
+
+def ask(client: socket.socket, message: bytes = b"hello") -> float:
+    """Send to an echo and receive it; return the seconds that took."""
+    began = time.monotonic()
+    client.sendall(message)
+    assert read(client, len(message)) == message
+    return time.monotonic() - began
 
 
 def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
@@ -52,7 +68,7 @@ def connect(port: int, host: str = "127.0.0.1") -> socket.socket:
 
 
 def read(client: socket.socket, size: int | None = None) -> bytes:
-    """Return that many bytes, or all that come."""
+    """Return that many bytes, or all up to the end."""
     pieces, missing = [], size or sys.maxsize
     while missing and (piece := client.recv(min(missing, 64 * 1024))):
         pieces.append(piece)
@@ -61,18 +77,18 @@ def read(client: socket.socket, size: int | None = None) -> bytes:
 
 
 @contextmanager
-def serving(converse: Conversation, host: str = "127.0.0.1") -> Iterator[int]:
-    """Run a server that has this conversation with each client; yield its port."""
+def serving(handle: Handler, host: str = "127.0.0.1") -> Iterator[int]:
+    """Run a server that handles each client in a thread; yield its port."""
     family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server(address, family=family, backlog=200)
 
     def serve(client: socket.socket) -> None:
         with client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            converse(client)
+            handle(client)
 
     def accept() -> None:
-        with suppress(OSError):  # closed: the test is over
+        with suppress(OSError):  # closed at the end of the test
             while True:
                 client, _ = listener.accept()
                 client.settimeout(HANG_TIMEOUT)
@@ -85,17 +101,17 @@ def serving(converse: Conversation, host: str = "127.0.0.1") -> Iterator[int]:
         try:
             yield listener.getsockname()[1]
         finally:
-            listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+            listener.shutdown(socket.SHUT_RDWR)  # wakes `accept`
     for thread in threads:
         thread.join(HANG_TIMEOUT)
         assert not thread.is_alive()
 
 
 @contextmanager
-def far(converse: Conversation, milliseconds: float, host: str = "127.0.0.1") -> Iterator[FarPort]:
-    """Run such a server, that far away."""
+def far(handle: Handler, milliseconds: float, host: str = "127.0.0.1") -> Iterator[FarPort]:
+    """Run such a server, and open a far port."""
     with (
-        serving(converse, host) as port,
+        serving(handle, host) as port,
         far_ports([milliseconds], host=host, port=port) as (opened,),
     ):
         yield opened
@@ -103,7 +119,7 @@ def far(converse: Conversation, milliseconds: float, host: str = "127.0.0.1") ->
 
 @contextmanager
 def sending(client: socket.socket, data: bytes) -> Iterator[None]:
-    """Send meanwhile."""
+    """Send during the `with`."""
     sender = threading.Thread(target=client.sendall, args=(data,))
     sender.start()
     yield
@@ -111,7 +127,7 @@ def sending(client: socket.socket, data: bytes) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("milliseconds", [0, 40])
-def test_all_bytes_arrive_in_order_both_ways_at_once(milliseconds: float) -> None:
+def test_all_bytes_arrive_in_order_in_both_directions(milliseconds: float) -> None:
     up, down = random.randbytes(5_000_000), random.randbytes(7_000_000)
     received = []
 
@@ -125,16 +141,10 @@ def test_all_bytes_arrive_in_order_both_ways_at_once(milliseconds: float) -> Non
 
 
 @pytest.mark.parametrize("milliseconds", [0, 30, 100.5])
-def test_each_way_takes_half_of_the_distance(milliseconds: float) -> None:
+def test_each_direction_takes_half_of_the_distance(milliseconds: float) -> None:
     there: list[float] = []
-
-    def answer(client: socket.socket) -> None:
-        while data := client.recv(100):
-            there.append(time.monotonic())
-            client.sendall(data)
-
     late = []
-    with far(answer, milliseconds) as port, connect(port.port) as client:
+    with far(timed_echo(there), milliseconds) as port, connect(port.port) as client:
         for number in range(6):
             sent = time.monotonic()
             client.sendall(b"%d" % number)
@@ -149,46 +159,32 @@ def test_each_way_takes_half_of_the_distance(milliseconds: float) -> None:
 
 @pytest.mark.parametrize("milliseconds", [0, 200])
 def test_opening_a_connection_takes_a_round_trip_before_the_first_byte(milliseconds: float) -> None:
-    """As over a real line, where connect() waits for it. Here it cannot; so the first bytes do."""
-    heard: list[float] = []
-
-    def answer(client: socket.socket) -> None:
-        while data := client.recv(100):
-            heard.append(time.monotonic())
-            client.sendall(data)
-
-    way = milliseconds / 2000
-    with far(answer, milliseconds) as port:
+    """On a real network connect() waits for it; here the first bytes are delayed instead."""
+    there: list[float] = []
+    trip = milliseconds / 2000
+    with far(timed_echo(there), milliseconds) as port:
         began = time.monotonic()
         with connect(port.port) as client:
-            client.sendall(b"first")
-            assert client.recv(100) == b"first"
-            answered = time.monotonic()
-            client.sendall(b"second")
-            assert client.recv(100) == b"second"
-            again = time.monotonic()
-    assert 3 * way <= heard[0] - began < 3 * way + LATE
-    assert 4 * way <= answered - began < 4 * way + LATE
-    assert way <= heard[1] - answered
-    assert 2 * way <= again - answered < 2 * way + LATE
+            ask(client, b"first")
+            first = time.monotonic()
+            took = ask(client, b"second")
+    assert 3 * trip <= there[0] - began < 3 * trip + LATE
+    assert 4 * trip <= first - began < 4 * trip + LATE
+    assert trip <= there[1] - first
+    assert 2 * trip <= took < 2 * trip + LATE
 
 
-def test_who_speaks_late_has_the_opening_behind_him() -> None:
-    took = []
+def test_bytes_that_are_sent_later_are_not_delayed_by_the_opening() -> None:
     with far(echo, 200) as port, ExitStack() as stack:
         clients = [stack.enter_context(connect(port.port)) for _ in range(5)]
         time.sleep(0.25)  # the time itself is what is tested
-        for client in clients:
-            asked = time.monotonic()
-            client.sendall(b"hello")
-            assert read(client, 5) == b"hello"
-            took.append(time.monotonic() - asked)
+        took = [ask(client) for client in clients]
     assert 0.2 <= min(took) < 0.4, took
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_server_speaks_when_the_connection_is_open_there(ends: bool) -> None:
-    """The last of the three ways of the opening leads to it; its greeting is the fourth."""
+def test_a_server_sends_first_when_the_connection_is_open(ends: bool) -> None:
+    """The last of the opening's three trips leads to the server; its first bytes are the fourth."""
 
     def greet(client: socket.socket) -> None:
         if not ends:
@@ -202,26 +198,26 @@ def test_a_server_speaks_when_the_connection_is_open_there(ends: bool) -> None:
             assert 0.4 <= time.monotonic() - began < 0.4 + LATE
 
 
-def test_the_end_of_what_a_client_says_waits_for_the_opening_too() -> None:
-    heard: list[float] = []
+def test_the_end_of_a_clients_bytes_waits_for_the_opening_too() -> None:
+    ended: list[float] = []
 
     def listen(client: socket.socket) -> None:
         assert client.recv(1) == b""
-        heard.append(time.monotonic())
+        ended.append(time.monotonic())
 
     with far(listen, 200) as port:
         began = time.monotonic()
         with connect(port.port) as client:
             client.shutdown(socket.SHUT_WR)
             assert client.recv(1) == b""
-    assert 0.3 <= heard[0] - began < 0.3 + LATE
+    assert 0.3 <= ended[0] - began < 0.3 + LATE
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_small_pieces_keep_their_order_and_their_intervals(direction: str) -> None:
     sent, came, received = [], [], []
 
-    def say(to: socket.socket) -> None:
+    def send(to: socket.socket) -> None:
         for number in range(60):
             sent.append(time.monotonic())
             to.sendall(bytes([number]))
@@ -233,80 +229,79 @@ def test_small_pieces_keep_their_order_and_their_intervals(direction: str) -> No
             received.append(data)
             came.extend([time.monotonic()] * len(data))
 
-    at_client, at_server = (say, note) if direction == "up" else (note, say)
+    at_client, at_server = (send, note) if direction == "up" else (note, send)
 
-    def converse(client: socket.socket) -> None:
+    def handle(client: socket.socket) -> None:
         client.sendall(client.recv(1))
         at_server(client)
 
-    with far(converse, 60) as port, connect(port.port) as client:
+    with far(handle, 60) as port, connect(port.port) as client:
         client.sendall(b"!")
-        assert client.recv(1) == b"!", "opened: what follows is not late with the opening"
+        assert client.recv(1) == b"!", "open, so that the opening delays nothing more"
         at_client(client)
         assert client.recv(1) == b""
     assert b"".join(received) == bytes(range(60))
-    assert len(received) > 6, "they come one by one, as far as a busy machine can, not in a heap"
+    assert len(received) > 6, "one by one, as far as a busy machine allows, not all at once"
     late = [there - here - 0.03 for here, there in zip(sent, came, strict=True)]
     assert min(late) >= 0
     assert statistics.median(late) < 0.05, late
 
 
-def test_an_answer_in_two_pieces_waits_for_no_acknowledgement() -> None:
-    """As a head and a body are. The acknowledgement of the first would take 40 ms."""
+def test_a_response_in_two_pieces_waits_for_no_acknowledgement() -> None:
+    """Such as headers and a body. The delayed acknowledgement of the first would take 40 ms."""
 
-    def answer(client: socket.socket) -> None:
+    def respond(client: socket.socket) -> None:
         while client.recv(100):
             client.sendall(b"head")
             time.sleep(0.002)
             client.sendall(b"body")
 
     took = []
-    with far(answer, 10) as port, connect(port.port) as client:
+    with far(respond, 10) as port, connect(port.port) as client:
         for _ in range(15):
-            asked = time.monotonic()
-            client.sendall(b"question")
+            sent = time.monotonic()
+            client.sendall(b"request")
             assert read(client, 8) == b"headbody"
-            took.append(time.monotonic() - asked)
+            took.append(time.monotonic() - sent)
     assert 0.012 <= statistics.median(took) < 0.040, took
 
 
-def test_who_has_no_more_to_say_still_hears_the_whole_answer() -> None:
-    answer = random.randbytes(2_000_000)
+def test_a_half_closed_client_receives_the_whole_response() -> None:
+    request, response = random.randbytes(300_000), random.randbytes(2_000_000)
 
-    def answer_at_the_end(client: socket.socket) -> None:
-        client.sendall(hashlib.sha256(read(client)).digest() + answer)
+    def respond_at_the_end(client: socket.socket) -> None:
+        client.sendall(hashlib.sha256(read(client)).digest() + response)
 
-    question = random.randbytes(300_000)
-    with far(answer_at_the_end, 60) as port, connect(port.port) as client:
-        client.sendall(question)
-        asked = time.monotonic()
+    with far(respond_at_the_end, 60) as port, connect(port.port) as client:
+        client.sendall(request)
+        sent = time.monotonic()
         client.shutdown(socket.SHUT_WR)
-        assert read(client) == hashlib.sha256(question).digest() + answer
-        assert time.monotonic() - asked >= 0.06
+        assert read(client) == hashlib.sha256(request).digest() + response
+        assert time.monotonic() - sent >= 0.06
 
 
-def test_a_reset_travels_behind_the_bytes() -> None:
-    heard: list[tuple[bytes, float]] = []
+def test_a_reset_arrives_after_the_bytes() -> None:
+    received: list[tuple[bytes, float]] = []
 
-    def listen_to_the_end(client: socket.socket) -> None:
-        said = client.recv(100)
+    def receive_until_reset(client: socket.socket) -> None:
+        data = client.recv(100)
         with pytest.raises(ConnectionResetError):
             client.recv(100)
-        heard.append((said, time.monotonic()))
+        received.append((data, time.monotonic()))
 
-    with far(listen_to_the_end, 100) as port:
+    with far(receive_until_reset, 100) as port:
         client = connect(port.port)
-        client.sendall(b"last words")
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"last bytes")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         reset = time.monotonic()
         client.close()
-        eventually(lambda: heard)
-    said, when = heard[0]
-    assert said == b"last words"
+        eventually(lambda: received)
+    data, when = received[0]
+    assert data == b"last bytes"
     assert when - reset >= 0.05
 
 
-def test_a_slow_reader_slows_the_sender_and_loses_nothing() -> None:
+def test_backpressure_reaches_the_sender_and_nothing_is_lost() -> None:
     piece = random.randbytes(64 * 1024)
     blocked, sent = threading.Event(), []
 
@@ -338,13 +333,13 @@ def test_without_a_server_the_client_is_closed() -> None:
         began = time.monotonic()
         with connect(opened.port) as client, suppress(ConnectionResetError):
             assert client.recv(1) == b""
-        assert 0.1 <= time.monotonic() - began < 0.1 + LATE, "to ask, and to be refused"
+        assert 0.1 <= time.monotonic() - began < 0.1 + LATE, "a SYN, and its refusal"
 
 
 def test_many_connections_do_not_delay_each_other() -> None:
-    """Not even when some of them are stuck."""
+    """Not even if some of them are stuck."""
 
-    def converse(client: socket.socket) -> None:
+    def handle(client: socket.socket) -> None:
         if client.recv(1) == b"e":
             echo(client)
         else:
@@ -352,7 +347,7 @@ def test_many_connections_do_not_delay_each_other() -> None:
                 while True:
                     client.sendall(bytes(64 * 1024))
 
-    with far(converse, 100) as port, ExitStack() as stack:
+    with far(handle, 100) as port, ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(connect(port.port)).sendall(b"s")
         clients = [stack.enter_context(connect(port.port)) for _ in range(60)]
@@ -368,7 +363,7 @@ def test_many_connections_do_not_delay_each_other() -> None:
     assert statistics.median(late) < LATE
 
 
-def test_with_nobody_connected_it_ends_at_once() -> None:
+def test_without_connections_it_ends_at_once() -> None:
     with far(echo, 10_000) as port:
         began = time.monotonic()
         port.close()
@@ -377,22 +372,22 @@ def test_with_nobody_connected_it_ends_at_once() -> None:
             connect(port.port)
 
 
-def test_what_is_under_way_arrives_although_it_closes() -> None:
+def test_bytes_under_way_arrive_although_it_closes() -> None:
     received = []
 
     def close_all(client: socket.socket) -> None:
         received.append(client.recv(100))
-        client.sendall(b"goodbye")
+        client.sendall(b"the end")
 
     with far(close_all, 300) as port, connect(port.port) as client:
         client.sendall(b"hello")
         client.shutdown(socket.SHUT_WR)
         port.close()
-        assert read(client) == b"goodbye"
+        assert read(client) == b"the end"
     assert received == [b"hello"]
 
 
-def test_who_knocked_before_it_closes_is_let_in() -> None:
+def test_clients_that_connected_before_it_closes_are_served() -> None:
     with far(echo, 200) as port, ExitStack() as stack:
         relay = psutil.Process(port._process.pid)
         relay.suspend()
@@ -406,10 +401,9 @@ def test_who_knocked_before_it_closes_is_let_in() -> None:
             assert read(client) == b"hello"
 
 
-def test_who_stays_is_cut_off() -> None:
+def test_a_client_that_stays_is_aborted() -> None:
     with far(echo, 20) as port, connect(port.port) as client:
-        client.sendall(b"hello")
-        assert read(client, 5) == b"hello"
+        ask(client)
         began = time.monotonic()
         port.close()
         assert time.monotonic() - began < 2
@@ -427,7 +421,7 @@ with far_ports([100, 50], host="127.0.0.1", port=int(sys.argv[1])) as ports:
 """
 
 
-def test_it_ends_with_its_parent_even_a_killed_one() -> None:
+def test_it_ends_with_its_parent_even_if_that_is_killed() -> None:
     with serving(echo) as server:
         parent = Program("-c", PARENT, str(server), stdin=subprocess.PIPE)
         try:
@@ -448,7 +442,7 @@ def test_it_ends_with_its_parent_even_a_killed_one() -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Tell whether it runs: an orphan that has ended may stay a zombie in some containers."""
+    """Tell whether it runs; in some containers a dead orphan stays a zombie."""
     with suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
@@ -459,16 +453,15 @@ def test_it_leaves_ctrl_c_to_the_server_and_ends_on_sigterm() -> None:
         relay = psutil.Process(port._process.pid)
         assert os.getpgid(relay.pid) != os.getpgid(0), "the terminal's Ctrl-C does not reach it"
         relay.send_signal(signal.SIGINT)
-        client.sendall(b"hello")
-        assert read(client, 5) == b"hello"
+        ask(client)
         relay.send_signal(signal.SIGTERM)
-        client.sendall(b"goodbye")
+        client.sendall(b"the end")
         client.shutdown(socket.SHUT_WR)
-        assert read(client) == b"goodbye"
+        assert read(client) == b"the end"
         assert relay.wait(HANG_TIMEOUT) == 0
 
 
-def test_the_ports_follow_the_server_s_where_they_are_free() -> None:
+def test_the_ports_follow_that_of_the_server_if_free() -> None:
     def found() -> bool:
         with serving(echo) as server, ExitStack() as stack:
             try:
@@ -479,21 +472,18 @@ def test_the_ports_follow_the_server_s_where_they_are_free() -> None:
             first, second, third = (each.port for each in ports)
             for each in ports:
                 with connect(each.port) as client:
-                    client.sendall(b"hello")
-                    assert read(client, 5) == b"hello"
+                    ask(client)
             assert second != server + 2
             return (first, third) == (server + 1, server + 3)
 
-    eventually(found)  # others, too, open ports on this machine
+    eventually(found)  # other programs open ports, too
 
-
-def test_beyond_the_last_port_it_takes_another() -> None:
     with far_ports([0, 0], host="127.0.0.1", port=65535) as ports:
-        assert len({each.port for each in ports}) == 2
+        assert len({each.port for each in ports}) == 2, "beyond the last port, others"
 
 
 def addresses() -> list[str]:
-    """Return all of this machine's addresses: loopback's, and those for others."""
+    """Return this machine's addresses, of loopback and others."""
     found = {
         each.address.partition("%")[0]
         for interface in psutil.net_if_addrs().values()
@@ -504,8 +494,8 @@ def addresses() -> list[str]:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["ipv4", "ipv6"])
-def test_the_server_sees_at_which_address_the_client_came(family: socket.AddressFamily) -> None:
-    """Who did not come by loopback has none of its rights."""
+def test_the_server_sees_the_address_that_the_client_used(family: socket.AddressFamily) -> None:
+    """A client that did not use loopback gets none of its rights."""
     seen: list[tuple[str, str]] = []
 
     def note(client: socket.socket) -> None:
@@ -526,10 +516,9 @@ def test_the_server_sees_at_which_address_the_client_came(family: socket.Address
         assert peer == server or server == "127.0.0.2"
 
 
-def test_a_name_will_do_for_a_host() -> None:
+def test_a_host_may_be_a_name() -> None:
     with far(echo, 5, "localhost") as port, connect(port.port, "localhost") as client:
-        client.sendall(b"hello")
-        assert read(client, 5) == b"hello"
+        ask(client)
 
 
 PATCHED = """
@@ -565,66 +554,62 @@ with far_ports([100], host="127.0.0.1", port=server.server_port) as (far,):
     assert 0.1 <= time.monotonic() - began < 0.5
     client.close()
     ticks = 0
-assert opened > 5, "others ran while it started"
-assert ticks > 5, "others ran while it ended"
-assert "asyncio" not in sys.modules, "the server need not pay for that"
-print("well")
+assert opened > 5, "greenlets ran while it started"
+assert ticks > 5, "greenlets ran while it ended"
+assert "asyncio" not in sys.modules, "only the relay imports it"
+print("done")
 """
 
 
-def test_it_serves_a_parent_that_gevent_has_patched() -> None:
+def test_its_parent_may_be_patched_by_gevent() -> None:
     parent = Program("-W", "error", "-c", PATCHED)
     assert parent.wait() == 0, parent.log
-    assert (parent.out, parent.log) == (["well\n"], "")
+    assert (parent.out, parent.log) == (["done\n"], "")
 
 
-def test_where_it_cannot_listen_it_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_address_that_is_not_here_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with (
         pytest.raises(StartupError) as ended,
         far_ports([9, 99], host="nowhere.invalid", port=5000),
     ):
         pass
-    assert str(ended.value) == "", "the relay has said why"
+    assert str(ended.value) == "", "the relay has printed why"
     lines = capfd.readouterr().err.splitlines()
     assert len(set(lines)) == 1
     assert lines[0].startswith("Cannot listen on nowhere.invalid for a far port: ")
 
 
-def test_what_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relay_that_cannot_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(StartupError, match="Cannot start the relay of a far port: No such file"):
         FarPort(10, host="127.0.0.1", server_port=5000, prefer=0)
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "status"),
     [
-        "--server 5000",
-        "--server 65536 --milliseconds 10",
-        "--server 5000 --milliseconds nan",
-        "--server 5000 --milliseconds 10 --port -1",
+        ("--help", 0),
+        ("--server 5000", 2),
+        ("--server 65536 --milliseconds 10", 2),
+        ("--server 5000 --milliseconds nan", 2),
+        ("--server 5000 --milliseconds 10 --port -1", 2),
     ],
 )
-def test_as_a_program_it_refuses_what_makes_no_sense(options: str) -> None:
+def test_its_own_command_line(options: str, status: int) -> None:
     relay = Program("-m", "lab.relay", *options.split())
-    assert relay.wait() == 2
+    assert relay.wait() == status
+    assert "--milliseconds" in "".join([*relay.out, *relay.err])
     assert "Traceback" not in relay.log
 
 
-def test_as_a_program_it_helps() -> None:
-    relay = Program("-m", "lab.relay", "--help")
-    assert relay.wait() == 0
-    assert "--milliseconds" in "".join(relay.out)
+def test_too_many_connections_do_no_harm() -> None:
+    """They wait for a descriptor, or are closed; the relay continues."""
 
-
-def test_too_many_connections_harm_nobody() -> None:
-    """They wait for a descriptor, or are closed; the relay goes on."""
-
-    def echo_to_who_may_not_listen(client: socket.socket) -> None:
+    def echo_until_reset(client: socket.socket) -> None:
         with suppress(ConnectionResetError):
             echo(client)
 
-    with serving(echo_to_who_may_not_listen) as server:
+    with serving(echo_until_reset) as server:
         relay = Program(
             "-m", "lab.relay", "--server", str(server), "--milliseconds", "10",
             stdin=subprocess.PIPE, before="ulimit -n 100",
@@ -648,7 +633,7 @@ def test_too_many_connections_harm_nobody() -> None:
                 return read(client, 5) == b"hello"
             return False
 
-        eventually(is_served)  # when those who left are forgotten
+        eventually(is_served)  # when the closed connections are removed
         assert relay.process.stdin is not None
         relay.process.stdin.close()
         assert relay.wait() == 0

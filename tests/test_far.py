@@ -1,4 +1,4 @@
-"""Far ports of the programs: where they are, what they say, how they end."""
+"""Far ports of the programs: where they are, what is printed, how they end."""
 
 import re
 import signal
@@ -12,21 +12,17 @@ from tests.clients import Http, RawSocket
 from tests.conftest import Program, Server, Start, eventually
 
 
-def far_ports(server: Server) -> dict[float, int]:
-    """Return the ports of which the server tells, by their distance."""
+def far_ports(server: Server, count: int) -> dict[float, int]:
+    """Return the far ports that the server prints, by distance in milliseconds."""
+    eventually(lambda: len(server.out) == 1 + count)
     lines = [re.fullmatch(r"([\d.]+) ms away: \S+:(\d+)\n", line) for line in server.out[1:]]
     assert all(lines), server.out
     return {float(line[1]): int(line[2]) for line in lines if line}
 
 
-def until_it_tells_of(server: Server, count: int) -> dict[float, int]:
-    eventually(lambda: len(server.out) == 1 + count)
-    return far_ports(server)
-
-
 def test_there_is_one_port_200_ms_away(start: Start, program: str) -> None:
     server = start(program, "--source", "http", "--far", "200")
-    ((milliseconds, port),) = until_it_tells_of(server, 1).items()
+    ((milliseconds, port),) = far_ports(server, 1).items()
     assert milliseconds == 200
     begun = time.monotonic()
     assert Http("127.0.0.1", port).get("/data").json == server.http.get("/data").json
@@ -51,16 +47,18 @@ def test_none_means_none(start: Start) -> None:
 
 def test_several_distances(start: Start) -> None:
     server = start("serve.py", "--source", "http", "--far", "20", "--far", "0.5", "--far", "20")
-    ports = until_it_tells_of(server, 2)
+    ports = far_ports(server, 2)
     assert list(ports) == [20, 0.5]
     for port in ports.values():
         assert Http("127.0.0.1", port).get("/data").status == 200
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_far_away_hears_the_goodbye(start: Start, how: signal.Signals) -> None:
+def test_a_stopping_server_closes_with_1001_through_a_far_port(
+    start: Start, how: signal.Signals
+) -> None:
     server = start("serve.py", "--far", "100")
-    (port,) = until_it_tells_of(server, 1).values()
+    (port,) = far_ports(server, 1).values()
     with RawSocket(port) as socket:
         socket.json()
         server.process.send_signal(how)
@@ -68,9 +66,9 @@ def test_who_is_far_away_hears_the_goodbye(start: Start, how: signal.Signals) ->
     assert server.wait() == 0
 
 
-def test_with_nobody_connected_it_ends_at_once(start: Start) -> None:
+def test_without_connections_it_ends_at_once(start: Start) -> None:
     server = start("serve.py", "--far", "500")
-    until_it_tells_of(server, 1)
+    far_ports(server, 1)
     begun = time.monotonic()
     assert server.stop() == 0
     assert time.monotonic() - begun < 4
@@ -78,7 +76,7 @@ def test_with_nobody_connected_it_ends_at_once(start: Start) -> None:
 
 def test_no_relay_outlives_its_server(start: Start) -> None:
     server = Server("serve.py", "--far", "100")
-    until_it_tells_of(server, 1)
+    far_ports(server, 1)
     relays = psutil.Process(server.process.pid).children()
     assert len(relays) == 1
     server.process.kill()
@@ -86,10 +84,10 @@ def test_no_relay_outlives_its_server(start: Start) -> None:
     assert psutil.wait_procs(relays, timeout=10)[1] == []
 
 
-def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start) -> None:
-    """Each place names all places, and itself as the one where one is."""
+def test_the_page_links_to_all_ports_of_the_server(start: Start) -> None:
+    """On each port, and marks the current one."""
     server = start("serve.py", "--source", "http", "--far", "50", "--far", "2")
-    ports = {0.0: server.port, **until_it_tells_of(server, 2)}
+    ports = {0.0: server.port, **far_ports(server, 2)}
     eventually(lambda: "away" in server.http.get("/").body.decode())
     for distance, here in ports.items():
         page = Http("127.0.0.1", here).get("/").body.decode()
@@ -108,7 +106,7 @@ def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         *(
             ([f"--far={far}"], "neither a number of milliseconds above 0 and up to 2000 nor none")
@@ -118,10 +116,12 @@ def test_the_page_links_to_where_else_it_can_be_seen_from(start: Start) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_no_distance(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_distance_is_one_line(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse(options)
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1

@@ -34,7 +34,7 @@ def is_one_clear_line(text: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "says"),
+    ("mistake", "message"),
     [
         ("--nonsense", "--nonsense"),
         ("--hos 127.0.0.1", "--hos"),
@@ -60,19 +60,19 @@ def is_one_clear_line(text: str) -> bool:
     ],
 )
 def test_a_bad_option_is_one_line_and_status_2(
-    mistake: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mistake: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("PUSHLAB_TOKEN", raising=False)
-    error = refusal(mistake.split(), capsys)
+    error = rejection(mistake.split(), capsys)
     assert is_one_clear_line(error), error
-    assert says in error
+    assert message in error
     assert "--help" in error
 
 
-def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is on stderr when a program is started like this: what the programs call, without them.
+def rejection(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what `parse` prints to stderr, as the programs do.
 
-    To start one for each mistake would take half a second each.
+    Starting a program for each mistake would take half a second each.
     """
     with pytest.raises(SystemExit) as ended:
         options.parse(arguments)
@@ -114,7 +114,7 @@ def test_a_taken_port_is_one_line(program: str) -> None:
     ("program", "host"),
     [("serve.py", "192.0.2.1"), ("serve2.py", "no.such.host.invalid"), ("serve.py", "300.1.1.1")],
 )
-def test_an_address_that_is_not_ours_is_one_line(program: str, host: str) -> None:
+def test_an_address_that_is_not_here_is_one_line(program: str, host: str) -> None:
     status, error = run(program, "--host", host, "--port", "0")
     assert status == 1
     assert is_one_clear_line(error), error
@@ -138,7 +138,7 @@ def test_an_unreadable_certificate_is_one_line(
         with pytest.raises(StartupError, match=f"{re.escape(mistake[-1])}.*") as ended:
             options.parse(mistake).ssl_context()
         assert "\n" not in str(ended.value)
-    for program, mistake in zip(PROGRAMS, mistakes, strict=False):  # whoever starts it sees that
+    for program, mistake in zip(PROGRAMS, mistakes, strict=False):  # as a user sees it
         status, error = run(program, "--port", "0", *mistake)
         assert status == 1
         assert is_one_clear_line(error), error
@@ -190,7 +190,7 @@ def test_hosts(start: Start, host: str) -> None:
 
 
 @pytest.mark.parametrize(("program", "name"), [("serve.py", "SIGTERM"), ("serve2.py", "SIGINT")])
-def test_with_nobody_connected_it_stops_at_once(program: str, name: str) -> None:
+def test_without_connections_it_stops_at_once(program: str, name: str) -> None:
     server = Server(program)
     server.http.get("/data")
     begun = time.monotonic()
@@ -257,5 +257,5 @@ def test_the_programs_differ_only_in_how_the_route_is_declared() -> None:
     assert len(changed) <= 15
     for line in changed:
         assert re.search(r"import|route|update|[sS]ocket", line), line
-    assert len(one) <= 85
-    assert len(two) <= 85
+    assert len(one) <= 55
+    assert len(two) <= 55
