@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from tests.clients import UPGRADE, RawSocket, handshake
 from tests.conftest import Server, Start, eventually, starting
-from tests.test_programs import is_one_clear_line, refusal
+from tests.test_programs import is_one_clear_line, rejection
 
 HOST = "127.0.0.1"
 
@@ -173,7 +173,7 @@ def test_by_default_the_limit_on_open_files_limits_connections() -> None:
 
 
 def assert_bad(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    error = refusal(["--port=0", f"{option}={value}"], capsys)
+    error = rejection(["--port=0", f"{option}={value}"], capsys)
     assert is_one_clear_line(error), error
     assert option in error
     assert "unrecognized" not in error

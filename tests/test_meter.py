@@ -1,7 +1,7 @@
-"""The meters: what they say is what passes the socket, to the byte, as two witnesses saw it.
+"""The meters count what passes the socket, to the byte, as two witnesses see it.
 
-One witness is a relay that knows nothing of HTTP; the other is the client, who counts what it
-writes and reads.
+One witness is a relay that knows nothing of HTTP, the other the client, which counts what it writes
+and reads.
 """
 
 import json
@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import count
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +26,7 @@ from tests.clients import (
     CLOSE,
     PING,
     PONG,
+    RESET,
     TEXT,
     UPGRADE,
     CountingSocket,
@@ -44,13 +44,13 @@ from tests.relay import Relay
 VARIANTS = {
     "serve.py": ("serve.py",),
     "serve2.py": ("serve2.py",),
-    "no-shortcut": ("serve.py", "--no-shortcut"),
+    "no-direct": ("serve.py", "--no-direct"),
 }
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of each kind that counts differently; it tells nothing on stderr."""
+    """A server of each kind; it prints nothing to stderr."""
     program, *options = VARIANTS[request.param]
     with starting() as start:
         server = start(program, "--source", "http", *options)
@@ -64,23 +64,8 @@ def relay(server: Server) -> Iterator[Relay]:
         yield relay
 
 
-@pytest.fixture
-def page(server: Server) -> Iterator[LabPage]:
-    with LabPage(server.ws) as page:
-        yield page
-
-
-_numbers = count(1)
-
-
-@pytest.fixture
-def lane() -> str:
-    """A lane that nobody had before."""
-    return f"t{next(_numbers)}-lane"
-
-
 class Cost(NamedTuple):
-    """What a lane is to have cost."""
+    """What a lane should have cost."""
 
     up: int
     down: int
@@ -93,21 +78,21 @@ def costs(page: LabPage, lane: str) -> Cost:
 
 
 def assert_cost(page: LabPage, lane: str, cost: Cost) -> None:
-    """Fail if this is not what the lane has cost, once all is there, or if it then becomes more."""
+    """Fail unless the lane's cost becomes this, and then stays."""
     with suppress(AssertionError):
         eventually(lambda: costs(page, lane) == cost, timeout=3)
     assert costs(page, lane) == cost
 
 
 def request(path: str, method: str = "GET", version: str = "HTTP/1.1", **headers: str) -> bytes:
-    """A request; the names of headers have a _ for each -."""
+    """Return a request; a _ in a header's name is a -."""
     fields = {"Host": "127.0.0.1", **{name.replace("_", "-"): headers[name] for name in headers}}
     lines = [f"{name}: {value}" for name, value in fields.items()]
     return "\r\n".join([f"{method} {path} {version}", *lines, "", ""]).encode()
 
 
-class Ask(NamedTuple):
-    """A request of a lane, and how it is answered."""
+class Case(NamedTuple):
+    """A request of a lane, and its response."""
 
     text: bytes
     status: int
@@ -118,7 +103,7 @@ class Ask(NamedTuple):
         return self.status in (204, 304)
 
     def of(self, lane: str, cursor: str) -> bytes:
-        """Fill in the lane, and the newest cursor."""
+        """Return the request with this lane and newest cursor."""
         return self.text.replace(b"LANE", b"lane=" + lane.encode()).replace(b"NOW", cursor.encode())
 
 
@@ -129,62 +114,62 @@ BROWSER = {
     "Accept-Encoding": "gzip, deflate, br, zstd",
     "Cookie": "a=b; c=" + "d" * 500,
 }
-ASKS = {
-    "data": Ask(request("/data?LANE"), 200),
-    "data-as-a-browser": Ask(request("/data?LANE", **BROWSER), 200),
-    "data-304": Ask(request("/data?LANE", If_None_Match='"NOW"'), 304),
-    "data-changed": Ask(request("/data?LANE", If_None_Match='"ffffffff-1"'), 200),
-    "data-weak-304": Ask(request("/data?LANE", If_None_Match='W/"NOW"'), 304),
-    "head": Ask(request("/data?LANE", "HEAD"), 200),
-    "head-304": Ask(request("/data?LANE", "HEAD", If_None_Match='"NOW"'), 304),
-    "longpoll-signal": Ask(request("/update?LANE"), 200),
-    "longpoll-signal-of-old": Ask(request("/update?after=ffffffff-1&LANE&carry=0"), 200),
-    "longpoll-carry": Ask(request("/update?carry=1&LANE&timeout=5"), 200),
-    "longpoll-204": Ask(request("/update?after=NOW&timeout=0.05&LANE"), 204, held=0.05),
-    "longpoll-204-at-once": Ask(request("/update?LANE&after=NOW&timeout=0"), 204),
-    "malformed-after": Ask(request("/update?after=x&LANE"), 400),
-    "malformed-after-of-events": Ask(request("/update?after=x&LANE", Accept=EVENTS), 400),
-    "nowhere": Ask(request("/nowhere?LANE"), 404),
-    "page": Ask(request("/?LANE"), 200),
-    "file": Ask(request("/static/page.js?LANE"), 200),
-    "post-without-body": Ask(request("/data?LANE", "POST", Content_Length="0"), 400),
-    "absolute-form": Ask(request("http://127.0.0.1/data?LANE"), 200),
-    "bare-line-feeds": Ask(request("/data?LANE").replace(b"\r\n", b"\n"), 200),
-    "options": Ask(request("/data?LANE", "OPTIONS"), 200),
-    "websocket-that-is-none": Ask(request("/lab?LANE"), 400),
+CASES = {
+    "data": Case(request("/data?LANE"), 200),
+    "data-as-a-browser": Case(request("/data?LANE", **BROWSER), 200),
+    "data-304": Case(request("/data?LANE", If_None_Match='"NOW"'), 304),
+    "data-changed": Case(request("/data?LANE", If_None_Match='"ffffffff-1"'), 200),
+    "data-weak-304": Case(request("/data?LANE", If_None_Match='W/"NOW"'), 304),
+    "head": Case(request("/data?LANE", "HEAD"), 200),
+    "head-304": Case(request("/data?LANE", "HEAD", If_None_Match='"NOW"'), 304),
+    "longpoll-signal": Case(request("/update?LANE"), 200),
+    "longpoll-signal-of-old": Case(request("/update?after=ffffffff-1&LANE&carry=0"), 200),
+    "longpoll-carry": Case(request("/update?carry=1&LANE&timeout=5"), 200),
+    "longpoll-204": Case(request("/update?after=NOW&timeout=0.05&LANE"), 204, held=0.05),
+    "longpoll-204-at-once": Case(request("/update?LANE&after=NOW&timeout=0"), 204),
+    "malformed-after": Case(request("/update?after=x&LANE"), 400),
+    "malformed-after-of-events": Case(request("/update?after=x&LANE", Accept=EVENTS), 400),
+    "nowhere": Case(request("/nowhere?LANE"), 404),
+    "page": Case(request("/?LANE"), 200),
+    "file": Case(request("/static/page.js?LANE"), 200),
+    "post-without-body": Case(request("/data?LANE", "POST", Content_Length="0"), 400),
+    "absolute-form": Case(request("http://127.0.0.1/data?LANE"), 200),
+    "bare-line-feeds": Case(request("/data?LANE").replace(b"\r\n", b"\n"), 200),
+    "options": Case(request("/data?LANE", "OPTIONS"), 200),
+    "websocket-that-is-none": Case(request("/lab?LANE"), 400),
 }
 
 
 @pytest.fixture
 def newest(server: Server) -> str:
-    """The cursor of a reading that nobody changes during the test."""
+    """The cursor of a reading that stays during the test."""
     return server.publish({"n": 1, "text": "€"})
 
 
-@pytest.mark.parametrize("name", ASKS)
-def test_a_request_costs_what_both_witnesses_saw(
+@pytest.mark.parametrize("name", CASES)
+def test_a_request_costs_what_both_witnesses_see(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str, name: str
 ) -> None:
-    ask = ASKS[name]
-    text = ask.of(lane, newest)
+    case = CASES[name]
+    text = case.of(lane, newest)
     with Wire(relay.port) as wire:
-        assert wire.request(text).status == ask.status
+        assert wire.request(text).status == case.status
         assert (relay.up, relay.down) == (wire.sent, wire.received)
         assert relay.up == len(text)
-        assert_cost(page, lane, Cost(relay.up, relay.down, 1, ask.empty))
+        assert_cost(page, lane, Cost(relay.up, relay.down, 1, case.empty))
     [[asked_at, held, status, up, down]] = page.exchanges[lane]
-    assert (status, up, down) == (ask.status, relay.up, relay.down)
-    assert held >= ask.held * 1000
+    assert (status, up, down) == (case.status, relay.up, relay.down)
+    assert held >= case.held * 1000
     assert abs(asked_at + held - time.time() * 1000) < 20_000
 
 
-def test_an_answer_of_the_largest_value(
+def test_a_response_with_the_largest_value(
     server: Server, relay: Relay, page: LabPage, lane: str
 ) -> None:
     server.publish({"text": "x" * (16 * 1024 - 12)})
     with Wire(relay.port) as wire:
         for path in ("/data?LANE", "/update?carry=1&LANE"):
-            assert len(wire.request(Ask(request(path), 200).of(lane, "")).body) > 16 * 1024
+            assert len(wire.request(Case(request(path), 200).of(lane, "")).body) > 16 * 1024
         assert_cost(page, lane, Cost(relay.up, relay.down, 2))
         assert (relay.up, relay.down) == (wire.sent, wire.received)
     server.publish({})
@@ -193,31 +178,31 @@ def test_an_answer_of_the_largest_value(
 def test_many_requests_on_one_connection(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
-    asks = [ask for ask in ASKS.values() if ask.status != 404] * 2
+    cases = [case for case in CASES.values() if case.status != 404] * 2
     with Wire(relay.port) as wire:
-        for ask in asks:
-            assert wire.request(ask.of(lane, newest)).status == ask.status
+        for case in cases:
+            assert wire.request(case.of(lane, newest)).status == case.status
         assert len(relay.connections) == 1
-        empty = sum(ask.empty for ask in asks)
-        assert_cost(page, lane, Cost(relay.up, relay.down, len(asks), empty))
-    told = page.exchanges[lane]
-    assert [exchange[2] for exchange in told] == [ask.status for ask in asks]
-    assert sum(exchange[3] for exchange in told) == relay.up
-    assert sum(exchange[4] for exchange in told) == relay.down
+        empty = sum(case.empty for case in cases)
+        assert_cost(page, lane, Cost(relay.up, relay.down, len(cases), empty))
+    exchanges = page.exchanges[lane]
+    assert [exchange[2] for exchange in exchanges] == [case.status for case in cases]
+    assert sum(exchange[3] for exchange in exchanges) == relay.up
+    assert sum(exchange[4] for exchange in exchanges) == relay.down
 
 
-def test_lanes_that_share_a_connection_pay_for_their_own(
+def test_lanes_that_share_a_connection_have_costs_of_their_own(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
-    """And what is of no lane is nobody's: not the page, and not what is published."""
-    asks = list(ASKS.values())[:10]
+    """Requests without a lane count for none."""
+    cases = list(CASES.values())[:10]
     spent: dict[str, list[Any]] = {name: [0, 0, 0, 0] for name in (f"{lane}-a", f"{lane}-b")}
     with Wire(relay.port) as wire:
-        for number, ask in enumerate(asks * 2):
+        for number, case in enumerate(cases * 2):
             name = list(spent)[number % 3 % 2]
             before = wire.sent, wire.received
-            assert wire.request(ask.of(name, newest)).status == ask.status
-            costs = wire.sent - before[0], wire.received - before[1], 1, ask.empty
+            assert wire.request(case.of(name, newest)).status == case.status
+            costs = wire.sent - before[0], wire.received - before[1], 1, case.empty
             spent[name] = [sum(pair) for pair in zip(spent[name], costs, strict=True)]
             assert wire.request(request("/")).status == 200
             assert wire.request(request("/data?other=lane")).status == 200
@@ -231,20 +216,20 @@ def test_pipelined_requests(
 ) -> None:
     other = f"{lane}-2"
     names = [lane, other, lane, lane, other]
-    asks = [ASKS[name] for name in ("data", "longpoll-204", "data-304", "file", "longpoll-carry")]
-    texts = [ask.of(name, newest) for name, ask in zip(names, asks, strict=True)]
+    cases = [CASES[name] for name in ("data", "longpoll-204", "data-304", "file", "longpoll-carry")]
+    texts = [case.of(name, newest) for name, case in zip(names, cases, strict=True)]
     with Wire(relay.port) as wire:
         wire.socket.sendall(b"".join(texts))
         down = {lane: 0, other: 0}
-        for name, ask in zip(names, asks, strict=True):
+        for name, case in zip(names, cases, strict=True):
             before = wire.received
-            assert wire.response().status == ask.status
+            assert wire.response().status == case.status
             down[name] += wire.received - before
         up = {
             each: sum(len(text) for text, name in zip(texts, names, strict=True) if name == each)
             for each in down
         }
-        # The wire reads ahead, so only the sum over both lanes can be known from it.
+        # The wire reads ahead, so it knows only the sum of both lanes.
         both = [costs(page, each) for each in (lane, other)]
         assert [cost.up for cost in both] == list(up.values())
         assert sum(cost.down for cost in both) == relay.down == wire.received
@@ -254,9 +239,7 @@ def test_pipelined_requests(
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.0 keep-alive"])
-def test_the_older_http(
-    server: Server, relay: Relay, page: LabPage, lane: str, version: str
-) -> None:
+def test_http_1_0(server: Server, relay: Relay, page: LabPage, lane: str, version: str) -> None:
     version, _, connection = version.partition(" ")
     with Wire(relay.port) as wire:
         text = request(f"/data?lane={lane}", version=version, Connection=connection or "close")
@@ -265,7 +248,7 @@ def test_the_older_http(
         assert relay.down == wire.received
 
 
-def test_one_who_expects_a_100_pays_for_it_or_is_on_no_meter(
+def test_a_request_that_expects_100_is_counted_whole_or_not_at_all(
     server: Server, relay: Relay, page: LabPage, lane: str
 ) -> None:
     with Wire(relay.port) as wire:
@@ -277,7 +260,7 @@ def test_one_who_expects_a_100_pays_for_it_or_is_on_no_meter(
 
 
 @pytest.mark.parametrize("coding", ["length", "chunked"])
-def test_a_request_with_a_body_is_on_no_meter(
+def test_a_request_with_a_body_is_not_counted(
     server: Server, relay: Relay, page: LabPage, lane: str, coding: str
 ) -> None:
     with Wire(relay.port) as wire:
@@ -286,15 +269,15 @@ def test_a_request_with_a_body_is_on_no_meter(
             text = request(path, "POST", Content_Length="2") + b"{}"
         else:
             text = request(path, "POST", Transfer_Encoding="chunked") + b"2\r\n{}\r\n0\r\n\r\n"
-        answer = wire.request(text)
-        assert answer.status == 201
-        assert "Server-Timing" not in answer.headers
+        response = wire.request(text)
+        assert response.status == 201
+        assert "Server-Timing" not in response.headers
         assert costs(page, lane) == (0, 0, 0, 0)
-        assert wire.request(request(path)).status == 200  # the connection goes on
+        assert wire.request(request(path)).status == 200  # the connection stays
         assert costs(page, lane).requests == 1
 
 
-def test_a_poll_that_is_held_is_no_request_until_it_is_answered(
+def test_a_held_poll_counts_as_a_request_with_its_response(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
     with Wire(relay.port) as wire:
@@ -316,7 +299,7 @@ def events(lane: str, **options: str) -> bytes:
     return request(f"/update?lane={lane}{more}", Accept=EVENTS)
 
 
-def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
+def test_an_event_stream_costs_its_headers_and_chunks(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
     with Wire(relay.port) as wire:
@@ -326,7 +309,7 @@ def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
         wire.until(newest.encode())
         wire.until(b"\n\n\r\n")
         assert_cost(page, lane, Cost(relay.up, relay.down, 1))
-        [[_, held, status, up, down]] = page.exchanges[lane]  # told at once: it has no end
+        [[_, held, status, up, down]] = page.exchanges[lane]  # reported at once: it has no end
         assert (status, up) == (200, relay.up)
         assert held < 5000
         assert 0 < down < relay.down
@@ -337,7 +320,7 @@ def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
         assert wire.received == relay.down
         last = relay.down
     [connection] = relay.connections
-    # By the second event at the latest, the server learns that nobody listens.
+    # With the second event at the latest, the server notices that the client has closed.
     eventually(lambda: server.publish({}) and connection.closed.is_set())
     assert costs(page, lane).down >= last
     assert len(page.exchanges[lane]) == 1
@@ -347,19 +330,11 @@ def test_an_event_stream_costs_its_head_its_chunks_and_its_events(
 
 
 class Socket(RawSocket):
-    """A WebSocket of a lane, which counts."""
+    """A WebSocket of a lane, which counts its bytes."""
 
     def __init__(self, port: int, lane: str, query: str = "", **options: Any) -> None:
         options.setdefault("wrap", CountingSocket.of)
         super().__init__(port, f"/update?lane={lane}{query}", **options)
-
-    def __enter__(self) -> "Socket":
-        return self
-
-    def until(self, wanted: tuple[int, bytes]) -> None:
-        """Read on until this frame comes."""
-        while (got := self.frame()) != wanted:
-            assert got is not None, "the stream ended"
 
     @property
     def passed(self) -> tuple[int, int]:
@@ -385,10 +360,10 @@ def test_a_websocket_costs_its_handshake_and_its_frames(
         assert up + down < relay.up + relay.down
     server.publish({})
     assert costs(page, lane).requests == 1
-    assert len(page.exchanges[lane]) == 1, "it is told once, also when it has ended"
+    assert len(page.exchanges[lane]) == 1, "it is reported once, also after its end"
 
 
-SAYINGS = {
+FRAMES = {
     "ping": [frame(PING, b"are you there?")],
     "empty-ping": [frame(PING)],
     "pong": [frame(PONG, b"unasked")],
@@ -407,69 +382,67 @@ SAYINGS = {
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["later", "early"])
-@pytest.mark.parametrize("name", SAYINGS)
-def test_what_a_websocket_is_told_is_counted(
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_frames_of_a_browser_are_counted(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str, name: str, early: bool
 ) -> None:
-    """Also what comes together with the handshake, and how it is closed, by whomever."""
+    """Also those that come with the handshake, and the closing handshake of either side."""
     ends = any(word in name for word in ("close", "unmasked", "too", "not"))
-    saying = b"".join(SAYINGS[name])
-    with Socket(relay.port, lane, early=saying if early else b"") as browser:
+    frames = b"".join(FRAMES[name])
+    with Socket(relay.port, lane, early=frames if early else b"") as browser:
         if not early:
             assert browser.json()["cursor"] == newest
-            for part in SAYINGS[name]:
+            for part in FRAMES[name]:
                 browser.send(part)
         if ends:
             while browser.frame() is not None:
                 pass
         else:
             browser.send(frame(PING, b"the last"))
-            browser.until((PONG, b"the last"))
+            browser.read_until((PONG, b"the last"))
         assert_cost(page, lane, Cost(relay.up, relay.down, 1))
         assert browser.passed == (relay.up, relay.down)
     assert len(page.exchanges[lane]) == 1
 
 
-def test_a_websocket_that_is_refused_is_an_answer(
+def test_a_rejected_handshake_is_a_response(
     server: Server, relay: Relay, page: LabPage, lane: str
 ) -> None:
     spent = [0, 0]
-    refused: list[tuple[str, dict[str, str], int]] = [
+    rejected: list[tuple[str, dict[str, str], int]] = [
         ("&after=x", {}, 400),
         ("&carry=2", {}, 400),
         ("", {"Origin": "http://evil.example"}, 403),
         ("", {"Sec-WebSocket-Version": "8"}, 426),
         ("", {"Host": "evil.example"}, 421),
     ]
-    for query, changes, status in refused:
+    for query, changes, status in rejected:
         with Socket(relay.port, lane, query, changes=changes) as browser:
             assert browser.status == status
             assert browser.body
             assert browser.frame() is None
             spent = [spent[0] + browser.passed[0], spent[1] + browser.passed[1]]
-    assert_cost(page, lane, Cost(relay.up, relay.down, len(refused)))
+    assert_cost(page, lane, Cost(relay.up, relay.down, len(rejected)))
     assert (relay.up, relay.down) == tuple(spent)
-    told = page.exchanges[lane]
-    assert [exchange[2] for exchange in told] == [status for *_, status in refused]
+    assert [exchange[2] for exchange in page.exchanges[lane]] == [each[2] for each in rejected]
 
 
-def test_a_websocket_that_vanishes_costs_what_it_was_sent(
+def test_a_reset_websocket_costs_what_it_was_sent(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
     with Socket(relay.port, lane) as browser:
         assert browser.json()["cursor"] == newest
-        reset = struct.pack("ii", 1, 0)
-        browser.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        browser.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     [connection] = relay.connections
     assert connection.closed.wait(5)
-    server.publish({"n": "to nobody"})
+    server.publish({"n": "for no subscriber"})
     assert_cost(page, lane, Cost(relay.up, relay.down, 1))
 
 
-def test_a_slow_websocket_costs_what_it_takes(
+def test_a_slow_websocket_costs_what_it_receives(
     server: Server, relay: Relay, page: LabPage, lane: str, newest: str
 ) -> None:
-    """Frames go out in parts then, and most are never sent."""
+    """Frames are then sent in parts, and most never."""
     with Socket(relay.port, lane, "&carry=1") as browser:
         assert browser.json()["cursor"] == newest
         [connection] = relay.connections
@@ -477,51 +450,51 @@ def test_a_slow_websocket_costs_what_it_takes(
         for number in range(100):
             newest = server.publish({"text": f"{number:3}{'x' * 16_000}"})
         connection.resume()
-        told = 1
+        received = 1
         while browser.json()["cursor"] != newest:
-            told += 1
-        assert told < 100
+            received += 1
+        assert received < 100
         assert_cost(page, lane, Cost(*browser.passed, 1))
         assert browser.passed == (relay.up, relay.down)
 
 
-# The server in the end.
+# Shutdown.
 
 
-def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) -> None:
-    """Heartbeats, pings, answers to polls that are held, close frames: until all has ended."""
+def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> None:
+    """Heartbeats, pings, responses to held polls, close frames, up to the end."""
     server = start("tests/metered.py", "--source", "http", "--ping-interval", "2")
     newest = server.publish({"n": 1})
     witnesses: dict[str, tuple[int, int]] = {}
     cost: dict[str, tuple[int, int]] = {}  # requests, and of these empty
     with Relay(server.port) as relay:
-        # Three who stay.
+        # Three that stay.
         stream, poll = Wire(relay.port), Wire(relay.port)
         browser = Socket(relay.port, "socket")
         stream.socket.sendall(events("stream"))
         poll.socket.sendall(request(f"/update?after={newest}&lane=poll"))
         stream.until(b"\r\n:\n\n\r\n")  # a heartbeat
 
-        # Three who leave: after an answer, in the middle of a poll, out of a stream.
+        # Some that close: after a response, during a poll, in a stream, in a WebSocket.
         with Wire(relay.port) as wire:
-            assert wire.request(request("/data?lane=left")).status == 200
+            assert wire.request(request("/data?lane=closed")).status == 200
         with Wire(relay.port) as wire:
-            wire.socket.sendall(request(f"/update?after={newest}&timeout=0.2&lane=left-poll"))
+            wire.socket.sendall(request(f"/update?after={newest}&timeout=0.2&lane=closed-poll"))
         with Wire(relay.port) as wire:
-            wire.socket.sendall(events("left-stream"))
+            wire.socket.sendall(events("closed-stream"))
             wire.until(b"\n\n\r\n")
-        with Socket(relay.port, "left-socket") as leaver:
-            leaver.json()
-        with Socket(relay.port, "refused", "&after=x") as refused:
-            assert refused.status == 400
-        # And some who are gone before they are answered.
+        with Socket(relay.port, "closed-socket") as closing:
+            closing.json()
+        with Socket(relay.port, "rejected", "&after=x") as rejected:
+            assert rejected.status == 400
+        # And some that reset the connection before their response.
         upgrade = request("/update?lane=reset", **UPGRADE)
         for text in (upgrade, events("reset"), request(f"/update?after={newest}&lane=reset")) * 10:
             hasty = socket.create_connection(("127.0.0.1", server.port))
             hasty.sendall(text)
-            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             hasty.close()
-        browser.until((PING, b""))
+        browser.read_until((PING, b""))
         browser.send(frame(PONG))
         stream.until(b"\r\n:\n\n\r\n")
         stream.until(b"\r\n:\n\n\r\n")
@@ -547,21 +520,15 @@ def test_the_farewell_is_counted_and_no_connection_is_forgotten(start: Start) ->
     sums = json.loads(server.out[-1])
     for name, (up, down) in witnesses.items():
         requests, empty = cost[name]
-        said = {
-            "requests": requests,
-            "empty": empty,
-            "up": up,
-            "down": down,
-            "records": 1,
-            "open": 0,
-        }
-        assert sums[name] == said
+        assert sums[name] == {
+            "requests": requests, "empty": empty, "up": up, "down": down, "records": 1, "open": 0
+        }  # fmt: skip
     assert {name: each["open"] for name, each in sums.items() if each["open"]} == {}
     assert sums.pop("reset")["records"] <= 30
     assert {name: each["records"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
 
 
-def test_over_tls_it_is_what_the_client_wrote_and_read(
+def test_over_tls_the_plain_text_is_counted(
     start: Start, authority: trustme.CA, certificate: tuple[str, str]
 ) -> None:
     server = start("serve.py", "--source", "http", "--certfile", certificate[0],
@@ -575,12 +542,12 @@ def test_over_tls_it_is_what_the_client_wrote_and_read(
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
     with LabPageOverTLS(server.ws, context=context) as page:
-        asks = list(ASKS.values())
+        cases = list(CASES.values())
         with Wire(server.port, wrap=tls) as wire:
-            for ask in asks:
-                assert wire.request(ask.of("http", newest)).status == ask.status
-            empty = sum(ask.empty for ask in asks)
-            assert_cost(page, "http", Cost(wire.sent, wire.received, len(asks), empty))
+            for case in cases:
+                assert wire.request(case.of("http", newest)).status == case.status
+            empty = sum(case.empty for case in cases)
+            assert_cost(page, "http", Cost(wire.sent, wire.received, len(cases), empty))
         with Wire(server.port, wrap=tls) as wire:
             wire.socket.sendall(events("sse", carry="1"))
             wire.until(b"\n\n\r\n")
@@ -590,14 +557,14 @@ def test_over_tls_it_is_what_the_client_wrote_and_read(
             name = f"ws-{number}"
             with Socket(server.port, name, "&carry=1", early=early, wrap=tls) as browser:
                 browser.json()
-                for saying in SAYINGS["large"], SAYINGS["many-pings"]:
-                    browser.send(b"".join(saying))
-                browser.until((PONG, b"49"))
+                for frames in FRAMES["large"], FRAMES["many-pings"]:
+                    browser.send(b"".join(frames))
+                browser.read_until((PONG, b"49"))
                 assert_cost(page, name, Cost(*browser.passed, 1))
                 https(server, context, "POST", b'{"text": "%s"}' % (b"x" * 16_000))
                 assert len(browser.json()["value"]["text"]) == 16_000
                 assert_cost(page, name, Cost(*browser.passed, 1))
-                browser.send(b"".join(SAYINGS["close"]))
+                browser.send(b"".join(FRAMES["close"]))
                 while browser.frame() is not None:
                     pass
                 assert_cost(page, name, Cost(*browser.passed, 1))
@@ -616,38 +583,36 @@ def https(server: Server, context: ssl.SSLContext, method: str, body: bytes) -> 
 # Server-Timing.
 
 
-def timing(answer: dict[str, str]) -> tuple[float, float]:
-    """Return when the request was there, and how long it was held, both in milliseconds."""
-    found = re.fullmatch(r"in;dur=(\d+\.\d), held;dur=(\d+\.\d)", answer["Server-Timing"])
-    assert found, answer
+def timing(headers: dict[str, str]) -> tuple[float, float]:
+    """Return when the request came and how long it was held, in milliseconds."""
+    found = re.fullmatch(r"in;dur=(\d+\.\d), held;dur=(\d+\.\d)", headers["Server-Timing"])
+    assert found, headers
     return float(found[1]), float(found[2])
 
 
-TIMED = [name for name, ask in ASKS.items() if ask.status in (200, 204, 304, 400)]
+TIMED = [name for name, case in CASES.items() if case.status in (200, 204, 304, 400)]
 
 
 @pytest.mark.parametrize("name", TIMED)
-def test_an_answer_says_when_the_server_had_the_request(
+def test_a_response_has_the_times_of_its_request(
     server: Server, lane: str, newest: str, name: str
 ) -> None:
-    ask = ASKS[name]
+    case = CASES[name]
     with Wire(server.port) as wire:
         for _ in range(2):
             sent = time.time()
-            answer = wire.request(ask.of(lane, newest))
+            response = wire.request(case.of(lane, newest))
             received = time.time()
-            asked_at, held = timing(answer.headers)
+            asked_at, held = timing(response.headers)
             assert sent - 0.0001 <= asked_at / 1000 <= received + 0.0001
-            assert ask.held <= held / 1000 <= received - sent + 0.0001
-        unnamed = wire.request(ask.text.replace(b"&LANE", b"").replace(b"LANE", b"").replace(
+            assert case.held <= held / 1000 <= received - sent + 0.0001
+        unnamed = wire.request(case.text.replace(b"&LANE", b"").replace(b"LANE", b"").replace(
             b"NOW", newest.encode()))  # fmt: skip
-        assert unnamed.status == ask.status
+        assert unnamed.status == case.status
         assert "Server-Timing" not in unnamed.headers
 
 
-def test_a_stream_and_a_refused_websocket_say_it_too(
-    server: Server, lane: str, newest: str
-) -> None:
+def test_so_have_a_stream_and_a_rejected_handshake(server: Server, lane: str, newest: str) -> None:
     with Wire(server.port) as wire:
         sent = time.time()
         wire.socket.sendall(events(lane))
@@ -658,28 +623,28 @@ def test_a_stream_and_a_refused_websocket_say_it_too(
         assert timing(browser.headers)[0] >= sent * 1000 - 0.1
 
 
-def test_a_poll_says_how_long_it_was_held(server: Server, lane: str, newest: str) -> None:
+def test_a_held_polls_response_has_the_time(server: Server, lane: str, newest: str) -> None:
     with Wire(server.port) as wire:
-        answer = wire.request(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
-        assert answer.status == 204
-        assert 300 <= timing(answer.headers)[1] < 5000
+        response = wire.request(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
+        assert response.status == 204
+        assert 300 <= timing(response.headers)[1] < 5000
 
         wire.socket.sendall(request(f"/update?after={newest}&lane={lane}"))
-        time.sleep(0.5)  # which is what is measured, from when the server has come to read it
+        time.sleep(0.5)  # the time that is measured, once the server has read the request
         server.publish({"n": 2})
         assert 200 <= timing(wire.response().headers)[1] < 5000
 
 
-def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:
-    """The answers differ only in the times and the epoch."""
+def test_direct_dispatch_responds_as_flask_does(start: Start) -> None:
+    """Responses differ only in times and epochs."""
 
-    def answers(server: Server) -> list[Any]:
+    def responses(server: Server) -> list[Any]:
         newest, found = server.publish({"n": 1}), []
         with Wire(server.port) as wire:
-            for name, ask in ASKS.items():
+            for name, case in CASES.items():
                 if name in ("page", "options"):
-                    continue  # one says when it was made, the other's methods are in no order
-                status, headers, body = wire.request(ask.of("a-lane", newest))
+                    continue  # one contains its time, the other's methods have no order
+                status, headers, body = wire.request(case.of("a-lane", newest))
                 del headers["Date"]
                 if "Server-Timing" in headers:
                     timing(headers)
@@ -689,74 +654,49 @@ def test_the_shortcut_says_it_as_flask_does(start: Start) -> None:
         epoch = newest.partition("-")[0]
         return [repr(each).replace(epoch, "epoch") for each in found]
 
-    quick, plain = (
-        start("serve.py", "--source", "http", *options) for options in ([], ["--no-shortcut"])
+    direct, flask = (
+        start("serve.py", "--source", "http", *options) for options in ([], ["--no-direct"])
     )
-    assert answers(quick) == answers(plain)
+    assert responses(direct) == responses(flask)
 
 
 # Names of lanes.
 
-MALFORMED = {
-    "empty": b"lane=",
-    "long": b"lane=" + b"a" * 17,
-    "four-parts": b"lane=a-b-c-d",
-    "dash": b"lane=-",
-    "dash-first": b"lane=-a",
-    "dash-last": b"lane=a-",
-    "space": b"lane=a%20b",
-    "plus": b"lane=a+b",
-    "percent": b"lane=%",
-    "encoded": b"lane=%61",
-    "line-feed": b"lane=a%0a",
-    "twice": b"lane=a&lane=a",
-    "twice-apart": b"lane=a&carry=1&lane=",
-    "semicolon": b"lane=a;b",
-    "latin-1": b"lane=\xe9",
-    "utf-8": "lane=é".encode(),
-    "digits-of-others": "lane=\u0665".encode(),
-    "second": b"carry=1&lane=_",
-    "huge": b"lane=" + b"a" * 7000,
-}
+MALFORMED = [
+    *(b"lane=" + name for name in (
+        b"", b"a" * 17, b"a-b-c-d", b"-", b"-a", b"a-", b"a%20b", b"a+b", b"%", b"%61", b"a%0a",
+        b"a&lane=a", b"a&carry=1&lane=", b"a;b", b"\xe9", "é".encode(), "\u0665".encode(),
+        b"a" * 7000,
+    )),
+    b"carry=1&lane=_",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_lane_is_named(server: Server, name: str) -> None:
-    """On one connection, so that each answer is seen to end where it should."""
-    head = request("", **BROWSER).partition(b" HTTP/1.1\r\n")[2]
+@pytest.mark.parametrize("query", MALFORMED, ids=range(len(MALFORMED)))
+def test_a_malformed_lane_is_400(server: Server, query: bytes) -> None:
+    """On one connection, so that each response must end where it should; before any 101."""
+    headers = request("", **BROWSER).partition(b" HTTP/1.1\r\n")[2]
     with Wire(server.port) as wire:
-        for method, path in [
-            (b"GET", b"/data"),
-            (b"HEAD", b"/data"),
-            (b"GET", b"/update"),
-            (b"GET", b"/"),
-            (b"GET", b"/nowhere"),
-            (b"HEAD", b"/static/page.js"),
-        ]:
-            answer = wire.request(
-                method + b" " + path + b"?" + MALFORMED[name] + b" HTTP/1.1\r\n" + head
-            )
-            assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
-            if method == b"GET":
-                assert answer.json["error"].startswith("lane:")
+        for target in (b"GET /data", b"HEAD /data", b"GET /update", b"GET /", b"GET /nowhere",
+                       b"HEAD /static/page.js"):  # fmt: skip
+            check_malformed(wire.request(target + b"?" + query + b" HTTP/1.1\r\n" + headers))
         assert wire.request(request("/data")).status == 200
+    for path in (b"/update", b"/lab"):
+        upgrade = request(path.decode(), **UPGRADE).replace(path, path + b"?" + query)
+        with Wire(server.port) as wire:
+            check_malformed(wire.request(upgrade))
+            assert wire.rest() == b""
 
 
-@pytest.mark.parametrize("path", ["/update", "/lab"])
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_lane_is_named_before_the_101(server: Server, name: str, path: str) -> None:
-    text = request(path, **UPGRADE).replace(path.encode(), path.encode() + b"?" + MALFORMED[name])
-    with Wire(server.port) as wire:
-        answer = wire.request(text)
-        assert (answer.status, answer.headers["Content-Type"]) == (400, "application/json")
-        assert answer.json["error"].startswith("lane:")
-        assert wire.rest() == b""
+def check_malformed(response: Response) -> None:
+    assert (response.status, response.headers["Content-Type"]) == (400, "application/json")
+    assert not response.body or response.json["error"].startswith("lane:")
 
 
-# By themselves.
+# Without a server.
 
 
-def test_a_lane_that_is_quiet_for_the_longest_is_forgotten() -> None:
+def test_the_lane_that_is_quiet_for_the_longest_is_removed() -> None:
     meters = Meters()
     meters["kept"].count(up=1)
     for number in range(3 * meter.MAX_LANES):
@@ -767,12 +707,12 @@ def test_a_lane_that_is_quiet_for_the_longest_is_forgotten() -> None:
     assert meters["l0"].up == 0, "begun again"
 
 
-def test_all_pages_that_there_may_be_have_room_for_their_lanes() -> None:
+def test_there_are_meters_for_the_lanes_of_all_pages() -> None:
     lanes_of_a_page = 4
     assert lab.MAX_PAGES * lanes_of_a_page <= meter.MAX_LANES
 
 
-def test_of_a_lane_that_nobody_watches_only_the_last_exchanges_are_kept() -> None:
+def test_without_a_watcher_only_the_last_exchanges_are_kept() -> None:
     one = Meter()
     for number in range(3 * meter.MAX_RECORDS):
         exchange = exchange_of(one)
@@ -789,8 +729,8 @@ def exchange_of(one: Meter) -> Exchange:
     return Exchange(one, up=10, abort=lambda: None)
 
 
-def test_exchanges_are_numbered_as_they_are_over() -> None:
-    """One that began earlier and ends later is still news to who has heard of the other."""
+def test_exchanges_are_numbered_in_the_order_of_their_ends() -> None:
+    """One that began earlier and ends later is reported after the other."""
     one = Meter()
     slow, quick = exchange_of(one), exchange_of(one)
     for exchange in (slow, quick):
@@ -802,13 +742,13 @@ def test_exchanges_are_numbered_as_they_are_over() -> None:
     assert len([record for record in one.records if record.number > last]) == 1
 
 
-def test_an_exchange_is_over_once() -> None:
+def test_an_exchange_is_recorded_once() -> None:
     one = Meter()
     exchange = exchange_of(one)
     exchange.responds(101)
     exchange.sent(100)
     exchange.report()
-    exchange.responds(200)  # what a route answers after the 101 is not sent
+    exchange.responds(200)  # what a route returns after the 101 is not sent
     exchange.closed()
     exchange.closed()
     assert [record.status for record in one.records] == [101]
