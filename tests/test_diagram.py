@@ -134,6 +134,11 @@ document.querySelector("[data-transport=poll] .picture").click();
 return true;
 """
 
+PLACES = """
+return [...document.querySelectorAll(".field svg")]
+  .map((svg) => svg.firstElementChild?.getBoundingClientRect().x);
+"""
+
 #: Where the middle of a stroke is, on the screen.
 MIDDLE = """
 const { x, y, width, height } = arguments[0].getBoundingClientRect();
@@ -154,14 +159,12 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
         assert tab.execute_script(script) == [is_held] * len(LANES)
         return is_held
 
-    def places() -> list[str]:
-        """Where the layers of the strokes are."""
-        script = (
-            "return [...document.querySelectorAll('.field svg')].map((it) => it.style.transform)"
-        )
-        return tab.execute_script(script)  # type: ignore[no-any-return]
+    def places() -> list[float | None]:
+        """Where the first stroke of each lane is, in pixels."""
+        return tab.execute_script(PLACES)  # type: ignore[no-any-return]
 
-    def until_all_move() -> None:
+    def until_all_move(line: str) -> None:
+        tab.publish(line)  # there is a stroke, for ten seconds
         still = places()
         eventually(lambda: all(a != b for a, b in zip(places(), still, strict=True)))
 
@@ -169,7 +172,7 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
         """The description below the diagram, seen or spoken."""
         return str(lane.find(".words [role=status]" if spoken else ".words span:first-child").text)
 
-    until_all_move()
+    until_all_move("moving")
     assert "hover" in words()
     eventually(lambda: tab.execute_script(HOLD_STROKES))
     assert are_held()
@@ -208,7 +211,7 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
     assert words() == "held: a click, or Space, lets it run"
     press(Keys.SPACE)
     assert not are_held()
-    until_all_move()
+    until_all_move("moving again")
     hold.click()
     assert are_held()
 
