@@ -21,7 +21,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.clients import HANG_TIMEOUT, Http, LabPage
+from tests.clients import HANG_TIMEOUT, Http, LabPage, RawSocket
 
 pytest_plugins = ["tests.browsing"]
 
@@ -149,6 +149,10 @@ class Server(Program):
     def open_socket(self) -> socket.socket:
         """Return a new connection to it."""
         return self.wrap(socket.create_connection(("127.0.0.1", self.port), HANG_TIMEOUT))
+
+    def websocket(self, path: str = "/update", **options: Any) -> RawSocket:
+        """Open a WebSocket."""
+        return RawSocket(self.port, path, wrap=self.wrap, **options)
 
     def send_get(self, path: str, *fields: str) -> socket.socket:
         """Send a GET request on a new connection, without waiting for the response."""

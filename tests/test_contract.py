@@ -182,7 +182,7 @@ def test_contract_a_socket_is_rejected_before_the_101(server: Server) -> None:
     assert rejection(server, "/update", **{"Sec-WebSocket-Key": "short"})[0] == 400
     assert server.http.get("/data", headers={"Host": "evil.example"}).status == 421
     own = {"Origin": server.url, "Host": server.url.partition("://")[2]}
-    with RawSocket(server.port, changes=own, wrap=server.wrap) as client:
+    with server.websocket(changes=own) as client:
         assert client.status == 101
 
 
@@ -205,7 +205,7 @@ def test_contract_a_protocol_error_closes_the_socket_with_its_code(
         (frame(TEXT, b"hello", masked=False), 1002),
         (frame(TEXT, b"\xff"), 1007),
     ):
-        with RawSocket(server.port, path, wrap=server.wrap) as client:
+        with server.websocket(path) as client:
             client.send(sent)
             assert code_of(client) == struct.pack("!H", code)
 
@@ -214,14 +214,14 @@ def test_contract_a_protocol_error_closes_the_socket_with_its_code(
 def test_contract_pings_and_close_frames_come_back_with_their_payload(
     server: Server, path: str
 ) -> None:
-    with RawSocket(server.port, path, wrap=server.wrap) as client:
+    with server.websocket(path) as client:
         client.ping(b"are you there?")
         client.send(close_frame(4000, b"bye"))
         assert client.last_frame() == (CLOSE, struct.pack("!H", 4000) + b"bye")
 
 
 def test_contract_a_large_message_is_accepted_whole(server: Server) -> None:
-    with RawSocket(server.port, "/lab", wrap=server.wrap) as client:
+    with server.websocket("/lab") as client:
         client.send(frame(TEXT, b" " * (64 * 1024)))
         while b"65536 bytes" not in (client.frame() or pytest.fail("closed"))[1]:
             pass
@@ -233,7 +233,7 @@ def test_contract_a_shutdown_is_announced_and_a_restart_is_a_new_epoch(
     """And clients that send nothing are dropped, which also needs a server of its own."""
     server = start_server(server_name, certificate_folder, "--source", "http")
     newest = server.publish({"n": 1})
-    sockets = [RawSocket(server.port, path, wrap=server.wrap) for path in ("/update", "/lab")]
+    sockets = [server.websocket(path) for path in ("/update", "/lab")]
     stream = EventStream(server, after="ffffffff-1")
     stream.receive()
     polls = [server.send_get(f"/update?after={newest}") for _ in range(3)]
@@ -259,7 +259,7 @@ def test_contract_a_shutdown_is_announced_and_a_restart_is_a_new_epoch(
     own = server_name in OWN_SHUTDOWN
     options = ("--source", "http", "--ping-interval", "2" if own else "0.5")
     again = start_server(server_name, certificate_folder, *options, port=server.port)
-    silent = [RawSocket(again.port, path, wrap=again.wrap) for path in ("/update", "/lab")]
+    silent = [again.websocket(path) for path in ("/update", "/lab")]
     again.publish({"n": 1})  # the same sequence number, in another epoch
     for browser_of in CLIENTS.values():
         browser = browser_of(again, after=newest)
@@ -269,7 +269,7 @@ def test_contract_a_shutdown_is_announced_and_a_restart_is_a_new_epoch(
         client.last_frame()  # times out if the server does not drop it
         client.close()
     paths = ("/update", "/lab") if own else ()
-    unresponsive = [RawSocket(again.port, path, wrap=again.wrap) for path in paths]
+    unresponsive = [again.websocket(path) for path in paths]
     assert again.stop() == 0, again.log
     for client in unresponsive:
         assert code_of(client) == struct.pack("!H", 1001)

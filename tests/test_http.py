@@ -6,7 +6,6 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -25,7 +24,7 @@ from lab.settings import Settings
 from pushlab.feed import Feed
 from pushlab.hosting.listener import listen
 from pushlab.hub import Hub
-from tests.clients import CLOSE, PONG, Http, RawSocket
+from tests.clients import CLOSE, PONG, Http
 from tests.conftest import Server, Start
 
 JSON = "application/json"
@@ -270,15 +269,9 @@ def test_broken_requests_break_nothing(server: Server, request_text: bytes) -> N
 # TLS.
 
 
-@pytest.fixture
-def secure(start: Start, certificate: tuple[str, str]) -> Callable[..., Server]:
-    """Start serve.py with TLS."""
-    options = ("--source", "http", "--certfile", certificate[0], "--keyfile", certificate[1])
-    return lambda *more: start("serve.py", *options, *more)
-
-
-def test_tls(secure: Callable[..., Server], trust: ssl.SSLContext) -> None:
-    server = secure()
+def test_tls(start: Start, certificate: tuple[str, str], trust: ssl.SSLContext) -> None:
+    options = ("--certfile", certificate[0], "--keyfile", certificate[1])
+    server = start("serve.py", "--source", "http", *options)
     assert server.url.startswith("https://")
     http = Http("127.0.0.1", server.port, tls=trust)
     assert http.get("/data").status == 200
@@ -313,34 +306,6 @@ def test_tls(secure: Callable[..., Server], trust: ssl.SSLContext) -> None:
         push.shutdown()  # after a close frame of the server, close() leaves the socket open
         assert stopping.result(5) == 0
     assert server.log == ""
-
-
-def test_a_full_server_rejects_with_503_over_tls(secure: Callable[..., Server]) -> None:
-    server = secure("--max-clients", "1")
-    with RawSocket(server.port, wrap=server.wrap) as only:
-        assert only.status == 101
-        with RawSocket(server.port, "/data", wrap=server.wrap) as other:
-            assert other.status == 503
-            assert b'"error"' in other.body
-
-
-def test_a_client_that_never_reads_delays_no_other_over_tls(secure: Callable[..., Server]) -> None:
-    server = secure()
-    path, wrap = "/update?carry=1", server.wrap
-    with RawSocket(server.port, path, receive_buffer=4096, wrap=wrap) as late, \
-            RawSocket(server.port, path, wrap=wrap) as other:  # fmt: skip
-        other.json()
-        for number in range(200):
-            text = f"{number:5}{'x' * 15_000}"
-            server.publish({"text": text})
-            assert other.json()["value"]["text"] == text
-        late.json()
-        numbers: list[int] = []
-        while not numbers or numbers[-1] < 199:
-            numbers.append(int(late.json()["value"]["text"][:5]))
-        assert numbers == sorted(set(numbers))
-        assert len(numbers) < 100
-        late.ping(b"still whole")
 
 
 # Both dispatches: the same responses, byte for byte.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from websockets.sync.client import connect
 
 from tests.clients import UPGRADE, RawSocket, handshake
 from tests.conftest import Server, Start, eventually, starting
+from tests.hosting import start_server
 from tests.test_programs import is_one_clear_line, rejection
 
 HOST = "127.0.0.1"
@@ -46,7 +48,7 @@ def read(sock: socket.socket) -> Response:
 
 
 def connection(server: Server, host: str = HOST) -> socket.socket:
-    return socket.create_connection((host, server.port), 10)
+    return server.wrap(socket.create_connection((host, server.port), 10))
 
 
 def send(server: Server, request: bytes, *, host: str = HOST) -> Response:
@@ -73,7 +75,7 @@ def open_connections(
     opened: list[RawSocket | socket.socket] = []
     for number in range(count):
         if number % 3 == 0:
-            opened.append(stack.enter_context(RawSocket(server.port)))
+            opened.append(stack.enter_context(server.websocket()))
         else:
             sock = stack.enter_context(connection(server))
             sock.sendall(b"GET /data HTTP/1.1\r\nHo" if number % 3 == 1 else b"")
@@ -81,9 +83,23 @@ def open_connections(
     return opened
 
 
+def accepted(server: Server) -> RawSocket | None:
+    """Return a new push socket, None if it is rejected: threads count connections later."""
+    client = server.websocket()
+    if client.status == 101:
+        return client
+    client.close()
+    return None
+
+
 @pytest.mark.parametrize("request_", [get(HOST), handshake("/update")], ids=["HTTP", "WebSocket"])
-def test_a_full_server_rejects_with_503(start: Start, request_: bytes) -> None:
-    server = start("serve.py", "--max-clients", "9")
+@pytest.mark.parametrize(
+    "name", ["serve.py", "serve.py tls", "servers/threads.py", "servers/threads.py tls"]
+)
+def test_a_full_server_rejects_with_503(
+    name: str, request_: bytes, certificate_folder: Path
+) -> None:
+    server = start_server(name, certificate_folder, "--max-clients", "9")
     with ExitStack() as stack:
         opened = open_connections(server, stack, 9)
         for _ in range(20):
@@ -97,9 +113,10 @@ def test_a_full_server_rejects_with_503(start: Start, request_: bytes) -> None:
         for each in opened[:3]:  # a push socket, half a request, silence
             each.close()
             eventually(lambda: send(server, get(HOST)).status == 200)
-            stack.enter_context(accepted := RawSocket(server.port))
-            assert accepted.status == 101
+            stack.enter_context(eventually(lambda: accepted(server)))
             eventually(lambda: send(server, get(HOST)).status == 503)
+    assert server.stop() == 0
+    assert "Traceback" not in server.log, server.log
 
 
 def test_rejected_clients_that_are_silent_delay_no_other(start: Start) -> None:

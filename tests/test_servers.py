@@ -135,7 +135,7 @@ def test_tls(name: str, certificate_folder: Path) -> None:
     server = start_server(f"{name} tls", certificate_folder, "--source", "http")
     newest = server.publish({"n": 1})
     origin = {"Origin": server.url}
-    with RawSocket(server.port, "/update", wrap=server.wrap, changes=origin) as client:
+    with server.websocket(changes=origin) as client:
         assert client.frame() == (TEXT, b'{"cursor":"%s"}' % newest.encode())
     assert server.stop() == 0, server.log
 

@@ -1,10 +1,8 @@
 """Native threads: what differs from greenlets, on our threaded server and under `flask run`."""
 
-import itertools
 import os
 import signal
 import socket
-import ssl
 import struct
 import subprocess
 import sys
@@ -24,37 +22,24 @@ from pushlab.hosting.threaded_sockets import SelectorThread, ThreadChannel, Thre
 from pushlab.websocket.middleware import close_all
 from tests.clients import (
     HANG_TIMEOUT,
-    PING,
-    PONG,
-    TEXT,
     UPGRADE,
     LabPage,
     RawSocket,
     Wire,
-    Wrap,
-    close_frame,
-    frame,
     handshake,
 )
 from tests.conftest import ROOT, Program, Server, Start, eventually
 from tests.hosting import Hosted
 
 PROGRAM = "servers/threads.py"
-OWN = "tests/threaded.py"
-
-
-Layer = tuple[list[str], Wrap]
 
 
 @pytest.fixture(params=["plain", "TLS"])
-def layer(
-    request: pytest.FixtureRequest, certificate: tuple[str, str], trust: ssl.SSLContext
-) -> Layer:
-    """The server's options, and the function that wraps the client's socket."""
-    if request.param == "plain":
-        return [], lambda plain: plain
-    options = ["--certfile", certificate[0], "--keyfile", certificate[1]]
-    return options, lambda plain: trust.wrap_socket(plain, server_hostname="127.0.0.1")
+def threads(request: pytest.FixtureRequest, start: Start, certificate: tuple[str, str]) -> Start:
+    """Start servers/threads.py, without TLS and with it."""
+    tls = ["--certfile", certificate[0], "--keyfile", certificate[1]]
+    tls = tls if request.param == "TLS" else []
+    return lambda *options: start(PROGRAM, "--source", "http", *tls, *options)
 
 
 def threads_of(server: Program) -> int:
@@ -81,104 +66,41 @@ def test_nothing_imports_gevent(tmp_path: Path) -> None:
     assert server.log == ""
 
 
-def test_a_push_socket_costs_no_thread(start: Start, layer: Layer) -> None:
-    options, wrap = layer
-    server = start(PROGRAM, "--source", "http", *options)
+def test_a_push_socket_costs_no_thread(threads: Start) -> None:
+    server = threads()
     with ExitStack() as stack:
-        sockets = [stack.enter_context(RawSocket(server.port, wrap=wrap))]
+        sockets = [stack.enter_context(server.websocket())]
         sockets[0].json()
         eventually(lambda: threads_of(server) <= 6)
         for _ in range(200):
-            sockets.append(stack.enter_context(RawSocket(server.port, wrap=wrap)))
+            sockets.append(stack.enter_context(server.websocket()))
         for each in sockets[1:]:
             each.json()
         eventually(lambda: threads_of(server) <= 6)
     eventually(lambda: len(psutil.Process(server.process.pid).net_connections()) == 1)
 
 
-def test_a_connection_closed_at_once_leaves_no_descriptor(start: Start, layer: Layer) -> None:
+def test_a_connection_closed_at_once_leaves_no_descriptor(threads: Start) -> None:
     """Although the hub may close a socket before Werkzeug has ended its request."""
-    options, wrap = layer
-    server = start(PROGRAM, "--source", "http", *options)
-    with RawSocket(server.port, wrap=wrap) as push:
+    server = threads()
+    with server.websocket() as push:
         push.json()
     eventually(lambda: threads_of(server) <= 6)
     before = server.descriptors
     for _ in range(100):
-        with wrap(socket.create_connection(("127.0.0.1", server.port))) as hasty:
+        with server.open_socket() as hasty:
             hasty.sendall(handshake("/update"))
     eventually(lambda: server.descriptors <= before)
 
 
-def test_many_senders_do_not_mix_their_frames(start: Start, layer: Layer) -> None:
-    """While another thread reads and echoes: over TLS sockets do not bear that by themselves."""
-    options, wrap = layer
-    server = start(OWN, *options)
-    with RawSocket(server.port, "/many-senders", wrap=wrap) as client:
-        received: dict[bytes, int] = {}
-        numbers = [b"%d" % number for number in range(300)]
-        one_at_a_time = threading.Lock()
-
-        def send(opcode: int, payload: bytes) -> None:
-            with one_at_a_time:
-                client.send(frame(opcode, payload))
-
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: list(map(send, itertools.repeat(TEXT), numbers)))
-            echoes: list[bytes] = []
-            while sum(received.values()) < 200 or len(echoes) < 300:
-                got = client.frame()
-                assert got is not None
-                opcode, payload = got
-                if opcode == PING:
-                    send(PONG, payload)
-                    continue
-                assert opcode == TEXT
-                if payload[:1].isdigit():
-                    echoes.append(payload)
-                else:
-                    assert payload == payload[:1] * 100_000
-                    received[payload[:1]] = received.get(payload[:1], 0) + 1
-        assert echoes == numbers
-        assert received == {bytes([letter]): 20 for letter in b"abcdefghij"}
-
-
-def test_frames_that_come_with_the_handshake_are_not_lost(start: Start, layer: Layer) -> None:
-    options, wrap = layer
-    server = start(OWN, *options)
-    early = b"".join(frame(TEXT, b"%d" % number + b"x" * 400) for number in range(35))
-    assert len(early) > 8192  # more than the reader's buffer, within one record of TLS
-    with RawSocket(server.port, "/echo", early=early, wrap=wrap) as client:
-        for number in range(35):
-            assert client.frame() == (TEXT, b"%d" % number + b"x" * 400)
-    with RawSocket(server.port, "/push", early=frame(PING, b"early"), wrap=wrap) as client:
-        assert client.json()["value"] == {}
-        assert client.frame() == (PONG, b"early")
-
-
-def test_a_slow_reader_takes_no_memory_and_gets_the_newest(start: Start) -> None:
-    server = start(PROGRAM, "--source", "http")
-    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096) as slow:
-        before = server.memory
-        for number in range(600):
-            newest = server.publish({"number": number, "text": "x" * 10_000})
-        assert server.memory - before < 3_000_000
-        received = [slow.json()]
-        while received[-1]["cursor"] != newest:
-            received.append(slow.json())
-        assert len(received) < 100
-        assert received[-1]["value"]["number"] == 599
-
-
-def test_ctrl_c_ends_sockets_and_streams(layer: Layer) -> None:
+def test_ctrl_c_ends_sockets_and_streams(threads: Start) -> None:
     """As SIGTERM does, which the contract tests."""
-    options, wrap = layer
-    server = Server(PROGRAM, "--source", "http", *options)
+    server = threads()
     stream = server.send_get("/update", "Accept: text/event-stream")
     assert stream.recv(10) == b"HTTP/1.1 2"
     with (
-        RawSocket(server.port, wrap=wrap) as push,
-        RawSocket(server.port, "/lab", wrap=wrap) as page,
+        server.websocket() as push,
+        server.websocket("/lab") as page,
         ThreadPoolExecutor() as pool,
     ):
         push.json()
@@ -195,55 +117,17 @@ def test_ctrl_c_ends_sockets_and_streams(layer: Layer) -> None:
         assert server.log == ""
 
 
-def test_an_error_is_logged_and_other_requests_go_on() -> None:
-    server = Server(OWN)
-    try:
-        with RawSocket(server.port, "/fail/at-once") as client:
-            assert client.status == 500
-        with RawSocket(server.port, "/fail/later") as client:
-            client.send(frame(TEXT, b"go"))
-            assert client.close_code() == 1011
-        eventually(lambda: server.log.count("RuntimeError: on purpose") == 2)
-        with RawSocket(server.port, "/echo") as client:
-            client.send(frame(TEXT, b"still here"))
-            assert client.frame() == (TEXT, b"still here")
-            client.send(close_frame(1000))
-            assert client.close_code() == 1000
-    finally:
-        assert server.stop() == 0
-
-
-def test_a_silent_connection_delays_no_other(start: Start, layer: Layer) -> None:
+def test_a_silent_connection_delays_no_other(threads: Start) -> None:
     """Neither in the TLS handshake, for which Werkzeug stops accepting, nor in the headers."""
-    options, wrap = layer
-    server = start(OWN, "--head-timeout", "1", *options)
+    server = threads("--head-timeout", "1")
     began = time.monotonic()
     silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
-    with RawSocket(server.port, "/echo", wrap=wrap) as client:
-        client.send(frame(TEXT, b"hello"))
-        assert client.frame() == (TEXT, b"hello")
+    with server.websocket() as client:
+        client.json()
     for each in silent:
         assert each.recv(1) == b""
         each.close()
     assert 0.7 < time.monotonic() - began < 5
-
-
-def test_a_full_server_rejects_with_503(start: Start, layer: Layer) -> None:
-    options, wrap = layer
-    server = start(PROGRAM, "--source", "http", "--max-clients", "3", *options)
-    with ExitStack() as stack:
-        for path in ("/update", "/update", "/lab"):
-            client = stack.enter_context(RawSocket(server.port, path, wrap=wrap))
-        with RawSocket(server.port, wrap=wrap) as rejected:
-            assert rejected.status == 503
-            assert b"full" in rejected.body
-        client.close()
-
-        def accepts() -> bool:
-            with RawSocket(server.port, wrap=wrap) as again:
-                return again.status == 101
-
-        eventually(accepts)
 
 
 def test_a_lane_is_cut_and_counted(start: Start) -> None:

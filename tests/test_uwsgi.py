@@ -283,7 +283,7 @@ def test_tls_by_uwsgis_router(
     more = f"{router}\nhttp-websockets = true"
     path = changed(ini, tmp_path, *((line, "") for line in sockets), more=more)
     server = host(path, port=port, tls=True)
-    with RawSocket(port, wrap=server.wrap) as opened:
+    with server.websocket() as opened:
         opened.json()
         opened.ping(b"through the router")
         opened.send(close_frame(1000))

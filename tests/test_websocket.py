@@ -4,35 +4,48 @@ test_conformance.py has RFC 6455 as tables.
 """
 
 import itertools
+import struct
 import threading
 import time
 from collections.abc import Iterator
-from socket import SO_LINGER, SOL_SOCKET, create_connection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.clients import CLOSE, PING, PONG, RESET, TEXT, RawSocket, frame, handshake
+from tests.clients import CLOSE, PING, PONG, RESET, TEXT, RawSocket, close_frame, frame, handshake
 from tests.conftest import Server, Start, eventually
+from tests.hosting import start_server
 
 BOTH = ("/echo", "/push")
 
 
-@pytest.fixture(scope="module")
-def failing() -> Iterator[Server]:
-    """tests/conversing.py for tests that make it log errors."""
-    server = Server("tests/conversing.py")
+#: tests/routes.py on each of our servers.
+PLAIN = ("tests/conversing.py", "tests/threaded.py")
+
+
+@pytest.fixture(scope="module", params=PLAIN)
+def failing(request: pytest.FixtureRequest, certificate_folder: Path) -> Iterator[Server]:
+    """A server for tests that make it log errors."""
+    server = start_server(request.param, certificate_folder)
     yield server
     assert server.stop() == 0
 
 
-@pytest.fixture(scope="module")
-def quiet() -> Iterator[Server]:
-    """The same, but nothing may be logged."""
-    server = Server("tests/conversing.py")
+@pytest.fixture(scope="module", params=[*PLAIN, "tests/threaded.py tls"])
+def quiet(request: pytest.FixtureRequest, certificate_folder: Path) -> Iterator[Server]:
+    """A server on which nothing may be logged."""
+    server = start_server(request.param, certificate_folder)
     yield server
     assert server.stop() == 0
     assert server.log == ""
+
+
+@pytest.fixture
+def gevent(start: Start) -> Server:
+    return start("tests/conversing.py")
 
 
 def subscribers(server: Server) -> int:
@@ -53,27 +66,31 @@ def test_pages_of_allowed_origins_may_connect(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"), [("/reject", 403), ("/elsewhere", 302), ("/fail/at-once", 500),
-                         ("/fail2/at-once", 500), ("/echo/x", 404)],
+                         ("/nowhere", 404)],
 )  # fmt: skip
 def test_a_route_can_reject_before_the_101(failing: Server, path: str, status: int) -> None:
-    with RawSocket(failing.port, path) as socket:
+    with failing.websocket(path) as socket:
         assert socket.status == status
 
 
 def test_a_socket_that_its_route_does_not_use_is_closed(quiet: Server) -> None:
-    with RawSocket(quiet.port, "/untouched") as socket:
+    with quiet.websocket("/untouched") as socket:
         assert socket.status == 101
         assert socket.close_code() == 1000
 
 
-@pytest.mark.parametrize("path", BOTH)
-def test_frames_sent_with_the_handshake_are_not_lost(quiet: Server, path: str) -> None:
-    with RawSocket(quiet.port, path, early=frame(PING, b"early")) as socket:
-        socket.read_until((PONG, b"early"))
+def test_frames_sent_with_the_handshake_are_not_lost(quiet: Server) -> None:
+    early = b"".join(frame(TEXT, b"%d" % number + b"x" * 400) for number in range(35))
+    assert len(early) > 8192  # more than the reader's buffer, within one record of TLS
+    with quiet.websocket("/echo", early=early) as client:
+        for number in range(35):
+            assert client.frame() == (TEXT, b"%d" % number + b"x" * 400)
+    with quiet.websocket("/push", early=frame(PING, b"early")) as client:
+        client.read_until((PONG, b"early"))
 
 
-def test_messages_of_another_library_come_back(quiet: Server) -> None:
-    with connect(f"{quiet.ws}/echo") as socket:
+def test_messages_of_another_library_come_back(gevent: Server) -> None:
+    with connect(f"{gevent.ws}/echo") as socket:
         for message in ("", "€" * 20_000, b"", b"\x00\xff" * 30_000, b"x" * 65536):
             socket.send(message)
             assert socket.recv(5) == message
@@ -81,16 +98,51 @@ def test_messages_of_another_library_come_back(quiet: Server) -> None:
         assert socket.recv(5) == "Lorem ipsum €"
 
 
-def test_a_route_of_flask_sockets_takes_a_variable(quiet: Server) -> None:
-    with connect(f"{quiet.ws}/echo/3") as socket:
-        socket.send("x")
-        assert [socket.recv(5) for _ in range(3)] == ["x"] * 3
+def test_routes_of_flask_sockets() -> None:
+    server = Server("tests/conversing.py")
+    with server.websocket("/echo/3") as client:
+        client.send(frame(TEXT, b"x"))
+        assert [client.frame() for _ in range(3)] == [(TEXT, b"x")] * 3
+    with server.websocket("/echo/x") as client:
+        assert client.status == 404
+    with server.websocket("/fail2/at-once") as client:
+        assert client.status == 500
+    with server.websocket("/fail2/later") as client:
+        client.send(frame(TEXT, b"x"))
+        assert client.close_code() == 1011
+    eventually(lambda: server.log.count("KeyError: 'on purpose'") == 2)
+    assert server.stop() == 0
 
 
-def test_senders_do_not_mix_their_frames(quiet: Server) -> None:
-    with connect(f"{quiet.ws}/many-senders", max_size=None) as socket:
-        messages = sorted(str(socket.recv(5)) for _ in range(200))
-    assert messages == sorted(letter * 100_000 for letter in "abcdefghij" * 20)
+def test_many_senders_do_not_mix_their_frames(quiet: Server) -> None:
+    """While another thread reads and echoes: over TLS sockets do not bear that by themselves."""
+    with quiet.websocket("/many-senders") as client:
+        received: dict[bytes, int] = {}
+        numbers = [b"%d" % number for number in range(300)]
+        one_at_a_time = threading.Lock()
+
+        def send(opcode: int, payload: bytes) -> None:
+            with one_at_a_time:
+                client.send(frame(opcode, payload))
+
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: list(map(send, itertools.repeat(TEXT), numbers)))
+            echoes: list[bytes] = []
+            while sum(received.values()) < 200 or len(echoes) < 300:
+                got = client.frame()
+                assert got is not None
+                opcode, payload = got
+                if opcode == PING:
+                    send(PONG, payload)
+                    continue
+                assert opcode == TEXT
+                if payload[:1].isdigit():
+                    echoes.append(payload)
+                else:
+                    assert payload == payload[:1] * 100_000
+                    received[payload[:1]] = received.get(payload[:1], 0) + 1
+        assert echoes == numbers
+        assert received == {bytes([letter]): 20 for letter in b"abcdefghij"}
 
 
 # Closing.
@@ -98,37 +150,39 @@ def test_senders_do_not_mix_their_frames(quiet: Server) -> None:
 
 @pytest.mark.parametrize("code", [1000, 1008, 3456, 4002])
 def test_a_route_closes_with_a_code_and_a_reason(quiet: Server, code: int) -> None:
-    with connect(f"{quiet.ws}/close/{code}") as socket:
-        with pytest.raises(Exception, match="server says so"):
-            socket.recv(5)
-        assert (socket.close_code, socket.close_reason) == (code, "server says so")
+    with quiet.websocket(f"/close/{code}") as socket:
+        assert socket.close_payload() == struct.pack("!H", code) + b"server says so"
 
 
 def test_sending_after_close_ends_the_route(failing: Server) -> None:
-    with RawSocket(failing.port, "/after-close") as socket:
+    with failing.websocket("/after-close") as socket:
         assert socket.close_code() == 1000
 
 
-@pytest.mark.parametrize("path", ["/fail/later", "/fail2/later"])
-def test_an_error_in_a_route_is_1011(failing: Server, path: str) -> None:
-    with RawSocket(failing.port, path) as socket:
+def test_an_error_in_a_route_is_1011_and_other_requests_go_on(failing: Server) -> None:
+    with failing.websocket("/fail/later") as socket:
         socket.send(frame(TEXT, b"x"))
         assert socket.close_code() == 1011
-    eventually(lambda: "on purpose" in failing.log)
+    eventually(lambda: "RuntimeError: on purpose" in failing.log)
+    with failing.websocket("/echo") as socket:
+        socket.send(frame(TEXT, b"still here"))
+        assert socket.frame() == (TEXT, b"still here")
+        socket.send(close_frame(1000))
+        assert socket.close_code() == 1000
 
 
 @pytest.mark.parametrize("path", BOTH)
 def test_a_reset_is_not_an_error(quiet: Server, path: str) -> None:
     for early in (b"", frame(TEXT, b"half a frame")[:5]):
-        RawSocket(quiet.port, path, early=early).reset()
+        quiet.websocket(path, early=early).reset()
     eventually(lambda: subscribers(quiet) == 0)
 
 
-@pytest.mark.parametrize("path", [*BOTH, "/untouched", "/close/4000", "/echo/3"])
+@pytest.mark.parametrize("path", [*BOTH, "/untouched", "/close/4000"])
 def test_a_reset_before_the_101_is_not_an_error(quiet: Server, path: str) -> None:
     for early in (b"", frame(TEXT, b"half a frame")[:5]) * 10:
-        hasty = create_connection(("127.0.0.1", quiet.port))
-        hasty.sendall(handshake(path, "127.0.0.1", {}) + early)
+        hasty = quiet.open_socket()
+        hasty.sendall(handshake(path) + early)
         hasty.setsockopt(SOL_SOCKET, SO_LINGER, RESET)
         hasty.close()
     eventually(lambda: subscribers(quiet) == 0)
@@ -136,23 +190,23 @@ def test_a_reset_before_the_101_is_not_an_error(quiet: Server, path: str) -> Non
 
 def test_a_full_hub_closes_with_1013(quiet: Server) -> None:
     eventually(lambda: subscribers(quiet) == 0)
-    opened = [RawSocket(quiet.port, "/push") for _ in range(4)]
-    with RawSocket(quiet.port, "/push") as fifth:
+    opened = [quiet.websocket("/push") for _ in range(4)]
+    with quiet.websocket("/push") as fifth:
         assert fifth.close_code() == 1013
     opened.pop().close()
     eventually(lambda: subscribers(quiet) < 4)
-    opened.append(RawSocket(quiet.port, "/push"))
+    opened.append(quiet.websocket("/push"))
     assert "cursor" in opened[-1].json()
     for each in opened:
         each.close()
 
 
-# Silence. In tests/conversing.py a ping comes at least every second.
+# Silence. Both servers send a ping at least every second.
 
 
 @pytest.mark.parametrize("path", BOTH)
 def test_the_server_pings_and_a_pong_keeps_the_connection(quiet: Server, path: str) -> None:
-    with RawSocket(quiet.port, path) as socket:
+    with quiet.websocket(path) as socket:
         pings = 0
         while pings < 4:
             opcode, payload = socket.frame() or pytest.fail("dropped although it replied")
@@ -164,8 +218,8 @@ def test_the_server_pings_and_a_pong_keeps_the_connection(quiet: Server, path: s
 def test_a_client_that_never_reads_is_dropped_and_delays_no_other(quiet: Server) -> None:
     """Large readings fill the slow client's buffers; the other client receives each one."""
     eventually(lambda: subscribers(quiet) == 0)
-    with RawSocket(quiet.port, "/push", receive_buffer=4096) as slow, \
-            RawSocket(quiet.port, "/push") as other:  # fmt: skip
+    with quiet.websocket("/push", receive_buffer=4096) as slow, \
+            quiet.websocket("/push") as other:  # fmt: skip
         assert slow.status == 101
         other.json()
         numbers = itertools.count()
@@ -191,21 +245,35 @@ def test_a_client_that_never_reads_is_dropped_and_delays_no_other(quiet: Server)
         assert received < 300_000
 
 
-def test_a_client_that_reads_late_gets_the_newest_and_no_backlog(server: Server) -> None:
-    with RawSocket(server.port, "/update?carry=1", receive_buffer=4096) as late:
-        late.json()  # the newest reading before these
-        for number in range(60):  # long before its next ping
+@pytest.mark.parametrize(
+    "name", ["serve.py", "serve.py tls", "servers/threads.py", "servers/threads.py tls"]
+)
+def test_a_client_that_reads_late_gets_the_newest_and_no_backlog(
+    name: str, certificate_folder: Path
+) -> None:
+    """And it delays no other client."""
+    server = start_server(name, certificate_folder, "--source", "http")
+    path = "/update?carry=1"
+    with server.websocket(path, receive_buffer=4096) as late, server.websocket(path) as other:
+        late.json(), other.json()
+        before = server.memory
+        for number in range(200):  # long before the first ping
             server.publish({"number": number, "text": "x" * 15_000})
+            assert other.json()["value"]["number"] == number
+        assert server.memory - before < 3_000_000
         numbers: list[int] = []
-        while not numbers or numbers[-1] < 59:
+        while not numbers or numbers[-1] < 199:
             numbers.append(late.json()["value"]["number"])
         assert numbers == sorted(set(numbers))
         assert len(numbers) < 20
+        late.ping(b"still whole")
+    assert server.stop() == 0
+    assert server.log == ""
 
 
 def test_a_client_that_pings_and_never_reads_costs_nothing(quiet: Server) -> None:
     before = quiet.memory
-    with RawSocket(quiet.port, "/push", receive_buffer=4096) as flood:
+    with quiet.websocket("/push", receive_buffer=4096) as flood:
         flood.socket.settimeout(0.5)
         try:
             for _ in range(2000):
@@ -213,7 +281,7 @@ def test_a_client_that_pings_and_never_reads_costs_nothing(quiet: Server) -> Non
         except OSError:
             pass  # the server no longer reads from it, or has dropped it
         assert quiet.memory - before < 4_000_000
-    with RawSocket(quiet.port, "/push") as other:
+    with quiet.websocket("/push") as other:
         assert "cursor" in other.json()
 
 
