@@ -30,6 +30,10 @@ def about(**more: str) -> dict[str, Any]:
     }
 
 
+#: What `described` says.
+DESCRIBED = ("date", "machine", "versions")
+
+
 def described(found: Mapping[str, Any]) -> str:
     """Return what `about` returned, in two lines."""
     machine = found["machine"]

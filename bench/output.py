@@ -21,23 +21,18 @@ def write(
     The raw samples come first, so that they are kept whatever fails afterwards.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-
-    def keep(name: str, text: str) -> None:
-        path = folder / name
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
-
-    keep("results.json", results.as_json())
-    keep("results.csv", tables.as_csv(results))
+    texts = {"results.json": results.as_json(), "results.csv": tables.as_csv(results)}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     # Matplotlib takes seconds to import, and may print warnings about its own files: not for a user
     # whose mistake is an option.
     from bench.report import plots
 
     drawn = plots.draw(results, folder / "plots")
-    written += [path for plot in drawn for path in (plot.png, plot.svg)]
-    keep("report.html", html.page(results, drawn, added, title=title))
-    return written
+    page = folder / "report.html"
+    page.write_text(html.page(results, drawn, added, title=title), encoding="utf-8")
+    drawings = (path for plot in drawn for path in (plot.png, plot.svg))
+    return [*map(folder.joinpath, texts), page, *drawings]
 
 
 def publish(results: Results, name: str, written: Sequence[Path]) -> None:

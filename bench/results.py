@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.scenarios import Variant
-from bench.statistics import Percentiles, percentiles, quantile
+from bench.statistics import quantile
 
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
 PACKET_HEADER = 20 + 20 + 12
@@ -85,14 +85,6 @@ class Result:
         """The variant, and the period of short polling."""
         period = "" if self.period is None else f", every {self.period:g} s"
         return self.variant.title + period
-
-    @property
-    def notified_percentiles(self) -> Percentiles | None:
-        return percentiles(self.notified_ms)
-
-    @property
-    def received_percentiles(self) -> Percentiles | None:
-        return percentiles(self.received_ms)
 
     @property
     def updates(self) -> int:

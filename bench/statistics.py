@@ -3,16 +3,9 @@
 import statistics
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
 
-
-class Percentiles(NamedTuple):
-    """The percentiles that tables show."""
-
-    p50: float
-    p95: float
-    p99: float
-    max: float
+#: The percentiles that tables show, by their names there.
+PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}
 
 
 def quantile(samples: Sequence[float], q: float) -> float:
@@ -34,10 +27,3 @@ def quantile(samples: Sequence[float], q: float) -> float:
 def median(samples: Sequence[float]) -> float:
     """Return the value below which half of the samples lie."""
     return quantile(samples, 0.5)
-
-
-def percentiles(samples: Sequence[float]) -> Percentiles | None:
-    """Return the percentiles of samples; None if there are none."""
-    if not samples:
-        return None
-    return Percentiles(*(quantile(samples, q) for q in (0.5, 0.95, 0.99, 1)))

@@ -19,7 +19,7 @@ from rich.console import Console
 from bench import output
 from bench.processes import ROOT
 from bench.report import findings, plots, tables, terminal
-from bench.report.formatting import away, clients, cpu, duration, significant, size
+from bench.report.formatting import away, clients, duration, significant, size
 from bench.report.html import page
 from bench.report.tables import Table
 from bench.results import Result, Results, Traffic
@@ -164,8 +164,6 @@ def test_the_order_is_that_of_bytes_and_of_nothing_that_was_timed(results: Resul
         (size, 1514, "1,514 bytes"),
         (size, 34_560, "34.6 kB"),
         (size, 1.2e6, "1.20 MB"),
-        (cpu, 12.34, "12.3 µs"),
-        (cpu, 1234, "1.23 ms"),
         (away, 0.0, "on the same machine"),
         (away, 200.0, "200 ms away"),
         (clients, 1, "1 browser"),
@@ -423,14 +421,20 @@ def test_any_variant_alone_has_findings(variant: Variant, had: bool) -> None:
         assert not re.search(r"nan|None|\binf\b", sentence)
 
 
-def test_medians_within_two_milliseconds_or_the_spread_are_a_draw() -> None:
-    def of(*had: float) -> Result:
-        return replace(result(WS), received_ms=list(had))
-
-    assert findings.sooner(of(10, 10, 10), of(11.9, 11.9, 11.9)) == "draws"
-    assert findings.sooner(of(10, 10, 10), of(12.1, 12.1, 12.1)) == "wins"
-    assert findings.sooner(of(12.1, 12.1, 12.1), of(10, 10, 10)) == "loses"
-    assert findings.sooner(of(10, 20, 60, 70, 80), of(40, 45, 90, 100, 110)) == "draws"
+@pytest.mark.parametrize(
+    ("one", "other", "is_draw"),
+    [
+        ((10, 10, 10), (11.9, 11.9, 11.9), True),
+        ((10, 10, 10), (12.1, 12.1, 12.1), False),
+        ((12.1, 12.1, 12.1), (10, 10, 10), False),
+        ((10, 20, 60, 70, 80), (40, 45, 90, 100, 110), True),
+    ],
+)
+def test_near_medians_or_their_spread_are_a_draw(
+    one: tuple[float, ...], other: tuple[float, ...], is_draw: bool
+) -> None:
+    first, second = (replace(result(WS), received_ms=list(samples)) for samples in (one, other))
+    assert findings.same_time(first, second) == is_draw
 
 
 # Plots and the page.

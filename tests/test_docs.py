@@ -14,7 +14,7 @@ from bench.fanout.report import GOALS, Report
 from bench.report import docs, findings
 from bench.statistics import quantile
 from bench.studies import STUDIES
-from bench.studies.kaazing import pairs_of
+from bench.studies.kaazing import flows
 from tests.conftest import ROOT
 
 README = (ROOT / "README.rst").read_text()
@@ -150,11 +150,11 @@ def test_picows_stays_below_the_aim_of_a_handshake(report: Report) -> None:
 
 def test_what_the_studies_say() -> None:
     """docs/results/kaazing.rst, pimentel.rst, abril.rst and shootout.rst."""
-    few, many = pairs_of(docs.results("kaazing"))
+    (few, _), (many, many_sockets) = flows(docs.results("kaazing"))
     assert few.keeps_up
     assert not many.keeps_up
-    assert not many.websocket.coalesced
-    assert 480 < quantile(few.polling.notified_ms, 0.5) < 520
+    assert not many_sockets.result.coalesced
+    assert 480 < quantile(few.result.notified_ms, 0.5) < 520
 
     for result in docs.results("pimentel").entries:
         p50 = quantile(result.notified_ms, 0.5)

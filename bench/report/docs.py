@@ -15,6 +15,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from bench.fanout.report import GOALS, OURS, Report, number
 from bench.processes import ROOT
 from bench.report import findings as found
 from bench.report import formatting, tables
-from bench.report.tables import Comparison, Table, as_rst
+from bench.report.tables import Comparison, as_rst
 from bench.results import Results
 from bench.scenarios import DIRECT, FLASK, Variant
 from bench.statistics import median, quantile
@@ -35,9 +36,6 @@ from bench.studies import STUDIES
 
 #: Where the raw results are.
 RESULTS = ROOT / "docs" / "results"
-#: What a held request takes: a greenlet, or a native thread.
-GREENLETS = ("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent")
-THREADS = ("servers/threads.py", "uwsgi threads", "flask run")
 
 PUSH, PUSH_SIGNAL = Variant("websocket", carry=True), Variant("websocket", carry=False)
 LONG, LONG_SIGNAL = Variant("longpoll", carry=True), Variant("longpoll", carry=False)
@@ -54,7 +52,7 @@ def run(*options: str, root: Path = ROOT) -> int:
     return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
 
 
-# The raw results. They are kept, as every block and number needs some of them.
+# The raw results, and the samples in them that documents speak of.
 
 
 @cache
@@ -87,6 +85,11 @@ def groups() -> tuple[Comparison, Comparison, Comparison, Comparison]:
     return near, far, most, next(group for group in every if group.processing_time)
 
 
+def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
+    """Return the milliseconds until browsers had the data, in this share of the cases."""
+    return quantile(group.by_variant[variant].received_ms, q)
+
+
 # Blocks.
 
 
@@ -112,44 +115,23 @@ def wire() -> None:
 def summary() -> None:
     """Print what an update takes, a row for each transport and payload."""
     near, far, most, _ = groups()
-    header = (
-        "",
-        "bytes",
-        "requests",
-        "ms",
-        f"ms from {far.rtt_ms:g}",
-        "CPU, µs: direct",
-        "by Flask",
-        "memory, KB",
-    )
+    away = f"ms from {far.rtt_ms:g}"
+    header = ("", "bytes", "requests", "ms", away, "CPU, µs: direct", "by Flask", "memory, KB")
     rows: list[Sequence[str]] = [header]
     for result in far.entries:
         variant = result.variant
-        either = {
-            of.dispatch: of
-            for of in most.entries
-            if (of.transport, of.carry) == (variant.transport, variant.carry)
-        }
-        costs = [either[how].cpu_per_update if how in either else None for how in (DIRECT, FLASK)]
-        memory = either[variant.dispatch].memory_per_client
-        rows.append(
-            (
-                result.title,
-                tables.shown(result.bytes_per_update),
-                tables.shown(result.requests_per_update),
-                formatting.significant(_after(near, variant)),
-                formatting.significant(_after(far, variant)),
-                *map(tables.shown, costs),
-                "–" if memory is None else formatting.significant(memory / 1024),
-            )
-        )
+        costs = [most.by_variant.get(replace(variant, dispatch=how)) for how in (DIRECT, FLASK)]
+        memory = most.by_variant[variant].memory_per_client
+        figures: list[tables.Value] = [
+            result.bytes_per_update,
+            result.requests_per_update,
+            _after(near, variant),
+            _after(far, variant),
+            *(cost.cpu_per_update if cost else None for cost in costs),
+            memory and memory / 1024,
+        ]
+        rows.append((result.title, *map(tables.shown, figures)))
     _print(as_rst(rows))
-
-
-def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
-    """Return the milliseconds after which browsers had the data, in this share of the cases."""
-    entry = next(result for result in group.entries if result.variant == variant)
-    return quantile(entry.received_ms, q)
 
 
 def findings(name: str) -> None:
@@ -160,17 +142,13 @@ def findings(name: str) -> None:
 def figures(name: str) -> None:
     """Print a table for each group of a comparison, below its title."""
     every = [tables.table(group, tables.DOCS) for group in tables.comparisons(results(name))]
-    _print(*(f"{one.title}\n{'~' * len(one.title)}\n\n{_rst(one)}" for one in every))
+    _print(*(f"{one.title}\n{'~' * len(one.title)}\n\n{one.as_rst()}" for one in every))
 
 
 def study(name: str, place: int = 0) -> None:
     """Print one of the tables of a study, and how to read it."""
     table = STUDIES[name].tables(results(name))[place]
-    _print(_rst(table), *table.notes)
-
-
-def _rst(table: Table) -> str:
-    return as_rst([table.header, *table.rows])
+    _print(table.as_rst(), *table.notes)
 
 
 def fanout_goals() -> None:
@@ -201,9 +179,10 @@ def numbers(document: str) -> None:
 
 def all_numbers() -> dict[str, str]:
     """Return every number that a document may use, by its name."""
-    of_studies = [one.numbers(results(name)) for name, one in STUDIES.items()]
-    parts = (_wire_numbers(), _compared(), _memory_numbers(), _fanout_numbers(), *of_studies)
-    return {name: value for part in parts for name, value in part.items()}
+    found = _wire_numbers() | _compared() | _memory_numbers() | _fanout_numbers()
+    for name, one in STUDIES.items():
+        found |= one.numbers(results(name))
+    return found
 
 
 def _wire_numbers() -> dict[str, str]:
@@ -220,50 +199,43 @@ def _wire_numbers() -> dict[str, str]:
 
 def _compared() -> dict[str, str]:
     near, far, most, slow = groups()
-    by_variant = {result.variant: result for result in slow.entries}
-
-    def age(variant: Variant) -> str:
-        return formatting.duration(_after(slow, variant, 0.95))
-
-    def rate(variant: Variant) -> str:
-        return tables.shown(round(by_variant[variant].bytes_per_second or 0))
-
+    variants = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
+    ages = {f"slow {name} age": _after(slow, one, 0.95) for name, one in variants.items()}
+    rates = {
+        name: slow.by_variant[variants[name]].bytes_per_second or 0
+        for name in ("push", "short poll")
+    }
     return {
         "compared browsers": f"{far.clients:,}",
         "compared most": f"{most.clients:,}",
         "compared distance": f"{far.rtt_ms:g}",
-        "compared period": f"{next(r.period for r in near.entries if r.period is not None):g}",
+        "compared period": f"{near.by_variant[SHORT].period:g}",
         "compared push": formatting.significant(_after(far, PUSH)),
         "compared long poll": formatting.significant(_after(far, LONG)),
         "compared long poll signal": formatting.significant(_after(far, LONG_SIGNAL)),
-        "slow push age": age(PUSH),
-        "slow long poll age": age(LONG),
-        "slow short poll age": age(SHORT),
-        "slow signal age": age(PUSH_SIGNAL),
-        "slow push bytes": rate(PUSH),
-        "slow short poll bytes": rate(SHORT),
         "slow pace": f"{1 / slow.pace:.0f}",
         "slow handling": f"{slow.processing_time:g}",
+        **{name: formatting.duration(age) for name, age in ages.items()},
+        **{f"slow {name} bytes": tables.shown(round(rate)) for name, rate in rates.items()},
     }
 
 
 def _memory_numbers() -> dict[str, str]:
     of = raw("servers")
     kilobytes = {
-        (server, kind): median(samples) / 1000
+        server: {kind: median(samples) / 1000 for kind, samples in kinds.items()}
         for server, kinds in of["servers"].items()
-        for kind, samples in kinds.items()
     }
 
-    def held(servers: Sequence[str]) -> str:
+    def held(*servers: str) -> str:
         kinds = ("long poll", "event stream")
-        return _between([kilobytes[server, kind] for server in servers for kind in kinds]) + " KB"
+        return _between([kilobytes[server][kind] for server in servers for kind in kinds]) + " KB"
 
     versions = of["versions"]
-    pushed_to = {server: cost for (server, kind), cost in kilobytes.items() if kind == "pushed to"}
+    pushed_to = {server: kinds["pushed to"] for server, kinds in kilobytes.items()}
     return {
-        "memory per greenlet": held(GREENLETS),
-        "memory per thread": held(THREADS),
+        "memory per greenlet": held("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent"),
+        "memory per thread": held("servers/threads.py", "uwsgi threads", "flask run"),
         "most per socket pushed to": f"{math.floor(max(pushed_to.values())) + 1} KB",
         "memory runs": str(len(of["servers"]["serve.py"]["pushed to"])),
         "uwsgi gevent memory": f"{pushed_to['uwsgi gevent']:.1f} KB",
@@ -276,33 +248,35 @@ def _fanout_numbers() -> dict[str, str]:
     report = fanout()
     goals = {goal.what: goal for goal in GOALS}
 
-    def medians(what: str, *servers: str) -> list[float]:
-        return [figure.median for server in servers for figure in report.all(what, server)]
+    def between(what: str, *servers: str, digits: int = 0) -> str:
+        found = [figure.median for server in servers for figure in report.all(what, server)]
+        return _between(found, digits)
 
-    def goal(what: str) -> str:
-        return number(goals[what].most).removesuffix(".0")
+    def ours(what: str) -> str:
+        return number(report.figure(what, clients=goals[what].clients).median)
 
-    broadcast, handshake = "notification / floor", "handshake / floor"
-    samples = [sample for figure in report.all("floor") for sample in figure.samples]
-    p90 = [figure.quantile(0.9) for figure in report.all(broadcast)]
+    aims = {
+        "broadcast aim": "notification / floor",
+        "handshake aim": "handshake / floor",
+        "event aim": "event / floor",
+        "cycle aim": "long-poll cycle",
+        "cycle aim in floors": "long-poll cycle / floor",
+    }
+    every = report.all("notification / floor")
     return {
-        "bytes per idle socket": number(report.figure("memory", goals["memory"].clients).median),
-        "floor samples": _between(samples, 1),
-        "broadcast": _between(medians(broadcast, OURS), 2),
-        "broadcast p90": _between(p90, 2),
-        "broadcast aim": goal(broadcast),
-        "handshake": _between(medians(handshake, OURS)),
-        "handshake aim": goal(handshake),
-        "handshake of picows": _between(medians(handshake, "picows")),
-        "handshake of aiohttp and websockets": _between(
-            medians(handshake, "aiohttp", "websockets.broadcast")
+        "bytes per idle socket": ours("memory"),
+        "floor samples": _between([s for each in report.all("floor") for s in each.samples], 1),
+        "broadcast": between("notification / floor", OURS, digits=2),
+        "broadcast p90": _between([figure.quantile(0.9) for figure in every], 2),
+        "handshake": between("handshake / floor", OURS),
+        "handshake of picows": between("handshake / floor", "picows"),
+        "handshake of aiohttp and websockets": between(
+            "handshake / floor", "aiohttp", "websockets.broadcast"
         ),
-        "event": number(report.figure("event / floor").median),
-        "event aim": goal("event / floor"),
-        "cycle": number(report.figure("long-poll cycle").median),
-        "cycle aim": goal("long-poll cycle"),
-        "cycle in floors": number(report.figure("long-poll cycle / floor").median),
-        "cycle aim in floors": goal("long-poll cycle / floor"),
+        "event": ours("event / floor"),
+        "cycle": ours("long-poll cycle"),
+        "cycle in floors": ours("long-poll cycle / floor"),
+        **{name: number(goals[what].most).removesuffix(".0") for name, what in aims.items()},
     }
 
 

@@ -6,9 +6,8 @@ sentence of its own.
 
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
-from typing import Any, Literal
 
-from bench.report import formatting
+from bench.report.formatting import away, clients, duration, size
 from bench.report.tables import Comparison, comparisons, headline
 from bench.results import CPU_PERCENTILE, Result, Results
 from bench.scenarios import FLASK, Variant
@@ -30,13 +29,7 @@ SAME_CPU = 1.15
 SAME_AGE = 1.10
 #: From this share of a core on, the headless browsers may be what is slow.
 BUSY = 0.85
-
-#: How one result compares with another; a draw is a difference that does not count.
-Outcome = Literal["wins", "draws", "loses"]
-#: What fills in a sentence; None where the data does not say it.
-Facts = dict[str, Any] | None
-#: Returns the facts of a sentence, from the results of one server and their headline group.
-Condition = Callable[[Results, Comparison], Facts]
+_DRAW = ": a draw"
 
 
 def sentences(results: Results) -> list[str]:
@@ -47,13 +40,16 @@ def sentences(results: Results) -> list[str]:
     servers = list(dict.fromkeys(result.server for result in results.entries))
     for server in servers:
         own = Results("", {}, {}, [result for result in results.entries if result.server == server])
-        group = headline(own) or Comparison(server, 0.0, 0, 0.0, 0.0, ())
-        facts = ((condition(own, group), template) for condition, template in FINDINGS)
-        said = [template.format(**known) for known, template in facts if known is not None]
         prefix = f"On {server}: " if len(servers) > 1 else ""
-        each = (MOST - 1) // len(servers) or 1
-        found += [f"{prefix}{one[0].upper()}{one[1:]}" for one in said[:each]]
-    return [*found, *_nothing_lost(results)]
+        said = [f"{prefix}{one[0].upper()}{one[1:]}" for one in _of_server(own)]
+        found += said[: (MOST - 1) // len(servers) or 1]
+    count = {of: sum(getattr(r, of) for r in results.entries) for of in ("seen", "coalesced")}
+    if count["seen"] and not any(result.lost for result in results.entries):
+        found.append(
+            f"No update was lost: browsers saw {count['seen']:,}, and {count['coalesced']:,} were "
+            "coalesced, that is skipped on purpose because a newer one was there."
+        )
+    return found
 
 
 def alarms(results: Results) -> list[str]:
@@ -64,12 +60,10 @@ def alarms(results: Results) -> list[str]:
         found.append(f"This run failed: {results.failure.rstrip('.')}; {rest}")
     elif results.interrupted:
         found.append(f"This run was interrupted; {rest}")
-    for result in (result for result in results.entries if result.lost):
-        were = "update was" if result.lost == 1 else "updates were"
-        where = f"{formatting.clients(result.clients)} {formatting.away(result.rtt_ms)}"
-        found.append(
-            f"{result.lost:,} {were} lost: {result.title}, {where}. This run proves nothing."
-        )
+    for one in (result for result in results.entries if result.lost):
+        were = "update was" if one.lost == 1 else "updates were"
+        where = f"{clients(one.clients)} {away(one.rtt_ms)}"
+        found.append(f"{one.lost:,} {were} lost: {one.title}, {where}. This run proves nothing.")
     most = max((result.worker_cpu for result in results.entries), default=0.0)
     if most > BUSY:
         found.append(
@@ -79,111 +73,55 @@ def alarms(results: Results) -> list[str]:
     return found
 
 
-# The rules of comparison.
+# What makes no difference.
 
 
-def sooner(one: Result, other: Result) -> Outcome:
-    """Tell whether one has the data sooner than the other.
-
-    It is a draw if the medians are less than SAME_TIME apart, or if the middle halves overlap.
-    """
-    apart = median(other.received_ms) - median(one.received_ms)
-    if abs(apart) < SAME_TIME:
-        return "draws"
-    first, second = (one, other) if apart > 0 else (other, one)
-    if quantile(first.received_ms, 0.75) >= quantile(second.received_ms, 0.25):
-        return "draws"
-    return "wins" if apart > 0 else "loses"
+def same(one: float, other: float, factor: float) -> bool:
+    """Tell whether neither exceeds the other by this factor."""
+    return max(one, other) <= factor * min(one, other)
 
 
-def less(one: float, other: float, same: float) -> Outcome:
-    """Tell whether one is less than the other by more than the factor that is still the same."""
-    if one * same < other:
-        return "wins"
-    return "loses" if other * same < one else "draws"
+def same_time(one: Result, other: Result) -> bool:
+    """Tell whether medians are near, or middle halves overlap."""
+    first, second = sorted((one.received_ms, other.received_ms), key=median)
+    return median(second) - median(first) < SAME_TIME or _overlap(first, second)
 
 
-def cheaper(one: Result, other: Result) -> Outcome:
-    """Tell whether one takes less of the server's CPU: by more than SAME_CPU, and the spread."""
-    costs = [sorted(max(cost, 0.1) for cost in result.cpu_samples) for result in (one, other)]
-    least, other_least = (quantile(cost, CPU_PERCENTILE) for cost in costs)
-    outcome = less(least, other_least, SAME_CPU)
-    low, high = costs if outcome == "wins" else costs[::-1]
-    return "draws" if quantile(low, 0.75) >= quantile(high, 0.25) else outcome
+def same_cpu(one: Result, other: Result) -> bool:
+    """Tell whether CPU is within SAME_CPU, or middle halves overlap."""
+    costs = [[max(cost, 0.1) for cost in result.cpu_samples] for result in (one, other)]
+    low, high = sorted(costs, key=lambda samples: quantile(samples, CPU_PERCENTILE))
+    least, most = (quantile(samples, CPU_PERCENTILE) for samples in (low, high))
+    return same(least, most, SAME_CPU) or _overlap(low, high)
 
 
-def smaller(one: Result, other: Result) -> Outcome:
-    """Tell whether an update takes fewer bytes by one than by the other."""
-    return less(one.bytes_per_update, other.bytes_per_update, SAME_SIZE)
+def same_size(one: Result, other: Result) -> bool:
+    """Tell whether an update takes about as many bytes."""
+    return same(one.bytes_per_update, other.bytes_per_update, SAME_SIZE)
 
 
-# The conditions: each returns the facts of its sentence.
+def _overlap(low: list[float], high: list[float]) -> bool:
+    return quantile(low, 0.75) >= quantile(high, 0.25)
 
 
-class Words:
-    """A result in words, for a sentence."""
-
-    def __init__(self, result: Result) -> None:
-        short = TRANSPORTS[result.transport].short
-        self.result = result
-        self.title = result.title
-        self.name = short if any(map(str.isupper, short[1:])) else short.lower()
-        self.bytes = formatting.size(result.bytes_per_update)
-        self.rate = formatting.size(result.bytes_per_second or 0)
-        self.cpu = formatting.cpu(max(result.cpu_per_update or 0, 0.1))
-        if result.received_ms:
-            self.after = formatting.duration(median(result.received_ms))
-            self.age = formatting.duration(_age(result))
+# A result in words.
 
 
-def _age(result: Result) -> float:
-    """Return how old data was on the screen, at most, in 95 of 100 cases."""
-    return quantile(result.received_ms, 0.95)
+def _name(result: Result) -> str:
+    short = TRANSPORTS[result.transport].short
+    return short if any(map(str.isupper, short[1:])) else short.lower()
 
 
-def _compared(
-    group: Comparison,
-    measured: Callable[[Result], object],
-    rule: Callable[[Result, Result], Outcome],
-) -> Facts:
-    """Compare the first two transports in ORDER with the same payload, preferably carrying."""
-    for carry, names in product((True, False), combinations(ORDER, 2)):
-        one, other = (_of(group, Variant(name, carry)) for name in names)
-        if one and other and measured(one) and measured(other):
-            return {
-                "one": Words(one),
-                "other": Words(other),
-                "both": f"both {'carrying the data' if carry else 'only signalling'}",
-                "draw": ": a draw" if rule(one, other) == "draws" else "",
-                "where": _where(group),
-            }
-    return None
+def _bytes(result: Result) -> str:
+    return size(result.bytes_per_update)
 
 
-def _of(group: Comparison, variant: Variant) -> Result | None:
-    return next((one for one in group.entries if one.variant == variant and one.seen), None)
+def _after(result: Result) -> str:
+    return duration(median(result.received_ms))
 
 
-def _where(group: Comparison) -> str:
-    return f"{formatting.away(group.rtt_ms)} ({formatting.clients(group.clients)})"
-
-
-def _bytes(_: Results, group: Comparison) -> Facts:
-    return _compared(group, lambda result: result.seen, smaller)
-
-
-def _time(_: Results, group: Comparison) -> Facts:
-    return _compared(group, lambda result: result.received_ms, sooner)
-
-
-def _cpu(results: Results, _: Comparison) -> Facts:
-    found = [group for group in comparisons(results) if not group.processing_time]
-    # Nearby and with the most browsers, where most of the CPU is the server's own.
-    for group in sorted(found, key=lambda group: (group.rtt_ms, -group.clients)):
-        if facts := _compared(group, lambda result: result.knows_cpu, cheaper):
-            dispatch = {name: _dispatch(facts[name].result, group) for name in ("one", "other")}
-            return facts | {f"{name}_dispatch": how for name, how in dispatch.items()}
-    return None
+def _cpu(result: Result) -> str:
+    return duration(max(result.cpu_per_update or 0, 0.1) / 1e3)
 
 
 def _dispatch(result: Result, group: Comparison) -> str:
@@ -191,144 +129,145 @@ def _dispatch(result: Result, group: Comparison) -> str:
     if not result.variant.has_choice or result.dispatch == FLASK:
         return " (dispatched by Flask)" if result.variant.has_choice else ""
     by_flask = Variant(result.transport, result.carry, FLASK)
-    cost = [f"; {Words(one).cpu} if by Flask" for one in group.entries if one.variant == by_flask]
+    cost = [f"; {_cpu(one)} if by Flask" for one in group.entries if one.variant == by_flask]
     return f" (dispatched in front of Flask{''.join(cost)})"
 
 
-def _unknown_cpu(results: Results, _: Comparison) -> Facts:
-    return None if any(result.knows_cpu for result in results.entries) else {}
+def _age(result: Result) -> float:
+    """Return how old shown data is, at most, in 95 of 100 cases."""
+    return quantile(result.received_ms, 0.95)
 
 
-def _alone(results: Results, group: Comparison) -> Facts:
-    """Return what there is to say where nothing can be compared."""
-    found = [result for result in group.entries if result.received_ms]
-    nothing = _time(results, group) or not found
-    return None if nothing else {"one": Words(found[0]), "where": _where(group)}
+# The findings, where the data says them.
 
 
-def _carrying(_: Results, group: Comparison) -> Facts:
-    """Compare both payloads of the transport with which carrying saves the most bytes."""
-    saved = {}
-    for transport in TRANSPORTS:
-        carry, signal = (_of(group, Variant(transport, to)) for to in (True, False))
-        if not carry or not signal or not carry.received_ms or not signal.received_ms:
-            continue
-        if smaller(carry, signal) == "wins":
-            saved[carry.bytes_per_update / signal.bytes_per_update] = Words(carry), Words(signal)
-    return dict(zip(("carry", "signal"), saved[min(saved)], strict=True)) if saved else None
+def _of_server(results: Results) -> Iterator[str]:
+    """Yield what the results of one server say."""
+    every = comparisons(results)
+    fast = [group for group in every if not group.processing_time]
+    if main := headline(results):
+        yield from _transports(main, fast)
+        yield from _payloads(main)
+        yield from _distances([group for group in fast if group.clients == main.clients])
+    yield from _slow_readers([group for group in every if group.processing_time])
 
 
-def _signal_costs_a_poll(_: Results, group: Comparison) -> Facts:
-    push, poll = _of(group, Variant(MAIN[0], False)), _of(group, Variant(MAIN[1], True))
-    if push and poll and 0.75 <= push.bytes_per_update / poll.bytes_per_update <= 1 / 0.75:
-        return {"push": Words(push), "poll": Words(poll)}
+def _of(group: Comparison, variant: Variant) -> Result | None:
+    found = group.by_variant.get(variant)
+    return found if found and found.seen else None
+
+
+def _pair(
+    group: Comparison, measured: Callable[[Result], object]
+) -> tuple[Result, Result, str] | None:
+    """Return the first two in ORDER with the same payload, preferably carrying."""
+    for carry, names in product((True, False), combinations(ORDER, 2)):
+        one, other = (_of(group, Variant(name, carry)) for name in names)
+        if one and other and measured(one) and measured(other):
+            return one, other, f"both {'carrying the data' if carry else 'only signalling'}"
     return None
 
 
-def _nothing_new(_: Results, group: Comparison) -> Facts:
-    found = [result for result in group.entries if result.traffic.empty]
-    return {"one": max(found, key=lambda result: result.carry)} if found else None
+def _where(group: Comparison) -> str:
+    return f"{away(group.rtt_ms)} ({clients(group.clients)})"
 
 
-def _distances(results: Results, main: Comparison) -> Facts:
-    """Compare how far apart those are that push or wait, nearby and far away."""
+def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
+    """Compare bytes, time and CPU of two transports."""
+    if pair := _pair(main, lambda result: result.seen):
+        one, other, both = pair
+        yield (
+            f"Like with like, {both}: an update takes {_bytes(one)} by {_name(one)} against "
+            f"{_bytes(other)} by {_name(other)}{_DRAW * same_size(one, other)}."
+        )
+    timed = _pair(main, lambda result: result.received_ms)
+    if timed:
+        one, other, both = timed
+        yield (
+            f"{_where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
+            f"{_name(other)} {_after(other)} after it{_DRAW * same_time(one, other)} (medians)."
+        )
+    # Nearby and with the most browsers, where most of the CPU is the server's own.
+    for group in sorted(fast, key=lambda group: (group.rtt_ms, -group.clients)):
+        if pair := _pair(group, lambda result: result.knows_cpu):
+            one, other, both = pair
+            cost, its = (f"{_name(each)}{_dispatch(each, group)}" for each in (one, other))
+            yield (
+                f"{_where(group)}, {both}: an update for one browser takes the server {_cpu(one)} "
+                f"of CPU by {cost} against {_cpu(other)} by {its}{_DRAW * same_cpu(one, other)}."
+            )
+            break
+    if not any(result.knows_cpu for group in fast for result in group.entries):
+        yield "The server's CPU per update is not known from this run."
+    if not timed and (alone := [result for result in main.entries if result.received_ms]):
+        yield (
+            f"{_where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
+            f"change (median), and an update takes {_bytes(alone[0])}."
+        )
+
+
+def _payloads(main: Comparison) -> Iterator[str]:
+    """Compare carrying with signalling, and polls with polls in vain."""
+    found = []
+    for transport in TRANSPORTS:
+        carry, signal = (_of(main, Variant(transport, to)) for to in (True, False))
+        if carry and signal and carry.received_ms and signal.received_ms:
+            found.append((carry.bytes_per_update / signal.bytes_per_update, carry, signal))
+    saved, carry, signal = min(found, default=(1.0, None, None), key=lambda one: one[0])
+    if carry and signal and saved * SAME_SIZE < 1:
+        yield (
+            f"Carrying instead of signalling saves {_name(carry)} a request: an update takes "
+            f"{_bytes(carry)} instead of {_bytes(signal)}, and the data is there {_after(carry)} "
+            f"after the change instead of {_after(signal)}."
+        )
+    push, poll = _of(main, Variant(MAIN[0], False)), _of(main, Variant(MAIN[1], True))
+    if push and poll and same(push.bytes_per_update, poll.bytes_per_update, 1 / 0.75):
+        yield (
+            f"{_name(push)} that only signals takes {_bytes(push)} an update, as much as "
+            f"{_name(poll)} that carries ({_bytes(poll)}): it is the request that costs."
+        )
+    if vain := [result for result in main.entries if result.traffic.empty]:
+        one = max(vain, key=lambda result: result.carry)
+        yield (
+            f"{one.title}: {one.traffic.empty:,} of {one.traffic.requests:,} requests found "
+            "nothing new."
+        )
+
+
+def _distances(groups: list[Comparison]) -> Iterator[str]:
+    """Compare the spread of the medians nearby and far away, without short polling."""
     ranges = {}
-    for group in comparisons(results):
+    for group in groups:
         after = [median(r.received_ms) for r in group.entries if r.received_ms and not r.period]
-        if len(after) > 1 and (group.clients, group.processing_time) == (main.clients, 0):
+        if len(after) > 1:
             ranges[group.rtt_ms] = min(after), max(after)
     if len(ranges) < 2:
-        return None
+        return
     (near, close), *_, (far, apart) = sorted(ranges.items())
     spread = close[1] - close[0]
-    if spread > 10 * SAME_TIME or apart[1] - apart[0] < spread + SAME_TIME:
-        return None
-    return {
-        "near": formatting.away(near),
-        "close": " to ".join(map(formatting.duration, close)),
-        "far": formatting.away(far),
-        "apart": " to ".join(map(formatting.duration, apart)),
-    }
+    if spread <= 10 * SAME_TIME and apart[1] - apart[0] >= spread + SAME_TIME:
+        yield (
+            f"{away(near)}, all that push or wait look alike: they have the data "
+            f"{' to '.join(map(duration, close))} after the change. {away(far)}, it takes them "
+            f"{' to '.join(map(duration, apart))}."
+        )
 
 
-def _slow_readers(results: Results, _: Comparison) -> Facts:
-    for group in (group for group in comparisons(results) if group.processing_time):
+def _slow_readers(groups: list[Comparison]) -> Iterator[str]:
+    """Compare those whose data is freshest and stalest."""
+    for group in groups:
         found = [one for one in group.entries if one.carry and one.received_ms and one.seconds]
         if len(found) > 1:
             fresh, stale = min(found, key=_age), max(found, key=_age)
+            small = min(found, key=lambda result: result.bytes_per_second or 0)
             queued = sum(result.queued for result in group.entries)
-            return {
-                "group": group,
-                "fresh": Words(fresh),
-                "stale": Words(stale),
-                "small": Words(min(found, key=lambda result: result.bytes_per_second or 0)),
-                "draw": ": a draw" if less(_age(fresh), _age(stale), SAME_AGE) == "draws" else "",
-                "queued": f" {queued:,} updates were received but not yet shown." * bool(queued),
-            }
-    return None
-
-
-#: Each condition with its sentence, the most important first.
-FINDINGS: tuple[tuple[Condition, str], ...] = (
-    (
-        _bytes,
-        "Like with like, {both}: an update takes {one.bytes} by {one.name} against "
-        "{other.bytes} by {other.name}{draw}.",
-    ),
-    (
-        _time,
-        "{where}, {both}: {one.name} has the data {one.after} after the change, {other.name} "
-        "{other.after} after it{draw} (medians).",
-    ),
-    (
-        _cpu,
-        "{where}, {both}: an update for one browser takes the server {one.cpu} of CPU by "
-        "{one.name}{one_dispatch} against {other.cpu} by {other.name}{other_dispatch}{draw}.",
-    ),
-    (_unknown_cpu, "The server's CPU per update is not known from this run."),
-    (
-        _alone,
-        "{where}, {one.title}: the data is there {one.after} after the change (median), and "
-        "an update takes {one.bytes}.",
-    ),
-    (
-        _carrying,
-        "Carrying instead of signalling saves {carry.name} a request: an update takes "
-        "{carry.bytes} instead of {signal.bytes}, and the data is there {carry.after} after the "
-        "change instead of {signal.after}.",
-    ),
-    (
-        _signal_costs_a_poll,
-        "{push.name} that only signals takes {push.bytes} an update, as much as "
-        "{poll.name} that carries ({poll.bytes}): it is the request that costs.",
-    ),
-    (
-        _nothing_new,
-        "{one.title}: {one.traffic.empty:,} of {one.traffic.requests:,} requests found "
-        "nothing new.",
-    ),
-    (
-        _distances,
-        "{near}, all that push or wait look alike: they have the data {close} after the "
-        "change. {far}, it takes them {apart}.",
-    ),
-    (
-        _slow_readers,
-        "Slow readers (a change every {group.pace:g} s, {group.processing_time:g} s to "
-        "show it), all carrying: {fresh.name} shows data at most {fresh.age} old, {stale.name} "
-        "{stale.age} (in 95 of 100 cases){draw}. The fewest bytes go by {small.name}: "
-        "{small.rate} a second.{queued}",
-    ),
-)
-
-
-def _nothing_lost(results: Results) -> Iterator[str]:
-    seen, coalesced, lost = (
-        sum(getattr(result, name) for result in results.entries)
-        for name in ("seen", "coalesced", "lost")
-    )
-    if seen and not lost:
-        yield (
-            f"No update was lost: browsers saw {seen:,}, and {coalesced:,} were coalesced, "
-            "that is skipped on purpose because a newer one was there."
-        )
+            yield (
+                f"Slow readers (a change every {group.pace:g} s, {group.processing_time:g} s to "
+                f"show it), all carrying: {_name(fresh)} shows data at most "
+                f"{duration(_age(fresh))} old, {_name(stale)} {duration(_age(stale))} (in 95 of "
+                f"100 cases){_DRAW * same(_age(fresh), _age(stale), SAME_AGE)}. The fewest bytes "
+                f"go by {_name(small)}: {size(small.bytes_per_second or 0)} a second."
+                + f" {queued:,} updates were received but not yet shown."
+                * bool(queued)
+            )
+            return

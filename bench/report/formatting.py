@@ -7,38 +7,28 @@ def significant(value: float) -> str:
     """Return three significant digits: 0.123, 1.23, 12.3, 123, 1,230."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else "–"
-    digits = 2 - math.floor(math.log10(abs(value)))
-    rounded = round(value, digits)
+    rounded = float(f"{value:.2e}")  # which may add a digit: 9.996 is 10.0
     if abs(rounded) >= 100:
         return f"{rounded:,.0f}"
-    # Rounding may have added a digit: 9.996 is 10.0.
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def duration(milliseconds: float) -> str:
     """Return 850 µs, 1.23 ms, 203 ms, 1.52 s."""
-    if abs(milliseconds) < 0.9995:
-        return f"{significant(milliseconds * 1e3)} µs" if milliseconds else "0 ms"
-    if abs(milliseconds) < 999.5:
-        return f"{significant(milliseconds)} ms"
-    return f"{significant(milliseconds / 1e3)} s"
-
-
-def cpu(microseconds: float) -> str:
-    """Return 12.3 µs, 1.23 ms."""
-    if abs(microseconds) < 999.5:
-        return f"{significant(microseconds)} µs"
-    return duration(microseconds / 1e3)
+    return _scaled(milliseconds, ("µs", 1e-3), ("ms", 1), ("s", 1e3))
 
 
 def size(number: float) -> str:
     """Return 121 bytes, 1,514 bytes, 34.5 kB, 1.2 MB."""
-    if number < 9_999.5:
-        return f"{number:,.0f} bytes" if number >= 99.5 else f"{significant(number)} bytes"
-    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
-        if number / scale < 999.5:
-            return f"{significant(number / scale)} {unit}"
-    return f"{significant(number / 1e9)} GB"
+    if 99.5 <= number < 9_999.5:
+        return f"{number:,.0f} bytes"
+    return _scaled(number, ("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
+
+
+def _scaled(value: float, *units: tuple[str, float]) -> str:
+    """Return the value in the first unit of which there are fewer than 1,000."""
+    unit, scale = next((one for one in units if abs(value) < 999.5 * one[1]), units[-1])
+    return f"{significant(value / scale)} {unit}"
 
 
 def away(milliseconds: float) -> str:

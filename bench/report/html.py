@@ -1,14 +1,14 @@
 """The report of a comparison: one HTML page without scripts or other files."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bench.environment import described
+from bench.environment import DESCRIBED, described
 from bench.report import findings, tables
 from bench.report.tables import Table
 from bench.results import PACKET_HEADER, SEGMENT, Results
@@ -52,22 +52,25 @@ def page(
 
     `added` are the tables of a study, whose `title` is then the page's: they come first.
     """
-    found = tables.comparisons(results)
+    found = [(tables.table(each), each.processing_time) for each in tables.comparisons(results)]
     names = {result.transport for result in results.entries}
     alarms, sentences = findings.alarms(results), findings.sentences(results)
+    about = dict(results.about)
+    if about:
+        known = zip(("Machine", "Versions"), described(about).splitlines(), strict=True)
+        about = dict(known) | {name: about[name] for name in about if name not in DESCRIBED}
     return _TEMPLATES.get_template("report.html").render(
         title=title,
         results=results,
         alarms=alarms,
         sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
         plots=[(plot, _inlined(plot)) for plot in plots],
-        tables=[tables.table(each) for each in found if not each.processing_time],
-        slow_tables=[tables.table(each) for each in found if each.processing_time],
+        tables=[table for table, is_slow in found if not is_slow],
+        slow_tables=[table for table, is_slow in found if is_slow],
         added=added,
         transports=TRANSPORTS.values(),
         measured=[one.title for one in TRANSPORTS.values() if one.name in names],
-        about=_facts(results.about),
-        options=list(_flat(results.options)),
+        facts=[(name, _shown(value)) for name, value in (about | results.options).items()],
         packet_header=PACKET_HEADER,
         segment=SEGMENT,
         same=findings,
@@ -85,22 +88,13 @@ def _figures_bold(sentence: str) -> Markup:
     return Markup(text)  # noqa: S704 - what it says is escaped
 
 
-def _facts(about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the machine and the versions, and whatever else is known about a run."""
-    known = ("date", "machine", "versions")
-    lines = described(about).splitlines() if about else []
-    rest = {key: value for key, value in about.items() if key not in known}
-    return [*zip(("Machine", "Versions"), lines, strict=False), *_flat(rest)]
-
-
-def _flat(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in options.items():
-        if isinstance(value, list | tuple):
-            yield name, ", ".join(map(str, value)) or "–"
-        elif isinstance(value, bool):
-            yield name, "yes" if value else "no"
-        else:
-            yield name, "–" if value is None else str(value)
+def _shown(value: Any) -> str:
+    """Return the value of an option or fact as a reader expects it."""
+    if isinstance(value, list | tuple):
+        value = ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value in (None, "") else str(value)
 
 
 def _inlined(plot: Plot) -> Markup:

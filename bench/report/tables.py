@@ -2,14 +2,14 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from bench.report import formatting
 from bench.results import Result, Results
 from bench.scenarios import Variant
-from bench.statistics import Percentiles, quantile
+from bench.statistics import PERCENTILES, quantile
 
 Value = str | int | float | None
 
@@ -23,6 +23,10 @@ class Comparison(NamedTuple):
     pace: float  #: seconds between two changes
     processing_time: float  #: seconds that a browser takes to show a reading
     entries: tuple[Result, ...]
+
+    @property
+    def by_variant(self) -> dict[Variant, Result]:
+        return {result.variant: result for result in reversed(self.entries)}
 
     @property
     def title(self) -> str:
@@ -70,6 +74,9 @@ class Table(NamedTuple):
     transports: Sequence[str] = ()  #: of each row, for its colour
     heads: Sequence[tuple[str, int]] = ()  #: words above the header, and above how many columns
 
+    def as_rst(self) -> str:
+        return as_rst([self.header, *self.rows])
+
 
 class Column(NamedTuple):
     """A figure of a result."""
@@ -81,22 +88,23 @@ class Column(NamedTuple):
     slow: bool = False  #: only for slow readers, who see few of the changes
 
 
-def _percentiles(name: str, head: str) -> Iterator[Column]:
-    for place, q in enumerate(("p50", "p95", "p99", "max")):
+def _percentile(kind: str, head: str, name: str, q: float) -> Column:
+    def of(result: Result) -> Value:
+        samples: list[float] = getattr(result, f"{kind}_ms")
+        return quantile(samples, q) if samples else None
 
-        def of(result: Result, place: int = place) -> Value:
-            found: Percentiles | None = getattr(result, f"{name}_percentiles")
-            return found[place] if found else None
-
-        yield Column(f"{name}_{q}_ms", of, q, head)
+    return Column(f"{kind}_{name}_ms", of, name, head)
 
 
 def _cpu(q: float) -> Callable[[Result], Value]:
     return lambda r: quantile(r.cpu_samples, q) if r.knows_cpu else None
 
 
-#: What tells one result from another.
-WHICH = (
+_UPDATE, _BYTES, _CPU = "per update", "bytes per update", "CPU per update and browser, µs"
+_BROWSER, _SECOND = "per browser", "per second and browser"
+_WITH_HEADERS = "bytes_with_tcp_ip_headers_estimated_per_update"
+#: What tells one result from another, then what was measured of it.
+_COLUMNS = (
     Column("server", lambda r: r.server),
     Column("transport", lambda r: r.transport),
     Column("payload", lambda r: r.variant.payload),
@@ -106,24 +114,14 @@ WHICH = (
     Column("rtt_ms", lambda r: r.rtt_ms),
     Column("period_s", lambda r: r.period),
     Column("processing_time_s", lambda r: r.processing_time),
-)
-_UPDATE, _BYTES, _CPU = "per update", "bytes per update", "CPU per update and browser, µs"
-_BROWSER, _SECOND = "per browser", "per second and browser"
-#: What was measured of it.
-FIGURES = (
-    *_percentiles("notified", "news after, ms"),
-    *_percentiles("received", "data after, ms"),
+    *(_percentile("notified", "news after, ms", *share) for share in PERCENTILES.items()),
+    *(_percentile("received", "data after, ms", *share) for share in PERCENTILES.items()),
     Column("requests_per_update", lambda r: r.requests_per_update, "requests", _UPDATE),
     Column("messages_per_update", lambda r: r.messages_per_update, "messages", _UPDATE),
     Column("bytes_up_per_update", lambda r: r.traffic.up / r.updates, "up", _BYTES),
     Column("bytes_down_per_update", lambda r: r.traffic.down / r.updates, "down", _BYTES),
     Column("bytes_per_update", lambda r: r.bytes_per_update, "both", _BYTES),
-    Column(
-        "bytes_with_tcp_ip_headers_estimated_per_update",
-        lambda r: r.bytes_with_headers_per_update,
-        "with TCP/IP (est.)",
-        _BYTES,
-    ),
+    Column(_WITH_HEADERS, lambda r: r.bytes_with_headers_per_update, "with TCP/IP (est.)", _BYTES),
     Column("cpu_p10_us_per_update_and_client", lambda r: r.cpu_per_update, "p10", _CPU),
     Column("cpu_p50_us_per_update_and_client", _cpu(0.5), "p50", _CPU),
     Column("cpu_p90_us_per_update_and_client", _cpu(0.9), "p90", _CPU),
@@ -147,42 +145,27 @@ FIGURES = (
     Column("worker_cpu_share", lambda r: r.worker_cpu, "browsers' CPU, cores", "measured"),
     Column("seconds", lambda r: r.seconds, "for, s", "measured"),
 )
-_BY_NAME = {column.name: column for column in (*WHICH, *FIGURES)}
-
-#: What a terminal has room for, with its headings there.
-TERMINAL = {
-    "dispatch": "dis-\npatch",
-    "notified_p50_ms": "news\np50",
-    "received_p50_ms": "data\np50",
-    "received_p95_ms": "\np95",
-    "received_max_ms": "ms\nmax",
-    "requests_per_update": "\nreqs",
-    "messages_per_update": "\nmsgs",
-    "bytes_up_per_update": "bytes\nup",
-    "bytes_down_per_update": "\ndown",
-    "bytes_with_tcp_ip_headers_estimated_per_update": "+TCP\n/IP",
-    "cpu_p10_us_per_update_and_client": "CPU\nµs",
-    "memory_bytes_per_client": "mem.\nbytes",
-    "coalesced": "coal-\nesced",
-    "lost": "\nlost",
+_BY_NAME = {column.name: column for column in _COLUMNS}
+#: What a terminal has room for, and what the docs show, with the headings there.
+_SHORT = {
+    "dispatch": ("dis-\npatch", "dispatch"),
+    "notified_p50_ms": ("news\np50", "news p50"),
+    "received_p50_ms": ("data\np50", "data p50"),
+    "received_p95_ms": ("\np95", "p95"),
+    "received_p99_ms": ("", "p99"),
+    "received_max_ms": ("ms\nmax", "max"),
+    "requests_per_update": ("\nreqs", "requests"),
+    "messages_per_update": ("\nmsgs", "messages"),
+    "bytes_up_per_update": ("bytes\nup", ""),
+    "bytes_down_per_update": ("\ndown", ""),
+    "bytes_per_update": ("", "bytes"),
+    _WITH_HEADERS: ("+TCP\n/IP", "with TCP/IP"),
+    "cpu_p10_us_per_update_and_client": ("CPU\nµs", "CPU"),
+    "memory_bytes_per_client": ("mem.\nbytes", "memory"),
+    "coalesced": ("coal-\nesced", "coalesced"),
+    "lost": ("\nlost", "lost"),
 }
-#: What the docs show, with its headings there.
-DOCS = {
-    "dispatch": "dispatch",
-    "notified_p50_ms": "news p50",
-    "received_p50_ms": "data p50",
-    "received_p95_ms": "p95",
-    "received_p99_ms": "p99",
-    "received_max_ms": "max",
-    "requests_per_update": "requests",
-    "messages_per_update": "messages",
-    "bytes_per_update": "bytes",
-    "bytes_with_tcp_ip_headers_estimated_per_update": "with TCP/IP",
-    "cpu_p10_us_per_update_and_client": "CPU",
-    "memory_bytes_per_client": "memory",
-    "coalesced": "coalesced",
-    "lost": "lost",
-}
+TERMINAL, DOCS = ({name: of[i] for name, of in _SHORT.items() if of[i]} for i in (0, 1))
 
 
 def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
@@ -190,11 +173,9 @@ def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
 
     Without headings, all that the report shows. Columns without any value are left out.
     """
-    report = [
-        one for one in _BY_NAME.values() if one.heading and (of.processing_time or not one.slow)
-    ]
-    names = headings or {column.name: column.heading for column in report}
-    columns = [_BY_NAME[name] for name in names]
+    shown_here = (one for one in _COLUMNS if of.processing_time or not one.slow)
+    names = headings or {one.name: one.heading for one in shown_here}
+    columns = [_BY_NAME[name] for name, heading in names.items() if heading]
     columns = [one for one in columns if any(one.of(result) is not None for result in of.entries)]
     several = len({result.period for result in of.entries} - {None}) > 1
     rows = []
@@ -215,24 +196,20 @@ def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
 
 def shown(value: Value) -> str:
     """Return a figure as tables show it: whole numbers whole, others with three digits."""
-    if value is None:
-        return "–"
-    if isinstance(value, float) and not (value >= 100 or value == int(value)):
-        return formatting.significant(value)
-    return value if isinstance(value, str) else f"{value:,.0f}"
+    if value is None or isinstance(value, str):
+        return value or "–"
+    is_whole = value >= 100 or value == int(value)
+    return f"{value:,.0f}" if is_whole else formatting.significant(value)
 
 
 def as_rst(rows: Sequence[Sequence[str]]) -> str:
     """Return rows as a reStructuredText table, the first one as its header."""
     widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     rule = "  ".join("=" * width for width in widths)
-    lines = [
-        "  ".join(
-            text.rjust(width) if i else (text or "\\").ljust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for first, *others in rows:
+        cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([(first or "\\").ljust(widths[0]), *cells]).rstrip())
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
 
 
@@ -247,7 +224,5 @@ def as_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def _plain(value: Value) -> str | int:
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".")
-    return "" if value is None else value
+def _plain(value: Value) -> Value:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

@@ -1,7 +1,6 @@
 """What a comparison shows in the terminal: progress, then tables."""
 
 import time
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
@@ -29,24 +28,16 @@ def figures(results: Results) -> RenderableType:
 def table(of: Table) -> RenderableType:
     """Return any table as rich shows it, its notes below."""
     found = RichTable(
-        title=of.title,
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        header_style="dim",
-    )
+        title=of.title, title_justify="left", title_style="bold", header_style="dim",
+        box=None, padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
     for place, heading in enumerate(of.header):
         found.add_column(heading, justify="right" if place else "left", no_wrap=bool(of.heads))
     transports = of.transports or [""] * len(of.rows)
     for (first, *others, last), transport in zip(of.rows, transports, strict=True):
-        lost = of.header[-1].endswith("lost") and last != "0"
-        found.add_row(
-            Text(first, style=_colour(transport)),
-            *map(Text, others),
-            Text(last, style="bold red" if lost else ""),
-        )
+        alarm = "bold red" if of.header[-1].endswith("lost") and last != "0" else ""
+        first_cell = Text(first, style=_colour(transport))
+        found.add_row(first_cell, *map(Text, others), Text(last, style=alarm))
     return Group(found, *(Text(note, style="dim") for note in of.notes), Text())
 
 
@@ -64,59 +55,50 @@ class _Left(ProgressColumn):
     max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
-        since = time.monotonic() - task.fields["since"]
-        left = max(0.0, (task.total or 0) - task.completed - since)
-        return Text(_left(left), style="dim")
+        done = task.completed + time.monotonic() - task.fields["since"]
+        return Text(_left(task, done), style="dim")
 
 
 class Progress:
-    """A progress bar with the current step and the time left.
+    """A progress bar with the current step and the time left, in planned seconds.
 
     Where the console is no terminal, it prints a line for each step instead.
     """
 
     def __init__(self, total: float, console: Console) -> None:
-        self.total = total  #: planned seconds
-        self.done = 0.0
+        words = TextColumn("{task.description}", markup=False)
         self._console = console
         self._bar = Bar(
             BarColumn(24),
             _Left(),
-            TextColumn("{task.description}", markup=False),
+            words,
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=total, since=time.monotonic())
+        self._bar.add_task("", total=total, since=time.monotonic())
 
     def __enter__(self) -> "Progress":
-        if self._console.is_terminal:
-            self._bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._bar.stop()
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def say(self, what: str) -> None:
         """Show what is being done from now on."""
-        self._bar.update(self._task, description=what)
+        [task] = self._bar.tasks
+        self._bar.update(task.id, description=what)
         if not self._console.is_terminal:
-            left = _left(max(0.0, self.total - self.done))
-            self._console.print(
-                f"{left}: {what}", markup=False, highlight=False, soft_wrap=True, emoji=False
-            )
+            left = _left(task, task.completed)
+            self._console.out(f"{left}: {what}", highlight=False)
 
     def advance(self, seconds: float) -> None:
         """Count so many of the planned seconds as done."""
-        self.done += seconds
-        self._bar.update(self._task, advance=seconds, since=time.monotonic())
+        [task] = self._bar.tasks
+        self._bar.update(task.id, advance=seconds, since=time.monotonic())
 
 
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+def _left(task: Task, done: float) -> str:
+    minutes, rest = divmod(round(max(0.0, (task.total or 0) - done)), 60)
     return f"{minutes} min {rest:02} s left" if minutes else f"{rest} s left"

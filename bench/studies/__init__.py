@@ -8,7 +8,6 @@ from bench.studies.shootout import Shootout
 
 __all__ = ["STUDIES", "Abril", "Kaazing", "Pimentel", "Shootout", "Study"]
 
+_ALL: tuple[Study, ...] = (Kaazing(), Pimentel(), Abril(), Shootout())
 #: Every study by its name on the command line.
-STUDIES: dict[str, Study] = {
-    study.name: study for study in (Kaazing(), Pimentel(), Abril(), Shootout())
-}
+STUDIES = {study.name: study for study in _ALL}

@@ -11,7 +11,7 @@ from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Run, explained
 from bench.scenarios import Grid, Scenario, Variant
-from bench.studies.base import GridStudy, dispatched, measured
+from bench.studies.base import Study, dispatched, measured
 
 #: What is reloaded, and what the table calls that.
 PATHS = {"/": "reload", "/data": "reload of /data only"}
@@ -23,11 +23,11 @@ VARIANTS = {
 }
 #: Bytes of responses in the original's recordings.
 PUBLISHED = {
-    "reload": 5_570,
-    "short poll": 3_609,
-    "long poll": 1_908,
-    "SSE": 1_071,
-    "WebSocket": 629,
+    "reload": "5,570",
+    "short poll": "3,609",
+    "long poll": "1,908",
+    "SSE": "1,071",
+    "WebSocket": "629",
 }
 
 
@@ -41,13 +41,9 @@ class Exchange(NamedTuple):
     frames: int  #: bytes of WebSocket frames
     up: int  #: bytes of requests
 
-    @property
-    def total(self) -> int:
-        return self.responses + self.frames + self.up
-
 
 @dataclass(frozen=True)
-class Abril(GridStudy):
+class Abril(Study):
     """One client receives five updates, a second apart."""
 
     updates: int = 5
@@ -57,7 +53,6 @@ class Abril(GridStudy):
 
     @property
     def grid(self) -> Grid:
-        """What is measured, except reloading."""
         return Grid(
             [Scenario("serve.py", 1, 0.0, self.pace)],
             variants=tuple(VARIANTS),
@@ -77,21 +72,6 @@ class Abril(GridStudy):
             }
 
     def tables(self, results: Results) -> list[Table]:
-        exchanges = list(_exchanges(results))
-        if not exchanges:
-            return []
-        rows = [
-            [
-                exchange.name,
-                f"{PUBLISHED[exchange.name]:,}" if exchange.name in PUBLISHED else "–",
-                f"{exchange.responses:,}",
-                f"{exchange.frames:,}",
-                f"{exchange.up:,}",
-                f"{exchange.requests:,}",
-                f"{exchange.total:,}",
-            ]
-            for exchange in exchanges
-        ]
         header = (
             "variant",
             "published responses",
@@ -101,11 +81,15 @@ class Abril(GridStudy):
             "requests",
             "all bytes",
         )
+        rows = []
+        for name, _, requests, responses, frames, up in exchanges(results):
+            figures = (responses, frames, up, requests, responses + frames + up)
+            rows.append([name, PUBLISHED.get(name, "–"), *(f"{one:,}" for one in figures)])
         notes = [dispatched(measured(results))]
-        return [Table("Bytes for five updates of one client", header, rows, notes)]
+        return [Table("Bytes for five updates of one client", header, rows, notes)] if rows else []
 
     def numbers(self, results: Results) -> dict[str, str]:
-        found = {exchange.name: exchange for exchange in _exchanges(results)}
+        found = {exchange.name: exchange for exchange in exchanges(results)}
         page, data, socket = (found[name] for name in (*PATHS.values(), "WebSocket"))
         return {
             "abril updates": str(page.updates),
@@ -113,7 +97,7 @@ class Abril(GridStudy):
             "abril page": f"{page.responses / page.updates:,.0f}",
             "abril data": f"{data.responses / data.updates:,.0f}",
             "abril handshake": f"{socket.responses:,}",
-            "abril share": f"{socket.responses / socket.total:.0%}",
+            "abril share": f"{socket.responses / sum(socket[3:]):.0%}",
             "abril frames": f"{socket.frames:,}",
             "abril frame": f"{socket.frames / socket.updates:,.0f}",
         }
@@ -139,21 +123,21 @@ def _reloaded(
     return costs
 
 
-def _exchanges(results: Results) -> Iterator[Exchange]:
+def exchanges(results: Results) -> Iterator[Exchange]:
     for path, name in PATHS.items():
         if costs := results.extra.get("reload", {}).get(path):
             up, down = (sum(column) for column in zip(*costs, strict=True))
             yield Exchange(name, len(costs), len(costs), down, 0, up)
-    entries = {result.variant: result for result in measured(results) if result.clients == 1}
-    for variant, name in VARIANTS.items():
-        if result := entries.get(variant):
-            down = result.traffic.down
-            frames = down if variant.transport == "websocket" else 0
+    for result in measured(results):
+        if result.variant in VARIANTS and result.clients == 1:
+            name = VARIANTS[result.variant]
+            connect, traffic = result.connect_traffic, result.traffic
+            frames = traffic.down if name == "WebSocket" else 0
             yield Exchange(
                 name,
-                result.published,
-                result.connect_traffic.requests + result.traffic.requests,
-                result.connect_traffic.down + down - frames,
-                frames,
-                result.connect_traffic.up + result.traffic.up,
+                updates=result.published,
+                requests=connect.requests + traffic.requests,
+                responses=connect.down + traffic.down - frames,
+                frames=frames,
+                up=connect.up + traffic.up,
             )

@@ -4,20 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.report import formatting
+from bench.report.formatting import significant
 from bench.report.tables import Table
 from bench.results import Result, Results
 from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
-from bench.statistics import quantile
-from bench.studies.base import GridStudy, dispatched, measured, milliseconds
+from bench.statistics import PERCENTILES
+from bench.studies.base import Study, dispatched, latencies, measured
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
-#: Published traffic in Mbit/s of 2^20 bits, by the number of clients.
+#: Published traffic in Mbit/s of 2^20 bits, by transport and the number of clients.
 PUBLISHED = {
-    1_000: {POLLING: "6.6", WEBSOCKET: "0.015"},
-    10_000: {POLLING: "66", WEBSOCKET: "0.153"},
-    100_000: {POLLING: "665", WEBSOCKET: "1.526"},
+    "polling": {1_000: "6.6", 10_000: "66", 100_000: "665"},
+    "WebSocket": {1_000: "0.015", 10_000: "0.153", 100_000: "1.526"},
 }
 #: Clients that are not measured but computed.
 COMPUTED = 100_000
@@ -31,91 +30,50 @@ LOST_AFTER = 30.0
 
 
 class Flow(NamedTuple):
-    """What a transport sent, in both directions, per second."""
+    """What a transport sent, in both directions, without the headers of TCP and IP."""
 
-    clients: int
-    variant: Variant
-    rate: float  #: polls or messages
+    name: str
+    result: Result
+    due: float  #: polls or messages that are due in a second
+    rate: float  #: those that were sent in a second
     header: float  #: bytes of each that are not data
     whole: float  #: bytes of each
 
     @property
-    def headers(self) -> float:
-        """Bits a second that are not data."""
-        return 8 * self.rate * self.header
-
-    @property
-    def everything(self) -> float:
-        """Bits a second with the data, without the headers of TCP and IP."""
-        return 8 * self.rate * self.whole
-
-
-class Pair(NamedTuple):
-    """Both transports, for the same number of clients."""
-
-    polling: Result
-    websocket: Result
-
-    @property
-    def clients(self) -> int:
-        return self.polling.clients
-
-    @property
-    def period(self) -> float:
-        """The seconds between two polls of a client."""
-        return self.polling.period or self.polling.pace
-
-    @property
-    def due(self) -> float:
-        """The polls that are due in a second."""
-        return self.clients / self.period
-
-    @property
     def keeps_up(self) -> bool:
-        """Whether as many polls were answered as were due."""
-        return self.polls().rate >= KEEPING_UP * self.due
+        """Whether as many were sent as were due."""
+        return self.rate >= KEEPING_UP * self.due
 
-    @property
-    def body(self) -> float:
-        """Bytes of a reading, in a frame or in a poll's response."""
-        return self.websocket.traffic.bytes / self.websocket.traffic.messages - self.frame_header
 
-    @property
-    def frame_header(self) -> int:
-        """Bytes that a server's frame has before its payload (RFC 6455 section 5.2)."""
-        size = self.websocket.traffic.bytes / self.websocket.traffic.messages
-        return 2 if size <= 2 + 125 else 4
-
-    def polls(self) -> Flow:
-        """Return what polling sent. A response with nothing new has no body."""
-        traffic = self.polling.traffic
-        bodies = self.polling.seen * self.body
-        return Flow(
-            self.clients,
-            POLLING,
-            traffic.requests / _seconds(self.polling),
-            (traffic.bytes - bodies) / traffic.requests,
-            traffic.bytes / traffic.requests,
+def flows(results: Results) -> Iterator[tuple[Flow, Flow]]:
+    """Yield what polling and WebSocket sent, the fewest clients first."""
+    entries = {(result.clients, result.variant): result for result in measured(results)}
+    for clients in sorted({clients for clients, _ in entries}):
+        polling, socket = (entries.get((clients, variant)) for variant in (POLLING, WEBSOCKET))
+        if not polling or not socket:
+            continue
+        polls, messages = polling.traffic, socket.traffic
+        message = messages.bytes / messages.messages
+        header = 2 if message <= 2 + 125 else 4  # of a server's frame: RFC 6455 section 5.2
+        bodies = polling.seen * (message - header)  # a response with nothing new has none
+        yield (
+            Flow(
+                "polling",
+                polling,
+                due=clients / (polling.period or polling.pace),
+                rate=polls.requests / _seconds(polling),
+                header=(polls.bytes - bodies) / polls.requests,
+                whole=polls.bytes / polls.requests,
+            ),
+            Flow(
+                "WebSocket",
+                socket,
+                due=clients / socket.pace,
+                rate=messages.messages / _seconds(socket),
+                header=header,
+                whole=message,
+            ),
         )
-
-    def messages(self) -> Flow:
-        """Return what WebSocket sent."""
-        traffic = self.websocket.traffic
-        return Flow(
-            self.clients,
-            WEBSOCKET,
-            traffic.messages / _seconds(self.websocket),
-            self.frame_header,
-            traffic.bytes / traffic.messages,
-        )
-
-    def scaled(self, clients: int) -> list[Flow]:
-        """Return what both would send for so many clients, with every poll served."""
-        rates = clients / self.period, clients / self.websocket.pace
-        return [
-            traffic._replace(clients=clients, rate=rate)
-            for traffic, rate in zip((self.polls(), self.messages()), rates, strict=True)
-        ]
 
 
 def _seconds(result: Result) -> float:
@@ -123,8 +81,13 @@ def _seconds(result: Result) -> float:
     return max(result.seconds, result.published * result.pace)
 
 
+def _basis(pairs: Sequence[tuple[Flow, Flow]]) -> tuple[Flow, Flow]:
+    """Return what is computed from: clients that the machine kept up with, if there are any."""
+    return next((pair for pair in pairs if pair[0].keeps_up), pairs[0])
+
+
 @dataclass(frozen=True)
-class Kaazing(GridStudy):
+class Kaazing(Study):
     """Polling once a second against WebSocket, where the data changes once a second."""
 
     clients: Sequence[int] = (1_000, 10_000)
@@ -135,7 +98,6 @@ class Kaazing(GridStudy):
 
     @property
     def grid(self) -> Grid:
-        """What is measured."""
         return Grid(
             [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients],
             variants=[POLLING, WEBSOCKET],
@@ -158,55 +120,16 @@ class Kaazing(GridStudy):
         return max(self.clients) + 100  # a variant that carries needs one connection each
 
     def measure(self, run: Run) -> None:
-        run.measure(self.grid)
+        super().measure(run)
         run.progress.advance(self._connecting)
 
     def tables(self, results: Results) -> list[Table]:
-        pairs = list(pairs_of(results))
-        return [_traffic(pairs), _latency(pairs)] if pairs else []
-
-    def numbers(self, results: Results) -> dict[str, str]:
-        pairs = list(pairs_of(results))
-        basis, most = _basis(pairs), pairs[-1]
-        polls, messages, traffic = basis.polls(), basis.messages(), basis.polling.traffic
-        coalesced = most.polling.coalesced / (most.polling.published * most.clients)
-        return {
-            "kaazing headers": f"{polls.header:,.0f}",
-            "kaazing request headers": f"{traffic.up / traffic.requests:,.0f}",
-            "kaazing ratio": f"{polls.header / messages.header:,.0f}",
-            "kaazing data": f"{basis.body:,.0f}",
-            "kaazing poll": f"{polls.whole:,.0f}",
-            "kaazing message": f"{messages.whole:,.0f}",
-            "kaazing most": f"{most.clients:,}",
-            "kaazing rate": f"{most.polls().rate:,.0f}",
-            "kaazing due": f"{most.due:,.0f}",
-            "kaazing due headers": formatting.significant(most.due * polls.header * 8 / MEGABIT),
-            "kaazing coalesced": f"{coalesced:.0%}",
-        }
-
-
-def pairs_of(results: Results) -> Iterator[Pair]:
-    """Yield the pairs that were measured, the fewest clients first."""
-    entries = {(result.clients, result.variant): result for result in measured(results)}
-    for clients in sorted({clients for clients, _ in entries}):
-        polling, websocket = (entries.get((clients, variant)) for variant in (POLLING, WEBSOCKET))
-        if polling and websocket:
-            yield Pair(polling, websocket)
-
-
-def _basis(pairs: Sequence[Pair]) -> Pair:
-    """Return what is computed from: clients that the machine kept up with, if there are any."""
-    return next((pair for pair in pairs if pair.keeps_up), pairs[0])
-
-
-def _traffic(pairs: Sequence[Pair]) -> Table:
-    rows = [
-        _row(traffic, "measured") for pair in pairs for traffic in (pair.polls(), pair.messages())
-    ]
-    rows += [_row(traffic, "computed") for traffic in _basis(pairs).scaled(COMPUTED)]
-    return Table(
-        "Traffic that is not data: polling every second against WebSocket",
-        (
+        pairs = list(flows(results))
+        if not pairs:
+            return []
+        every, basis = [flow for pair in pairs for flow in pair], _basis(pairs)
+        clients = basis[0].result.clients
+        header = (
             "clients",
             "how",
             "transport",
@@ -215,42 +138,58 @@ def _traffic(pairs: Sequence[Pair]) -> Table:
             "headers, 2^20 bit/s",
             "published, 2^20 bit/s",
             "with the data, Mbit/s",
-        ),
-        rows,
-        [
-            f"{COMPUTED:,} clients are computed from the bytes of {_basis(pairs).clients:,}.",
-            dispatched([pairs[0].polling, pairs[0].websocket]),
-        ],
-    )
-
-
-def _row(traffic: Flow, how: str) -> list[str]:
-    return [
-        f"{traffic.clients:,}",
-        how,
-        "polling" if traffic.variant == POLLING else "WebSocket",
-        f"{traffic.rate:,.0f}",
-        formatting.significant(traffic.headers / MEGABIT),
-        formatting.significant(traffic.headers / THEIR_MEGABIT),
-        PUBLISHED.get(traffic.clients, {}).get(traffic.variant, "–"),
-        formatting.significant(traffic.everything / MEGABIT),
-    ]
-
-
-def _latency(pairs: Sequence[Pair]) -> Table:
-    rows = [
-        [
-            f"{pair.clients:,}",
-            name,
-            *(milliseconds(quantile(result.notified_ms, q)) for q in (0.5, 0.95, 0.99)),
-            milliseconds(max(result.notified_ms)),
+        )
+        rows = [_row(flow, "measured", flow.result.clients, flow.rate) for flow in every]
+        rows += [_row(flow, "computed", COMPUTED, flow.due / clients * COMPUTED) for flow in basis]
+        notes = [
+            f"{COMPUTED:,} clients are computed from the bytes of {clients:,}.",
+            dispatched(flow.result for flow in pairs[0]),
         ]
-        for pair in pairs
-        for name, result in (("polling", pair.polling), ("WebSocket", pair.websocket))
+        traffic = "Traffic that is not data: polling every second against WebSocket"
+        latency = [
+            [f"{flow.result.clients:,}", flow.name, *latencies(flow.result.notified_ms)]
+            for flow in every
+        ]
+        return [
+            Table(traffic, header, rows, notes),
+            Table(
+                "Latency: measured instead of drawn",
+                ("clients", "transport", *(f"{name}, ms" for name in PERCENTILES)),
+                latency,
+                ["From the change until the client knows of it."],
+            ),
+        ]
+
+    def numbers(self, results: Results) -> dict[str, str]:
+        pairs = list(flows(results))
+        (polls, messages), (most, _) = _basis(pairs), pairs[-1]
+        traffic, last = polls.result.traffic, most.result
+        found = {
+            "headers": polls.header,
+            "request headers": traffic.up / traffic.requests,
+            "ratio": polls.header / messages.header,
+            "data": messages.whole - messages.header,
+            "poll": polls.whole,
+            "message": messages.whole,
+            "most": last.clients,
+            "rate": most.rate,
+            "due": most.due,
+        }
+        return {
+            **{f"kaazing {name}": f"{value:,.0f}" for name, value in found.items()},
+            "kaazing due headers": significant(most.due * polls.header * 8 / MEGABIT),
+            "kaazing coalesced": f"{last.coalesced / (last.published * last.clients):.0%}",
+        }
+
+
+def _row(flow: Flow, how: str, clients: int, rate: float) -> list[str]:
+    return [
+        f"{clients:,}",
+        how,
+        flow.name,
+        f"{rate:,.0f}",
+        significant(8 * rate * flow.header / MEGABIT),
+        significant(8 * rate * flow.header / THEIR_MEGABIT),
+        PUBLISHED[flow.name].get(clients, "–"),
+        significant(8 * rate * flow.whole / MEGABIT),
     ]
-    return Table(
-        "Latency: measured instead of drawn",
-        ("clients", "transport", "p50, ms", "p95, ms", "p99, ms", "max, ms"),
-        rows,
-        ["From the change until the client knows of it."],
-    )

@@ -5,21 +5,20 @@ from dataclasses import dataclass
 
 from bench.report.tables import Table
 from bench.results import Results
-from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
-from bench.statistics import quantile
-from bench.studies.base import GridStudy, dispatched, measured, milliseconds
+from bench.statistics import PERCENTILES
+from bench.studies.base import Study, dispatched, latencies, measured
 
 VARIANTS = {
     Variant("poll", carry=True): "polling",
     Variant("longpoll", carry=True): "long polling",
     Variant("websocket", carry=True): "WebSocket",
 }
-SHARES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "p99": 0.99}
+SHARES = {"p5": 0.05, **PERCENTILES}
 
 
 @dataclass(frozen=True)
-class Pimentel(GridStudy):
+class Pimentel(Study):
     """One client, a change four times a second, several distances."""
 
     distances: Sequence[float] = (0.0, 50.0, 150.0, 300.0)  #: milliseconds of a round trip
@@ -34,7 +33,6 @@ class Pimentel(GridStudy):
 
     @property
     def grid(self) -> Grid:
-        """What is measured."""
         return Grid(
             [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances],
             variants=tuple(VARIANTS),
@@ -44,31 +42,19 @@ class Pimentel(GridStudy):
             drifting=True,
         )
 
-    def measure(self, run: Run) -> None:
-        run.measure(self.grid)
-
     def tables(self, results: Results) -> list[Table]:
-        entries = [
-            result
-            for result in measured(results)
-            if result.variant in VARIANTS and result.clients == 1
-        ]
-        if not entries:
-            return []
-        header = ("round trip, ms", "transport", *(f"{name}, ms" for name in SHARES), "max, ms")
+        found = [one for one in measured(results) if one.variant in VARIANTS and one.clients == 1]
+        header = ["round trip, ms", "transport", *(f"{name}, ms" for name in SHARES)]
         rows = [
             [
                 f"{result.rtt_ms:g}",
                 VARIANTS[result.variant],
-                *(milliseconds(quantile(result.notified_ms, q)) for q in SHARES.values()),
-                milliseconds(max(result.notified_ms)),
+                *latencies(result.notified_ms, SHARES.values()),
                 str(result.seen),
                 str(result.coalesced),
             ]
-            for result in entries
+            for result in found
         ]
         title = "One-way latency of a sensor's readings"
-        return [Table(title, (*header, "seen", "coalesced"), rows, [dispatched(entries)])]
-
-    def numbers(self, results: Results) -> dict[str, str]:
-        return {}
+        table = Table(title, [*header, "seen", "coalesced"], rows, [dispatched(found)])
+        return [table] if found else []

@@ -1,6 +1,5 @@
 """Hashrocket's shootout: how many clients until a broadcast takes too long."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from bench.report.tables import Table
 from bench.results import Results
 from bench.runner import Failed, Run
 from bench.statistics import quantile
-from bench.studies.base import milliseconds
+from bench.studies.base import Study, latencies
 from pushlab.hosting.listener import raise_descriptor_limit
 
 #: Clients that the original's servers held, in thousands.
@@ -31,7 +30,7 @@ SEND_SECONDS, CONNECT_SECONDS = 18e-6, 0.9e-3
 
 
 @dataclass(frozen=True)
-class Shootout:
+class Shootout(Study):
     """Add clients, a step at a time, until a broadcast takes too long."""
 
     step: int = 1000  #: clients
@@ -67,16 +66,13 @@ class Shootout:
             "files": self._most + OTHER_FILES,
         }
         run.progress.say("starting serve.py")
+        clients = 0
         try:
             with serving(PUSHLAB) as (_, subscribers):
-                clients = 0
-                while clients + self.step <= self._most:
-                    run.progress.say(
-                        f"{clients + self.step:,} clients: connecting, then broadcasts"
-                    )
+                while (clients := clients + self.step) <= self._most:
+                    run.progress.say(f"{clients:,} clients: connecting, then broadcasts")
                     subscribers.broadcast()
                     subscribers.join(self.step)
-                    clients += self.step
                     subscribers.broadcast()  # the first time takes longer
                     times = [round(1e3 * subscribers.broadcast(), 3) for _ in range(self.samples)]
                     steps.append({"clients": clients, "milliseconds": times})
@@ -86,65 +82,47 @@ class Shootout:
                         return
             run.results.extra["ended_by"] = DESCRIPTORS
         except (WrongResponse, NotRunning, OSError) as error:
-            raise Failed(f"shootout, {clients_of(steps) + self.step:,} clients: {error}") from error
+            raise Failed(f"shootout, {clients or self.step:,} clients: {error}") from error
 
     def tables(self, results: Results) -> list[Table]:
-        steps = results.extra.get("steps", ())
+        steps, limit = (results.extra.get(name) for name in ("steps", "limit"))
         if not steps:
             return []
-        held = _held(results)
-        capacity = Table(
-            "Clients held with a round trip of at most "
-            f"{results.extra['limit']:g} ms in 95 of 100 cases",
-            ("server", "thousands of clients", "from"),
-            [
-                *([name, thousands, "published"] for name, thousands in PUBLISHED.items()),
+        ended = results.extra.get("ended_by", "")
+        held = f"{'' if ended == LATENCY else '≥ '}{_held(results) / 1e3:g}"
+        rows = [[name, thousands, "published"] for name, thousands in PUBLISHED.items()]
+        return [
+            Table(
+                f"Clients held with a round trip of at most {limit:g} ms in 95 of 100 cases",
+                ("server", "thousands of clients", "from"),
+                [*rows, ["Python, serve.py", held, "measured here"]],
+                [ENDED[ended]],
+            ),
+            Table(
+                "Step by step",
+                ("clients", "p50, ms", "p95, ms", "max, ms"),
                 [
-                    "Python, serve.py",
-                    f"{'' if _is_too_long(results) else '≥ '}{held / 1e3:g}",
-                    "measured here",
+                    [f"{step['clients']:,}", *latencies(step["milliseconds"], (0.5, 0.95, 1))]
+                    for step in steps
                 ],
-            ],
-            [ENDED[results.extra.get("ended_by", "")]],
-        )
-        every = Table(
-            "Step by step",
-            ("clients", "p50, ms", "p95, ms", "max, ms"),
-            [
-                [
-                    f"{step['clients']:,}",
-                    *(milliseconds(quantile(step["milliseconds"], q)) for q in (0.5, 0.95)),
-                    milliseconds(max(step["milliseconds"])),
-                ]
-                for step in steps
-            ],
-            ["From sending the change until the last client has received it, in milliseconds."],
-        )
-        return [capacity, every]
+                ["From sending the change until the last client has received it, in milliseconds."],
+            ),
+        ]
 
     def numbers(self, results: Results) -> dict[str, str]:
         steps = results.extra["steps"]
+        times = steps[-1]["milliseconds"]
         return {
-            "shootout step": f"{clients_of(steps[:1]):,}",
+            "shootout step": f"{steps[0]['clients']:,}",
             "shootout limit": f"{results.extra['limit']:g}",
-            "shootout samples": str(len(steps[-1]["milliseconds"])),
+            "shootout samples": str(len(times)),
             "shootout held": f"{_held(results):,}",
-            "shootout p95": milliseconds(quantile(steps[-1]["milliseconds"], 0.95)),
+            "shootout p95": latencies(times, [0.95])[0],
             "shootout files": f"{results.extra['files']:,}",
         }
 
 
-def clients_of(steps: Sequence[dict[str, Any]]) -> int:
-    """Return how many clients there were at last."""
-    return int(steps[-1]["clients"]) if steps else 0
-
-
-def _is_too_long(results: Results) -> bool:
-    """Tell whether the last step was one too many."""
-    return bool(results.extra.get("ended_by") == LATENCY)
-
-
 def _held(results: Results) -> int:
     """Return the clients of the last step that was fast enough."""
-    steps = results.extra["steps"]
-    return clients_of(steps[:-1] if _is_too_long(results) else steps)
+    held = [0, *(step["clients"] for step in results.extra["steps"])]
+    return int(held[-2 if results.extra.get("ended_by") == LATENCY else -1])
