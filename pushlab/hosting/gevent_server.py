@@ -76,9 +76,10 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     )  # fmt: skip
 
     def handle(self) -> None:
-        if not self.server.acquire():
+        if self.server.connections >= self.server.max_connections:
             self._reject_busy()
             return
+        self.server.connections += 1
         self.server.handlers.add(self)
         self.deadline = time.monotonic() + self.server.header_timeout
         try:
@@ -94,10 +95,11 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         """Send 503, and wait a moment for the client's close."""
         server = self.server
         server.rejecting += 1
+        has_time = server.rejecting <= limits.MAX_REJECTING
         try:
             # Closing before the request has come would reset the connection, and the response could
             # be lost. So wait for the request, unless there are many to wait for.
-            self.socket.settimeout(server.reject_timeout)
+            self.socket.settimeout(limits.REJECT_TIMEOUT if has_time else 0.0)
             with suppress(OSError):
                 self.socket.recv(16 * 1024)
             self.socket.sendall(SERVICE_UNAVAILABLE)
@@ -304,7 +306,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.max_connections = listener_limit(settings.max_connections)
         self.handlers: set[Handler] = set()
         self.rejecting = 0  # connections that are being rejected with 503
-        self._connections = 0
+        self.connections = 0
         self._handshaking = 0  # of TLS
         self._stop_requested = Event()
 
@@ -332,21 +334,9 @@ class Server(WSGIServer):  # type: ignore[misc]
         for handler in [each for each in self.handlers if each.deadline < now]:
             abort(handler.socket)
 
-    @property
-    def reject_timeout(self) -> float:
-        """Seconds to spend on a rejected client, 0 beyond MAX_REJECTING."""
-        return limits.REJECT_TIMEOUT if self.rejecting < limits.MAX_REJECTING else 0.0
-
-    def acquire(self) -> bool:
-        """Count one more connection, if there is room for it."""
-        if self._connections >= self.max_connections:
-            return False
-        self._connections += 1
-        return True
-
     def release(self) -> None:
         """Count one connection less."""
-        self._connections -= 1
+        self.connections -= 1
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop accepting, close everything, wait at most `timeout` seconds."""
@@ -371,7 +361,7 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to receive a 503.
-        if self._connections + self._handshaking >= self.max_connections + limits.MAX_REJECTING:
+        if self.connections + self._handshaking >= self.max_connections + limits.MAX_REJECTING:
             return
         self._handshaking += 1
         try:
