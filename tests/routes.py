@@ -75,7 +75,7 @@ def elsewhere() -> ResponseReturnValue:
 
 @app.route("/untouched", websocket=True)
 def untouched() -> str:
-    return "nobody reads this"
+    return "an unused response"
 
 
 @app.route("/close/<int:code>", websocket=True)

@@ -289,23 +289,14 @@ FRAGMENT_FAULTS = [
 # Autobahn 6: UTF-8.
 
 GOOD_TEXT = {
-    "Greek": "κόσμε",
-    "German": "Hello-µ@ßöäüàá-UTF-8!!",
-    "first of 1": "\x00",
-    "first of 2": "\x80",
-    "first of 3": "\u0800",
-    "first of 4": "\U00010000",
-    "last of 1": "\x7f",
-    "last of 2": "\u07ff",
-    "last of 3": "\uffff",
-    "last of 4": "\U0010ffff",
-    "before the surrogates": "\ud7ff",
-    "after the surrogates": "\ue000",
-    "replacement character": "\ufffd",
-    "byte order mark": "\ufeff",
+    "Greek": "κόσμε", "German": "Hello-µ@ßöäüàá-UTF-8!!", "first of 1": "\x00",
+    "first of 2": "\x80", "first of 3": "\u0800", "first of 4": "\U00010000", "last of 1": "\x7f",
+    "last of 2": "\u07ff", "last of 3": "\uffff", "last of 4": "\U0010ffff",
+    "before the surrogates": "\ud7ff", "after the surrogates": "\ue000",
+    "replacement character": "\ufffd", "byte order mark": "\ufeff",
     "no characters": "\ufdd0\ufdef\ufffe\U0001fffe\U0001ffff\U0008fffe\U000fffff",
     "emoji": "👩🏽‍🚀 €",
-}
+}  # fmt: skip
 
 UTF8 = [
     row
@@ -337,36 +328,20 @@ UTF8 = [
 #: Up to the first byte that is invalid there, or after which no decoder needs another: Python's
 #: decoder accepts the first two bytes of a surrogate.
 BAD_TEXT = {
-    "invalid in the middle": "κόσμε".encode() + b"\xed\xa0\x80",
-    "beyond Unicode": b"\xf4\x90",
-    "beyond Unicode after text": "κόσμε".encode() + b"\xf4\x90",
-    "continuation 80": b"\x80",
-    "continuation bf": b"\xbf",
-    "continuation after text": b"Hello\x80",
-    "two continuations": b"\x80\xbf",
-    "overlong slash of 2": b"\xc0",
-    "overlong slash of 3": b"\xe0\x80",
-    "overlong slash of 4": b"\xf0\x80",
-    "overlong slash of 5": b"\xf8",
-    "overlong slash of 6": b"\xfc",
-    "overlong last of 1": b"\xc1",
-    "overlong last of 2": b"\xe0\x9f",
-    "overlong last of 3": b"\xf0\x8f",
-    "lonely start of 2": b"\xc3 ",
-    "lonely start of 3": b"\xe2 ",
-    "lonely start of 3 and 1": b"\xe2\x82 ",
-    "lonely start of 4": b"\xf0 ",
-    "lonely start of 4 and 2": b"\xf0\x9f\x92 ",
-    "start after start": b"\xc3\xc3",
-    "fe": b"\xfe",
-    "ff": b"\xff",
-    "first surrogate": b"\xed\xa0\x80",
-    "last high surrogate": b"\xed\xaf\xbf",
-    "first low surrogate": b"\xed\xb0\x80",
-    "last surrogate": b"\xed\xbf\xbf",
-    "first of 5": b"\xf8",
-    "first beyond f4": b"\xf5",
-}
+    "invalid in the middle": "κόσμε".encode() + b"\xed\xa0\x80", "beyond Unicode": b"\xf4\x90",
+    "beyond Unicode after text": "κόσμε".encode() + b"\xf4\x90", "continuation 80": b"\x80",
+    "continuation bf": b"\xbf", "continuation after text": b"Hello\x80",
+    "two continuations": b"\x80\xbf", "overlong slash of 2": b"\xc0",
+    "overlong slash of 3": b"\xe0\x80", "overlong slash of 4": b"\xf0\x80",
+    "overlong slash of 5": b"\xf8", "overlong slash of 6": b"\xfc", "overlong last of 1": b"\xc1",
+    "overlong last of 2": b"\xe0\x9f", "overlong last of 3": b"\xf0\x8f",
+    "lonely start of 2": b"\xc3 ", "lonely start of 3": b"\xe2 ",
+    "lonely start of 3 and 1": b"\xe2\x82 ", "lonely start of 4": b"\xf0 ",
+    "lonely start of 4 and 2": b"\xf0\x9f\x92 ", "start after start": b"\xc3\xc3", "fe": b"\xfe",
+    "ff": b"\xff", "first surrogate": b"\xed\xa0\x80", "last high surrogate": b"\xed\xaf\xbf",
+    "first low surrogate": b"\xed\xb0\x80", "last surrogate": b"\xed\xbf\xbf",
+    "first of 5": b"\xf8", "first beyond f4": b"\xf5",
+}  # fmt: skip
 
 #: Right so far, but a character lacks its end.
 CUT_TEXT = {

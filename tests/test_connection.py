@@ -57,26 +57,6 @@ def test_frames_before_a_protocol_error_are_replied_to_before_it(pair: Any) -> N
     assert received[13:15] == b"\x03\xef"
 
 
-def test_native_threads_may_send_at_once(pair: Any) -> None:
-    connection, client = pair
-    connection.accept()
-    senders = [
-        threading.Thread(target=lambda c=c: [connection.send(c * 50_000) for _ in range(5)])
-        for c in "abcdefgh"
-    ]
-    for sender in senders:
-        sender.start()
-    expected = 8 * 5 * (4 + 50_000)
-    got = b""
-    while len(got) < expected:
-        got += client.recv(65536)
-    for sender in senders:
-        sender.join()
-    for start in range(0, expected, 50_004):
-        assert got[start : start + 4] == b"\x81\x7e\xc3\x50"
-        assert len(set(got[start + 4 : start + 50_004])) == 1
-
-
 def test_empty_fragments_take_no_memory(pair: Any) -> None:
     """Their number has no limit, as they never reach the limit on a message's bytes."""
     connection, client = pair

@@ -160,9 +160,10 @@ def test_systems(name: str) -> None:
     makers = {"gunicorn": "gunicorn", "flask_sockets.worker": "gunicorn", "servers/threads.py":
               "werkzeug", "flask run": "werkzeug", "uwsgi gevent": "uwsgi",
               "uwsgi threads": "uwsgi"}  # fmt: skip
-    said = metadata(makers.get(name, "gevent")).get_all("Classifier") or []
+    classifiers = metadata(makers.get(name, "gevent")).get_all("Classifier") or []
     everywhere = ("OS Independent", "Windows")
-    assert row(name)[8] == ("all" if any(each.endswith(everywhere) for each in said) else "Unix")
+    is_portable = any(each.endswith(everywhere) for each in classifiers)
+    assert row(name)[8] == ("all" if is_portable else "Unix")
 
 
 #: The commands in the files' first lines.

@@ -199,9 +199,9 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
 def test_several_processes_are_rejected(host: Host, ini: str) -> None:
     server = host(ini, "--master", "--processes", "2")
     for headers in ({}, UPGRADE):
-        answer = server.http.get("/update", headers=headers)
-        assert answer.status == 503
-        assert "several processes" in answer.json["error"]
+        response = server.http.get("/update", headers=headers)
+        assert response.status == 503
+        assert "several processes" in response.json["error"]
 
 
 def test_the_source_runs_once(ini: str) -> None:
