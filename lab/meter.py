@@ -92,21 +92,6 @@ class Meter:
             self.up += up
             self.down += down
 
-    def counting(self, send: Send, receive: Receive) -> tuple[Send, Receive]:
-        """Return both functions of a socket such that they count."""
-
-        def counting_send(data: bytes | memoryview) -> int:
-            sent = send(data)
-            self.count(down=sent)
-            return sent
-
-        def counting_receive(size: int) -> bytes:
-            data = receive(size)
-            self.count(up=len(data))
-            return data
-
-        return counting_send, counting_receive
-
     def responded(self, status: int) -> None:
         """Count a response."""
         with self._lock:
@@ -169,7 +154,18 @@ class Exchange:
 
     def counting(self, send: Send, receive: Receive) -> tuple[Send, Receive]:
         """Return both functions of the socket such that they count."""
-        return self.meter.counting(send, receive)
+
+        def counting_send(data: bytes | memoryview) -> int:
+            sent = send(data)
+            self.meter.count(down=sent)
+            return sent
+
+        def counting_receive(size: int) -> bytes:
+            data = receive(size)
+            self.meter.count(up=len(data))
+            return data
+
+        return counting_send, counting_receive
 
     def report(self) -> None:
         """Record the exchange once, finished or without an end."""
@@ -224,20 +220,15 @@ class Meters:
         self._meters.move_to_end(lane)
         return meter
 
-    def for_query(self, query: str) -> Meter | None:
-        """Return the meter of the lane in a query string."""
-        if "lane=" not in query:
-            return None
-        lanes = _IN_QUERY.findall(query)
-        return self[lanes[0]] if len(lanes) == 1 and is_lane(lanes[0]) else None
-
     def open(self, query: str, *, up: int, abort: Callable[[], None]) -> Exchange | None:
-        """Return an exchange if the request names a lane.
+        """Return an exchange if the query string names one lane.
 
         `up` is the size of the request in bytes; `abort` ends its connection.
         """
-        meter = self.for_query(query)
-        return None if meter is None else Exchange(meter, up=up, abort=abort)
+        lanes = _IN_QUERY.findall(query) if "lane=" in query else ()
+        if len(lanes) != 1 or not is_lane(lanes[0]):
+            return None
+        return Exchange(self[lanes[0]], up=up, abort=abort)
 
     def install(self, app: WSGI) -> WSGI:
         """Begin to count; return the app with the middleware."""
