@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,19 +23,18 @@ from bench.studies import STUDIES, Abril, Kaazing, Pimentel, Shootout, Study
 FILES = 20_000
 #: What a poll or a frame brings: all readings are as long as this one.
 READING = {"cursor": "12345678-123", "changed_at": 1790000000.123456, "value": VALUE}
+BODY = len(json.dumps(READING, separators=(",", ":")))
 NOTHING_NEW = 113  #: bytes of a response with nothing new
 
 
 class Quiet:
-    """Progress that only adds up."""
-
-    advanced = 0.0
+    """Progress that is not shown."""
 
     def say(self, what: str) -> None:
         assert what
 
     def advance(self, seconds: float) -> None:
-        self.advanced += seconds
+        assert seconds > 0
 
 
 def nothing() -> Results:
@@ -55,13 +55,15 @@ def made(run: Run, study: Study) -> Results:
     return Results.from_json(run.results.as_json())
 
 
-def check_form(tables: list[Table]) -> None:
-    """Check that rows fit the header, and sentences end."""
-    for section in tables:
+def tables_of(study: Study, results: Results) -> list[Table]:
+    """Return the tables; check that rows fit the header, and sentences end."""
+    found = study.tables(results)
+    for section in found:
         assert section.rows
         assert {len(row) for row in section.rows} == {len(section.header)}
         assert all(isinstance(result, str) for row in section.rows for result in row)
         assert all(text.endswith(".") and "  " not in text for text in section.notes)
+    return found
 
 
 def test_every_study_is_there() -> None:
@@ -77,47 +79,39 @@ def test_every_study_is_there() -> None:
 def test_kaazing(run: Run) -> None:
     study = Kaazing(clients=(4, 8), period=0.3, changes=2)
     results = made(run, study)
-    traffic, latency = found = study.tables(results)
-    check_form(found)
+    traffic, latency = tables_of(study, results)
     assert [result.clients for result in results.entries] == [4, 4, 8, 8]
     for result in results.entries:
         assert (result.seen + result.coalesced, result.lost) == (2 * result.clients, 0)
     # Of how many clients the sentences speak depends on whether the machine kept up with them.
     basis = re.search("computed from the bytes of ([48])\\.", traffic.notes[0])
     assert basis
-    numbers = study.numbers(results)
-    polling = next(
-        result
-        for result in results.entries
-        if result.transport == "poll" and result.clients == int(basis[1])
-    )
+    polling = results.entries[0 if basis[1] == "4" else 2]
     # What each of these is, without having been counted at a socket.
-    body = len(json.dumps(READING, separators=(",", ":")))
     responses = polling.traffic.down - polling.traffic.empty * NOTHING_NEW
     assert polling.traffic.requests == polling.seen + polling.traffic.empty
     assert responses % polling.seen == 0
-    headers = (polling.traffic.bytes - body * polling.seen) / polling.traffic.requests
+    headers = (polling.traffic.bytes - BODY * polling.seen) / polling.traffic.requests
+    numbers = study.numbers(results)
     assert numbers["kaazing headers"] == f"{headers:,.0f}"
     assert numbers["kaazing ratio"] == f"{headers / 2:,.0f}"
-    assert numbers["kaazing message"] == str(body + 2)
+    assert numbers["kaazing message"] == str(BODY + 2)
     assert [row[0] for row in traffic.rows] == ["4", "4", "8", "8", "100,000", "100,000"]
     for row, size in zip(traffic.rows[-2:], (headers, 2), strict=True):
         assert row[1] == "computed"
         bits = 100_000 / 0.3 * size * 8
-        assert float(row[4].replace(",", "")) == pytest.approx(bits / 1e6, rel=0.006)
-        assert float(row[5].replace(",", "")) == pytest.approx(bits / 2**20, rel=0.006)
+        megabits = [float(text.replace(",", "")) for text in row[4:6]]
+        assert megabits == pytest.approx([bits / 1e6, bits / 2**20], rel=0.006)
     assert [row[6] for row in traffic.rows] == ["–"] * 4 + ["665", "1.526"]
     for row, result in zip(latency.rows, results.entries, strict=True):
-        assert row[0] == str(result.clients)
-        assert row[2] == f"{quantile(result.notified_ms, 0.5):,.1f}"
-        assert row[-1] == f"{max(result.notified_ms):,.1f}"
+        shares = (quantile(result.notified_ms, q) for q in (0.5, 0.95, 0.99, 1))
+        assert (row[0], row[2:]) == (str(result.clients), [f"{share:,.1f}" for share in shares])
 
 
 def test_pimentel(run: Run) -> None:
     study = Pimentel(distances=(0.0, 30.0), pace=0.1, rounds=2, changes=2)
     results = made(run, study)
-    [section] = found = study.tables(results)
-    check_form(found)
+    [section] = tables_of(study, results)
     names = ["polling", "long polling", "WebSocket"]
     assert [row[:2] for row in section.rows] == [
         [rtt_ms, name] for rtt_ms in ("0", "30") for name in names
@@ -133,55 +127,36 @@ def test_pimentel(run: Run) -> None:
 def test_abril(run: Run) -> None:
     study = Abril(pace=0.25)
     results = made(run, study)
-    [section] = found = study.tables(results)
-    check_form(found)
-    rows = {
-        row[0]: [int(result.replace(",", "").replace("–", "0")) for result in row[1:]]
-        for row in section.rows
-    }
-    assert {name: row[0] for name, row in rows.items()} == {
-        "reload": 5570,
-        "reload of /data only": 0,
-        "short poll": 3609,
-        "long poll": 1908,
-        "SSE": 1071,
-        "WebSocket": 629,
-    }
-    for _, responses, frames, up, _, total in rows.values():
-        assert responses + frames + up == total
+    [section] = tables_of(study, results)
+    published, responses, frames, up, requests, totals = (
+        {row[0]: int(row[place].replace(",", "").replace("–", "0")) for row in section.rows}
+        for place in range(1, 7)
+    )
+    assert list(published) == [
+        "reload", "reload of /data only", "short poll", "long poll", "SSE", "WebSocket"
+    ]  # fmt: skip
+    assert list(published.values()) == [5570, 0, 3609, 1908, 1071, 629]
+    assert totals == {name: responses[name] + frames[name] + up[name] for name in published}
     # Five updates take five requests, and one that waits for a sixth. If the machine paused, some
     # updates were coalesced, and some polls found nothing new.
     entries = {result.transport: result for result in results.entries}
     for result in entries.values():
         assert (result.seen + result.coalesced, result.lost) == (5, 0)
-    requests, polls = (
-        entries["poll"].seen + entries["poll"].traffic.empty,
-        entries["longpoll"].seen + 1,
-    )
-    assert {name: row[4] for name, row in rows.items()} == {
-        "reload": 5,
-        "reload of /data only": 5,
-        "short poll": requests,
-        "long poll": polls,
-        "SSE": 1,
-        "WebSocket": 1,
-    }
-    frame = 2 + len(json.dumps(READING, separators=(",", ":")))
-    frames = entries["websocket"].seen * frame
-    assert rows["WebSocket"][2] == frames
+    poll, polls = entries["poll"], entries["longpoll"].seen + 1
+    assert list(requests.values()) == [5, 5, poll.seen + poll.traffic.empty, polls, 1, 1]
+    of_socket = entries["websocket"].seen * (2 + BODY)
+    assert frames == dict.fromkeys(frames, 0) | {"WebSocket": of_socket}
     numbers = study.numbers(results)
-    assert numbers["abril frames"] == f"{frames:,}"
-    assert numbers["abril frame"] == f"{frames / 5:,.0f}"
+    assert numbers["abril frames"] == f"{of_socket:,}"
+    assert numbers["abril frame"] == f"{of_socket / 5:,.0f}"
     assert numbers["abril polls"] == str(polls)
-    assert int(numbers["abril handshake"]) == rows["WebSocket"][1]
+    assert int(numbers["abril handshake"]) == responses["WebSocket"]
     # The same as a browser's requests are, by their templates.
     port = run.target("serve.py", results.entries[0].variant).port
-    reload = request(f"127.0.0.1:{port}", "/", template=NAVIGATE)
-    assert rows["reload"][3] == 5 * len(reload)
-    response = rows["reload of /data only"][1] // 5
-    assert rows["reload of /data only"][1] == 5 * response
-    in_vain = NOTHING_NEW * entries["poll"].traffic.empty
-    assert rows["short poll"][1] == entries["poll"].seen * response + in_vain
+    assert up["reload"] == 5 * len(request(f"127.0.0.1:{port}", "/", template=NAVIGATE))
+    response, rest = divmod(responses["reload of /data only"], 5)
+    assert rest == 0
+    assert responses["short poll"] == poll.seen * response + NOTHING_NEW * poll.traffic.empty
 
 
 def test_shootout_until_there_are_no_more_files(run: Run) -> None:
@@ -191,15 +166,14 @@ def test_shootout_until_there_are_no_more_files(run: Run) -> None:
     steps = results.extra["steps"]
     assert [step["clients"] for step in steps] == [20, 40]
     assert [len(step["milliseconds"]) for step in steps] == [3, 3]
-    check_form(study.tables(results))
+    assert tables_of(study, results)
 
 
 def test_shootout_until_it_takes_too_long(run: Run) -> None:
     results = made(run, Shootout(step=20, samples=3, limit=0.0))
     assert results.extra["ended_by"] == "latency"
     assert len(results.extra["steps"]) == 1
-    capacity, _ = found = Shootout().tables(results)
-    check_form(found)
+    capacity, _ = tables_of(Shootout(), results)
     assert capacity.rows[-1][:2] == ["Python, serve.py", "0"]
 
 
@@ -216,19 +190,16 @@ def test_how_the_shootout_ended(ended: dict[str, Any], held: str, note: str) -> 
     results = nothing()
     steps = [{"clients": 1000 * step, "milliseconds": [200.0 * step] * 20} for step in (1, 2, 3)]
     results.extra = {"steps": steps, "limit": 500, "files": FILES, **ended}
-    capacity, every = found = Shootout().tables(results)
-    check_form(found)
+    capacity, every = tables_of(Shootout(), results)
     assert capacity.rows[-1] == ["Python, serve.py", held, "measured here"]
     assert every.rows[1] == ["2,000", "400.0", "400.0", "400.0"]
     assert note in capacity.notes[0]
-    assert Shootout().numbers(results) | {"shootout held": "3,000"} == {
-        "shootout step": "1,000",
-        "shootout limit": str(results.extra["limit"]),
-        "shootout samples": "20",
-        "shootout held": "3,000",
-        "shootout p95": "600.0",
-        "shootout files": "20,000",
-    }
+    numbers = Shootout().numbers(results)
+    assert numbers.pop("shootout held") == held.removeprefix("≥ ") + ",000"
+    limit = str(results.extra["limit"])
+    names = ("step", "limit", "samples", "p95", "files")
+    values = ("1,000", limit, "20", "600.0", "20,000")
+    assert numbers == {f"shootout {name}": text for name, text in zip(names, values, strict=True)}
 
 
 def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,59 +215,34 @@ def test_a_shootout_that_cannot_go_on_says_where(run: Run, monkeypatch: pytest.M
 def polled(clients: int, *, requests: int, seen: int, seconds: float = 2.0) -> list[Result]:
     """Return two changes: bodies of 100 bytes, headers of 700."""
     empty = requests - seen
-    common: dict[str, Any] = {
-        "server": "serve.py",
-        "carry": True,
-        "clients": clients,
-        "pace": 1.0,
-        "rtt_ms": 0.0,
-    }
+    polls = Traffic(requests=requests, empty=empty, up=500 * requests, down=300 * seen)
+    poll, socket = (
+        Result("serve.py", name, True, clients, 1.0, 0.0, published=2)
+        for name in ("poll", "websocket")
+    )
     return [
-        Result(
-            transport="poll",
-            period=1.0,
-            published=2,
-            seen=seen,
-            coalesced=2 * clients - seen,
-            notified_ms=[400.0, 600.0],
-            seconds=seconds,
-            **common,
-            traffic=Traffic(requests=requests, empty=empty, up=500 * requests, down=300 * seen),
+        replace(
+            poll, period=1.0, seen=seen, coalesced=2 * clients - seen, traffic=polls,
+            notified_ms=[400.0, 600.0], seconds=seconds,
         ),
-        Result(
-            transport="websocket",
-            published=2,
-            seen=2 * clients,
-            notified_ms=[1.0, 3.0],
-            seconds=1.1,
+        replace(
+            socket, seen=2 * clients, notified_ms=[1.0, 3.0], seconds=1.1,
             traffic=Traffic(messages=2 * clients, down=102 * 2 * clients),
-            **common,
         ),
-    ]
+    ]  # fmt: skip
 
 
 def test_kaazing_where_the_machine_does_not_keep_up() -> None:
     results = nothing()
     results.entries = polled(1000, requests=2000, seen=2000)
     results.entries += polled(10_000, requests=10_000, seen=8000, seconds=4.0)
-    traffic, latency = found = Kaazing().tables(results)
-    check_form(found)
+    traffic, latency = tables_of(Kaazing(), results)
     numbers = {
         name.removeprefix("kaazing "): number for name, number in Kaazing().numbers(results).items()
     }
-    assert numbers == {
-        "headers": "700",
-        "request headers": "500",
-        "ratio": "350",
-        "data": "100",
-        "poll": "800",
-        "message": "102",
-        "most": "10,000",
-        "rate": "2,500",
-        "due": "10,000",
-        "due headers": "56.0",
-        "coalesced": "60%",
-    }
+    sizes = {"headers": "700", "request headers": "500", "data": "100", "poll": "800"}
+    rates = {"rate": "2,500", "due": "10,000", "due headers": "56.0", "coalesced": "60%"}
+    assert numbers == sizes | rates | {"message": "102", "ratio": "350", "most": "10,000"}
     thousand, _, *_, computed, _ = traffic.rows
     assert thousand == ["1,000", "measured", "polling", "1,000", "5.60", "5.34", "6.6", "6.40"]
     assert computed[:7] == ["100,000", "computed", "polling", "100,000", "560", "534", "665"]
@@ -323,9 +269,8 @@ def test_what_was_not_measured_any_more_is_left_out() -> None:
     results.entries = polled(1, requests=2, seen=2)
     [section] = Pimentel().tables(results)
     assert len(section.rows) == 2
-    [section] = Abril().tables(results)
+    [section] = tables_of(Abril(), results)
     assert [row[0] for row in section.rows] == ["short poll", "WebSocket"]
-    check_form([section])
 
 
 def test_one_client_polls_at_another_moment_in_each_turn() -> None:
