@@ -11,7 +11,7 @@ requirements_check.check("requirements.txt")
 
 from gevent import monkey
 
-monkey.patch_all()  # before all else: whatever waits from here on lets other greenlets run
+monkey.patch_all()  # before other imports: code that waits now lets other greenlets run
 
 from flask import request
 

@@ -528,11 +528,10 @@ monkey.patch_all()
 
 import socket, sys, time
 import gevent
+from gevent.server import StreamServer
 from lab.far_ports import far_ports
 
-def echo(client, _):
-    while data := client.recv(100):
-        client.sendall(data)
+ticks = 0
 
 def tick():
     global ticks
@@ -540,31 +539,27 @@ def tick():
         ticks += 1
         gevent.sleep(0.001)
 
-ticks = 0
-from gevent.server import StreamServer
-server = StreamServer(("127.0.0.1", 0), echo)
+server = StreamServer(("127.0.0.1", 0), lambda client, _: client.sendall(client.recv(100)))
 server.start()
 gevent.spawn(tick)
 with far_ports([100], host="127.0.0.1", port=server.server_port) as (far,):
     opened = ticks
-    client = socket.create_connection(("127.0.0.1", far.port))
-    began = time.monotonic()
-    client.sendall(b"hello")
-    assert client.recv(100) == b"hello"
-    assert 0.1 <= time.monotonic() - began < 0.5
-    client.close()
+    with socket.create_connection(("127.0.0.1", far.port)) as client:
+        began = time.monotonic()
+        client.sendall(b"hello")
+        assert client.recv(100) == b"hello"
+        assert 0.1 <= time.monotonic() - began < 0.5
     ticks = 0
 assert opened > 5, "greenlets ran while it started"
 assert ticks > 5, "greenlets ran while it ended"
 assert "asyncio" not in sys.modules, "only the relay imports it"
-print("done")
 """
 
 
 def test_its_parent_may_be_patched_by_gevent() -> None:
     parent = Program("-W", "error", "-c", PATCHED)
     assert parent.wait() == 0, parent.log
-    assert (parent.out, parent.log) == (["done\n"], "")
+    assert parent.log == ""
 
 
 def test_an_address_that_is_not_here_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
