@@ -64,6 +64,24 @@ class Http:
         return self.request("POST", path, body, headers=headers)
 
 
+def read_all(sock: socket.socket) -> bytes:
+    """Read to the end of the connection, which may be a reset."""
+    received = b""
+    with suppress(ConnectionError):
+        while piece := sock.recv(65536):
+            received += piece
+    return received
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    """Send these bytes and an end on a new connection; return all that is received."""
+    with socket.create_connection(("127.0.0.1", port), HANG_TIMEOUT) as sock:
+        with suppress(ConnectionError):
+            sock.sendall(request)
+            sock.shutdown(socket.SHUT_WR)
+        return read_all(sock)
+
+
 _Client = TypeVar("_Client", bound="Closing")
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,25 @@ SECTION = SECTION.split("How to add a source\n")[0]
 FILES = re.findall(r"\*, ``([\w./]+/NAME\.\w+)``", SECTION)
 [ROW_FILE] = re.findall(r"\*\*The row\*\*, in ``_ALL`` of ``([\w./]+)``", SECTION)
 [ROW] = re.findall(r"^ +Transport\(\n.*?^ +\),\n", SECTION, re.DOTALL | re.MULTILINE)
+#: The browser half as it is printed.
+[_JS] = re.findall(r"\.\. code:: js\n\n((?: {6}.*\n|\n)+)", SECTION)
+BROWSER_HALF = textwrap.dedent(_JS)
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree with another transport, whose files are copies of the long poll's."""
+    """A copy of the tree with another transport.
+
+    Its browser half is as printed in the text, and the other files are copies of the long poll's.
+    """
     copy = tmp_path_factory.mktemp("contributing") / "tree"
     skip = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "build", "comparison")
     shutil.copytree(ROOT, copy, ignore=skip)
     for file in FILES:
         text = (copy / file.replace("NAME", "longpoll")).read_text()
         text = text.replace("/update", f"/{NAME}").replace("longpoll", NAME)
+        if file.endswith(".js"):
+            text = BROWSER_HALF.replace("NAME", NAME)
         (copy / file.replace("NAME", NAME)).write_text(text)
     registry = (copy / ROW_FILE).read_text()
     row = ROW.replace("NAME", NAME).replace('"Name"', '"Throwaway poll"')

@@ -7,10 +7,8 @@ the line that repeats it.
 
 import os
 import re
-import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 from urllib.parse import quote_from_bytes
@@ -25,7 +23,18 @@ from pushlab.websocket import frames
 from pushlab.websocket import handshake as pushlab_handshake
 from pushlab.websocket.frames import BytesMessage, CloseConnection, Decoder, Ping, Pong, TextMessage
 from pushlab.wsgi.access import AccessPolicy
-from tests.clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, UPGRADE, frame, handshake
+from tests.clients import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    UPGRADE,
+    exchange,
+    frame,
+    handshake,
+)
 from tests.conftest import Server, starting
 
 LIMIT = 300  # bytes of a message: small, so that many cases reach it
@@ -352,14 +361,7 @@ def fuzzed() -> Iterator[Server]:
 def send(server: Server, request: bytes) -> int | None:
     """Send the bytes; return the status of the response, if there is one."""
     logged = len(server.log)
-    with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
-        with suppress(ConnectionError):
-            sock.sendall(request)
-            sock.shutdown(socket.SHUT_WR)
-        received = b""
-        with suppress(ConnectionError):
-            while data := sock.recv(65536):
-                received += data
+    received = exchange(server.port, request)
     assert "Traceback" not in server.log[logged:], server.log[logged:]
     if not received:
         return None

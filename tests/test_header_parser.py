@@ -1,10 +1,10 @@
 """Request headers whose end a proxy and this server might see in different places."""
 
 import json
-import socket
 
 import pytest
 
+from tests.clients import exchange
 from tests.conftest import Server
 
 
@@ -32,12 +32,7 @@ from tests.conftest import Server
 def test_no_second_request_can_be_smuggled(server: Server, lines: str) -> None:
     request = f"POST /data HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n"
     smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), 5) as client:
-        client.sendall((request + smuggled).encode())
-        client.shutdown(socket.SHUT_WR)
-        received = b""
-        while piece := client.recv(65536):
-            received += piece
+    received = exchange(server.port, (request + smuggled).encode())
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.count(b"HTTP/1.1 ") == 1
 
@@ -45,21 +40,16 @@ def test_no_second_request_can_be_smuggled(server: Server, lines: str) -> None:
 def test_a_bad_chunk_size_is_no_traceback(server: Server) -> None:
     """The fixture `server` searches the log for one."""
     for method in ("GET", "POST"):
-        with socket.create_connection(("127.0.0.1", server.port), 5) as client:
-            head = f"{method} /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked"
-            client.sendall(f"{head}\r\n\r\n\r\n\r\n".encode())
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(65536):
-                pass
+        head = f"{method} /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked"
+        exchange(server.port, f"{head}\r\n\r\n\r\n\r\n".encode())
     assert server.http.get("/data").status == 200
 
 
 def test_a_chunked_body_is_read(server: Server) -> None:
     body = json.dumps({"chunked": True}).encode()
-    with socket.create_connection(("127.0.0.1", server.port), 5) as client:
-        head = b"POST /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        client.sendall(head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
-        assert client.recv(65536).startswith(b"HTTP/1.1 201 ")
+    head = b"POST /data HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    request = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    assert exchange(server.port, request).startswith(b"HTTP/1.1 201 ")
     assert server.http.get("/data").json["value"] == {"chunked": True}
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from websockets.sync.client import connect
 
-from tests.clients import UPGRADE, RawSocket, handshake
+from tests.clients import UPGRADE, RawSocket, handshake, read_all
 from tests.conftest import Server, Start, eventually, starting
 from tests.hosting import start_server
 from tests.test_programs import is_one_clear_line, rejection
@@ -37,10 +37,7 @@ class Response(NamedTuple):
 
 def read(sock: socket.socket) -> Response:
     """Read to the end of the connection, which must come."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while piece := sock.recv(65536):
-            data += piece
+    data = read_all(sock)
     if not data:
         return Response(None, b"", b"")
     head, _, body = data.partition(b"\r\n\r\n")
