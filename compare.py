@@ -14,7 +14,6 @@ import shlex
 import signal
 import sys
 from importlib import metadata
-from typing import Any
 
 from rich.console import Console
 
@@ -33,8 +32,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # keep what there is, as with Ctrl-C
     try:
         options.check()
-        if options.other_servers:
-            return measure_other_servers(options)
+        if "other_servers" in options.chosen:
+            measure_other_servers(options)
+            return 0
         results = measure(options)
     except CannotMeasure as problem:
         print(problem, file=sys.stderr)
@@ -61,10 +61,10 @@ def measure(options: Options) -> Results:
         about=about(**{name: metadata.version(name) for name in ("rich", "matplotlib")}),
         options=options.chosen,
     )
-    progress = terminal.Progress(options.plan.seconds, Console(stderr=True))
+    progress = terminal.Progress(options.study.seconds, Console(stderr=True))
     try:
         with progress, Run(results, progress, shared=shared) as run:
-            options.plan.measure(run)
+            options.study.measure(run)
     except KeyboardInterrupt:
         results.interrupted = True
     except Failed as failure:
@@ -75,11 +75,10 @@ def measure(options: Options) -> Results:
 
 def report(results: Results, options: Options) -> None:
     """Write the report, and print its tables and findings."""
-    study = options.plan.study
-    tables = study.tables(results) if study and results.is_complete else ()
-    written = output.write(results, options.output, tables, title=study.title if study else "")
+    tables = options.study.tables(results) if results.is_complete else ()
+    written = output.write(results, options.output, tables, title=options.study.title)
     if options.update_docs and results.is_complete:
-        output.publish(results, options.name, written)
+        output.publish(results, options.study.name, written)
     console = Console(width=None if sys.stdout.isatty() else 100)
     if results.entries or not tables:
         console.print(terminal.figures(results))
@@ -91,20 +90,13 @@ def report(results: Results, options: Options) -> None:
     console.print(f"\nThe report: {path}", highlight=False, soft_wrap=True)
 
 
-def measure_other_servers(options: Options) -> int:
-    """Measure other servers by the fan-out benchmark; return the status."""
-    more: list[Any] = ["--other-servers", *options.other_servers]
-    more += ["--json", options.output / "fanout.json"]
-    if options.clients:
-        more += ["--clients", *options.clients]
-    if options.update_docs:
-        more.append("--update-docs")
-    try:
-        benchmark.main([str(part) for part in more])
-    except OSError as error:
-        print(f"compare.py --other-servers: {error}", file=sys.stderr)
-        return 1
-    return 0
+def measure_other_servers(options: Options) -> None:
+    """Measure other servers by the fan-out benchmark."""
+    more = ["--other-servers", *options.chosen["other_servers"]]
+    more += ["--json", str(options.output / "fanout.json")]
+    if "clients" in options.chosen:
+        more += ["--clients", *map(str, options.chosen["clients"])]
+    benchmark.main(more + ["--update-docs"] * options.update_docs)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,11 +16,19 @@ import click
 
 from bench import clock, scenarios
 from bench.clients.http import WrongResponse
-from bench.clients.publisher import Posting, Publisher, Watching
-from bench.command_line import between, listed, run, separate
-from bench.fanout.servers import OTHER_SERVERS
+from bench.clients.publisher import Posting, Watching
+from bench.command_line import (
+    between,
+    listed,
+    other_servers_option,
+    run,
+    separate,
+    update_docs_option,
+)
+from bench.report.tables import Table
+from bench.results import Results
 from bench.runner import Run
-from bench.scenarios import PAYLOADS, Grid, Variant
+from bench.scenarios import PAYLOADS, UNKNOWN, Grid, Variant
 from bench.servers import PROGRAMS, SERVERS, missing
 from bench.studies import STUDIES, Study
 from bench.target import Target
@@ -34,14 +44,30 @@ class CannotMeasure(Exception):
 
 
 @dataclass
-class Plan:
-    """What a run measures, its seconds, and what it needs."""
+class Comparison:
+    """What a run measures that is not a study, but with a study's members."""
 
-    seconds: float
-    descriptors: int
-    servers: Sequence[str]
-    measure: Callable[[Run], None]
-    study: Study | None = None
+    grids: Sequence[Grid]
+    name = "compare"
+    title = ""
+
+    @property
+    def seconds(self) -> float:
+        preparing = {one.server: grid.variants for grid in self.grids for one in grid.scenarios}
+        return sum(grid.seconds for grid in self.grids) + sum(
+            Run.preparing_seconds(1, len(variants)) for variants in preparing.values()
+        )
+
+    @property
+    def descriptors(self) -> int:
+        return max(grid.descriptors for grid in self.grids)
+
+    def measure(self, run: Run) -> None:
+        for grid in self.grids:
+            run.measure(grid)
+
+    def tables(self, _results: Results) -> Sequence[Table]:
+        return ()
 
 
 @dataclass
@@ -51,36 +77,29 @@ class Options:
     arguments: Sequence[str]  #: all but where the output goes
     output: Path
     update_docs: bool
-    plan: Plan
-    url: str | None
-    post: bool
-    other_servers: Sequence[str]  #: "all" or names; empty if the fan-out is not to be measured
-    clients: Sequence[int] | None
-    chosen: dict[str, Any] = field(default_factory=dict)
+    study: Study | Comparison
+    chosen: dict[str, Any]  #: the options that were given, by name
 
     @property
-    def name(self) -> str:
-        """The name of the raw results in docs/results."""
-        return self.plan.study.name if self.plan.study else "compare"
+    def url(self) -> str | None:
+        return self.chosen.get("url")
 
     def check(self) -> None:
         """Raise CannotMeasure if something is missing on this machine."""
-        if not self.other_servers and self.url is None:
-            for server in self.plan.servers:
+        needed = self.study.descriptors
+        if "other_servers" in self.chosen:
+            needed = max(self.chosen.get("clients", [0])) + 100
+        elif self.url is None:
+            for server in self.chosen.get("server", ()):
                 if lacking := missing(server):
                     raise CannotMeasure(f"To measure {server}, install {lacking}.")
         try:
             self.output.mkdir(parents=True, exist_ok=True)
-            probe = self.output / f".{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with NamedTemporaryFile(dir=self.output):
+                pass
         except OSError as error:
             raise CannotMeasure(f"Cannot write to {self.output}: {error.strerror}.") from error
-        allowed = raise_descriptor_limit()
-        needed = self.plan.descriptors
-        if self.other_servers:
-            needed = max(self.clients or [0]) + 100
-        if needed > allowed:
+        if needed > (allowed := raise_descriptor_limit()):
             raise CannotMeasure(
                 f"This needs {needed:,} open files in one process, and the system "
                 f"allows {allowed:,}: ask for fewer --clients, or raise `ulimit -n`."
@@ -101,22 +120,19 @@ class Options:
             raise CannotMeasure(
                 f"{parts.geturl()} cannot be reached: there is no {host}."
             ) from None
-        problem: WrongResponse | None = None
+        problems = []
         for *_, address in found:  # localhost may also be ::1, where a server need not listen
             try:
                 return self._connected(str(address[0]), port, parts.netloc)
-            except WrongResponse as error:
-                problem = problem or error
-        raise CannotMeasure(f"{parts.geturl()} cannot be measured: {problem}.")
+            except WrongResponse as problem:
+                problems.append(problem)
+        raise CannotMeasure(f"{parts.geturl()} cannot be measured: {problems[0]}.")
 
     def _connected(self, host: str, port: int, name: str) -> Target:
-        publisher: Publisher
-        if self.post:
-            token = os.environ.get("PUSHLAB_TOKEN", "")
-            publisher = Posting(host, port, token=token, name=name)
+        kind = Posting if self.chosen.get("post") else Watching
+        publisher = kind(host, port, token=os.environ.get("PUSHLAB_TOKEN", ""), name=name)
+        if publisher.controls_data:
             publisher.change()
-        else:
-            publisher = Watching(host, port, name=name)
         target = Target(publisher, host=host, port=port, name=name)
         offset = clock.offset(host, port, name=name)
         if abs(offset) > SAME_CLOCK:  # or it is the same clock, and the difference an error
@@ -151,10 +167,9 @@ _PACE = between(0.01, 3600)
 @click.option("--full", is_flag=True, help="The whole grid, for half an hour.")
 @click.option("--study", "--paper", type=click.Choice(list(STUDIES)),
     help="Repeat what others have measured.")  # fmt: skip
-@click.option("--other-servers", "--peers", multiple=True, is_flag=False, flag_value="all",
-    type=click.Choice(["all", *(server.name for server in OTHER_SERVERS)]), metavar="[NAME ...]",
-    help="What thousands of subscribers cost, beside other servers (python -m bench.fanout): "
-    f"{', '.join(server.name for server in OTHER_SERVERS)}.")  # fmt: skip
+@other_servers_option(
+    "What thousands of subscribers cost, beside other servers (python -m bench.fanout)"
+)
 @click.option("--transports", type=listed(click.Choice(list(TRANSPORTS))), metavar="NAMES",
     help=f"Some of {', '.join(TRANSPORTS)}. [default: all]")  # fmt: skip
 @click.option("--payloads", type=listed(click.Choice(list(PAYLOADS))), metavar="NAMES",
@@ -178,25 +193,18 @@ _PACE = between(0.01, 3600)
     "PUSHLAB_TOKEN), instead of waiting for changes.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), default=Path("comparison"),
     show_default=True, metavar="FOLDER", help="For report, plots and raw results.")  # fmt: skip
-@click.option("--update-docs", "--write", is_flag=True,
-    help="Also write to docs/results, for the figures of the docs.")  # fmt: skip
+@update_docs_option("Also write to docs/results, for the figures of the docs.")
 @click.pass_context
 def _command(context: click.Context, /, **chosen: Any) -> Options:
     given = {name: value for name, value in chosen.items() if value not in (None, False, ())}
     _refuse_contradictions(given)
-    crossing = [name for name in _CROSSING if name in given]
-    servers = ["at --url"] if chosen["url"] else given.get("server", [PROGRAMS[0]])
-    if study := STUDIES.get(chosen["study"]):
-        plan = Plan(study.seconds, study.descriptors, [PROGRAMS[0]], study.measure, study)
-    else:
-        plan = _plan(servers, _grids(given, servers, crossed=bool(crossing)))
-    del given["output"]
-    update_docs = bool(given.pop("update_docs", False))
     return Options(
-        arguments=context.obj, output=chosen["output"], update_docs=update_docs, plan=plan,
-        url=chosen["url"], post=chosen["post"], other_servers=chosen["other_servers"],
-        clients=chosen["clients"], chosen=given,
-    )  # fmt: skip
+        arguments=context.obj,
+        output=given.pop("output"),
+        update_docs=bool(given.pop("update_docs", False)),
+        study=STUDIES[given["study"]] if "study" in given else Comparison(_grids(given)),
+        chosen=given,
+    )
 
 
 _CROSSING = ("clients", "rtt", "pace", "changes", "period", "url")
@@ -231,44 +239,26 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
         refuse("--post is for the server at --url; other servers are posted to anyway")
 
 
-def _grids(given: dict[str, Any], servers: Sequence[str], *, crossed: bool) -> list[Grid]:
+def _grids(given: dict[str, Any]) -> list[Grid]:
+    at_url = "url" in given
+    servers = ["at --url"] if at_url else given.get("server", [PROGRAMS[0]])
     variants = [
-        Variant(transport, PAYLOADS[payload])
+        Variant(transport, PAYLOADS[payload], UNKNOWN if at_url else "")
         for transport in given.get("transports", TRANSPORTS)
         for payload in given.get("payloads", PAYLOADS)
     ]
-    if "full" in given:
-        return scenarios.full(servers, variants)
-    if not crossed:
-        preset = scenarios.quick if "quick" in given else scenarios.usual
-        return [grid for server in servers for grid in preset(server, variants)]
-    return scenarios.crossed(
-        servers, variants, clients=given.get("clients", [10 if "url" in given else 100]),
-        rtts=given.get("rtt", [0.0]), paces=given.get("pace", [1.0]), period=given.get("period"),
-        changes=given.get("changes", 16),
-    )  # fmt: skip
-
-
-def _plan(servers: Sequence[str], grids: Sequence[Grid]) -> Plan:
-    def measure(run: Run) -> None:
-        for grid in grids:
-            run.measure(grid)
-
-    variants = max(len(grid.variants) for grid in grids)
-    return Plan(
-        seconds=Run.preparing_seconds(len(servers), variants) + sum(g.seconds for g in grids),
-        descriptors=max(grid.descriptors for grid in grids),
-        servers=servers,
-        measure=measure,
-    )
+    crossing = {name: given[name] for name in _CROSSING if name in given and name != "url"}
+    if not crossing and not at_url:
+        preset = next((name for name in ("quick", "full") if name in given), "usual")
+        return [grid for server in servers for grid in getattr(scenarios, preset)(server, variants)]
+    return scenarios.crossed(servers, variants, **{"clients": [10 if at_url else 100], **crossing})
 
 
 def _is_here(url: str) -> bool:
     host = urlsplit(url).hostname or ""
-    try:
+    with suppress(ValueError):
         return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost"
 
 
 def parse(arguments: Sequence[str]) -> Options:

@@ -4,7 +4,7 @@ import json
 import time
 from contextlib import closing
 
-from bench.clients.frames import BlockingWebSocket
+from bench.clients.frames import TEXT, BlockingWebSocket, masked
 from bench.clients.http import WrongResponse
 
 #: Questions.
@@ -16,17 +16,16 @@ TIMEOUT = 10.0
 def offset(host: str, port: int, *, name: str) -> float:
     """Return the seconds by which the server's clock is ahead.
 
-    The shortest of several round trips counts.
-
-    The server's clock is that of the lab, the WebSocket of the page's instruments. Raises
+    The shortest of several round trips counts, on the page's WebSocket for its instruments. Raises
     WrongResponse if there is none.
     """
     found: list[tuple[float, float]] = []
     deadline = time.monotonic() + TIMEOUT
     try:
-        with closing(BlockingWebSocket(host, port, "/lab", name=name, timeout=TIMEOUT)) as lab:
+        with closing(BlockingWebSocket(host, port, name=name, timeout=TIMEOUT)) as lab:
+            lab.open("/lab")
             while len(found) < COUNT and time.monotonic() < deadline:
-                lab.send_text(json.dumps({"do": "clock", "sent": time.time() * 1e3}).encode())
+                lab.send(masked(TEXT, b'{"do":"clock","sent":%f}' % (time.time() * 1e3)))
                 while "clock" not in (message := json.loads(lab.text())):
                     if time.monotonic() > deadline:
                         raise TimeoutError("no response")

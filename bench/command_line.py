@@ -7,11 +7,18 @@ from typing import Any
 
 import click
 
+from bench.clients.http import WrongResponse
+from bench.fanout.servers import OTHER_SERVERS
+from bench.processes import NotRunning
+
+OTHERS = [server.name for server in OTHER_SERVERS]
+
 
 def run(command: click.Command, arguments: Sequence[str] | None, prog: str, **context: Any) -> Any:
     """Run a command and return what it returns.
 
-    A usage error is one line on stderr and exit status 2.
+    A usage error is one line on stderr and exit status 2; a server that does not start, or gives a
+    wrong response, is one line and exit status 1.
     """
     try:
         return command.main(arguments, prog_name=prog, standalone_mode=False, **context)
@@ -19,6 +26,8 @@ def run(command: click.Command, arguments: Sequence[str] | None, prog: str, **co
         message = " ".join(error.format_message().split())
         click.echo(f"{prog}: {message}", err=True)
         sys.exit(2)
+    except (NotRunning, WrongResponse, OSError) as error:
+        sys.exit(f"{prog}: {error}")
 
 
 def separate(arguments: Sequence[str], *options: str) -> list[str]:
@@ -55,3 +64,22 @@ def listed(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         return list(dict.fromkeys(one(part.strip()) for part in value.split(",")))
 
     return convert
+
+
+def update_docs_option(text: str) -> Callable[..., Any]:
+    """Return the option that writes results into the docs."""
+    return click.option("--update-docs", "--write", is_flag=True, help=text)
+
+
+def other_servers_option(text: str) -> Callable[..., Any]:
+    """Return the option that names other servers, or "all"."""
+    return click.option(
+        "--other-servers",
+        "--peers",
+        type=click.Choice(["all", *OTHERS]),
+        multiple=True,
+        is_flag=False,
+        flag_value="all",
+        metavar="[NAME ...]",
+        help=f"{text}: {', '.join(OTHERS)}. All of them unless named.",
+    )

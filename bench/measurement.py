@@ -1,8 +1,8 @@
 """One variant measured at a target, turn by turn."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from bench.clients.http import WrongResponse
@@ -26,40 +26,36 @@ class Measurement:
         self.result = result
         self.target = target
         self.worker = worker
+        self._stack = ExitStack()
 
-    @contextmanager
-    def clients(self) -> Iterator[None]:
+    def connect(self) -> None:
         """Have the clients connected, at their distance."""
         result, target = self.result, self.target
-        with ExitStack() as stack:
-            port, name = target.port, target.name
-            if result.rtt_ms:
-                try:
-                    far = FarPort(result.rtt_ms, host=target.host, server_port=port, prefer=0)
-                    stack.callback(far.close)
-                    far.wait_until_open()
-                except StartupError as error:
-                    raise WrongResponse(f"the relay does not run: {error}") from None
-                port, name = far.port, f"{target.host}:{far.port}"
-            target.cpu()  # which waits until the server is idle
-            memory = target.memory()
-            stack.callback(self._close)
-            found = self.worker.do(
-                "open", transport=result.transport, carry=result.carry, clients=result.clients,
-                address=[target.host, port], host=name, after=target.publisher.cursor,
-                processing_time=result.processing_time,
-            )  # fmt: skip
-            result.connect_traffic = Traffic(**found["traffic"])
-            take_turn([self], target, changes=1, counted=False)
-            grown = target.memory()
-            if memory is not None and grown is not None and not target.had_clients:
-                result.memory = grown - memory
-            target.had_clients = True
-            yield
+        address = target.address(result.transport)
+        if result.rtt_ms:
+            try:
+                far = FarPort(result.rtt_ms, host=target.host, server_port=target.port, prefer=0)
+                self._stack.callback(far.close)
+                far.wait_until_open()
+            except StartupError as error:
+                raise WrongResponse(f"the relay does not run: {error}") from None
+            address |= {"address": [target.host, far.port], "host": f"{target.host}:{far.port}"}
+        target.cpu()  # which waits until the server is idle
+        memory = target.memory()
+        self._stack.callback(self.worker.do, "close")
+        kind = {"carry": result.carry, "processing_time": result.processing_time}
+        found = self.worker.do("open", clients=result.clients, **kind, **address)
+        result.connect_traffic = Traffic(**found["traffic"])
+        take_turn([self], target, changes=1, counted=False)
+        grown = target.memory()
+        if memory is not None and grown is not None and not target.had_clients:
+            result.memory = grown - memory
+        target.had_clients = True
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Disconnect the clients."""
         with suppress(WrongResponse):  # the worker has reported it before
-            self.worker.do("close")
+            self._stack.close()
 
     def begin(self, begin_at: float, seconds: float, *, phase: float) -> None:
         """Count from now on; short polling polls (see LoadGenerator.begin)."""

@@ -6,25 +6,20 @@ kernel's own memory for a socket is not in it.
 """
 
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import closing
 from importlib.metadata import version
 from typing import NamedTuple
 
 import click
 
 from bench import command_line
-from bench.clients.http import WrongResponse
-from bench.clients.publisher import Posting
-from bench.clients.worker import Worker
 from bench.environment import about
-from bench.processes import ROOT, TIMEOUT, NotRunning, Process
+from bench.fanout.subscribers import subscribers
+from bench.processes import ROOT, Process
 from bench.report.tables import as_rst
 from bench.results import as_json
 from bench.servers import HOSTED, started
 from bench.statistics import median
-from bench.target import Target
 
 COMMAND = "python -m bench.memory"
 RESULT = ROOT / "docs" / "results" / "servers.json"
@@ -35,18 +30,11 @@ SERVERS = ("serve.py", "servers/threads.py", *HOSTED)
 IDLE_TIME = 0.3
 
 
-class Kind(NamedTuple):
-    """Browsers of one transport: the first ones, and more."""
-
-    transport: str
-    first: int
-    more: int
-
-
+#: Transports, browsers that come first, and then.
 KINDS = {
-    "pushed to": Kind("websocket", 200, 1000),
-    "long poll": Kind("longpoll", 100, 400),
-    "event stream": Kind("sse", 100, 400),
+    "pushed to": ("websocket", 200, 1000),
+    "long poll": ("longpoll", 100, 400),
+    "event stream": ("sse", 100, 400),
 }
 #: For servers that can hold fewer requests: browsers that come first, and then.
 FEWER = {"uwsgi threads": (20, 70)}
@@ -64,26 +52,15 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
 
     Raises WrongResponse unless all of them then receive a reading.
     """
-    with closing(Posting("127.0.0.1", server.inner_port)) as publisher, closing(Worker()) as worker:
-        target = Target(publisher, host="127.0.0.1", port=server.port)
-        publisher.change()
-
-        def come(clients: int) -> None:
-            worker.do(
-                "open", transport=transport, carry=True, clients=clients,
-                address=[target.host, target.port], host=target.name, after=publisher.cursor,
-            )  # fmt: skip
-            server.cpu(interval=IDLE_TIME)  # which waits until the server is idle
-
-        come(first)
+    with subscribers(server.port, inner_port=server.inner_port) as those:
+        those.broadcast()
+        those.join(first, transport, carry=True)
+        server.cpu(interval=IDLE_TIME)  # which waits until the server is idle
         memory, threads = server.memory(), server.threads()
-        come(more)
+        those.join(more, transport, carry=True)
+        server.cpu(interval=IDLE_TIME)
         found = Growth((server.memory() - memory) / more, server.threads() - threads)
-        worker.do("begin")
-        publisher.change()
-        deadline = time.time() + TIMEOUT
-        if lost := worker.do("finish", sequence=target.newest, deadline=deadline)["lost"]:
-            raise WrongResponse(f"{lost} browsers received nothing")
+        those.broadcast()
         return found
 
 
@@ -119,22 +96,15 @@ def as_table(found: dict[str, dict[str, list[float]]]) -> str:
 @click.option(
     "--runs", type=click.IntRange(1), default=3, show_default=True, help="Of each server."
 )
-@click.option("--update-docs", "--write", is_flag=True, help="Write docs/results/servers.json.")
+@command_line.update_docs_option("Write docs/results/servers.json.")
 def main(runs: int, *, update_docs: bool) -> None:
     """Measure, print the table, write the results."""
-    try:
-        found = measure(runs=runs)
-    except (NotRunning, WrongResponse, OSError) as error:
-        sys.exit(f"{COMMAND}: {error}")
+    found = measure(runs=runs)
     print(as_table(found))
     if update_docs:
-        result = {
-            "command": f"{COMMAND} --update-docs",
-            **about(gunicorn=version("gunicorn"), uwsgi=version("uwsgi")),
-            "servers": found,
-        }
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(as_json(result))
+        versions = {name: version(name) for name in ("gunicorn", "uwsgi")}
+        command = {"command": f"{COMMAND} --update-docs"}
+        RESULT.write_text(as_json({**command, **about(**versions), "servers": found}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,8 @@ POLL_INTERVAL = 0.004
 TIMEOUT = 10.0
 #: Seconds until a server has started.
 START_TIMEOUT = 30.0
+#: Variables of the environment that change our servers.
+_OPTIONS = {"PORT", "PUSHLAB_OPTIONS", "PUSHLAB_TOKEN"}
 
 
 class NotRunning(Exception):
@@ -29,19 +31,13 @@ class NotRunning(Exception):
 
 
 class Process:
-    """A server's process, with those that it started."""
+    """A server's processes, with those that they started."""
 
-    def __init__(self, pid: int, port: int) -> None:
+    def __init__(self, pids: Sequence[int], port: int, inner_port: int = 0) -> None:
+        self.pids = pids
         self.port = port  #: for browsers
-        self.inner_port = port  #: behind the proxy, where the server sees a loopback client
-        self.pids = [pid]
-
-    def beside(self, other: "Process") -> "Process":
-        """Return both as one, with the other's port for browsers."""
-        both = Process(self.pids[0], other.port)
-        both.pids = self.pids + other.pids
-        both.inner_port = self.inner_port
-        return both
+        #: Behind the proxy, where the server sees a loopback client.
+        self.inner_port = inner_port or port
 
     @cached_property
     def _family(self) -> list[psutil.Process]:
@@ -64,18 +60,13 @@ class Process:
         two looks, in which it must use nothing.
         """
         deadline = time.monotonic() + TIMEOUT
-        used = self._cpu()
+        used = sum(map(_used, self._family))
         while True:
             time.sleep(interval)
-            was_idle, before, used = self._is_idle(), used, self._cpu()
+            was_idle = not any(map(_is_running, self._family))
+            before, used = used, sum(map(_used, self._family))
             if (was_idle and used == before) or time.monotonic() > deadline:
                 return used
-
-    def _cpu(self) -> float:
-        return sum(map(_cpu_of, self._family))
-
-    def _is_idle(self) -> bool:
-        return not any(map(_is_running, self._family))
 
     def memory(self) -> int:
         """Return the resident set in bytes."""
@@ -86,7 +77,15 @@ class Process:
         return sum(process.num_threads() for process in self._family)
 
 
-def _cpu_of(process: psutil.Process) -> float:
+def cpu_of(process: Process, work: Callable[[], object], times: int = 1) -> float:
+    """Return the microseconds of CPU that some work costs, on average."""
+    before = process.cpu()
+    for _ in range(times):
+        work()
+    return (process.cpu() - before) / times
+
+
+def _used(process: psutil.Process) -> float:
     if sys.platform == "linux":
         # The process's own clock (see clock_getcpuclockid) is exact, and includes threads that have
         # ended.
@@ -106,28 +105,19 @@ def _is_running(process: psutil.Process) -> bool:
     return False
 
 
-def cores() -> tuple[int, int] | None:
-    """Return cores for servers and for load generators, or None."""
-    if sys.platform != "linux":
-        return None
-    ours = sorted(os.sched_getaffinity(0))
-    return (ours[0], ours[-1]) if len(ours) > 1 else None
-
-
-def environment_of_servers() -> dict[str, str]:
-    """Return our environment without the variables that change our servers."""
-    excluded = ("PORT", "PUSHLAB_OPTIONS", "PUSHLAB_TOKEN")
-    return {name: value for name, value in os.environ.items() if name not in excluded}
+def is_pinned() -> bool:
+    """Return whether servers and load generators have a core each."""
+    return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
 
 
 @contextmanager
-def on_core(core: int | None) -> Iterator[None]:
-    """Start processes meanwhile on this core only."""
-    if core is None or sys.platform != "linux":
+def on_core(place: int) -> Iterator[None]:
+    """Start processes meanwhile on one core: the first, 0, or the last, -1."""
+    if sys.platform != "linux":
         yield
         return
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, {sorted(before)[place]})
     try:
         yield
     finally:
@@ -140,44 +130,48 @@ def running(
 ) -> Iterator[Process]:
     """Run a server; yields it once it has started.
 
-    It has started once it responds at the port, or without one, has printed its URL.
-
-    Raises NotRunning if it ends, or does not respond within START_TIMEOUT.
+    It has started once it responds at the port, or without one, has printed its URL. Raises
+    NotRunning if it ends, or does not respond within START_TIMEOUT.
     """
-    pair = cores()
+    inherited = {name: os.environ[name] for name in os.environ.keys() - _OPTIONS}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "output")
-        with on_core(pair[0] if pair else None), output.open("w") as file:
+        with on_core(0), output.open("w") as file:
             process = subprocess.Popen(  # noqa: S603 - our own programs
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                text=True, start_new_session=True,  # Ctrl-C is for us; we end it
-                env={**environment_of_servers(), "PYTHONUNBUFFERED": "1", **(environment or {})},
-            )  # fmt: skip
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,  # Ctrl-C is for us; we end it
+                env={**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            )
         try:
             deadline = time.monotonic() + START_TIMEOUT
-            while not (found := _port_of(process, port, output)):
+            while not (found := _port_of(process.pid, port, output)):
                 if process.poll() is not None or time.monotonic() > deadline:
                     said = output.read_text().strip()[-300:]
                     raise NotRunning(f"{Path(command[0]).name} did not start: {said}")
                 time.sleep(0.02)
-            yield Process(process.pid, found)
+            yield Process([process.pid], found)
         finally:
-            _end(process)
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TIMEOUT)
+            process.kill()
+            process.wait()
 
 
-def _port_of(process: "subprocess.Popen[str]", port: int, output: Path) -> int:
+def _port_of(pid: int, port: int, output: Path) -> int:
     """Return the server's port; 0 if it has not started."""
     if port:
-        return port if _responds(port) and _listens(process.pid, port) else 0
+        return port if _listens(pid, port) and _responds(port) else 0
     printed = re.search(r"http://[\w.]+:(\d+) ", output.read_text())
     return int(printed[1]) if printed else 0
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Tell whether this process or a child listens there.
-
-    Another program may have taken the port before it.
-    """
+    """Tell whether it is this process: another may have taken the port."""
     try:
         process = psutil.Process(pid)
         return any(
@@ -199,12 +193,3 @@ def _responds(port: int) -> bool:
             return connection.getresponse().status == 200  # nginx may be up before its server
         except (OSError, http.client.HTTPException):
             return False
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Terminate a process; kill it after TIMEOUT."""
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(TIMEOUT)
-    process.kill()
-    process.wait()

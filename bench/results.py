@@ -1,6 +1,7 @@
 """Results: every raw sample, and the figures from them."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,14 +209,5 @@ def _rounded(value: Any) -> Any:
 
 def as_json(found: Any) -> str:
     """Return JSON with a list of plain values per line."""
-    return _json(found, "\n") + "\n"
-
-
-def _json(value: Any, start: str) -> str:
-    inside = start + " "
-    if isinstance(value, dict) and value:
-        lines = [f"{json.dumps(key)}: {_json(of_key, inside)}" for key, of_key in value.items()]
-        return "{" + inside + ("," + inside).join(lines) + start + "}"
-    if isinstance(value, list | tuple) and any(isinstance(v, dict | list | tuple) for v in value):
-        return "[" + inside + ("," + inside).join(_json(v, inside) for v in value) + start + "]"
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda plain: re.sub(r"\n +", " ", plain[0]), text) + "\n"

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Protocol, TypeVar
 
 from bench.clients.http import WrongResponse
@@ -55,6 +55,7 @@ class Run:
         self._cleanup: list[ExitStack] = []  # ended all at the same time
         self._workers: dict[Variant, Worker] = {}
         self._targets: dict[tuple[str, Variant], Target] = {}
+        self._verified: set[tuple[str, Variant]] = set()
 
     def __enter__(self) -> "Run":
         return self
@@ -84,21 +85,19 @@ class Run:
         return self._shared or self._targets[server, variant]
 
     def _prepare(self, server: str, variants: Sequence[Variant]) -> None:
-        new = [variant for variant in variants if (server, variant) not in self._targets]
+        """Start and verify what has not been before."""
+        new = [variant for variant in variants if (server, variant) not in self._verified]
         if not new:
             return
         if self._shared is None:
             self.progress.say(f"starting {server}, once for each variant")
             targets = self._at_once(lambda one: self._start(server, one.dispatch), new)
-        else:
-            targets = [self._shared] * len(new)
-        self._targets |= {
-            (server, variant): target for variant, target in zip(new, targets, strict=True)
-        }
+            self._targets |= {
+                (server, one): target for one, target in zip(new, targets, strict=True)
+            }
         for variant in new:
             if variant not in self._workers:
-                self._workers[variant] = Worker()
-                self._until_the_end().callback(self._workers[variant].close)
+                self._workers[variant] = self._until_the_end(closing(Worker()))
         self.progress.say("verifying that each variant brings the right readings")
 
         def check(variant: Variant) -> None:
@@ -107,27 +106,27 @@ class Run:
                 verify(variant, target, self._workers[variant])
 
         self._each(check, new)
+        self._verified |= {(server, variant) for variant in new}
         self.results.verified += [f"{variant.title} ({server})" for variant in new]
         self.progress.advance(VERIFY_SECONDS + START_SECONDS * len(new))
 
     def _start(self, server: str, dispatch: str) -> Target:
-        try:
-            process = self._until_the_end().enter_context(started(server, dispatch=dispatch))
-        except NotRunning as error:
-            raise Failed(str(error)) from error
         with explained(f"starting {server}"):
-            publisher = Posting("127.0.0.1", process.inner_port)
-            self._until_the_end().callback(publisher.close)
+            process = self._until_the_end(started(server, dispatch=dispatch))
+            publisher = self._until_the_end(closing(Posting("127.0.0.1", process.inner_port)))
             target = Target(
-                publisher, host="127.0.0.1", port=process.port, process=process,
+                publisher,
+                host="127.0.0.1",
+                port=process.port,
+                process=process,
                 stopping=self._stopping,
-            )  # fmt: skip
+            )
             target.warm_up()
         return target
 
-    def _until_the_end(self) -> ExitStack:
-        self._cleanup.append(ExitStack())
-        return self._cleanup[-1]
+    def _until_the_end(self, context: AbstractContextManager[Item]) -> Item:
+        self._cleanup.append(stack := ExitStack())
+        return stack.enter_context(context)
 
     def _measure(self, grid: Grid, scenario: Scenario) -> None:
         measurements = [
@@ -139,25 +138,24 @@ class Run:
             for variant in grid.variants
         ]
         self.results.entries += [measurement.result for measurement in measurements]
-        connected = {id(measurement): ExitStack() for measurement in measurements}
+        pace = min(scenario.pace, MAX_PACE)
 
         def learn(one: Measurement) -> None:
             with explained(f"{one.result.variant.title}, {scenario.title}", one.target):
-                one.target.publish_cpu(scenario.pace)
+                one.target.measure_publishing(pace)
 
         def connect(one: Measurement) -> None:
             with explained(f"{one.result.variant.title}, {scenario.title}", one.target):
-                connected[id(one)].enter_context(one.clients())
+                one.connect()
 
         try:
-            if not all(one.target.knows_publish_cpu(scenario.pace) for one in measurements):
+            targets = [one.target for one in measurements]
+            if any(target.process and pace not in target.publish_cpu for target in targets):
                 self.progress.say("what a change costs without subscribers")
                 self._at_once(learn, measurements)
-                self.progress.advance(BASELINE_CHANGES * min(scenario.pace, MAX_PACE))
+                self.progress.advance(BASELINE_CHANGES * pace)
             # The same for all of them: servers of one kind, in the same circumstances.
-            baseline = [
-                cpu for one in measurements for cpu in one.target.publish_cpu(scenario.pace)
-            ]
+            baseline = [cpu for target in targets for cpu in target.publish_cpu.get(pace, ())]
             for one in measurements:
                 one.result.publish_cpu = baseline
             self.progress.say(f"{scenario.title}: they connect")
@@ -166,46 +164,46 @@ class Run:
             for number in range(grid.rounds):
                 self._take_round(grid, scenario, measurements, number)
         finally:
-            _close(list(connected.values()))
+            _close(measurements)
 
     def _take_round(
         self, grid: Grid, scenario: Scenario, measurements: list[Measurement], number: int
     ) -> None:
         """Have each take a turn, at once or alone."""
+        where = f"{scenario.title}: {{}}, turn {number + 1} of {grid.rounds}"
         seconds = [grid.turn_seconds(scenario, one.result.variant) for one in measurements]
 
-        def turn(measurements: Sequence[Measurement]) -> None:
-            target, alone = measurements[0].target, len(measurements) == 1
-            what = measurements[0].result.variant.title if alone else "all variants"
+        def turn(*together: Measurement) -> None:
+            target, alone = together[0].target, len(together) == 1
+            what = together[0].result.variant.title if alone else "all variants"
             with explained(f"{what}, {scenario.title}", target):
                 target.keep_lengths(grid.changes + 1)
                 if target.publisher.controls_data:
-                    take_turn(measurements, target, changes=1, counted=False)
+                    take_turn(together, target, changes=1, counted=False)
+                phase, lost_after = grid.phase(number), grid.lost_after
                 take_turn(
-                    measurements, target, changes=grid.changes, phase=grid.phase(number),
-                    lost_after=grid.lost_after,
-                )  # fmt: skip
+                    together, target, changes=grid.changes, phase=phase, lost_after=lost_after
+                )
 
-        where = f"{scenario.title}: {{}}, turn {number + 1} of {grid.rounds}"
+        def staggered(place: int) -> None:
+            # One after the other, so that they do not change at once.
+            measurements[place].target.pause(place * scenario.pace / len(measurements))
+            turn(measurements[place])
+
         if self._shared is not None:
             self.progress.say(where.format("all variants"))
-            turn(measurements)
+            turn(*measurements)
             self.progress.advance(max(seconds))
         elif grid.is_together(scenario):
             self.progress.say(where.format("all variants, each with a server of its own"))
-
-            def staggered(place: int) -> None:
-                # One after the other, so that they do not change at once.
-                measurements[place].target.pause(place * scenario.pace / len(measurements))
-                turn([measurements[place]])
-
             self._at_once(staggered, range(len(measurements)))
             self.progress.advance(max(seconds))
         else:  # back and forth, so that a drift of the machine's speed cancels
-            for one in measurements if number % 2 == 0 else measurements[::-1]:
-                self.progress.say(where.format(f"{one.result.variant.title}, alone"))
-                turn([one])
-                self.progress.advance(grid.turn_seconds(scenario, one.result.variant))
+            for place in range(len(measurements))[:: 1 if number % 2 == 0 else -1]:
+                title = measurements[place].result.variant.title
+                self.progress.say(where.format(f"{title}, alone"))
+                turn(measurements[place])
+                self.progress.advance(seconds[place])
 
     def _each(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
         """Do this for each item, at a shared server alone."""
@@ -237,6 +235,8 @@ def explained(where: str, target: Target | None = None) -> Iterator[None]:
     """Raise Failed, with this place, for what goes wrong."""
     try:
         yield
+    except NotRunning as error:
+        raise Failed(str(error)) from error
     except ServerDied as error:
         raise Failed(f"{where}: {error}") from error
     except WrongResponse as error:
@@ -246,13 +246,16 @@ def explained(where: str, target: Target | None = None) -> Iterator[None]:
 def _empty_result(grid: Grid, scenario: Scenario, variant: Variant) -> Result:
     period = (grid.period or scenario.pace * PERIOD) if variant.transport == "poll" else None
     return Result(
-        server=scenario.server, transport=variant.transport, carry=variant.carry,
-        dispatch=variant.dispatch, clients=scenario.clients, pace=scenario.pace,
-        rtt_ms=scenario.rtt_ms, period=period, processing_time=grid.processing_time,
-    )  # fmt: skip
+        **scenario._asdict(),
+        transport=variant.transport,
+        carry=variant.carry,
+        dispatch=variant.dispatch,
+        period=period,
+        processing_time=grid.processing_time,
+    )
 
 
-def _close(stacks: Sequence[ExitStack]) -> None:
+def _close(those: Sequence[ExitStack | Measurement]) -> None:
     """Close all of these at the same time."""
-    with ThreadPoolExecutor(max(1, len(stacks))) as pool:
-        list(pool.map(ExitStack.close, stacks))
+    with ThreadPoolExecutor(max(1, len(those))) as pool:
+        list(pool.map(lambda one: one.close(), those))

@@ -9,21 +9,21 @@ from pushlab.transports import TRANSPORTS
 
 #: Whether news carries the data, by the name on the command line.
 PAYLOADS = {"signal": False, "carry": True}
-#: What finds the function that serves a request: our dispatch in front of Flask, or Flask.
-DIRECT, FLASK = "direct", "flask"
+#: What finds the function that serves a request: our dispatch in front of Flask, or Flask; at a
+#: server that was not started here, it is not known.
+DIRECT, FLASK, UNKNOWN = "direct", "flask", "unknown"
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
     """A transport, its payload, and its requests' dispatch.
 
-    Only GET /data and the long poll have a direct dispatch. A stream or WebSocket that carries
-    needs no request but the one that opens it, which Flask dispatches.
+    Flask dispatches the handshake of a WebSocket, the only request of one that carries.
     """
 
     transport: str
     carry: bool
-    dispatch: str = ""  #: DIRECT or FLASK; DIRECT where there is a choice, unless it is given
+    dispatch: str = ""  #: unless it is given, DIRECT where there is a choice
 
     def __post_init__(self) -> None:
         if not self.dispatch:
@@ -31,8 +31,9 @@ class Variant:
 
     @property
     def has_choice(self) -> bool:
-        """Whether its requests have a direct dispatch."""
-        return not self.carry or self.transport in ("poll", "longpoll")
+        """Whether our dispatch and Flask's are both known to be possible."""
+        only_handshakes = self.carry and TRANSPORTS[self.transport].upgrades
+        return self.dispatch != UNKNOWN and not only_handshakes
 
     @property
     def payload(self) -> str:
@@ -41,9 +42,8 @@ class Variant:
     @property
     def title(self) -> str:
         """As in "WebSocket, carry" and "Long polling, carry, Flask"."""
-        known = TRANSPORTS.get(self.transport)
         by_flask = ", Flask" if self.has_choice and self.dispatch == FLASK else ""
-        return f"{known.short if known else self.transport}, {self.payload}{by_flask}"
+        return f"{TRANSPORTS[self.transport].short}, {self.payload}{by_flask}"
 
 
 #: Every transport with both payloads.
@@ -145,7 +145,7 @@ def slow_readers(server: str, variants: Sequence[Variant]) -> Grid:
 
 def quick(server: str, variants: Sequence[Variant]) -> list[Grid]:
     """Return twenty seconds of measurement."""
-    return [Grid(_scenarios([server], [20], (0.0, 200.0), [1.0]), variants, rounds=1, changes=2)]
+    return [Grid(_scenarios([server], [20], [0.0, 200.0], [1.0]), variants, rounds=1, changes=2)]
 
 
 def usual(server: str, variants: Sequence[Variant]) -> list[Grid]:
@@ -157,23 +157,20 @@ def usual(server: str, variants: Sequence[Variant]) -> list[Grid]:
     most = _scenarios([server], [1000], [0.0], [1.0])
     return [
         Grid(most, both_dispatches(variants), rounds=8, changes=1),
-        Grid(_scenarios([server], [100], (0.0, 200.0), [1.0]), variants, rounds=5),
+        Grid(_scenarios([server], [100], [0.0, 200.0], [1.0]), variants, rounds=5),
         slow_readers(server, variants),
     ]
 
 
-def full(servers: Sequence[str], variants: Sequence[Variant]) -> list[Grid]:
-    """Return half an hour of measurement for each server."""
-    rtts = (0.0, 50.0, 200.0)
+def full(server: str, variants: Sequence[Variant]) -> list[Grid]:
+    """Return half an hour of measurement."""
+    rtts = [0.0, 50.0, 200.0]
+    most = _scenarios([server], [5000], [0.0], [4.0])
     return [
-        grid
-        for server in servers
-        for grid in (
-            Grid(_scenarios([server], [5000], [0.0], [4.0]), both_dispatches(variants), changes=1),
-            Grid(_scenarios([server], [1000], rtts, [1.0]), variants),
-            Grid(_scenarios([server], (100, 10, 1), rtts, (1.0, 4.0)), variants, changes=6),
-            slow_readers(server, variants),
-        )
+        Grid(most, both_dispatches(variants), changes=1),
+        Grid(_scenarios([server], [1000], rtts, [1.0]), variants),
+        Grid(_scenarios([server], [100, 10, 1], rtts, [1.0, 4.0]), variants, changes=6),
+        slow_readers(server, variants),
     ]
 
 
@@ -182,14 +179,14 @@ def crossed(
     variants: Sequence[Variant],
     *,
     clients: Sequence[int],
-    rtts: Sequence[float],
-    paces: Sequence[float],
+    rtt: Sequence[float] = (0.0,),
+    pace: Sequence[float] = (1.0,),
     period: float | None = None,
     changes: int = 16,
 ) -> list[Grid]:
     """Return every combination, the most clients first."""
     rounds = min(8 if max(clients) > TOGETHER else 4, changes)
-    scenarios = _scenarios(servers, sorted(clients, reverse=True), rtts, paces)
+    scenarios = _scenarios(servers, sorted(clients, reverse=True), rtt, pace)
     return [Grid(scenarios, variants, rounds, changes=-(-changes // rounds), period=period)]
 
 

@@ -6,13 +6,13 @@ import shutil
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
-from bench.scenarios import DIRECT, FLASK
 from bench.processes import ROOT, Process, running
+from bench.scenarios import DIRECT, FLASK
 
 #: Executable and arguments, by name; "{port}" is the port. Where it is not among the arguments, it
 #: is PORT in the environment. Our options are in PUSHLAB_OPTIONS.
@@ -40,8 +40,11 @@ def missing(server: str) -> str | None:
     if server == NGINX:
         return None if nginx() else "nginx (apt install nginx-light)"
     executable = Path(sys.executable).with_name(HOSTED[server][0])
-    installable = f"{executable.name} (pip install -r servers/requirements.txt)"
-    return None if executable.exists() else installable
+    return (
+        None
+        if executable.exists()
+        else f"{executable.name} (pip install -r servers/requirements.txt)"
+    )
 
 
 def nginx() -> str | None:
@@ -57,23 +60,17 @@ def nginx_configuration(*, listen: int, server: int) -> str:
     )
 
 
-_given: set[int] = set()
-_giving = threading.Lock()
+#: Below the ephemeral ports, which begin at 32768 or 49152: one of those might be taken before it
+#: is used. Five digits, because every byte is counted. Each once, as servers start together.
+_ports = cycle(random.sample(range(10_000, 32_000), 22_000))
 
 
 def free_port() -> int:
-    """Return a free port of five digits, always another.
-
-    It is below the ephemeral ports, which begin at 32768 or 49152: one of those might be taken
-    before it is used. Five digits, because every byte is counted.
-    """
-    with _giving:
-        while True:
-            port = random.randrange(10_000, 32_000)
-            with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-                if port not in _given:
-                    _given.add(port)
-                    return port
+    """Return a free port of five digits, always another."""
+    while True:
+        port = next(_ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def command(server: str, port: int, *, dispatch: str = DIRECT) -> tuple[list[str], dict[str, str]]:
@@ -92,7 +89,7 @@ def started(server: str, *, dispatch: str = DIRECT) -> Iterator[Process]:
     with ExitStack() as stack:
         port = free_port()
         run, environment = command(
-            PROGRAMS[0] if server == NGINX else server, port, dispatch=dispatch
+            "serve.py" if server == NGINX else server, port, dispatch=dispatch
         )
         process = stack.enter_context(running(run, environment=environment, port=port))
         if server == NGINX:
@@ -100,5 +97,6 @@ def started(server: str, *, dispatch: str = DIRECT) -> Iterator[Process]:
             in_front = free_port()
             (folder / "nginx.conf").write_text(nginx_configuration(listen=in_front, server=port))
             proxy = [nginx() or "nginx", "-p", str(folder), "-c", "nginx.conf"]
-            process = process.beside(stack.enter_context(running(proxy, port=in_front)))
+            other = stack.enter_context(running(proxy, port=in_front))
+            process = Process([*process.pids, *other.pids], in_front, port)
         yield process

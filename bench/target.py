@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -48,34 +48,35 @@ class Target:
         self.had_clients = False  #: then it has memory to spare, and growth means nothing
         self.offset = 0.0  #: how many seconds its clock is ahead of ours
         self.stopping = stopping or threading.Event()  #: set to end the run
-        self._publish_cpu: dict[float, list[float]] = {}
+        #: Microseconds of CPU per change without subscribers, by pace.
+        self.publish_cpu: dict[float, list[float]] = {}
+
+    def address(self, transport: str) -> dict[str, Any]:
+        """Return what a load generator needs to open clients."""
+        return {
+            "transport": transport,
+            "address": [self.host, self.port],
+            "host": self.name,
+            "after": self.publisher.cursor,
+        }
 
     def warm_up(self) -> None:
-        """Change the data WARMING times."""
+        """Make WARM_UP_CHANGES changes."""
         for _ in range(WARM_UP_CHANGES):
             self.publisher.change()
 
-    def publish_cpu(self, pace: float) -> list[float]:
-        """Return the microseconds of CPU of changes without subscribers.
+    def measure_publishing(self, pace: float) -> None:
+        """Fill in `publish_cpu`, which stays empty where the CPU is not known.
 
         One sample per change, at the pace at which it will be measured: a server that has been idle
-        for a second takes longer for the same. Empty where the CPU is not known.
+        for a second takes longer for the same.
         """
-        if not self.process:
-            return []
-        pace = min(pace, MAX_PACE)
-        if pace not in self._publish_cpu:
-            samples = self._publish_cpu[pace] = []
-            for _ in range(BASELINE_CHANGES):
-                before = self.cpu() or 0.0
-                self.publisher.change()
-                self.pause(pace)
-                samples.append(round((self.cpu() or 0.0) - before, 1))
-        return self._publish_cpu[pace]
-
-    def knows_publish_cpu(self, pace: float) -> bool:
-        """True if `publish_cpu` need not measure any more."""
-        return not self.process or min(pace, MAX_PACE) in self._publish_cpu
+        samples = self.publish_cpu[pace] = []
+        for _ in range(BASELINE_CHANGES if self.process else 0):
+            before = self.cpu() or 0.0
+            self.publisher.change()
+            self.pause(pace)
+            samples.append(round((self.cpu() or 0.0) - before, 1))
 
     def pause(self, seconds: float) -> None:
         """Wait; raises Stopped if the run is to end."""
@@ -111,6 +112,5 @@ class Target:
     def explain(self, error: Exception) -> Exception:
         """Return the error, or ServerDied if that caused it."""
         time.sleep(0.1)  # the end of a process is seen a moment after that of its connections
-        if self.process and not self.process.is_alive:
-            return ServerDied("the server died")
-        return error
+        dead = self.process and not self.process.is_alive
+        return ServerDied("the server died") if dead else error

@@ -14,7 +14,7 @@ import pytest
 
 from bench import cli, scenarios
 from bench.results import Result, Results
-from bench.scenarios import DIRECT, FLASK, VARIANTS, Variant
+from bench.scenarios import DIRECT, FLASK, UNKNOWN, VARIANTS, Variant
 from bench.servers import SERVERS, command, missing
 from tests.conftest import ROOT, Program, Start, eventually
 
@@ -99,6 +99,8 @@ def test_a_server_that_is_running(start: Start, tmp_path: Path) -> None:
         assert result.lost == 0
         assert result.cpu == []
         assert result.memory is None
+        assert result.dispatch == UNKNOWN
+        assert "Flask" not in result.title
         assert 0.05 < result.pace < 2
 
 
@@ -230,6 +232,8 @@ def test_polling_is_measured_with_both_dispatches() -> None:
         arguments, environment = command(server, 5000, dispatch=FLASK)
         assert "--no-direct" in " ".join([*arguments, *environment.values()])
     assert Variant("websocket", carry=True).dispatch == FLASK  # its handshake
+    assert Variant("sse", carry=True).dispatch == DIRECT  # the request that opens it
+    assert Variant("sse", carry=True, dispatch=FLASK).title == "SSE, carry, Flask"
 
 
 def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:

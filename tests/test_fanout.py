@@ -53,7 +53,7 @@ def test_every_goal_is_for_something_measured() -> None:
 
 def test_every_other_server_has_its_script() -> None:
     for server in servers.OTHER_SERVERS:
-        assert (servers.SCRIPTS / server.script).exists()
+        assert (servers.SCRIPTS / server.command[0]).exists()
 
 
 def right(sockets: Sequence[socket.socket], frame: bytes) -> None:

@@ -131,8 +131,8 @@ def measured(
     target: Target, worker: Worker, result: Result, *, changes: int = 1, turns: int = 1
 ) -> Result:
     """Return the result, after so many turns."""
-    measurement = Measurement(result, target, worker)
-    with measurement.clients():
+    with closing(Measurement(result, target, worker)) as measurement:
+        measurement.connect()
         for _ in range(turns):
             take_turn([measurement], target, changes=changes)
     return result
@@ -239,8 +239,9 @@ def test_cursors_of_one_length(target: Target) -> None:
 def test_a_server_that_dies_is_reported(worker: Worker) -> None:
     with started("serve.py") as process, target_at(process.port) as target:
         target.process = process
-        measurement = Measurement(result(Variant("websocket", carry=True)), target, worker)
-        with measurement.clients():
+        killed = result(Variant("websocket", carry=True))
+        with closing(Measurement(killed, target, worker)) as measurement:
+            measurement.connect()
             os.kill(process.pids[0], signal.SIGKILL)
             with pytest.raises(ServerDied):
                 take_turn([measurement], target, changes=2)

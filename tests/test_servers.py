@@ -114,7 +114,7 @@ def test_the_number_of_held_requests(name: str, server: Server) -> None:
 
 def test_a_push_socket_costs_little(server: Server) -> None:
     growth = memory.growth(
-        Process(server.process.pid, server.port), "websocket", first=100, more=1000
+        Process([server.process.pid], server.port), "websocket", first=100, more=1000
     )
     assert growth.memory < 3000
     assert growth.threads <= 0

@@ -7,11 +7,13 @@ had it. The clock is the machine's, in seconds since the epoch, as the server's 
 from importlib import import_module
 
 from bench.clients.base import Client
+from bench.clients.poll import Fetch
 from bench.clients.websocket import Frames
 from pushlab.transports import TRANSPORTS
 
-#: By the transport's name, which is that of the file.
+#: By the transport's name, which is that of the file; and two for the fan-out benchmark.
 CLIENTS: dict[str, type[Client]] = {
     **{name: import_module(f"{__name__}.{name}").CLIENT for name in TRANSPORTS},
     "frames": Frames,
+    "fetch": Fetch,
 }

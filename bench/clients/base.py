@@ -20,9 +20,9 @@ def sequence(cursor: str) -> int:
 class Client:
     """One browser; a subclass per transport.
 
-    `fetches` is whether it fetches the reading that a signal announces; if not, the signal is all
-    that it waits for, and none may come twice. With `processing_time` it is a slow reader: it takes
-    that many seconds for each reading before it shows it, and does nothing else meanwhile.
+    Unless it `fetches`, a signal is all that it waits for, and none may come twice. With
+    `processing_time` it is a slow reader: it takes that many seconds for each reading before it
+    shows it, and does nothing else meanwhile.
     """
 
     def __init__(
@@ -44,9 +44,7 @@ class Client:
         self.connection = Connection(env, self.on_response)
         self.is_busy = False  #: with a reading, so that it has no time for anything else
         self._notified_at: dict[int, float] = {}
-        self._queue: deque[Mapping[str, Any]] = deque()  # received while it was busy
-
-    # What each transport does differently.
+        self.queue: deque[Mapping[str, Any]] = deque()  #: received while it was busy
 
     def subscribe(self, after: str) -> None:
         """Begin to wait for what comes after this cursor."""
@@ -71,33 +69,22 @@ class Client:
         """Close its connections without a close frame."""
         self.connection.close()
 
-    # What all of them do.
-
-    @property
-    def queued(self) -> int:
-        """Readings that have arrived and are not shown yet."""
-        return len(self._queue)
-
     def on_message(self, message: bytes, at: float) -> None:
         """Take a reading, or fetch the one that is signalled."""
         news = self.env.parse(message)
-        if self.carry:
+        if self.carry or self.fetches:
             self.notify(news["cursor"], at)
+        if self.carry:
             self.receive(news, at)
         elif self.fetches:
-            self.notify(news["cursor"], at)
             self.fetch()
         else:
-            self._take_signal(news["cursor"], at)
-
-    def _take_signal(self, cursor: str, at: float) -> None:
-        number = sequence(cursor)
-        if number <= self.sequence:
-            raise WrongResponse(f"{cursor} came after reading {self.sequence}")
-        self.notified = self.sequence = number
-        self.cursor = cursor
-        self.times[number] = at, at
-        self.resume()
+            self.cursor, number = news["cursor"], sequence(news["cursor"])
+            if number <= self.sequence:
+                raise WrongResponse(f"{self.cursor} came after reading {self.sequence}")
+            self.sequence = number
+            self.times[number] = at, at
+            self.resume()
 
     def notify(self, cursor: str, at: float) -> None:
         """Note that there is this reading."""
@@ -126,22 +113,22 @@ class Client:
 
     def receive(self, reading: Mapping[str, Any], at: float) -> None:
         """Show a reading, at once or when not busy."""
-        if self.processing_time:
-            self._queue.append(reading)
-            if not self.is_busy:
-                self.is_busy = True
-                self.env.call_at(at + self.processing_time, self._processed)
+        if not self.processing_time:
+            self._show(reading, at)
+            self.resume()
             return
-        self._show(reading, at)
-        self.resume()
+        self.queue.append(reading)
+        if not self.is_busy:
+            self.is_busy = True
+            self.env.call_at(at + self.processing_time, self._processed)
 
     def _processed(self) -> None:
         now = time.time()
-        self._show(self._queue.popleft(), now)
-        if self._queue:
+        self._show(self.queue.popleft(), now)
+        self.is_busy = bool(self.queue)
+        if self.is_busy:
             self.env.call_at(now + self.processing_time, self._processed)
         else:
-            self.is_busy = False
             self.resume()
 
     def _show(self, reading: Mapping[str, Any], at: float) -> None:

@@ -42,30 +42,15 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class BlockingWebSocket(BlockingConnection):
-    """A WebSocket on which one waits for each message.
+    """A WebSocket on which one waits for each message."""
 
-    Raises WrongResponse if the server does not accept it.
-    """
-
-    def __init__(
-        self, host: str, port: int, path: str, *, name: str = "", timeout: float = 10.0
-    ) -> None:
-        super().__init__(host, port, name=name, timeout=timeout)
-        try:
-            self._open(path)
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self, path: str) -> None:
+    def open(self, path: str) -> None:
+        """Send the handshake; raises WrongResponse if it is refused."""
         request, accept = handshake(self.host, path)
         self.send(request)
         response = self.receive(read_response)
         if response.status != 101 or accept not in response.head:
             raise WrongResponse(f"{path} is not a WebSocket: {response.head!r}")
-
-    def send_text(self, message: bytes) -> None:
-        self.send(masked(TEXT, message))
 
     def text(self) -> bytes:
         """Return the next text message; pings get pongs meanwhile."""

@@ -4,6 +4,7 @@ import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.results import SEGMENT
@@ -27,12 +28,8 @@ class Response(NamedTuple):
     status: int
     head: bytes  #: status line and header fields
     body: bytes
-    down: int = 0  #: bytes of the response
+    size: int  #: bytes on the wire
     received_at: float = 0.0  #: seconds since the epoch
-
-    @property
-    def size(self) -> int:
-        return self.down
 
     def header(self, name: bytes) -> bytes:
         """Return a header's value, b"" if there is none."""
@@ -56,7 +53,7 @@ def read_response(data: bytes, *, to: bytes = b"GET") -> Response | None:
         size = int(length.partition(b"\r\n")[0])
         if len(rest) < size:
             return None
-    return Response(status, head, rest[:size], down=len(head) + 4 + size)
+    return Response(status, head, rest[:size], len(head) + 4 + size)
 
 
 def read_chunks(data: bytes) -> tuple[bytes, bytes]:
@@ -94,7 +91,7 @@ class Connection:
 
     @property
     def is_waiting(self) -> bool:
-        """True while a request has no response."""
+        """Whether a request has no response yet."""
         return bool(self._request)
 
     def open(self) -> socket.socket:
@@ -105,9 +102,7 @@ class Connection:
         return self._socket
 
     def send(self, request: bytes) -> None:
-        """Send a request."""
-        if self._request:
-            raise AssertionError("one request at a time")
+        """Send a request; the one before must have its response."""
         self._request = request
         self._env.traffic.requests += 1
         self._send()
@@ -115,9 +110,8 @@ class Connection:
     def _send(self) -> None:
         self._is_new = self._socket is None
         sock = self._socket or self.open()
-        traffic, size = self._env.traffic, len(self._request)
-        traffic.up += size
-        traffic.packets += packets(size)
+        self._env.traffic.up += len(self._request)
+        self._env.traffic.packets += packets(len(self._request))
         try:
             sock.sendall(self._request)
         except (BrokenPipeError, ConnectionResetError):
@@ -138,17 +132,15 @@ class Connection:
             raise WrongResponse("the server closed the connection of a request")
         request = self._request
         self.close()
+        self._request = request
         if request:
-            self._request = request
             self._send()
 
     def _readable(self) -> None:
-        if self._socket is None:
-            raise AssertionError("not connected")
-        try:
-            data = self._socket.recv(65536)
-        except ConnectionResetError:
-            data = b""
+        data = b""
+        if self._socket is not None:
+            with suppress(ConnectionResetError):
+                data = self._socket.recv(65536)
         received_at = time.time()
         if not data:
             self._closed_by_server()
@@ -160,9 +152,9 @@ class Connection:
         found = read_response(self._received, to=self._request)
         if found is None:
             return
-        if len(self._received) > found.down:
-            raise WrongResponse(f"more than one response: {self._received[found.down :]!r}")
-        self._env.traffic.packets += packets(found.down) + 1  # and its acknowledgement
+        if len(self._received) > found.size:
+            raise WrongResponse(f"more than one response: {self._received[found.size :]!r}")
+        self._env.traffic.packets += packets(found.size) + 1  # and its acknowledgement
         response = found._replace(received_at=received_at)
         self._request = self._received = b""
         if response.header(b"Connection").lower() == b"close":
@@ -171,11 +163,10 @@ class Connection:
 
 
 class BlockingConnection:
-    """A connection with blocking reads, which counts bytes."""
+    """A connection with blocking reads."""
 
     def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 10.0) -> None:
         self.host = name or f"{host}:{port}"  #: as in the Host header
-        self.up = self.down = 0
         self._socket = socket.create_connection((host, port), timeout)
         self._received = b""
 
@@ -184,7 +175,6 @@ class BlockingConnection:
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
-        self.up += len(data)
 
     def receive(self, read: Callable[[bytes], Any]) -> Any:
         """Return the next Response or Frame that `read` finds.
@@ -196,5 +186,4 @@ class BlockingConnection:
                 raise ConnectionError("the server closed the connection")
             self._received += data
         self._received = self._received[message.size :]
-        self.down += message.size
         return message

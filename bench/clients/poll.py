@@ -11,20 +11,23 @@ class Poll(Client):
     def subscribe(self, after: str) -> None:
         """Connect; it asks at every tick."""
         self.cursor = after
-        self._is_due = False
+        self._due = 0  # polls that wait until the last response is processed
         self.connection.open()
 
     def tick(self) -> None:
         """Poll, as soon as the last response is processed."""
-        self._is_due = self.connection.is_waiting or self.is_busy
-        if not self._is_due:
-            method = "GET" if self.carry else "HEAD"
-            self.connection.send(request(self.env.host, "/data", method=method, known=self.cursor))
+        self._due = 1
+        self.resume()
 
     def resume(self) -> None:
-        """Ask at once if that was due meanwhile."""
-        if self._is_due:
-            self.tick()
+        """Poll if that is due and possible."""
+        if self._due and not self.connection.is_waiting and not self.is_busy:
+            self._due -= 1
+            self.poll()
+
+    def poll(self) -> None:
+        method = "GET" if self.carry else "HEAD"
+        self.connection.send(request(self.env.host, "/data", method=method, known=self.cursor))
 
     def on_response(self, response: Response) -> None:
         """Take the response to a poll or to a fetch."""
@@ -33,15 +36,24 @@ class Poll(Client):
             self.resume()
         elif response.status != 200:
             raise WrongResponse(f"GET /data: {response.head!r}")
-        elif response.body and not self.carry:
+        elif response.body:
             self.on_data(response)
         else:
             cursor = response.header(b"ETag").strip(b'"').decode()
             self.notify(cursor, response.received_at)
-            if self.carry:
-                self.receive(self.env.parse(response.body), response.received_at)
-            else:
-                self.fetch()
+            self.fetch()
 
 
 CLIENT = Poll
+
+
+class Fetch(Poll):
+    """GET /data once per tick, one after the other, whether new or not."""
+
+    def tick(self) -> None:
+        self._due += 1
+        self.resume()
+
+    def poll(self) -> None:
+        self.notified = self.sequence = -1  # until the response
+        self.connection.send(request(self.env.host, "/data"))

@@ -4,9 +4,10 @@ import http.client
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from bench.clients.frames import BlockingWebSocket, read_frame
+from bench.clients.base import sequence
+from bench.clients.frames import TEXT, BlockingWebSocket, masked, read_frame
 from bench.clients.http import BlockingConnection, WrongResponse
 from bench.processes import TIMEOUT
 
@@ -14,42 +15,41 @@ from bench.processes import TIMEOUT
 VALUE: dict[str, Any] = {"cpu_percent": 12.5, "memory_percent": 41.0, "load": 0.42}
 #: Seconds after which an idle connection is not used again: some servers close it soon.
 IDLE = 2.0
+#: Seconds within which data that other programs change must change.
+CHANGE_TIMEOUT = 60.0
 
 
-class Publisher(Protocol):
-    """What changes the data, or waits until it changes."""
+class Publisher:
+    """A connection for /data, opened again after being idle."""
 
     cursor: str  #: of the newest reading that it knows of
     changed_at: float  #: when that changed, by the server's clock
     controls_data: bool  #: nothing else changes the data
 
-    def refresh(self) -> None:
-        """Get the newest reading."""
-
-    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
-        """Make a change, or wait for one; return the value."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class _Publisher:
-    """A connection for /data, opened again after being idle."""
-
-    def __init__(self, host: str, port: int, *, name: str = "") -> None:
+    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
         self._headers = {"Host": name or f"{host}:{port}"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
         self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
         self._used_at = time.monotonic()
         self.refresh()
+
+    def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
+        """Make a change, or wait for one; return the value."""
+        raise NotImplementedError
 
     def refresh(self) -> None:
         """Get the newest reading; raises WrongResponse if /data is none."""
         status, body = self._request("GET", "/data")
         try:
-            reading: dict[str, Any] = json.loads(body)
-            self.cursor, self.changed_at = str(reading["cursor"]), float(reading["changed_at"])
+            self._take(body)
         except (ValueError, TypeError, KeyError):
             raise WrongResponse(f"GET /data: {status}, and no reading") from None
+
+    def _take(self, body: bytes) -> Mapping[str, Any]:
+        reading: dict[str, Any] = json.loads(body)
+        self.cursor, self.changed_at = str(reading["cursor"]), float(reading["changed_at"])
+        return dict(reading["value"])
 
     def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         """Return status and body; raises WrongResponse without a response."""
@@ -70,15 +70,10 @@ class _Publisher:
         self._connection.close()
 
 
-class Posting(_Publisher):
+class Posting(Publisher):
     """It changes the data with `POST /data`."""
 
     controls_data = True
-
-    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
-        super().__init__(host, port, name=name)
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
 
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         status, body = self._request("POST", "/data", json.dumps(value))
@@ -88,60 +83,45 @@ class Posting(_Publisher):
         return value
 
 
-class Watching(_Publisher):
+class Watching(Publisher):
     """It waits with long polls until the data changes."""
 
     controls_data = False
 
-    def __init__(self, host: str, port: int, *, name: str = "", timeout: float = 60.0) -> None:
-        self._timeout = timeout
-        super().__init__(host, port, name=name)
-
     def change(self, value: Mapping[str, Any] = VALUE) -> Mapping[str, Any]:
         self.refresh()  # it may have changed since the last response
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + CHANGE_TIMEOUT
         while time.monotonic() < deadline:
             path = f"/update?carry=1&timeout={TIMEOUT / 2:g}&after={self.cursor}"
             status, body = self._request("GET", path)
             if status == 200:
-                reading: dict[str, Any] = json.loads(body)
-                self.cursor, self.changed_at = reading["cursor"], reading["changed_at"]
-                return dict(reading["value"])
+                return self._take(body)
             if status != 204:
                 raise WrongResponse(f"GET /update: {status}")
-        raise WrongResponse(f"the data has not changed for {self._timeout:.0f} s")
+        raise WrongResponse(f"the data has not changed for {CHANGE_TIMEOUT:.0f} s")
 
 
-class Speaking:
+class Speaking(BlockingWebSocket):
     """It publishes by WebSocket, for servers without POST."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = BlockingWebSocket(host, port, "/publish")
+        super().__init__(host, port)
         self.cursor = ""
+        self.open("/publish")
 
     def change(self) -> None:
-        self._socket.send_text(b"publish")
-        self.cursor = str(json.loads(self._socket.text())["cursor"])
-
-    def close(self) -> None:
-        self._socket.close()
+        self.send(masked(TEXT, b"publish"))
+        self.cursor = str(json.loads(self.text())["cursor"])
 
 
-class FrameSending:
+class FrameSending(BlockingConnection):
     """It sends the floor a frame to broadcast."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._connection = BlockingConnection(host, port)
-        self._number = 0
-        self.cursor = ""
+    cursor = "floor123-100"
 
     def change(self) -> None:
-        self._number += 1
-        self.cursor = f"floor123-{100 + self._number}"
+        self.cursor = f"floor123-{sequence(self.cursor) + 1}"
         message = json.dumps({"cursor": self.cursor}, separators=(",", ":")).encode()
-        self._connection.send(bytes([0x81, len(message)]) + message)
-        if self._connection.receive(read_frame).payload != message:
+        self.send(bytes([0x81, len(message)]) + message)
+        if self.receive(read_frame).payload != message:
             raise WrongResponse("the floor did not send what it was sent")
-
-    def close(self) -> None:
-        self._connection.close()

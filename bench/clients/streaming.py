@@ -1,7 +1,6 @@
 """What event streams and WebSockets have in common."""
 
 import time
-from abc import abstractmethod
 
 from bench.clients.base import Client
 from bench.clients.http import CLOSING_PACKETS, OPENING_PACKETS, WrongResponse, packets
@@ -14,10 +13,10 @@ class Streaming(Client):
     """
 
     def open(self, request: bytes) -> None:
-        """Connect and send this request; `read` takes what comes then."""
+        """Connect and send this request."""
         if not self.carry and self.fetches:
             self.connection.open()
-        self._received = b""
+        self._received = self._head = b""
         self._is_open = False
         self._socket = self.env.connect()
         self.env.watch(self._socket, self._readable)
@@ -47,13 +46,33 @@ class Streaming(Client):
         at = time.time()
         if not data:
             raise WrongResponse("the server closed a connection that was to stay open")
-        self.read(data, at)
+        self._received += data
+        if not self._head:
+            head, blank, rest = self._received.partition(b"\r\n\r\n")
+            if not blank:
+                return
+            if not self.accepts(head):
+                raise WrongResponse(f"GET /update: {head!r}")
+            self._head, self._received = head, rest
+            self.env.traffic.down += len(head) + 4
+            self.env.traffic.packets += packets(len(head) + 4)
+        self.read(at)
 
-    @abstractmethod
-    def read(self, data: bytes, at: float) -> None:
-        """Take data, which may end anywhere."""
+    def accepts(self, head: bytes) -> bool:
+        """Tell whether this is the head of the right response."""
+        raise NotImplementedError
 
-    def on_push(self, message: bytes, at: float) -> None:
-        """Take a message."""
+    def read(self, at: float) -> None:
+        """Take what has been received, which may end anywhere."""
+        raise NotImplementedError
+
+    def on_push(self, message: bytes, at: float, *, size: int) -> None:
+        """Take a message, and count the bytes that it took."""
+        self.count(size)
         self.env.traffic.messages += 1
         self.on_message(message, at)
+
+    def count(self, size: int) -> None:
+        """Count a frame or event, and its acknowledgement."""
+        self.env.traffic.down += size
+        self.env.traffic.packets += packets(size) + 1

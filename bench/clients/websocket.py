@@ -2,7 +2,7 @@
 
 from bench.clients.chromium import handshake
 from bench.clients.frames import PING, PONG, TEXT, masked, read_frame
-from bench.clients.http import WrongResponse, packets
+from bench.clients.http import WrongResponse
 from bench.clients.streaming import Streaming
 
 
@@ -12,34 +12,24 @@ class WebSocket(Streaming):
     def subscribe(self, after: str) -> None:
         """Send the handshake."""
         self.cursor = after
-        request, self._accept = handshake(
-            self.env.host, f"/update?carry={self.carry:d}&after={after}"
-        )
+        path = f"/update?carry={self.carry:d}&after={after}"
+        request, self._accept = handshake(self.env.host, path)
         self.open(request)
 
-    def read(self, data: bytes, at: float) -> None:
-        traffic = self.env.traffic
-        self._received += data
-        if not self._is_open:
-            head, blank, rest = self._received.partition(b"\r\n\r\n")
-            if not blank:
-                return
-            if not head.startswith(b"HTTP/1.1 101 ") or self._accept not in head:
-                raise WrongResponse(f"GET /update: {head!r}")
-            traffic.down += len(head) + 4
-            traffic.packets += packets(len(head) + 4)
-            self._is_open, self._received = True, rest
+    def accepts(self, head: bytes) -> bool:
+        self._is_open = head.startswith(b"HTTP/1.1 101 ") and self._accept in head
+        return self._is_open
+
+    def read(self, at: float) -> None:
         while (frame := read_frame(self._received)) is not None:
             opcode, payload, size = frame
             self._received = self._received[size:]
             if opcode == PING:
                 pong = masked(PONG, payload)
                 self._socket.sendall(pong)
-                traffic.keepalive += size + len(pong)
+                self.env.traffic.keepalive += size + len(pong)
             elif opcode == TEXT:
-                traffic.down += size
-                traffic.packets += packets(size) + 1  # and its acknowledgement
-                self.on_push(payload, at)
+                self.on_push(payload, at, size=size)
             else:
                 raise WrongResponse(f"an unexpected frame: {opcode:#x} {payload!r}")
 
@@ -53,4 +43,4 @@ class Frames(WebSocket):
     def subscribe(self, after: str) -> None:
         self.cursor = after
         self.open(b"")
-        self._is_open = True
+        self._head, self._is_open = b"none", True

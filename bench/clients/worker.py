@@ -22,9 +22,8 @@ from typing import IO, Any, cast
 
 from bench.clients import CLIENTS
 from bench.clients.base import Client
-from bench.clients.chromium import request
-from bench.clients.http import Connection, Response, WrongResponse
-from bench.processes import ROOT, TIMEOUT, cores, on_core
+from bench.clients.http import WrongResponse
+from bench.processes import ROOT, TIMEOUT, on_core
 from bench.results import Traffic
 from pushlab.hosting.listener import raise_descriptor_limit
 
@@ -36,6 +35,8 @@ PER_ADDRESS = 10_000
 CONNECT_TIMEOUT = 30.0
 #: Short polls without an end.
 UNLIMITED = 10**12
+#: The result of every order once the process has ended.
+ENDED = '{"wrong": "the load generator\'s process ended"}'
 #: Seconds between two looks at whether all clients have the reading that is waited for.
 POLL_INTERVAL = 0.01
 
@@ -60,9 +61,6 @@ class LoadGenerator:
         self._missing: int | None = None  # clients that have this reading poll no more
         self._phase = 0.5  # the share of a client's part of the period after which it polls
         self._cpu = self._began = 0.0
-        self._wrong = ""
-
-    # The environment of its clients.
 
     def connect(self) -> socket.socket:
         """Return a new connection to the server."""
@@ -103,21 +101,26 @@ class LoadGenerator:
     # The orders.
 
     def open(
-        self, *, transport: str, carry: bool, clients: int, address: list[Any], host: str,
-        after: str, fetches: bool = True, processing_time: float = 0.0,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Add clients that are all subscribed; return their traffic."""
+        self,
+        *,
+        transport: str,
+        clients: int,
+        address: list[Any],
+        host: str,
+        after: str,
+        **kind: Any,
+    ) -> dict[str, Any]:
+        """Add clients, of this kind (see Client), that are all subscribed.
+
+        Returns their traffic.
+        """
         self._address, self.host, self.traffic = (address[0], address[1]), host, Traffic()
         for begin in range(0, clients, CONNECT_BATCH):
-            batch = [
-                CLIENTS[transport](
-                    self, carry=carry, fetches=fetches, processing_time=processing_time
-                )
-                for _ in range(min(CONNECT_BATCH, clients - begin))
-            ]
+            size = min(CONNECT_BATCH, clients - begin)
+            batch = [CLIENTS[transport](self, **kind) for _ in range(size)]
+            self._clients += batch
             for client in batch:
                 client.subscribe(after)
-                self._clients.append(client)
             deadline = time.time() + CONNECT_TIMEOUT
             while not all(client.is_subscribed for client in batch):
                 self._run(0.1)
@@ -130,11 +133,9 @@ class LoadGenerator:
     ) -> dict[str, Any]:
         """Begin a turn: count from now on.
 
-        From `begin_at` on, each client polls `ticks` times.
-
-        With UNLIMITED ticks they poll until the turn is finished. The clients' polls are spread
-        evenly over the period. `phase`, from 0 to 1, moves all of them by a share of the time
-        between two of them, which for one client is the period.
+        From `begin_at` on, each client polls `ticks` times; with UNLIMITED ticks until the turn is
+        finished. The clients' polls are spread evenly over the period. `phase`, from 0 to 1, moves
+        all of them by a share of the time between two of them, which for one client is the period.
         """
         self.traffic = Traffic()
         self._parsed.clear()
@@ -165,11 +166,13 @@ class LoadGenerator:
                 waiting = self._period and any(c.connection.is_waiting for c in self._clients)
                 if not behind and not waiting:
                     break
-                if self._period and now > polls_until and any(map(_has_to_poll, behind)):
+                idle = any(not c.connection.is_waiting and not c.is_busy for c in behind)
+                if self._period and now > polls_until and idle:
                     self._missing = sequence  # clients that have polled too early poll once more
                     self._ticks += len(self._clients)
                     polls_until += self._period
-            self._run_until(now + POLL_INTERVAL)
+            while (left := now + POLL_INTERVAL - time.time()) > 0:
+                self._run(left)
         lost = sum(client.sequence < sequence for client in self._clients)
         if brief:
             last = (at for client in self._clients for _, at in client.times.values())
@@ -184,46 +187,9 @@ class LoadGenerator:
             "traffic": asdict(self.traffic),
             "seen": seen,
             "lost": lost,
-            "queued": sum(client.queued for client in self._clients),
-            "changed_at": {number: at for number, (at, _) in self._changed.items()},
+            "queued": sum(len(client.queue) for client in self._clients),
             "cpu": (time.process_time() - self._cpu) / (time.time() - self._began),
         }
-
-    def fetch(
-        self, *, address: list[Any], host: str, connections: int, requests: int
-    ) -> dict[str, Any]:
-        """GET /data on new connections, so many times on each.
-
-        Raises WrongResponse unless all responses are the same reading.
-        """
-        self._address, self.host = (address[0], address[1]), host
-        self._parsed.clear()
-        left = [requests] * connections
-        get = request(host, "/data")
-
-        def fetch_again(place: int, response: Response) -> None:
-            if response.status != 200 or "cursor" not in self.parse(response.body):
-                raise WrongResponse(f"GET /data: {response.head!r} {response.body!r}")
-            left[place] -= 1
-            if left[place]:
-                opened[place].send(get)
-
-        opened = [
-            Connection(self, lambda response, place=place: fetch_again(place, response))  # type: ignore[misc]
-            for place in range(connections)
-        ]
-        for connection in opened:
-            connection.send(get)
-        deadline = time.time() + CONNECT_TIMEOUT
-        while any(left):
-            self._run(0.1)
-            if time.time() > deadline:
-                raise WrongResponse(f"{sum(left)} requests without a response")
-        for connection in opened:
-            connection.close()
-        if len(self._parsed) > 1:
-            raise WrongResponse(f"GET /data: {len(self._parsed)} different readings")
-        return {}
 
     def shown(self) -> dict[str, Any]:
         """Return the sequences that each client has shown, and values."""
@@ -237,51 +203,45 @@ class LoadGenerator:
         for client in self._clients:
             client.close()
         self._clients.clear()
+        self._stop()
+        return {}
+
+    def _stop(self) -> None:
         self._timers.clear()
         self._ticks = self._ticked = 0
-        return {}
 
     # The loop.
 
     def serve(self) -> None:
         """Follow the orders on standard input until it ends."""
         self._selector.register(0, selectors.EVENT_READ, None)
-        received = b""
+        wrong, received = "", b""
         while True:
             try:
                 if not self._run(1.0):
                     continue
             except (WrongResponse, OSError) as error:
-                self._give_up(error)
+                wrong = self._give_up(error)
                 continue
             if not (data := os.read(0, 65536)):
                 return
             *lines, received = (received + data).split(b"\n")
-            for line in lines:
-                sys.stdout.write(json.dumps(self._follow(json.loads(line))) + "\n")
-                sys.stdout.flush()
+            for order in map(json.loads, lines):
+                found: dict[str, Any] = {}
+                try:
+                    if not wrong:
+                        found = getattr(self, order.pop("do"))(**order)
+                except (WrongResponse, OSError) as error:
+                    wrong = self._give_up(error)
+                print(json.dumps({"wrong": wrong} if wrong else found), flush=True)
 
-    def _follow(self, order: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        try:
-            if not self._wrong:
-                found = getattr(self, order.pop("do"))(**order)
-        except (WrongResponse, OSError) as error:
-            self._give_up(error)
-        return {"wrong": self._wrong} if self._wrong else found
-
-    def _give_up(self, error: Exception) -> None:
-        """Keep the reason, and watch nothing but standard input."""
-        self._wrong = self._wrong or str(error) or repr(error)
+    def _give_up(self, error: Exception) -> str:
+        """Watch nothing but standard input; return the reason."""
         for key in tuple(self._selector.get_map().values()):
             if key.data is not None:
                 self._selector.unregister(key.fileobj)
-        self._timers.clear()
-        self._ticks = self._ticked = 0
-
-    def _run_until(self, moment: float) -> None:
-        while (left := moment - time.time()) > 0:
-            self._run(left)
+        self._stop()
+        return str(error) or repr(error)
 
     def _run(self, timeout: float) -> bool:
         """Handle events until the timeout; return whether there are orders."""
@@ -311,37 +271,30 @@ class LoadGenerator:
         return self._begin_at + (self._ticked + self._phase) * self._period / len(self._clients)
 
 
-def _has_to_poll(client: Client) -> bool:
-    """Tell whether the client needs another poll."""
-    return not client.connection.is_waiting and not client.is_busy
-
-
 class Worker:
     """A load generator in a process of its own."""
 
     def __init__(self) -> None:
-        pair = cores()
-        with on_core(pair[1] if pair else None):
+        with on_core(-1):
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.clients.worker"], cwd=ROOT,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "bench.clients.worker"],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
         self._orders = cast(IO[bytes], self._process.stdin)
         self._results = cast(IO[bytes], self._process.stdout)
 
     def order(self, what: str, **options: Any) -> None:
         """Give an order; `result` then returns what came of it."""
-        try:
+        with suppress(BrokenPipeError):  # `result` says it
             self._orders.write(json.dumps({"do": what, **options}).encode() + b"\n")
             self._orders.flush()
-        except BrokenPipeError:
-            raise WrongResponse("the load generator's process ended") from None
 
     def result(self) -> dict[str, Any]:
         """Return the oldest order's result; raises WrongResponse."""
-        if not (line := self._results.readline()):
-            raise WrongResponse("the load generator's process ended")
-        found: dict[str, Any] = json.loads(line)
+        found: dict[str, Any] = json.loads(self._results.readline() or ENDED)
         if "wrong" in found:
             raise WrongResponse(found["wrong"])
         return found
@@ -355,20 +308,14 @@ class Worker:
         """End the process."""
         with suppress(BrokenPipeError):  # it has ended by itself
             self._orders.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
         self._results.close()
 
 
-def main() -> None:
-    """Follow orders; Ctrl-C is for the program giving them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the program that gives the orders
     raise_descriptor_limit()
     LoadGenerator().serve()
-
-
-if __name__ == "__main__":
-    main()

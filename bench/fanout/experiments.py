@@ -5,12 +5,13 @@ is also given as a ratio to a floor that is measured in between, because a core'
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from bench.fanout.floor import Floor
 from bench.fanout.subscribers import Subscribers, subscribers
-from bench.processes import Process, running
+from bench.processes import Process, cpu_of, running
 from bench.statistics import median, quantile
 
 #: Subscribers that come before memory is measured, for what is needed once, not once each.
@@ -19,8 +20,8 @@ FIRST = 200
 PARTS = 10
 #: Notifications in one sample, about: with few subscribers, it has more broadcasts.
 NOTIFICATIONS = 2000
-#: GET requests in one sample.
-FETCHES = 1000
+#: GET requests in one sample, and the connections that they come on.
+FETCHES, CONNECTIONS = 1000, 8
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Subject:
     command: Sequence[str]
     publisher: str = "http"  #: how it is made to broadcast, a key of PUBLISHERS
     http: bool = True  #: whether it also serves GET /data and the long poll
+    packages: Sequence[str] = ()  #: to be installed before
     environment: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,26 +55,10 @@ class Figure:
     def median(self) -> float:
         return median(self.samples)
 
-
-class Floor:
-    """The floor, with as many subscribers as the server."""
-
-    def __init__(self, process: Process, subscribers: Subscribers) -> None:
-        self._process = process
-        self._subscribers = subscribers
-        self._size = 0
-
-    def grow(self, size: int) -> None:
-        """Have this many subscribers; it never has fewer again."""
-        self._subscribers.join(size - self._size, "frames")
-        self._size = size
-
-    def cost(self, times: int) -> float:
-        """Return the microseconds of CPU of one send."""
-        before = self._process.cpu()
-        for _ in range(times):
-            self._subscribers.broadcast()
-        return (self._process.cpu() - before) / (times * self._size)
+    def in_floors(self, floors: Sequence[float]) -> tuple["Figure", "Figure"]:
+        """Return the figure, and the same as ratios to floors."""
+        ratios = [cost / floor for cost, floor in zip(self.samples, floors, strict=True)]
+        return self, replace(self, what=f"{self.what} / floor", unit="×", samples=ratios)
 
 
 @contextmanager
@@ -85,47 +71,49 @@ def serving(subject: Subject) -> Iterator[tuple[Process, Subscribers]]:
         yield server, those
 
 
-def _publish_costs(server: Process, subscribers: Subscribers, *, rounds: int) -> list[float]:
+def _publishing(server: Process, subscribers: Subscribers, rounds: int) -> list[float]:
     """Return the microseconds of CPU of publishing without subscribers."""
-    for _ in range(20):
-        subscribers.broadcast()
-    costs = []
-    for _ in range(rounds):
-        before = server.cpu()
-        subscribers.broadcast()
-        costs.append(server.cpu() - before)
-    return costs
+    cpu_of(server, subscribers.broadcast, 20)
+    return [cpu_of(server, subscribers.broadcast) for _ in range(rounds)]
+
+
+def _in_turns(
+    cost: Callable[[], float], floor: Floor, clients: int, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Return samples of a cost, and of the floor in between."""
+    pairs = [(cost(), floor.cost(_broadcasts(clients))) for _ in range(rounds)]
+    return [cost for cost, _ in pairs], [of_floor for _, of_floor in pairs]
+
+
+def _broadcasts(clients: int) -> int:
+    return max(1, NOTIFICATIONS // clients)
 
 
 def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
     """Measure WebSockets: their handshakes, their memory, broadcasts to them."""
-    times = max(1, NOTIFICATIONS // clients)
-    floors, ours, openings, handshakes = [], [], [], []
-    seconds: list[float] = []
+    times = _broadcasts(clients)
+    floors, ours, ms = [], [], []
     floor.grow(clients)
     with serving(subject) as (server, subscribers):
-        publishings = _publish_costs(server, subscribers, rounds=rounds)
+        publishings = _publishing(server, subscribers, rounds)
         first = min(FIRST, clients // 5)
         subscribers.join(first)
-        for _ in range(5):
-            subscribers.broadcast()
+        cpu_of(server, subscribers.broadcast, 5)
         memory, others = server.memory(), clients - first
         parts = min(PARTS, others)
-        for part in range(parts):
-            size = others * (part + 1) // parts - others * part // parts
-            before = server.cpu()
-            subscribers.join(size)
-            handshakes.append((server.cpu() - before) / size)
-            openings.append(floor.cost(times))
-        for _ in range(3):
-            subscribers.broadcast()
+        sizes = iter([others * (n + 1) // parts - others * n // parts for n in range(parts)])
+
+        def handshake() -> float:
+            size = next(sizes)
+            return cpu_of(server, lambda: subscribers.join(size)) / size
+
+        handshakes, openings = _in_turns(handshake, floor, clients, parts)
+        cpu_of(server, subscribers.broadcast, 3)
         time.sleep(0.1)  # what came twice would fail the next broadcast
         memory = server.memory() - memory
 
         def cost() -> float:
-            before = server.cpu()
-            seconds.extend(subscribers.broadcast() for _ in range(times))
-            return (server.cpu() - before) / (times * clients)
+            return cpu_of(server, lambda: ms.append(1e3 * subscribers.broadcast()), times) / clients
 
         for _ in range(rounds):  # in this order, so that a drift of the machine's speed cancels
             before = cost()
@@ -134,80 +122,77 @@ def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[F
     # The request that publishes is not part of a notification: it costs the same for one
     # subscriber and for ten thousand.
     once = median(publishings) / clients
+
+    def figure(what: str, samples: list[float], unit: str = "µs") -> Figure:
+        return Figure(subject.name, what, clients, unit, samples)
+
     return [
-        Figure(subject.name, "floor", clients, "µs", floors),
-        Figure(subject.name, "publishing", clients, "µs", publishings),
-        Figure(subject.name, "change", clients, "µs", ours),
-        *_in_floors(
-            Figure(subject.name, "notification", clients, "µs", [cost - once for cost in ours]),
-            floors,
-        ),
-        *_in_floors(Figure(subject.name, "handshake", clients, "µs", handshakes), openings),
-        Figure(subject.name, "memory", clients, "bytes", [memory / others]),
-        Figure(subject.name, "last received", clients, "ms", [1e3 * s for s in seconds]),
+        figure("floor", floors),
+        figure("publishing", publishings),
+        figure("change", ours),
+        *figure("notification", [cost - once for cost in ours]).in_floors(floors),
+        *figure("handshake", handshakes).in_floors(openings),
+        figure("memory", [memory / others], "bytes"),
+        figure("last received", ms, "ms"),
     ]
 
 
-def requests(
-    subject: Subject, long_polls: int, floor: Floor, *, rounds: int, connections: int = 8
-) -> list[Figure]:
+def requests(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
     """Measure GET /data on few connections, long polls on many."""
-    fetches, cycles = [], []
-    floors: list[float] = []
-    floor.grow(long_polls)
-    times = max(1, NOTIFICATIONS // long_polls)
+    each = FETCHES // CONNECTIONS
+    floor.grow(clients)
     with serving(subject) as (server, subscribers):
-        subscribers.fetch(connections, 5)
-        for _ in range(rounds):
-            before = server.cpu()
-            subscribers.fetch(connections, FETCHES // connections)
-            fetches.append((server.cpu() - before) / (FETCHES // connections * connections))
-            floors.append(floor.cost(times))
-        subscribers.broadcast()
-        subscribers.join(long_polls, "longpoll")
-        server.cpu()  # which waits until all of them wait
-        subscribers.broadcast()
-        for _ in range(rounds):
-            before = server.cpu()
-            subscribers.broadcast()  # they receive it, and poll again
-            cycles.append((server.cpu() - before) / long_polls)
-            floors.append(floor.cost(times))
+        subscribers.join(CONNECTIONS, "fetch")
+        subscribers.fetch(5)
+
+        def fetch() -> float:
+            return cpu_of(server, lambda: subscribers.fetch(each)) / (each * CONNECTIONS)
+
+        fetches, beside = _in_turns(fetch, floor, clients, rounds)
+        subscribers.close()
+        cycles, floors = _waiting(server, subscribers, "longpoll", clients, floor, rounds)
     return [
-        Figure(subject.name, "floor beside HTTP", long_polls, "µs", floors),
-        *_in_floors(Figure(subject.name, "GET /data", connections, "µs", fetches), floors[:rounds]),
-        *_in_floors(
-            Figure(subject.name, "long-poll cycle", long_polls, "µs", cycles), floors[rounds:]
-        ),
+        Figure(subject.name, "floor beside HTTP", clients, "µs", beside + floors),
+        *Figure(subject.name, "GET /data", CONNECTIONS, "µs", fetches).in_floors(beside),
+        *Figure(subject.name, "long-poll cycle", clients, "µs", cycles).in_floors(floors),
     ]
 
 
 def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
     """Measure server-sent events: broadcasts to many streams."""
-    times = max(1, NOTIFICATIONS // clients)
-    events, floors = [], []
     floor.grow(clients)
     with serving(subject) as (server, subscribers):
-        once = median(_publish_costs(server, subscribers, rounds=rounds))
-        subscribers.broadcast()
-        subscribers.join(clients, "sse")
-        server.cpu()  # which waits until all of them wait
-        subscribers.broadcast()
-        for _ in range(rounds):
-            before = server.cpu()
-            for _ in range(times):
-                subscribers.broadcast()
-            events.append(((server.cpu() - before) / times - once) / clients)
-            floors.append(floor.cost(times))
-    return [*_in_floors(Figure(subject.name, "event", clients, "µs", events), floors)]
+        once = median(_publishing(server, subscribers, rounds)) / clients
+        costs, floors = _waiting(server, subscribers, "sse", clients, floor, rounds)
+    events = [cost - once for cost in costs]
+    return [*Figure(subject.name, "event", clients, "µs", events).in_floors(floors)]
 
 
-def _in_floors(figure: Figure, floors: Sequence[float]) -> tuple[Figure, Figure]:
-    """Return the figure, and the same as ratios to floors."""
-    ratios = [cost / floor for cost, floor in zip(figure.samples, floors, strict=True)]
-    return figure, replace(figure, what=f"{figure.what} / floor", unit="×", samples=ratios)
+def _waiting(
+    server: Process,
+    subscribers: Subscribers,
+    transport: str,
+    clients: int,
+    floor: Floor,
+    rounds: int,
+) -> tuple[list[float], list[float]]:
+    """Return what a broadcast costs each of the clients, and floors.
+
+    Publishing is included, and that those who poll do so again.
+    """
+    subscribers.broadcast()
+    subscribers.join(clients, transport)
+    server.cpu()  # which waits until all of them wait
+    subscribers.broadcast()
+    times = _broadcasts(clients)
+
+    def cost() -> float:
+        return cpu_of(server, subscribers.broadcast, times) / clients
+
+    return _in_turns(cost, floor, clients, rounds)
 
 
-def held(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:
+def most(subject: Subject, clients: int, *, rounds: int = 10) -> list[Figure]:
     """Measure the time to the last of the most subscribers."""
     with serving(subject) as (_, subscribers):
         subscribers.broadcast()

@@ -1,70 +1,46 @@
-"""The floor: the least that a broadcast costs.
+"""The floor: the least that a broadcast costs, measured with `floor.c`."""
 
-`floor.c` says what it does. Run as a program, this is the same in Python, for machines without a
-compiler.
-"""
-
-import os
-import select
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.processes import Process, running
-from pushlab.hosting.listener import raise_descriptor_limit
+from bench.fanout.subscribers import Subscribers, subscribers
+from bench.processes import NotRunning, Process, cpu_of, running
 
 SOURCE = Path(__file__).with_name("floor.c")
 
 
+class Floor:
+    """The floor, with as many subscribers as the server."""
+
+    def __init__(self, process: Process, subscribers: Subscribers) -> None:
+        self._process = process
+        self._subscribers = subscribers
+
+    def grow(self, size: int) -> None:
+        """Have this many subscribers; it never has fewer again."""
+        self._subscribers.join(size - self._subscribers.count, "frames")
+
+    def cost(self, times: int) -> float:
+        """Return the microseconds of CPU of one send."""
+        cost = cpu_of(self._process, self._subscribers.broadcast, times)
+        return cost / self._subscribers.count
+
+
 @contextmanager
-def floor() -> Iterator[tuple[Process, str]]:
-    """Run the floor; yields its process and its language."""
+def floor() -> Iterator[Floor]:
+    """Run the floor; raises NotRunning without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise NotRunning("the floor is a program in C: install a C compiler, such as gcc")
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "floor"))
-        compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if (
-            compiler
-            and not subprocess.run(  # noqa: S603 - our own source
-                [compiler, "-O2", "-o", program, str(SOURCE)], capture_output=True, check=False
-            ).returncode
-        ):
-            command, language = [program], "C"
-        else:
-            command, language = [sys.executable, "-m", "bench.fanout.floor"], "Python"
-        with running(command) as process:
-            yield process, language
-
-
-def main() -> None:
-    """Send the first connection's bytes to all others, then back."""
-    raise_descriptor_limit()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    print(f"The floor is at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
-    control, _ = listener.accept()
-    listener.setblocking(False)
-    sockets: list[socket.socket] = []
-    while True:
-        select.select([listener, control], [], [])
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                break
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setblocking(False)
-            sockets.append(sock)
-        if select.select([control], [], [], 0)[0]:
-            if not (frame := control.recv(4096)):
-                return
-            for number in [sock.fileno() for sock in sockets]:
-                os.write(number, frame)
-            control.sendall(frame)
-
-
-if __name__ == "__main__":
-    main()
+        command = [compiler, "-O2", "-o", program, str(SOURCE)]
+        built = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if built.returncode:
+            raise NotRunning(f"{compiler} did not build the floor: {built.stderr[-300:]}")
+        with running([program]) as process, subscribers(process.port, "floor") as those:
+            yield Floor(process, those)

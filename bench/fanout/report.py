@@ -42,35 +42,40 @@ FLOOR_THEN = 6.8
 GOALS = (
     Goal("notification / floor", 1.10),
     Goal("memory", 1024, clients=5000),
-    Goal("handshake", 120),
-    Goal("handshake / floor", 120 / FLOOR_THEN),
-    Goal("GET /data", 80),
-    Goal("GET /data / floor", 80 / FLOOR_THEN),
-    Goal("long-poll cycle", 85, clients=1000),
-    Goal("long-poll cycle / floor", 85 / FLOOR_THEN, clients=1000),
-    Goal("event", 18),
-    Goal("event / floor", 18 / FLOOR_THEN),
     Goal("last received, most sockets", 1000, worst=True),
+    *(
+        goal
+        for what, most, clients in (
+            ("handshake", 120, None),
+            ("GET /data", 80, None),
+            ("long-poll cycle", 85, 1000),
+            ("event", 18, None),
+        )
+        for goal in (
+            Goal(what, most, clients),
+            Goal(f"{what} / floor", most / FLOOR_THEN, clients),
+        )
+    ),
 )
 
+#: With what dispatches the request. An event or notification needs none.
+_IN_FLOORS = {
+    "notification": "CPU per notification, without it",
+    "handshake": "CPU per WebSocket handshake (by Flask)",
+    "GET /data": "CPU per GET /data (direct)",
+    "long-poll cycle": "CPU per long-poll cycle (direct)",
+    "event": "CPU per server-sent event",
+}
 TITLES = {
     "floor": "the floor: one send() in a loop",
     "publishing": "CPU per publishing request, without subscribers",
     "change": "CPU per change and browser, with the publishing request",
-    "notification": "CPU per notification, without it",
-    "notification / floor": "CPU per notification, in floors",
-    "handshake": "CPU per WebSocket handshake (by Flask)",
-    "handshake / floor": "CPU per WebSocket handshake (by Flask), in floors",
     "memory": "memory (RSS) per idle push socket",
     "last received": "time from POST to the last browser",
     "floor beside HTTP": "the floor, beside the next",
-    "GET /data": "CPU per GET /data (direct)",
-    "GET /data / floor": "CPU per GET /data (direct), in floors",
-    "long-poll cycle": "CPU per long-poll cycle (direct)",
-    "long-poll cycle / floor": "CPU per long-poll cycle (direct), in floors",
-    "event": "CPU per server-sent event (by Flask)",
-    "event / floor": "CPU per server-sent event (by Flask), in floors",
     "last received, most sockets": "the same, for the most browsers that fit",
+    **_IN_FLOORS,
+    **{f"{what} / floor": f"{title}, in floors" for what, title in _IN_FLOORS.items()},
 }
 
 
@@ -85,10 +90,7 @@ class Report:
     def as_json(self) -> str:
         rows = [
             {
-                "server": figure.server,
-                "what": figure.what,
-                "clients": figure.clients,
-                "unit": figure.unit,
+                **vars(figure),
                 "median": round(figure.median, 3),
                 "p10": round(figure.quantile(0.1), 3),
                 "p90": round(figure.quantile(0.9), 3),
@@ -96,8 +98,7 @@ class Report:
             }
             for figure in self.figures
         ]
-        found = {**self.about, "unavailable": dict(self.unavailable), "figures": rows}
-        return as_json(found)
+        return as_json({**self.about, "unavailable": dict(self.unavailable), "figures": rows})
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
@@ -119,11 +120,8 @@ class Report:
 
         Raises LookupError if there is none.
         """
-        found = [
-            figure
-            for figure in self.figures
-            if (figure.what, figure.server) == (what, server) and clients in (None, figure.clients)
-        ]
+        named = [f for f in self.figures if (f.what, f.server) == (what, server)]
+        found = [figure for figure in named if clients in (None, figure.clients)]
         if not found:
             many = "" if clients is None else f" for {clients:,}"
             raise LookupError(f"there is no figure {what!r} of {server}{many}")
@@ -131,23 +129,23 @@ class Report:
 
     def ours(self) -> str:
         """Return the table of our own figures, with the goals."""
-        rows = [("", "N", "median", "p10", "p90", "worst", "goal", "met")]
+        rows: list[tuple[str, ...]] = [("", "N", "median", "p10", "p90", "worst", "goal", "met")]
         for figure in (figure for figure in self.figures if figure.server in (OURS, BY_FLASK)):
             goal = next((goal for goal in GOALS if goal.aims_at(figure)), None)
+            spread = (figure.quantile(0.1), figure.quantile(0.9), max(figure.samples))
             rows.append(
                 (
                     f"{_title(figure)}, {figure.unit}",
                     f"{figure.clients:,}",
                     number(figure.median),
+                    *(number(each) if len(figure.samples) > 1 else "" for each in spread),
                     *(
-                        (number(figure.quantile(0.1)), number(figure.quantile(0.9)),
-                         number(max(figure.samples)))
-                        if len(figure.samples) > 1 else ("", "", "")
+                        (number(goal.most), "yes" if goal.is_met(figure) else "no")
+                        if goal
+                        else ("", "")
                     ),
-                    number(goal.most) if goal else "",
-                    ("yes" if goal.is_met(figure) else "no") if goal else "",
                 )
-            )  # fmt: skip
+            )
         return as_rst(rows)
 
     def side_by_side(self) -> str:
@@ -158,14 +156,15 @@ class Report:
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
         if {OURS, BY_FLASK}.issuperset(servers):
             return ""
+        push = [
+            server for server in servers if server != BY_FLASK
+        ]  # notifications need no dispatch
         sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
-        tables = [self._side_by_side(f"N = {n:,}", servers, _PUSH, n) for n in sizes]
+        tables = [self._side_by_side(f"N = {n:,}", push, _PUSH, n) for n in sizes]
         speak_http = {f.server for f in self.figures if f.what in _REQUESTS}
-        tables.append(
-            self._side_by_side("HTTP", [s for s in servers if s in speak_http], _REQUESTS)
-        )
-        notes = [f"- {name}: {why}" for name, why in self.unavailable.items()]
-        if notes:
+        http = [server for server in servers if server in speak_http]
+        tables.append(self._side_by_side("HTTP", http, _REQUESTS))
+        if notes := [f"- {name}: {why}" for name, why in self.unavailable.items()]:
             tables.append("\n".join(["Not measured, or not in full:", "", *notes]))
         return "\n\n".join(tables)
 
@@ -174,8 +173,6 @@ class Report:
     ) -> str:
         rows = [(title, *whats.values())]
         for server in servers:
-            if server == BY_FLASK and whats is _PUSH:
-                continue  # a notification is not dispatched
             own = {f.what: f for f in self.figures if f.server == server and n in (None, f.clients)}
             rows.append((server, *(_summary(own.get(what)) for what in whats)))
         return as_rst(rows)

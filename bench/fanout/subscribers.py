@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Protocol
 
 from bench.clients.base import sequence
 from bench.clients.http import WrongResponse
@@ -12,19 +11,6 @@ from bench.clients.worker import Worker
 
 #: Seconds after which a subscriber that has received nothing counts as missing.
 DELIVERY_TIMEOUT = 10.0
-
-
-class Publisher(Protocol):
-    """What makes a server broadcast."""
-
-    cursor: str  #: of what it has published last
-
-    def change(self) -> object:
-        """Publish, and wait for the response."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
 
 #: How a server is made to broadcast, by name.
 PUBLISHERS: dict[str, type[Posting] | type[Speaking] | type[FrameSending]] = {
@@ -38,22 +24,34 @@ class Subscribers:
     """The subscribers of the server at this port of 127.0.0.1."""
 
     def __init__(
-        self, port: int, publisher: Publisher, worker: Worker, *, timeout: float = DELIVERY_TIMEOUT
+        self,
+        port: int,
+        publisher: Posting | Speaking | FrameSending,
+        worker: Worker,
+        timeout: float,
     ) -> None:
-        self._address = ["127.0.0.1", port]
-        self._host = f"127.0.0.1:{port}"
+        self.count = 0
+        self._port = port
         self._publisher = publisher
         self._worker = worker
         self._timeout = timeout
-        self._count = 0
 
-    def join(self, count: int, transport: str = "websocket") -> None:
-        """Add subscribers that have the newest reading, for signals only."""
+    def join(self, count: int, transport: str = "websocket", *, carry: bool = False) -> None:
+        """Add subscribers that have the newest reading.
+
+        Unless they `carry`, they wait for signals only.
+        """
         self._worker.do(
-            "open", transport=transport, carry=False, fetches=False, clients=count,
-            address=self._address, host=self._host, after=self._publisher.cursor,
+            "open", transport=transport, carry=carry, fetches=False, clients=count,
+            address=["127.0.0.1", self._port], host=f"127.0.0.1:{self._port}",
+            after=self._publisher.cursor,
         )  # fmt: skip
-        self._count += count
+        self.count += count
+
+    def close(self) -> None:
+        """Disconnect all subscribers."""
+        self._worker.do("close")
+        self.count = 0
 
     def broadcast(self) -> float:
         """Publish; return the seconds until the last has received.
@@ -63,33 +61,34 @@ class Subscribers:
         self._worker.do("begin")
         began = time.time()
         self._publisher.change()
-        cursor = self._publisher.cursor
-        found = self._worker.do(
-            "finish", sequence=sequence(cursor), deadline=began + self._timeout, brief=True
-        )
+        return max(0.0, self._last_received(began) - began)
+
+    def fetch(self, requests: int) -> None:
+        """GET /data so many times on each connection of "fetch".
+
+        Raises WrongResponse unless the last responses are the newest reading.
+        """
+        began = time.time()
+        self._worker.do("begin", begin_at=began, ticks=requests, period=1e-6)
+        self._last_received(began)
+
+    def _last_received(self, began: float) -> float:
+        cursor, deadline = self._publisher.cursor, began + self._timeout
+        found = self._worker.do("finish", sequence=sequence(cursor), deadline=deadline, brief=True)
         if lost := found["lost"]:
             raise WrongResponse(
-                f"{self._count - lost} of {self._count} received it in {self._timeout:g} s"
+                f"{self.count - lost} of {self.count} received it in {self._timeout:g} s"
             )
-        if self._count and found["cursors"] != [cursor]:
+        if self.count and found["cursors"] != [cursor]:
             raise WrongResponse(f"published {cursor}, received {found['cursors']}")
-        return max(0.0, float(found["last"]) - began)
-
-    def fetch(self, connections: int, requests: int) -> None:
-        """GET /data so many times on each connection."""
-        self._worker.do(
-            "fetch", address=self._address, host=self._host, connections=connections,
-            requests=requests,
-        )  # fmt: skip
+        return float(found["last"])
 
 
 @contextmanager
 def subscribers(
-    port: int, publisher: str = "http", *, timeout: float = DELIVERY_TIMEOUT
+    port: int, publisher: str = "http", *, inner_port: int = 0, timeout: float = DELIVERY_TIMEOUT
 ) -> Iterator[Subscribers]:
-    """Have a worker and a publisher for a server."""
-    with (
-        closing(Worker()) as worker,
-        closing(PUBLISHERS[publisher]("127.0.0.1", port)) as publishing,
-    ):
-        yield Subscribers(port, publishing, worker, timeout=timeout)
+    """Have a worker, and a publisher at the server's inner port."""
+    publishing = PUBLISHERS[publisher]("127.0.0.1", inner_port or port)
+    with closing(publishing), closing(Worker()) as worker:
+        yield Subscribers(port, publishing, worker, timeout)

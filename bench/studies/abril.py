@@ -128,9 +128,10 @@ def exchanges(results: Results) -> Iterator[Exchange]:
         if costs := results.extra.get("reload", {}).get(path):
             up, down = (sum(column) for column in zip(*costs, strict=True))
             yield Exchange(name, len(costs), len(costs), down, 0, up)
+    names = {variant.transport: name for variant, name in VARIANTS.items()}
     for result in measured(results):
-        if result.variant in VARIANTS and result.clients == 1:
-            name = VARIANTS[result.variant]
+        if result.carry and result.clients == 1 and result.transport in names:
+            name = names[result.transport]
             connect, traffic = result.connect_traffic, result.traffic
             frames = traffic.down if name == "WebSocket" else 0
             yield Exchange(

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.fanout.experiments import Subject
@@ -22,56 +23,44 @@ class Unavailable(Exception):
     """The server cannot be installed; the message says why."""
 
 
-@dataclass(frozen=True)
-class OtherServer:
-    """A script, its packages, and how it is made to publish."""
-
-    name: str
-    script: str
-    packages: tuple[str, ...]
-    publisher: str = "http"
-    http: bool = False
-
-
+#: The command is the script here; `install` puts its interpreter before it.
 OTHER_SERVERS = (
-    OtherServer("picows", "picows_server.py", ("picows", "uvloop"), publisher="websocket"),
-    OtherServer(
-        "websockets.broadcast", "websockets_server.py", ("websockets",), publisher="websocket"
+    Subject("picows", ["picows_server.py"], "websocket", False, ["picows", "uvloop"]),
+    Subject("websockets.broadcast", ["websockets_server.py"], "websocket", False, ["websockets"]),
+    Subject("aiohttp", ["aiohttp_server.py"], packages=["aiohttp"]),
+    Subject("Node ws", ["node_ws.js"], packages=["ws"]),
+    Subject("Tornado", ["tornado_server.py"], packages=["tornado"]),
+    Subject(
+        "gevent-websocket",
+        ["gevent_websocket_server.py"],
+        http=False,
+        packages=["gevent", "gevent-websocket"],
     ),
-    OtherServer("aiohttp", "aiohttp_server.py", ("aiohttp",), http=True),
-    OtherServer("Node ws", "node_ws.js", ("ws",), http=True),
-    OtherServer("Tornado", "tornado_server.py", ("tornado",), http=True),
-    OtherServer("gevent-websocket", "gevent_websocket_server.py", ("gevent", "gevent-websocket")),
-    OtherServer(
+    Subject(
         "flask-sock, gunicorn",
-        "flask_sock_server.py",
-        ("flask", "flask-sock", "gunicorn", "gevent", "packaging"),
+        ["flask_sock_server.py"],
+        http=False,
+        packages=["flask", "flask-sock", "gunicorn", "gevent", "packaging"],
     ),
 )
 
 
 def cache() -> Path:
     """Return the folder of the other servers, outside the checkout."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pushlab-other-servers"
-    )
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder, "pushlab-other-servers")
 
 
-def install(server: OtherServer) -> Subject:
-    """Install what the server needs; raises Unavailable."""
-    node = server.script.endswith(".js")
-    command, versions = (_npm if node else _pip)(server.packages)
-    return Subject(
-        name=server.name,
-        command=[command, str(SCRIPTS / server.script)],
-        publisher=server.publisher,
-        http=server.http,
-        environment={"NODE_PATH": str(cache() / "node_modules")},
-        versions=versions,
-    )
+def install(server: Subject) -> Subject:
+    """Return the server as it can be run; raises Unavailable."""
+    (script,) = server.command
+    interpreter, versions = (_npm if script.endswith(".js") else _pip)(server.packages)
+    environment = {"NODE_PATH": str(cache() / "node_modules")}
+    command = [interpreter, str(SCRIPTS / script)]
+    return replace(server, command=command, environment=environment, versions=versions)
 
 
-def _pip(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+def _pip(packages: Sequence[str]) -> tuple[str, dict[str, str]]:
     folder = cache() / f"python{sys.version_info.major}.{sys.version_info.minor}"
     python = str(folder / ("Scripts" if os.name == "nt" else "bin") / "python")
     if not Path(python).exists():
@@ -85,7 +74,7 @@ def _pip(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
     return python, dict(zip(packages, versions.split(), strict=True))
 
 
-def _npm(packages: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+def _npm(packages: Sequence[str]) -> tuple[str, dict[str, str]]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if not node or not npm:
         raise Unavailable("node and npm are not installed")
