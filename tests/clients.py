@@ -1,4 +1,4 @@
-"""HTTP and WebSocket clients that hide nothing of what a test is about."""
+"""HTTP and WebSocket clients that send exact bytes."""
 
 import base64
 import json
@@ -65,7 +65,7 @@ class Http:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Read to the end of the connection, which may be a reset."""
+    """Read to the end of the connection, or its reset."""
     received = b""
     with suppress(ConnectionError):
         while piece := sock.recv(65536):
@@ -74,7 +74,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def exchange(port: int, request: bytes) -> bytes:
-    """Send these bytes and an end on a new connection; return all that is received."""
+    """Send these bytes on a new connection; return the response."""
     with socket.create_connection(("127.0.0.1", port), HANG_TIMEOUT) as sock:
         with suppress(ConnectionError):
             sock.sendall(request)
@@ -113,7 +113,7 @@ def frame(
     opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, reserved: int = 0,
     length: int | None = None,
 ) -> bytes:  # fmt: skip
-    """Return one client frame, well-formed or not; `length` declares another length."""
+    """Return a client frame; `length` declares another length."""
     size = len(payload) if length is None else length
     head = bytes([fin << 7 | reserved << 4 | opcode])
     mask_bit = masked << 7
@@ -134,7 +134,7 @@ def close_frame(code: int, reason: bytes = b"") -> bytes:
 
 
 def handshake(path: str, host: str = "127.0.0.1", changes: Changes = MappingProxyType({})) -> bytes:
-    """Return an upgrade request; `changes` replaces headers, or with None omits them.
+    """Return an upgrade request; `changes` replaces headers, None omits them.
 
     The names `method` and `version` change the request line.
     """
@@ -149,7 +149,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class RawSocket(Closing):
-    """A WebSocket client that sends exactly the given bytes, and reads frame by frame."""
+    """A WebSocket client that sends bytes and reads frames."""
 
     def __init__(
         self, port: int, path: str = "/update", *, early: bytes = b"", receive_buffer: int = 0,
@@ -179,7 +179,7 @@ class RawSocket(Closing):
         self.socket.sendall(data)
 
     def frame(self) -> tuple[int, bytes] | None:
-        """Read one frame: opcode and payload; None at the end of the stream."""
+        """Read one frame: opcode and payload; None at the end."""
         head = self._reader.read(2)
         if len(head) < 2:
             return None
@@ -203,7 +203,7 @@ class RawSocket(Closing):
         self.read_until((PONG, payload))
 
     def json(self) -> Any:
-        """Read the JSON of the next text frame; reply to pings before it."""
+        """Read the next text frame's JSON; reply to pings before."""
         while (got := self.frame()) is not None:
             opcode, payload = got
             if opcode == TEXT:
@@ -218,14 +218,14 @@ class RawSocket(Closing):
             pass
 
     def last_frame(self) -> tuple[int, bytes]:
-        """Read to the end of the connection; return the last frame, or opcode 0."""
+        """Read to the end; return the last frame."""
         last = 0, b""
         while (got := self.frame()) is not None:
             last = got
         return last
 
     def close_payload(self) -> bytes:
-        """Read on to the close frame, reply to it, read to the end; return its payload."""
+        """Reply to the close frame; return its payload."""
         while (got := self.frame()) is not None and got[0] != CLOSE:
             pass
         assert got is not None, "the stream ended without a close frame"
@@ -235,7 +235,7 @@ class RawSocket(Closing):
         return got[1]
 
     def close_code(self) -> int | None:
-        """Do as `close_payload`; return the code, None if there is none."""
+        """Do as `close_payload`; return the code, or None."""
         payload = self.close_payload()
         return struct.unpack("!H", payload[:2])[0] if payload else None
 
@@ -244,7 +244,7 @@ class RawSocket(Closing):
         self.socket.close()
 
     def reset(self) -> None:
-        """Close as a crashed machine does: with a reset, without a close frame."""
+        """Close with a reset, as a crashed machine does."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.close()
 
@@ -266,7 +266,7 @@ class _Counting:
 
 
 class CountingSocket(_Counting, socket.socket):
-    """A socket that counts what its client writes, and reads through `makefile`."""
+    """A socket that counts its bytes, also through `makefile`."""
 
     @classmethod
     def of(cls, plain: socket.socket) -> "CountingSocket":
@@ -282,7 +282,7 @@ class CountingTLS(_Counting, ssl.SSLSocket):
 
 
 class Wire(Closing):
-    """An HTTP connection on which exactly the given bytes pass; it counts them."""
+    """An HTTP connection that sends the given bytes, and counts."""
 
     def __init__(
         self, port: int, *, wrap: Callable[[socket.socket], Any] = CountingSocket.of
@@ -305,7 +305,7 @@ class Wire(Closing):
         return self.response(to=request.partition(b" ")[0])
 
     def response(self, *, to: bytes = b"GET") -> Response:
-        """Read the next response; that to a HEAD has no body."""
+        """Read the next response; to a HEAD without a body."""
         status, headers = self.head()
         if to == b"HEAD" or status in (204, 304):
             return Response(status, headers, b"")
@@ -348,7 +348,7 @@ class Wire(Closing):
 
 
 class LabPage(Closing):
-    """A page's instruments: the messages that the server sends at /lab."""
+    """A page's connection to the instruments at /lab."""
 
     _clock_ids = count(1_000_001)  # larger than any that a test sends
 
@@ -384,18 +384,18 @@ class LabPage(Closing):
         return message
 
     def wait_for(self, name: str, accept: Callable[[Any], bool] = lambda value: True) -> Any:
-        """Wait for a message of this name whose value `accept` accepts; return the value."""
+        """Wait for a message of this name; return its value."""
         deadline = time.monotonic() + 10
         while name not in (message := self.next()) or not accept(message[name]):
             assert time.monotonic() < deadline, f"{name} did not come; the last was: {message}"
         return message[name]
 
     def clock(self) -> float:
-        """Return the server's time; messages received after this were sent after it."""
+        """Return the server's time; earlier messages have been received then."""
         return float(self.replies()[-1]["clock"]["at"])
 
     def replies(self, *messages: str | bytes) -> list[dict[str, Any]]:
-        """Send the messages, then a clock request; return what is received up to its reply."""
+        """Send these and a clock request; return all replies."""
         sent, before = next(self._clock_ids), len(self.received)
         for message in messages:
             self.send(message)

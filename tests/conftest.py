@@ -1,4 +1,4 @@
-"""Real servers for the tests: started as a user starts them, stopped as a user stops them."""
+"""Real servers, started and stopped as a user does it."""
 
 import os
 import re
@@ -34,7 +34,7 @@ UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 
 
 def eventually(condition: Callable[[], Any], *, timeout: float = HANG_TIMEOUT) -> Any:
-    """Return what the condition returns once it is true; fail if that does not happen."""
+    """Wait until the condition is true; return its result."""
     deadline, pause = time.monotonic() + timeout, 0.01
     while not (result := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -48,7 +48,7 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def pytest_sessionfinish() -> None:
-    """Kill the programs that failing tests have left behind, and their children."""
+    """Kill the programs that failing tests have left behind."""
     for process in _started:
         if process.poll() is None:
             with suppress(psutil.NoSuchProcess):
@@ -58,7 +58,7 @@ def pytest_sessionfinish() -> None:
 
 
 class Program:
-    """A program in a process of its own; its output is read as it comes."""
+    """A program in its own process; its output is read."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Program:
         return status
 
     def stop(self) -> int:
-        """Send SIGTERM, as a service manager does; return the exit status."""
+        """Send SIGTERM; return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.wait()
 
@@ -143,7 +143,7 @@ class Server(Program):
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """The context for connections to the server, if it speaks TLS."""
+        """The context for connections, if the server speaks TLS."""
         return UNVERIFIED if self.url.startswith("https:") else None
 
     def open_socket(self) -> socket.socket:
@@ -155,7 +155,7 @@ class Server(Program):
         return RawSocket(self.port, path, wrap=self.wrap, **options)
 
     def send_get(self, path: str, *fields: str) -> socket.socket:
-        """Send a GET request on a new connection, without waiting for the response."""
+        """Send a GET request, without waiting for the response."""
         client = self.open_socket()
         head = [f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *fields, "", ""]
         client.sendall("\r\n".join(head).encode())
@@ -192,7 +192,7 @@ Start = Callable[..., Server]
 
 @contextmanager
 def ending_well(servers: Sequence[Server]) -> Iterator[None]:
-    """Stop these in the end: each must exit with 0, and without a traceback."""
+    """Stop these in the end: with 0, and without traceback."""
     try:
         yield
     finally:
@@ -233,7 +233,7 @@ def program(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def server(program: str) -> Iterator[Server]:
-    """A server of each program, for tests that change its data with `publish`."""
+    """A server of each program, whose data the tests change."""
     with starting() as start:
         yield start(program, "--source", "http")
 
@@ -262,7 +262,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def certificate_folder(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a certificate for 127.0.0.1 and its key: cert.pem and key.pem."""
+    """A folder with cert.pem and key.pem for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("certificate")
     issued = authority.issue_cert("127.0.0.1")
     issued.private_key_pem.write_to_path(folder / "key.pem")
@@ -285,7 +285,7 @@ def trust(authority: trustme.CA) -> ssl.SSLContext:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """After `-k contract`, print a line with the results of each server and transport."""
+    """After `-k contract`, print the results by server and transport."""
     if "contract" not in terminalreporter.config.option.keyword:
         return
     results: dict[str, Counter[str]] = {}

@@ -1,4 +1,4 @@
-"""tests/routes.py on gevent, with two routes of Flask-Sockets; it pings often."""
+"""tests/routes.py on gevent, with two routes of Flask-Sockets."""
 
 from gevent import monkey
 

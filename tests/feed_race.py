@@ -1,4 +1,4 @@
-"""Print how many of 100 waiters missed the newest of 10,000 readings.
+"""Print how many waiters missed the newest reading.
 
 python -m tests.feed_race Feed|WrongFeed threads|greenlets
 """

@@ -35,7 +35,7 @@ class ForgetfulFeed(Feed):
 
 
 class ForgetfulHub(Hub):
-    """A hub that takes the newest reading for known to every subscriber."""
+    """A hub that sends a new subscriber nothing."""
 
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False

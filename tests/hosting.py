@@ -1,4 +1,4 @@
-"""Every server that hosts the app, for tests that hold on all of them."""
+"""Every server that hosts the app, for tests of all."""
 
 import re
 import shlex
@@ -26,7 +26,7 @@ SERVERS = (*PROGRAMS, "servers/threads.py", *HOSTED, "nginx",
 
 
 class Hosted(Server):
-    """An app on a server that is not ours, with our options in the environment."""
+    """An app on another server; options in the environment."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Proxied(Server):
         eventually(self.responds)
 
     def stop(self) -> int:
-        """Stop the server, then nginx: close frames with 1001 pass through it."""
+        """Stop the server, then nginx, which passes its close frames."""
         status = super().stop()
         return self.nginx.stop() or status
 
 
 def start_server(name: str, folder: Path, *options: str, port: int = 0) -> Server:
-    """Start the app on one of SERVERS; for TLS, cert.pem and key.pem are in the folder."""
+    """Start one of SERVERS; the folder has cert.pem and key.pem."""
     tls, name = name.endswith(" tls"), name.removesuffix(" tls")
     if name == "nginx":
         return Proxied(folder, *options, port=port, tls=tls)

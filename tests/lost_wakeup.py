@@ -1,4 +1,4 @@
-"""A feed with lost wakeups, kept because it looks right: `set()` wakes all, `clear()` rearms.
+"""A feed with lost wakeups, kept because it looks right.
 
 A waiter that is not inside `wait()` at that instant, because it is still sending the previous
 reading to its browser, misses the reading. It waits for the next one, which may never come. Compare

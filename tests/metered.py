@@ -1,4 +1,4 @@
-"""serve.py, which prints its meters' totals as a line of JSON when it ends.
+"""serve.py, which prints its meters' totals when it ends.
 
 It sends heartbeats often, so that there are some to count.
 """

@@ -1,4 +1,4 @@
-"""A TCP relay that counts bytes: the witness between a browser and the server.
+"""A TCP relay that counts bytes between browser and server.
 
 It knows nothing of HTTP, and passes every byte on at once.
 
@@ -17,7 +17,7 @@ _PIECE = 64 * 1024
 
 
 class Connection:
-    """A client's connection, and the connection to the server for it."""
+    """A client's connection, and its connection to the server."""
 
     def __init__(self, client: socket.socket, server: socket.socket) -> None:
         self.head = b""  #: the first bytes from the client: in HTTP, its first request
@@ -38,7 +38,7 @@ class Connection:
             threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
 
     def stall(self) -> None:
-        """Pass nothing on, not even an end, but stay open: as a dead network does."""
+        """Pass nothing on, as a dead network."""
         self._flowing.clear()
 
     def resume(self) -> None:
@@ -75,7 +75,7 @@ class Connection:
 
 
 class Relay:
-    """Listens at `port` on loopback, and relays every connection to the server's port."""
+    """Relays each connection at `port` to the server's port."""
 
     def __init__(self, server_port: int) -> None:
         self.connections: list[Connection] = []
@@ -96,7 +96,7 @@ class Relay:
         return sum(connection.down for connection in self.connections)
 
     def naming(self, text: str) -> list[Connection]:
-        """Return the connections whose first request has this in it, oldest first."""
+        """Return the connections whose first request contains this, oldest first."""
         return [each for each in self.connections if text.encode() in each.head]
 
     def _accept(self) -> None:

@@ -1,4 +1,4 @@
-"""An app with routes that converse, and one that gives its socket to the hub."""
+"""An app whose routes converse or use a hub."""
 
 import threading
 
@@ -24,7 +24,7 @@ def echo() -> str:
 
 @app.route("/many-senders", websocket=True)
 def many_senders() -> str:
-    """Ten threads, or greenlets, send large messages of one letter, while messages are echoed."""
+    """Send large messages from ten threads, or greenlets, while echoing."""
     socket = request.environ["wsgi.websocket"]
 
     def send(letter: str) -> None:

@@ -1,4 +1,4 @@
-"""RFC 6455 as tables, on the hub's sockets and on the blocking ones.
+"""RFC 6455 as tables, on hub sockets and blocking ones.
 
 The cases follow sections 1 to 7 and 10 of the Autobahn test suite, at this server's message limit.
 Each is sent on a connection of its own: to /update of serve.py, where a client sends only control
@@ -27,7 +27,7 @@ Frames = list[tuple[int, bytes]]
 
 
 class Case(NamedTuple):
-    """The pieces that a client sends, and the frames that it must receive."""
+    """The pieces that a client sends, and the replies."""
 
     name: str
     pieces: list[bytes]
@@ -42,7 +42,7 @@ def case(
 
 
 def chopped(data: bytes, size: int = 1) -> list[bytes]:
-    """Return the bytes in pieces, to be sent one by one."""
+    """Return the bytes in pieces of this size."""
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 
@@ -55,7 +55,7 @@ def fragments(opcode: int, *parts: bytes) -> bytes:
 
 
 def wide(opcode: int, payload: bytes, form: str) -> bytes:
-    """Return a frame with its length in more bytes than needed: "!BH" or "!BQ"."""
+    """Return a frame with a longer length field than needed."""
     marker = {"!BH": 126, "!BQ": 127}[form]
     head = bytes([0x80 | opcode]) + struct.pack(form, 0x80 | marker, len(payload))
     return head + bytes(4) + payload
@@ -81,7 +81,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[Endpoint]:
 
 
 def check(endpoint: Endpoint, case: Case) -> None:
-    """Send the pieces; compare what comes back, how it ends, and that nothing follows."""
+    """Send the pieces; compare the replies and the close frame."""
     end = (TEXT, b"the end") if endpoint.echoes else (PONG, b"the end")
     with RawSocket(endpoint.server.port, endpoint.path) as socket:
         assert socket.status == 101
@@ -546,7 +546,7 @@ def test_other_paths_accept_no_websocket(endpoint: Endpoint, path: str) -> None:
 
 
 def test_the_request_line_may_have_the_full_url(endpoint: Endpoint) -> None:
-    """RFC 9112 section 3.2.2: a server must accept it, though only proxies receive it."""
+    """A server must accept it (RFC 9112 section 3.2.2)."""
     url = f"http://127.0.0.1:{endpoint.server.port}{endpoint.path}"
     with RawSocket(endpoint.server.port, url) as socket:
         assert socket.status == 101

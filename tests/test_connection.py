@@ -1,4 +1,4 @@
-"""The blocking connection on a pair of sockets, with native threads and without gevent."""
+"""The blocking connection on a pair of sockets, without gevent."""
 
 import socket
 import threading
@@ -58,7 +58,7 @@ def test_frames_before_a_protocol_error_are_replied_to_before_it(pair: Any) -> N
 
 
 def test_empty_fragments_take_no_memory(pair: Any) -> None:
-    """Their number has no limit, as they never reach the limit on a message's bytes."""
+    """Their number has no limit, as they add no bytes."""
     connection, client = pair
     receiving = threading.Thread(target=connection.receive)
     client.sendall(frame(BINARY, b"x", fin=False))

@@ -1,4 +1,4 @@
-"""One contract for every transport, on every server: what a browser may rely on."""
+"""The contract of every transport, on every server."""
 
 import itertools
 import struct
@@ -24,7 +24,7 @@ OWN_SHUTDOWN = ("serve.py", "servers/threads.py", "gunicorn", "uwsgi gevent", "u
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test on every server, and if it browses, with every transport."""
+    """Run each test on every server, and with every transport."""
     pairs = list(itertools.product(SERVERS, CLIENTS))
     if "browse" in metafunc.fixturenames:
         names = [f"{name}-{transport}" for name, transport in pairs]
@@ -110,7 +110,7 @@ def test_contract_the_largest_value_arrives(server: Server, browse: Open) -> Non
 
 
 def test_contract_nothing_is_lost_in_a_burst(server: Server, browse: Open) -> None:
-    """Readings may be coalesced, but each message is newer, and the last one always comes."""
+    """Readings may be coalesced, but the last one always comes."""
     browser = browse()
     received = [browser.receive()["cursor"]]
     cursors: list[str] = []
@@ -187,7 +187,7 @@ def test_contract_a_socket_is_rejected_before_the_101(server: Server) -> None:
 
 
 def code_of(client: RawSocket) -> bytes:
-    """Read to the end, without a reply; return the close frame's payload up to the reason."""
+    """Read to the end without a reply; return the code."""
     opcode, payload = client.last_frame()
     assert opcode == CLOSE
     return payload[:2]
@@ -230,7 +230,7 @@ def test_contract_a_large_message_is_accepted_whole(server: Server) -> None:
 def test_contract_a_shutdown_is_announced_and_a_restart_is_a_new_epoch(
     server_name: str, certificate_folder: Path
 ) -> None:
-    """And clients that send nothing are dropped, which also needs a server of its own."""
+    """On the restarted server, clients that send nothing are dropped."""
     server = start_server(server_name, certificate_folder, "--source", "http")
     newest = server.publish({"n": 1})
     sockets = [server.websocket(path) for path in ("/update", "/lab")]

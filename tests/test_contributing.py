@@ -1,4 +1,4 @@
-"""CONTRIBUTING.rst: a transport is a row and four files; this test adds one to a copy."""
+"""A transport is added to a copy, as CONTRIBUTING.rst says."""
 
 import json
 import re

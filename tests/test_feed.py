@@ -1,4 +1,4 @@
-"""The feed: cursors, waiting and subscribers, with threads and with greenlets."""
+"""The feed: cursors, waiting, subscribers, with threads and greenlets."""
 
 import json
 import subprocess

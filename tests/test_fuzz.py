@@ -82,7 +82,7 @@ Events = list[tuple[int, bytes]]
 
 
 def meaning(data: bytes) -> tuple[Events, set[int | None], bool]:
-    """Return whole messages, pings and pongs; the codes with which to close; whether it must.
+    """Return the events, the close codes, and their certainty.
 
     One frame may have several faults: its close code is any of the set, which is empty if the
     connection stays open. A fault in a frame that is not whole may be reported later.
@@ -135,7 +135,7 @@ def meaning(data: bytes) -> tuple[Events, set[int | None], bool]:
 
 
 def close_codes(payload: bytes) -> set[int | None]:
-    """Return the codes with which to reply to a close frame with this payload."""
+    """Return the codes in reply to this close frame's payload."""
     if not payload:
         return {None}
     if len(payload) == 1:
@@ -180,7 +180,7 @@ class Receiver:
 
     @property
     def code(self) -> int | None:
-        """The code in the close frame that is sent in reply."""
+        """The code in the close frame in reply."""
         assert self.closed is not None
         reply = frames.encode(self.closed.response())
         assert reply[0] == 0x88
@@ -227,7 +227,7 @@ cuts = st.lists(st.integers(0, 2000), max_size=12)
 
 
 def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
-    """Yield the data in pieces, none of them empty: a read returns at least a byte."""
+    """Yield the data in pieces, none of them empty."""
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in at)})
     yield from (data[start:end] for start, end in pairwise(edges))
 
@@ -235,7 +235,7 @@ def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
 @given(streams, cuts, st.integers(0, 20))
 @examples(800)
 def test_the_decoder_agrees_with_the_rfc(data: bytes, at: list[int], missing: int) -> None:
-    """However the frames are cut, and whether or not they are complete; and it never raises."""
+    """However the frames are cut, complete or not."""
     data = data[: len(data) - missing] if missing < len(data) else data
     events, codes, certain = meaning(data)
     for pieces in ([data] if data else [], list(cut(data, at)), [bytes([b]) for b in data]):
@@ -359,7 +359,7 @@ def fuzzed() -> Iterator[Server]:
 
 
 def send(server: Server, request: bytes) -> int | None:
-    """Send the bytes; return the status of the response, if there is one."""
+    """Send the bytes; return the response's status, or None."""
     logged = len(server.log)
     received = exchange(server.port, request)
     assert "Traceback" not in server.log[logged:], server.log[logged:]

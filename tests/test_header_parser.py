@@ -1,4 +1,4 @@
-"""Request headers whose end a proxy and this server might see in different places."""
+"""Request headers that a proxy might read in another way."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Hostile clients: no other client notices them, and the server keeps nothing of them.
+"""Hostile clients: other clients notice nothing, and nothing remains.
 
 Each attack goes on while readings are published, and another push client receives each of them.
 Its delays, the server's memory meanwhile, its descriptors afterwards and its log have limits.
@@ -43,7 +43,7 @@ GREENLET = 40_000
 
 
 class Target(NamedTuple):
-    """A server, the path that is attacked, and whether that echoes messages."""
+    """A server, the attacked path, and whether that echoes messages."""
 
     server: Server
     path: str
@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 @pytest.fixture(scope="module", params=["serve.py", "blocking"])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """A server after some of everything: what it needs once is not an attack's growth."""
+    """A server that has already allocated what it needs once."""
     with starting() as start:
         if request.param == "blocking":
             target = Target(start("tests/conversing.py"), "/echo", echoes=True)
@@ -91,7 +91,7 @@ Attack = Callable[[Target, threading.Event], None]
 
 
 def endure(target: Target, attack: Attack, *, growth: int) -> None:
-    """Attack again and again while readings are published; then check the limits.
+    """Attack repeatedly while readings are published; then check the limits.
 
     An attack that holds connections open does so until the event is set.
     """
@@ -146,7 +146,7 @@ def settled(target: Target) -> bool:
 
 
 def receive(sock: RawSocket, opcode: int, count: int) -> None:
-    """Read so many frames of one kind, and reply to pings between them."""
+    """Read so many frames of one kind; reply to pings."""
     while count:
         got = sock.frame()
         assert got is not None
@@ -160,7 +160,7 @@ def receive(sock: RawSocket, opcode: int, count: int) -> None:
 
 
 def never_read(target: Target, enough: threading.Event) -> None:
-    """Twenty clients send as long as the server reads, and read nothing."""
+    """Twenty clients send without reading."""
     data = (frame(TEXT, b"x" * 1000) if target.echoes else frame(PING, b"x" * 125)) * 100
     with ExitStack() as stack:
         slow = [stack.enter_context(target.open(receive_buffer=1024)) for _ in range(20)]
@@ -183,7 +183,7 @@ def send_half_requests(target: Target, enough: threading.Event) -> None:
 
 
 def send_half_messages(target: Target, enough: threading.Event) -> None:
-    """Two hundred messages lack their last byte, and as many frames lack more."""
+    """Two hundred messages and as many frames remain incomplete."""
     with ExitStack() as stack:
         for _ in range(200):
             for half in (frame(TEXT, b"x" * 65_535, fin=False), frame(BINARY, b"x" * 99)[:50]):
@@ -204,7 +204,7 @@ def reset_five_hundred(target: Target, enough: threading.Event) -> None:
 
 
 class Reader(threading.Thread):
-    """Reads a connection that another thread sends on; replies to pings."""
+    """Reads while another thread sends; replies to pings."""
 
     def __init__(self, sock: RawSocket) -> None:
         super().__init__(daemon=True)
@@ -222,7 +222,7 @@ class Reader(threading.Thread):
 
 
 def send_after_1009(sock: RawSocket, pieces: Iterable[bytes], *, within: int) -> None:
-    """Send on after the close frame with 1009, which must come within so many bytes."""
+    """Send on after 1009, which must come `within` these bytes."""
     reader = Reader(sock)
     sock.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
     sent = sent_until_closed = 0

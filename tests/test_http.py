@@ -1,4 +1,4 @@
-"""HTTP: /data, the page, publishing, health, errors, TLS, and both dispatches."""
+"""HTTP: /data, page, publishing, health, errors, TLS, both dispatches."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_a_known_reading_is_304(server: Server, condition: str, status: int) -> 
 
 
 def test_a_keep_alive_request_does_not_stall(server: Server) -> None:
-    """Without TCP_NODELAY each takes 40 ms: the delayed acknowledgement of its headers."""
+    """Without TCP_NODELAY each waits 40 ms for a delayed acknowledgement."""
     connection = HTTPConnection("127.0.0.1", server.port)
     times = []
     for _ in range(30):
@@ -320,7 +320,7 @@ def both() -> tuple[FlaskClient, FlaskClient, Feed]:
 
 
 def whole(response: TestResponse) -> tuple[str, list[tuple[str, str]], bytes]:
-    """Return all of it but the date, which the server adds if Flask does not."""
+    """Return the response without its date."""
     headers = [(name, value) for name, value in response.headers if name != "Date"]
     return response.status, headers, response.data
 

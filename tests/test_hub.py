@@ -1,4 +1,4 @@
-"""The hub with channels that a test fills and drains; no network."""
+"""The hub with channels that a test fills and drains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from pushlab.hub import Hub
 
 
 class FakeChannel:
-    """A channel that keeps the bytes for which it has room."""
+    """A channel that keeps bytes while it has room."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.room = room

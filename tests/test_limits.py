@@ -1,4 +1,4 @@
-"""Limits of requests and connections: their number, time, size, host names, and purpose."""
+"""Limits of requests and connections: number, time, size, host, purpose."""
 
 import json
 import re
@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 
 
 class Response(NamedTuple):
-    """All bytes up to the end of the connection; None and empty if there were none."""
+    """All that is received; status None if it is nothing."""
 
     status: int | None
     head: bytes
@@ -68,7 +68,7 @@ def get(host: str | None, *headers: str, path: str = "/data") -> bytes:
 def open_connections(
     server: Server, stack: ExitStack, count: int
 ) -> list[RawSocket | socket.socket]:
-    """Open connections of every kind: push sockets, half a request, and silence."""
+    """Open push sockets, half requests, and silent connections."""
     opened: list[RawSocket | socket.socket] = []
     for number in range(count):
         if number % 3 == 0:
@@ -81,7 +81,10 @@ def open_connections(
 
 
 def accepted(server: Server) -> RawSocket | None:
-    """Return a new push socket, None if it is rejected: threads count connections later."""
+    """Return a new push socket, None if it is rejected.
+
+    Threads count connections a moment later.
+    """
     client = server.websocket()
     if client.status == 101:
         return client
@@ -164,7 +167,7 @@ def test_rejected_clients_leave_no_memory(start: Start) -> None:
 
 
 def test_by_default_the_limit_on_open_files_limits_connections() -> None:
-    """Connections never take the last descriptors: the server needs some itself."""
+    """The server keeps some descriptors for itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 1000)), hard))
     server = Server("serve.py", "--source", "http", before="ulimit -n 500")
@@ -211,7 +214,7 @@ def hurried() -> Iterator[Server]:
 
 
 def closed_after(sock: socket.socket) -> float:
-    """Return the seconds until the server closes, with a 408 or without a response."""
+    """Return the seconds until the server closes, perhaps with 408."""
     began = time.monotonic()
     assert read(sock).status in (None, 408)
     return time.monotonic() - began
@@ -265,7 +268,7 @@ def test_a_thousand_incomplete_headers_time_out(hurried: Server) -> None:
 
 
 def test_the_next_request_has_the_same_timeout(hurried: Server) -> None:
-    """A connection may be idle for longer between two requests, but not within one."""
+    """A connection may be idle for longer between two requests."""
     with connection(hurried) as sock:
         request = b"GET /data HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         for _ in range(2):
@@ -357,7 +360,7 @@ def test_names_of_this_machine_are_accepted(named: Server, host: str) -> None:
 
 @pytest.mark.parametrize("host", [*ELSEWHERE, *MALFORMED])
 def test_other_names_are_misdirected(named: Server, host: str) -> None:
-    """So DNS rebinding, a page whose host name comes to mean 127.0.0.1, gains nothing."""
+    """Against DNS rebinding: a page's host name that comes to mean 127.0.0.1."""
     statuses = (400, 421) if host in MALFORMED else (421,)
     host = host.format(port=named.port)
     for path in ("/", "/data", "/update", "/nowhere", "/healthz", "/static/style.css"):

@@ -1,4 +1,4 @@
-"""Each cell of the docs' table of servers; and the command that starts each server."""
+"""The docs' table of servers, and each server's command."""
 
 import os
 import re
@@ -209,7 +209,7 @@ def test_a_taken_port_is_reported(file: str) -> None:
 
 @pytest.mark.parametrize("options", ["--nope", "'", "--port seven"])
 def test_bad_options_in_the_environment_are_one_line(options: str) -> None:
-    """On gunicorn, too, which would start a worker again and again."""
+    """On gunicorn, too, which would restart its worker for ever."""
     for command in ("serve.py", "servers/threads.py"):
         program = Program(command, environment={"PUSHLAB_OPTIONS": options})
         assert program.wait() == 2
@@ -228,7 +228,7 @@ GUNICORN = ("gunicorn", "-c", "servers/gunicorn.conf.py")
 
 
 def test_a_preloaded_app_begins_a_new_epoch_in_each_worker() -> None:
-    """Or a new worker would count from 1 again in the same epoch, and no browser would notice."""
+    """Or a new worker would use an old epoch's cursors."""
     server = Hosted(*GUNICORN, "--preload", "serve:app", options=("--source", "http"))
     first = server.cursor
     assert server.publish({"n": 1}) == first.replace("-0", "-1")

@@ -1,4 +1,4 @@
-"""Clients that never reply: they are dropped, and no other client waits for them.
+"""Clients that never reply are dropped, and delay no other.
 
 tests/conversing.py pings them every second.
 """
@@ -28,7 +28,7 @@ def pinging(start: Start) -> Server:
 
 
 def publish_until(server: Server, text: str, dropped: Callable[[], bool]) -> None:
-    """Publish until the silent clients are dropped; another client receives all in time."""
+    """Publish until the silent clients are dropped; measure another's delays."""
     delays: list[float] = []
     with RawSocket(server.port, "/push") as witness:
         deadline = time.monotonic() + HANG_TIMEOUT
@@ -67,7 +67,7 @@ def test_clients_that_read_but_never_reply_are_dropped(pinging: Server) -> None:
 
 @pytest.mark.parametrize("size", [10, 15_000])
 def test_a_frozen_client_is_dropped(pinging: Server, size: int) -> None:
-    """Its kernel still acknowledges what the server sends, as long as there is room."""
+    """Its kernel still acknowledges bytes, while there is room."""
     descriptors = pinging.descriptors
     program = (
         "import sys\n"

@@ -1,4 +1,4 @@
-"""Native threads: what differs from greenlets, on our threaded server and under `flask run`."""
+"""Native threads: our threaded server, and `flask run`."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def test_a_push_socket_costs_no_thread(threads: Start) -> None:
 
 
 def test_a_connection_closed_at_once_leaves_no_descriptor(threads: Start) -> None:
-    """Although the hub may close a socket before Werkzeug has ended its request."""
+    """Even if the hub closes it before Werkzeug does."""
     server = threads()
     with server.websocket() as push:
         push.json()
@@ -118,7 +118,7 @@ def test_ctrl_c_ends_sockets_and_streams(threads: Start) -> None:
 
 
 def test_a_silent_connection_delays_no_other(threads: Start) -> None:
-    """Neither in the TLS handshake, for which Werkzeug stops accepting, nor in the headers."""
+    """Neither in its TLS handshake nor in its headers."""
     server = threads("--head-timeout", "1")
     began = time.monotonic()
     silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
@@ -243,7 +243,7 @@ def test_a_callback_that_fails_does_not_stop_the_others(
 
 
 class FlaskRun(Hosted):
-    """`flask run`, in a process group of its own, as in a terminal."""
+    """`flask run`, as in a terminal."""
 
     def __init__(self, app: str, *arguments: str, options: Any = ("--source", "http")) -> None:
         command = ("flask", "--app", app, "run", "-p", "{port}", *arguments)
@@ -280,7 +280,7 @@ def test_flask_run(options: list[str]) -> None:
 
 
 def test_the_source_runs_once_where_it_serves(tmp_path: Path) -> None:
-    """With the reloader two processes import the app; only one of them serves."""
+    """With the reloader, two processes import the app."""
     counted = tmp_path / "counted"
     counting = tmp_path / "counting.py"
     counting.write_text(
@@ -341,7 +341,7 @@ def test_importing_the_app_changes_no_signal_handler() -> None:
 
 
 def test_without_a_token_only_this_machine_may_publish() -> None:
-    """Whatever `flask run --host` says: our options do not include it."""
+    """Whatever `flask run --host` says, which our options lack."""
     server = FlaskRun("servers/threads", "--host", "0.0.0.0")
     assert server.http.post("/data", {"n": 1}).status == 201
     response = server.http.post("/data", {"n": 2}, headers={"X-Forwarded-For": "203.0.113.9"})
@@ -379,7 +379,7 @@ def test_a_malformed_url_is_a_bad_request(start: Start) -> None:
 
 
 def test_a_connection_that_is_being_sent_to_gets_its_close_frame_after_that() -> None:
-    """As one whose thread has not run since it was accepted."""
+    """As a connection whose thread has not run yet."""
     ours, client = socket.socketpair()
     connection = ThreadConnection()
     connection.accepted, connection._socket = True, ThreadChannel(ours, SelectorThread())

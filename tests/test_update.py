@@ -59,7 +59,7 @@ def test_a_poll_is_held_for_its_timeout(server: Server, timeout: str) -> None:
 
 
 def test_last_event_id_takes_precedence_over_after(server: Server) -> None:
-    """A browser that reconnects sends the URL of its first request."""
+    """A reconnecting browser sends the URL of its first request."""
     old, newest = server.publish({"n": 1}), server.publish({"n": 2})
 
     def received(after: str, last: str) -> Any:

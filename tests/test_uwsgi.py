@@ -1,4 +1,4 @@
-"""uWSGI on its gevent loop and with threads: what differs from other servers, and its shutdown."""
+"""uWSGI, on its gevent loop and with threads."""
 
 import re
 import shlex
@@ -77,7 +77,7 @@ def changed(ini: str, folder: Path, *changes: tuple[str, str], more: str = "") -
 
 
 def with_slots(ini: str, folder: Path, slots: int) -> str:
-    """Return the path of a configuration with so few requests at once."""
+    """Return the path of a configuration with so few slots."""
     old = SLOTS[Path(ini).name]
     return changed(ini, folder, (old, f"{old.partition(' ')[0]} = {slots}"))
 
@@ -88,7 +88,7 @@ def uwsgi(*arguments: str, stdin: int = subprocess.DEVNULL, **environment: Any) 
 
 
 def startup_error(*arguments: str, **environment: Any) -> str:
-    """Return the last line, which is ours, of a uWSGI that does not start."""
+    """Return the last line of a uWSGI that failed to start."""
     program = uwsgi(*arguments, **environment)
     assert program.wait() != 0
     assert "Traceback" not in program.log
@@ -97,7 +97,7 @@ def startup_error(*arguments: str, **environment: Any) -> str:
 
 
 def until_ready(program: Program) -> Http:
-    """Wait for the line that says the port, without a request."""
+    """Wait for the line with the port, without a request."""
     eventually(lambda: program.out)
     return Http("127.0.0.1", int(re.findall(r":([0-9]+) ", program.out[0])[0]))
 
@@ -134,7 +134,7 @@ def test_with_a_master_process_sockets_are_closed_too(host: Host, ini: str) -> N
 
 
 def test_messages_in_fragments_stay_apart(host: Host, ini: str) -> None:
-    """uWSGI's own frames would give the fragment of one client to the next that sends one."""
+    """uWSGI's own frames would mix the fragments of two clients."""
     server = host(ini, environment={"APP": "examples.echo:app"})
     with RawSocket(server.port, "/echo") as one, RawSocket(server.port, "/echo") as other:
         one.send(frame(TEXT, b"a secret ", fin=False))
@@ -146,7 +146,7 @@ def test_messages_in_fragments_stay_apart(host: Host, ini: str) -> None:
 
 
 def test_push_sockets_hold_no_request(host: Host, ini: str, tmp_path: Path) -> None:
-    """300 browsers on 8 threads, or 8 greenlets, and there is still room for requests."""
+    """300 browsers on 8 threads or greenlets leave room."""
     server = host(with_slots(ini, tmp_path, 8))
     opened = [RawSocket(server.port) for _ in range(300)]
     for browser in opened:
@@ -275,7 +275,7 @@ def test_tls_within_the_worker_is_rejected(ini: str, certificate: tuple[str, str
 def test_tls_by_uwsgis_router(
     host: Host, ini: str, certificate: tuple[str, str], tmp_path: Path
 ) -> None:
-    """It decrypts in a process of its own, and speaks uWSGI's protocol with the worker."""
+    """It decrypts in another process, which speaks uWSGI's protocol."""
     lines = (ROOT / ini).read_text().splitlines()
     sockets = [line for line in lines if line.startswith("http-socket")]
     port = free_port()
@@ -291,7 +291,7 @@ def test_tls_by_uwsgis_router(
 
 
 def test_a_kept_alive_connection_becomes_a_websocket(host: Host, tmp_path: Path) -> None:
-    """uWSGI's http11-socket goes on reading from connections that it keeps alive.
+    """uWSGI's http11-socket reads on from connections that it keeps alive.
 
     With gevent http11-socket hangs by itself."""
     port = free_port()

@@ -1,4 +1,4 @@
-"""WebSockets of the hub, and of routes that converse: acceptance, closing, silence, shutdown.
+"""WebSockets of hub and routes: acceptance, closing, silence, shutdown.
 
 test_conformance.py has RFC 6455 as tables.
 """
@@ -115,7 +115,7 @@ def test_routes_of_flask_sockets() -> None:
 
 
 def test_many_senders_do_not_mix_their_frames(quiet: Server) -> None:
-    """While another thread reads and echoes: over TLS sockets do not bear that by themselves."""
+    """While another thread echoes, which breaks bare TLS sockets."""
     with quiet.websocket("/many-senders") as client:
         received: dict[bytes, int] = {}
         numbers = [b"%d" % number for number in range(300)]
@@ -216,7 +216,7 @@ def test_the_server_pings_and_a_pong_keeps_the_connection(quiet: Server, path: s
 
 
 def test_a_client_that_never_reads_is_dropped_and_delays_no_other(quiet: Server) -> None:
-    """Large readings fill the slow client's buffers; the other client receives each one."""
+    """Large readings fill its buffers; the other client receives each."""
     eventually(lambda: subscribers(quiet) == 0)
     with quiet.websocket("/push", receive_buffer=4096) as slow, \
             quiet.websocket("/push") as other:  # fmt: skip
@@ -225,7 +225,7 @@ def test_a_client_that_never_reads_is_dropped_and_delays_no_other(quiet: Server)
         numbers = itertools.count()
 
         def publish() -> float:
-            """Return the seconds until the other client, which replies to pings, has it."""
+            """Return the seconds until the other client has it."""
             text = f"{next(numbers):5}" + "x" * 15_000
             start = time.monotonic()
             quiet.http.request("POST", "/push", text.encode())

@@ -1,4 +1,4 @@
-"""tests/routes.py on native threads; it takes the options of serve.py, and pings often."""
+"""tests/routes.py on native threads, with the options of serve.py."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""The headless half of each transport, a file each: tests receive readings as browsers do."""
+"""The headless half of each transport, a file each."""
 
 from collections.abc import Callable
 from importlib import import_module

@@ -7,7 +7,7 @@ class Browser(Protocol):
     """A subscriber: it receives one message after the other."""
 
     def receive(self, *, timeout: float = 5.0) -> Any:
-        """Wait for the next message and return it; TimeoutError if none comes."""
+        """Return the next message; raise TimeoutError if none comes."""
 
     def close(self) -> None: ...
 

@@ -7,7 +7,7 @@ from tests.transports.base import query
 
 
 class LongPoll:
-    """Sends a request, waits for the response, and sends the next with its cursor."""
+    """Sends the next request with the cursor of each response."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.carry = server.http, after, carry

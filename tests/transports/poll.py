@@ -7,7 +7,7 @@ from tests.conftest import Server
 
 
 class ShortPoll:
-    """Requests /data again and again: with GET for readings, with HEAD for signals."""
+    """Requests /data: with GET for readings, with HEAD for signals."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.method = server.http, after, "GET" if carry else "HEAD"

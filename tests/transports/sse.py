@@ -8,7 +8,7 @@ from tests.transports.base import query
 
 
 class EventStream:
-    """Parses a stream as WHATWG HTML section 9.2.6 says, from a socket with a timeout."""
+    """Parses a stream (WHATWG HTML section 9.2.6)."""
 
     def __init__(
         self, server: Server, *, after: str | None = None, carry: bool = False,
@@ -35,7 +35,7 @@ class EventStream:
         return found + end
 
     def event(self) -> list[tuple[str, str]]:
-        """Read on to the next empty line; return the fields before it. EOFError at the end."""
+        """Return the next event's fields; raise EOFError at the end."""
         while b"\n\n" not in self._text:
             if not self._chunked:
                 more, self._received = self._received or self.socket.recv(65536), b""
