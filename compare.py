@@ -79,15 +79,14 @@ def report(results: Results, options: Options) -> None:
     written = output.write(results, options.output, tables, title=options.study.title)
     if options.update_docs and results.is_complete:
         output.publish(results, options.study.name, written)
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     if results.entries or not tables:
         console.print(terminal.figures(results))
     for table in tables:
         console.print(terminal.table(table))
     for sentence in findings.sentences(results):
-        console.print(f"- {sentence}", highlight=False, markup=False)
-    path = options.output / "report.html"
-    console.print(f"\nThe report: {path}", highlight=False, soft_wrap=True)
+        console.print(f"- {sentence}", markup=False)
+    console.print(f"\nThe report: {options.output / 'report.html'}", soft_wrap=True)
 
 
 def measure_other_servers(options: Options) -> None:

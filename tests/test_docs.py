@@ -14,9 +14,10 @@ from bench.fanout.report import GOALS, Report
 from bench.report import docs, findings
 from bench.statistics import quantile
 from bench.studies import STUDIES
-from bench.studies.kaazing import flows
+from bench.studies.kaazing import flows, keeps_up
 from tests.conftest import ROOT
 
+GOAL = {goal.what: goal for goal in GOALS}
 README = (ROOT / "README.rst").read_text()
 
 
@@ -36,8 +37,7 @@ def dearer_frames(found: Any) -> None:
 
 def larger_sockets(found: Any) -> None:
     for figure in found["figures"]:
-        if figure["what"] == "memory":
-            figure["samples"] = [7000.0]
+        figure["samples"] = [7000.0] if figure["what"] == "memory" else figure["samples"]
 
 
 def heavier_threads(found: Any) -> None:
@@ -115,44 +115,36 @@ def test_polling_wins_with_slow_readers() -> None:
     assert 1.5 * (slow[docs.SHORT].bytes_per_second or 0) < (push.bytes_per_second or 0)
 
 
-@pytest.fixture(scope="module")
-def report() -> Report:
-    return docs.fanout()
-
-
 @pytest.mark.parametrize(
-    ("what", "reached", "sentence"),
+    ("sentence", "what", "reached"),
     [
-        ("notification / floor", True, "Median: |broadcast|, reached."),
-        ("handshake / floor", False, "costs |handshake| floors, and the aim was |handshake aim|"),
-        ("event / floor", False, "costs |event| floors, and the aim was |event aim|"),
-        ("long-poll cycle", False, "took |cycle| µs, and the aim was |cycle aim|"),
-        ("long-poll cycle / floor", True, "in floors it reaches its aim"),
+        ("Median: |broadcast|, reached.", "notification / floor", True),
+        ("costs |handshake| floors, and the aim was |handshake aim|", "handshake / floor", False),
+        ("costs |event| floors, and the aim was |event aim|", "event / floor", False),
+        ("took |cycle| µs, and the aim was |cycle aim|", "long-poll cycle", False),
+        ("in floors it reaches its aim", "long-poll cycle / floor", True),
     ],
 )
-def test_which_aims_are_reached(report: Report, what: str, reached: bool, sentence: str) -> None:
+def test_which_aims_are_reached(sentence: str, what: str, reached: bool) -> None:
     assert says("docs/explanation/speed.rst", sentence)
-    (goal,) = (goal for goal in GOALS if goal.what == what)
-    assert all(goal.is_met(each) for each in report.all(what) if goal.aims_at(each)) == reached
+    goal, found = GOAL[what], docs.fanout().all(what)
+    assert all(goal.is_met(figure) for figure in found if goal.aims_at(figure)) == reached
 
 
-def test_the_90th_percentiles_of_a_broadcast_miss_the_aim(report: Report) -> None:
+def test_other_figures_and_the_aims() -> None:
     assert says("docs/explanation/speed.rst", "90th percentile: |broadcast p90|, missed.")
-    most = next(goal.most for goal in GOALS if goal.what == "notification / floor")
-    assert all(each.quantile(0.9) > most for each in report.all("notification / floor"))
-
-
-def test_picows_stays_below_the_aim_of_a_handshake(report: Report) -> None:
+    broadcasts = docs.fanout().all("notification / floor")
+    assert all(one.quantile(0.9) > GOAL["notification / floor"].most for one in broadcasts)
     assert says("docs/explanation/speed.rst", "picows stays below the aim")
-    most = next(goal.most for goal in GOALS if goal.what == "handshake / floor")
-    assert all(each.median < most for each in report.all("handshake / floor", "picows"))
+    handshakes = docs.fanout().all("handshake / floor", "picows")
+    assert all(one.median < GOAL["handshake / floor"].most for one in handshakes)
 
 
 def test_what_the_studies_say() -> None:
     """docs/results/kaazing.rst, pimentel.rst, abril.rst and shootout.rst."""
     (few, _), (many, many_sockets) = flows(docs.results("kaazing"))
-    assert few.keeps_up
-    assert not many.keeps_up
+    assert keeps_up(few)
+    assert not keeps_up(many)
     assert not many_sockets.result.coalesced
     assert 480 < quantile(few.result.notified_ms, 0.5) < 520
 
@@ -182,7 +174,8 @@ def test_the_first_finding_compares_like_with_like() -> None:
     assert tuple(re.findall(r"([\d,]+) bytes", first)) == expected
 
 
-def test_a_report_can_be_read_again(report: Report) -> None:
+def test_a_report_can_be_read_again() -> None:
+    report = docs.fanout()
     assert Report.from_json(report.as_json()) == report
     assert report.figure("memory", 5000).clients == 5000
     with pytest.raises(LookupError, match="no figure 'memory' of Pushlab for 3"):

@@ -26,8 +26,9 @@ from bench import bytes_on_wire, memory
 from bench.environment import described
 from bench.fanout.report import GOALS, OURS, Report, number
 from bench.processes import ROOT
-from bench.report import findings as found
-from bench.report import formatting, tables
+from bench.report import tables
+from bench.report.findings import sentences
+from bench.report.formatting import duration, significant
 from bench.report.tables import Comparison, as_rst
 from bench.results import Results
 from bench.scenarios import DIRECT, FLASK, Variant
@@ -93,7 +94,7 @@ def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
 # Blocks.
 
 
-def _print(*parts: str) -> None:
+def show(*parts: str) -> None:
     """Print paragraphs, with the empty lines around them that reStructuredText needs."""
     print("\n" + "\n\n".join(parts) + "\n")
 
@@ -103,13 +104,13 @@ def about(name: str) -> None:
     of = raw(name)
     origin = f"Measured by ``{of['command']}``; every sample is in `{name}.json <{name}.json>`_."
     text = fanout().summary() if name == "fanout" else described(of.get("about", of))
-    _print(origin, "\n".join(f"| {line}" for line in text.splitlines()))
+    show(origin, "\n".join(f"| {line}" for line in text.splitlines()))
 
 
 def wire() -> None:
     """Print the bytes of one update, by transport and payload."""
     table = bytes_on_wire.table(bytes_on_wire.from_raw_result(raw("wire")))
-    _print(".. code:: text", textwrap.indent(table, "   "))
+    show(".. code:: text", textwrap.indent(table, "   "))
 
 
 def summary() -> None:
@@ -131,39 +132,29 @@ def summary() -> None:
             memory and memory / 1024,
         ]
         rows.append((result.title, *map(tables.shown, figures)))
-    _print(as_rst(rows))
+    show(as_rst(rows))
 
 
 def findings(name: str) -> None:
     """Print the findings of a comparison."""
-    _print("\n".join(f"- {sentence}" for sentence in found.sentences(results(name))))
+    show("\n".join(f"- {sentence}" for sentence in sentences(results(name))))
 
 
 def figures(name: str) -> None:
     """Print a table for each group of a comparison, below its title."""
     every = [tables.table(group, tables.DOCS) for group in tables.comparisons(results(name))]
-    _print(*(f"{one.title}\n{'~' * len(one.title)}\n\n{one.as_rst()}" for one in every))
+    show(*(f"{one.title}\n{'~' * len(one.title)}\n\n{one.as_rst()}" for one in every))
 
 
 def study(name: str, place: int = 0) -> None:
     """Print one of the tables of a study, and how to read it."""
     table = STUDIES[name].tables(results(name))[place]
-    _print(table.as_rst(), *table.notes)
-
-
-def fanout_goals() -> None:
-    """Print Pushlab's figures against the goals."""
-    _print(fanout().ours())
-
-
-def fanout_servers() -> None:
-    """Print all servers side by side."""
-    _print(fanout().side_by_side())
+    show(table.as_rst(), *table.notes)
 
 
 def waiting() -> None:
     """Print what each waiting browser costs each server in memory."""
-    _print(memory.as_table(raw("servers")["servers"]))
+    show(memory.as_table(raw("servers")["servers"]))
 
 
 # Numbers.
@@ -174,7 +165,7 @@ def numbers(document: str) -> None:
     text = re.sub(r"^\.\. \|.*", "", Path(document).read_text(encoding="utf-8"), flags=re.M)
     used = {" ".join(name.split()) for name in re.findall(r"\|([a-z][^|]*?)\|", text)}
     known = all_numbers()
-    _print("\n".join(f".. |{name}| replace:: {known[name]}" for name in sorted(used & set(known))))
+    show("\n".join(f".. |{name}| replace:: {known[name]}" for name in sorted(used & set(known))))
 
 
 def all_numbers() -> dict[str, str]:
@@ -199,47 +190,43 @@ def _wire_numbers() -> dict[str, str]:
 
 def _compared() -> dict[str, str]:
     near, far, most, slow = groups()
-    variants = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
-    ages = {f"slow {name} age": _after(slow, one, 0.95) for name, one in variants.items()}
-    rates = {
-        name: slow.by_variant[variants[name]].bytes_per_second or 0
-        for name in ("push", "short poll")
-    }
+    ages = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
+    rates = {"push": PUSH, "short poll": SHORT}
+    medians = {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}
     return {
         "compared browsers": f"{far.clients:,}",
         "compared most": f"{most.clients:,}",
         "compared distance": f"{far.rtt_ms:g}",
         "compared period": f"{near.by_variant[SHORT].period:g}",
-        "compared push": formatting.significant(_after(far, PUSH)),
-        "compared long poll": formatting.significant(_after(far, LONG)),
-        "compared long poll signal": formatting.significant(_after(far, LONG_SIGNAL)),
+        **{f"compared {name}": significant(_after(far, one)) for name, one in medians.items()},
         "slow pace": f"{1 / slow.pace:.0f}",
         "slow handling": f"{slow.processing_time:g}",
-        **{name: formatting.duration(age) for name, age in ages.items()},
-        **{f"slow {name} bytes": tables.shown(round(rate)) for name, rate in rates.items()},
+        **{f"slow {name} age": duration(_after(slow, one, 0.95)) for name, one in ages.items()},
+        **{
+            f"slow {name} bytes": f"{slow.by_variant[one].bytes_per_second or 0:,.0f}"
+            for name, one in rates.items()
+        },
     }
 
 
 def _memory_numbers() -> dict[str, str]:
     of = raw("servers")
-    kilobytes = {
-        server: {kind: median(samples) / 1000 for kind, samples in kinds.items()}
-        for server, kinds in of["servers"].items()
-    }
+    versions = of["versions"]
+
+    def kilobytes(kind: str, *servers: str) -> list[float]:
+        return [median(of["servers"][server][kind]) / 1000 for server in servers or of["servers"]]
 
     def held(*servers: str) -> str:
-        kinds = ("long poll", "event stream")
-        return _between([kilobytes[server][kind] for server in servers for kind in kinds]) + " KB"
+        both = kilobytes("long poll", *servers) + kilobytes("event stream", *servers)
+        return f"{_between(both)} KB"
 
-    versions = of["versions"]
-    pushed_to = {server: kinds["pushed to"] for server, kinds in kilobytes.items()}
     return {
         "memory per greenlet": held("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent"),
         "memory per thread": held("servers/threads.py", "uwsgi threads", "flask run"),
-        "most per socket pushed to": f"{math.floor(max(pushed_to.values())) + 1} KB",
+        "most per socket pushed to": f"{math.floor(max(kilobytes('pushed to'))) + 1} KB",
         "memory runs": str(len(of["servers"]["serve.py"]["pushed to"])),
-        "uwsgi gevent memory": f"{pushed_to['uwsgi gevent']:.1f} KB",
-        "uwsgi threads memory": f"{pushed_to['uwsgi threads']:.1f} KB",
+        "uwsgi gevent memory": f"{kilobytes('pushed to', 'uwsgi gevent')[0]:.1f} KB",
+        "uwsgi threads memory": f"{kilobytes('pushed to', 'uwsgi threads')[0]:.1f} KB",
         "uwsgi measured with": f"uWSGI {versions['uwsgi']}, Python {versions['Python']}",
     }
 
@@ -247,36 +234,40 @@ def _memory_numbers() -> dict[str, str]:
 def _fanout_numbers() -> dict[str, str]:
     report = fanout()
     goals = {goal.what: goal for goal in GOALS}
-
-    def between(what: str, *servers: str, digits: int = 0) -> str:
-        found = [figure.median for server in servers for figure in report.all(what, server)]
-        return _between(found, digits)
-
-    def ours(what: str) -> str:
-        return number(report.figure(what, clients=goals[what].clients).median)
-
-    aims = {
-        "broadcast aim": "notification / floor",
-        "handshake aim": "handshake / floor",
-        "event aim": "event / floor",
-        "cycle aim": "long-poll cycle",
-        "cycle aim in floors": "long-poll cycle / floor",
+    short = {
+        "broadcast": "notification / floor",
+        "handshake": "handshake / floor",
+        "event": "event / floor",
+        "cycle": "long-poll cycle",
+        "cycle in floors": "long-poll cycle / floor",
+        "bytes per idle socket": "memory",
     }
-    every = report.all("notification / floor")
+
+    def medians(name: str, *servers: str) -> list[float]:
+        return [one.median for server in servers for one in report.all(short[name], server)]
+
+    def ours(name: str) -> str:
+        return number(report.figure(short[name], goals[short[name]].clients).median)
+
+    def aim(name: str) -> str:
+        return number(goals[short[name]].most).removesuffix(".0")
+
+    p90 = [figure.quantile(0.9) for figure in report.all(short["broadcast"])]
+    floors = [sample for figure in report.all("floor") for sample in figure.samples]
+    others = ("aiohttp", "websockets.broadcast")
     return {
-        "bytes per idle socket": ours("memory"),
-        "floor samples": _between([s for each in report.all("floor") for s in each.samples], 1),
-        "broadcast": between("notification / floor", OURS, digits=2),
-        "broadcast p90": _between([figure.quantile(0.9) for figure in every], 2),
-        "handshake": between("handshake / floor", OURS),
-        "handshake of picows": between("handshake / floor", "picows"),
-        "handshake of aiohttp and websockets": between(
-            "handshake / floor", "aiohttp", "websockets.broadcast"
-        ),
-        "event": ours("event / floor"),
-        "cycle": ours("long-poll cycle"),
-        "cycle in floors": ours("long-poll cycle / floor"),
-        **{name: number(goals[what].most).removesuffix(".0") for name, what in aims.items()},
+        **{
+            name: ours(name)
+            for name in ("bytes per idle socket", "event", "cycle", "cycle in floors")
+        },
+        **{f"{name} aim": aim(name) for name in ("broadcast", "handshake", "event", "cycle")},
+        "cycle aim in floors": aim("cycle in floors"),
+        "floor samples": _between(floors, 1),
+        "broadcast": _between(medians("broadcast", OURS), 2),
+        "broadcast p90": _between(p90, 2),
+        "handshake": _between(medians("handshake", OURS)),
+        "handshake of picows": _between(medians("handshake", "picows")),
+        "handshake of aiohttp and websockets": _between(medians("handshake", *others)),
     }
 
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -88,6 +87,7 @@ def _line(result: Result) -> dict[str, Any]:
     transport = TRANSPORTS[result.transport]
     by_flask = result.variant.has_choice and result.dispatch == FLASK
     return {
+        "label": result.variant.title,
         "color": transport.colour.light,
         "linestyle": "-" if result.carry else (0, (4, 2)),
         "linewidth": 1.1 if by_flask else 2.2,
@@ -97,19 +97,17 @@ def _line(result: Result) -> dict[str, Any]:
     }
 
 
-def _legend(figure: Figure, entries: Iterable[Result]) -> None:
-    """Name the variants below the plot: a column per transport."""
-    first = {result.variant: result for result in reversed(_in_order(entries))}
-    variants = list(reversed(first))
-    columns = min(len({variant.transport for variant in variants}), 2) if len(variants) > 2 else 1
-    figure.legend(
-        [Line2D([], [], **_line(first[variant])) for variant in variants],
-        [variant.title for variant in variants],
-        loc="outside lower left",
-        ncols=columns,
-        handlelength=3.6,
-        columnspacing=2.5,
-    )
+def _legend(figure: Figure) -> None:
+    """Name the variants below the plot, in two columns."""
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    lines = {label: handle for pair in pairs for handle, label in pair}
+    style: Any = {
+        "ncols": 1 + (len(lines) > 2),
+        "loc": "outside lower left",
+        "handlelength": 3.6,
+        "columnspacing": 2.5,
+    }
+    figure.legend(lines.values(), lines, **style)
 
 
 def _latency(results: Results) -> _Drawn | None:
@@ -151,7 +149,7 @@ def _latency(results: Results) -> _Drawn | None:
         medians = [f"{r.title} {formatting.duration(median(r.received_ms))}" for r in entries]
         alt.append(f"{formatting.away(group.rtt_ms)}: {', '.join(medians)}")
     every[-1].set_xlabel("milliseconds from the change to having the data")
-    _legend(figure, [result for group, _ in panels for result in group.entries])
+    _legend(figure)
     return _Drawn(
         figure,
         "How soon the data is there",
@@ -246,7 +244,7 @@ def _cpu(results: Results) -> _Drawn | None:
     _plain_numbers(axes.yaxis)
     axes.set_xlabel("browsers")
     axes.set_ylabel("µs of CPU per update and browser")
-    _legend(figure, entries)
+    _legend(figure)
     most = [
         f"{result.title} {formatting.duration((result.cpu_per_update or 0) / 1e3)}"
         for result in entries

@@ -39,51 +39,39 @@ class Flow(NamedTuple):
     header: float  #: bytes of each that are not data
     whole: float  #: bytes of each
 
-    @property
-    def keeps_up(self) -> bool:
-        """Whether as many were sent as were due."""
-        return self.rate >= KEEPING_UP * self.due
-
 
 def flows(results: Results) -> Iterator[tuple[Flow, Flow]]:
     """Yield what polling and WebSocket sent, the fewest clients first."""
     entries = {(result.clients, result.variant): result for result in measured(results)}
     for clients in sorted({clients for clients, _ in entries}):
         polling, socket = (entries.get((clients, variant)) for variant in (POLLING, WEBSOCKET))
-        if not polling or not socket:
-            continue
-        polls, messages = polling.traffic, socket.traffic
-        message = messages.bytes / messages.messages
-        header = 2 if message <= 2 + 125 else 4  # of a server's frame: RFC 6455 section 5.2
-        bodies = polling.seen * (message - header)  # a response with nothing new has none
-        yield (
-            Flow(
-                "polling",
-                polling,
-                due=clients / (polling.period or polling.pace),
-                rate=polls.requests / _seconds(polling),
-                header=(polls.bytes - bodies) / polls.requests,
-                whole=polls.bytes / polls.requests,
-            ),
-            Flow(
-                "WebSocket",
-                socket,
-                due=clients / socket.pace,
-                rate=messages.messages / _seconds(socket),
-                header=header,
-                whole=message,
-            ),
-        )
+        if polling and socket:
+            polls, messages = polling.traffic.requests, socket.traffic.messages
+            message = socket.traffic.bytes / messages
+            data = message - (2 if message <= 2 + 125 else 4)  # headers: RFC 6455 section 5.2
+            bodies = polling.seen * data  # a response with nothing new has none
+            period = polling.period or polling.pace
+            yield (
+                _flow("polling", polling, polls, period=period, data=bodies / polls),
+                _flow("WebSocket", socket, messages, period=socket.pace, data=data),
+            )
 
 
-def _seconds(result: Result) -> float:
-    """Return the seconds that were measured; the last change counts a whole pace."""
-    return max(result.seconds, result.published * result.pace)
+def _flow(name: str, result: Result, sent: int, *, period: float, data: float) -> Flow:
+    # The last change counts a whole pace.
+    seconds = max(result.seconds, result.published * result.pace)
+    whole = result.traffic.bytes / sent
+    return Flow(name, result, result.clients / period, sent / seconds, whole - data, whole)
+
+
+def keeps_up(flow: Flow) -> bool:
+    """Tell whether as many were sent as were due."""
+    return flow.rate >= KEEPING_UP * flow.due
 
 
 def _basis(pairs: Sequence[tuple[Flow, Flow]]) -> tuple[Flow, Flow]:
     """Return what is computed from: clients that the machine kept up with, if there are any."""
-    return next((pair for pair in pairs if pair[0].keeps_up), pairs[0])
+    return next((pair for pair in pairs if keeps_up(pair[0])), pairs[0])
 
 
 @dataclass(frozen=True)
