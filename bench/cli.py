@@ -25,9 +25,6 @@ from bench.command_line import (
     separate,
     update_docs_option,
 )
-from bench.report.tables import Table
-from bench.results import Results
-from bench.runner import Run
 from bench.scenarios import PAYLOADS, UNKNOWN, Grid, Variant
 from bench.servers import PROGRAMS, SERVERS, missing
 from bench.studies import STUDIES, Study
@@ -44,30 +41,16 @@ class CannotMeasure(Exception):
 
 
 @dataclass
-class Comparison:
-    """What a run measures that is not a study, but with a study's members."""
+class Comparison(Study):
+    """What a run measures that nobody has published."""
 
-    grids: Sequence[Grid]
+    chosen: Sequence[Grid]
     name = "compare"
     title = ""
 
     @property
-    def seconds(self) -> float:
-        preparing = {one.server: grid.variants for grid in self.grids for one in grid.scenarios}
-        return sum(grid.seconds for grid in self.grids) + sum(
-            Run.preparing_seconds(1, len(variants)) for variants in preparing.values()
-        )
-
-    @property
-    def descriptors(self) -> int:
-        return max(grid.descriptors for grid in self.grids)
-
-    def measure(self, run: Run) -> None:
-        for grid in self.grids:
-            run.measure(grid)
-
-    def tables(self, _results: Results) -> Sequence[Table]:
-        return ()
+    def grids(self) -> Sequence[Grid]:
+        return self.chosen
 
 
 @dataclass
@@ -77,7 +60,7 @@ class Options:
     arguments: Sequence[str]  #: all but where the output goes
     output: Path
     update_docs: bool
-    study: Study | Comparison
+    study: Study
     chosen: dict[str, Any]  #: the options that were given, by name
 
     @property

@@ -26,7 +26,7 @@ def size(number: float) -> str:
 
 
 def _scaled(value: float, *units: tuple[str, float]) -> str:
-    """Return the value in the first unit of which there are fewer than 1,000."""
+    """Return the value in the unit that suits its size."""
     unit, scale = next((one for one in units if abs(value) < 999.5 * one[1]), units[-1])
     return f"{significant(value / scale)} {unit}"
 

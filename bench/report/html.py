@@ -89,7 +89,7 @@ def _figures_bold(sentence: str) -> Markup:
 
 
 def _shown(value: Any) -> str:
-    """Return the value of an option or fact as a reader expects it."""
+    """Return an option's value for a reader."""
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
     if isinstance(value, bool):

@@ -52,17 +52,18 @@ class Abril(Study):
     title = "Abril: five updates by reload, polling, SSE and WebSocket, aquil.io, 2017"
 
     @property
-    def grid(self) -> Grid:
-        return Grid(
+    def grids(self) -> list[Grid]:
+        grid = Grid(
             [Scenario("serve.py", 1, 0.0, self.pace)],
             variants=tuple(VARIANTS),
             period=self.pace,
             rounds=1,
             changes=self.updates,
         )
+        return [grid]
 
     def measure(self, run: Run) -> None:
-        run.measure(self.grid)
+        super().measure(run)
         run.progress.say("reloading")
         target = run.target("serve.py", next(iter(VARIANTS)))
         with explained("reload"):

@@ -10,40 +10,43 @@ from bench.statistics import PERCENTILES, quantile
 
 
 class Study:
-    """A published experiment that can be repeated here; usually a grid."""
+    """A published experiment, or another measurement of a run."""
 
     name: str  #: on the command line and in docs/results
     title: str  #: the authors, the title, where and when it was published
 
     @property
-    def grid(self) -> Grid:
+    def grids(self) -> Sequence[Grid]:
         """The scenarios and variants that are measured."""
         raise NotImplementedError
 
     @property
     def seconds(self) -> float:
         """About how long it takes."""
-        servers = {scenario.server for scenario in self.grid.scenarios}
-        return self.grid.seconds + Run.preparing_seconds(len(servers), len(self.grid.variants))
+        preparing = {one.server: grid.variants for grid in self.grids for one in grid.scenarios}
+        return sum(grid.seconds for grid in self.grids) + sum(
+            Run.preparing_seconds(1, len(variants)) for variants in preparing.values()
+        )
 
     @property
     def descriptors(self) -> int:
         """How many files one process has to open."""
-        return self.grid.descriptors
+        return max(grid.descriptors for grid in self.grids)
 
     def measure(self, run: Run) -> None:
         """Make the experiment, into the run's results.
 
         Raises Failed if it cannot go on; what was measured by then is in the results.
         """
-        run.measure(self.grid)
+        for grid in self.grids:
+            run.measure(grid)
 
     def tables(self, results: Results) -> list[Table]:
         """Return the tables of these results, computed from nothing else.
 
         Incomplete results have fewer rows; those of another experiment have no table.
         """
-        raise NotImplementedError
+        return []
 
     def numbers(self, results: Results) -> dict[str, str]:
         """Return what its page in docs/results says in figures, by names that start with its own.

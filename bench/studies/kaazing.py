@@ -85,8 +85,8 @@ class Kaazing(Study):
     title = "Peter Lubbers and Frank Greco (Kaazing): A Quantum Leap in Scalability for the Web"
 
     @property
-    def grid(self) -> Grid:
-        return Grid(
+    def grids(self) -> list[Grid]:
+        grid = Grid(
             [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients],
             variants=[POLLING, WEBSOCKET],
             period=self.period,
@@ -94,6 +94,7 @@ class Kaazing(Study):
             changes=self.changes,
             lost_after=LOST_AFTER,
         )
+        return [grid]
 
     @property
     def seconds(self) -> float:

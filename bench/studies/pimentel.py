@@ -32,8 +32,8 @@ class Pimentel(Study):
     )
 
     @property
-    def grid(self) -> Grid:
-        return Grid(
+    def grids(self) -> list[Grid]:
+        grid = Grid(
             [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances],
             variants=tuple(VARIANTS),
             period=self.pace,
@@ -41,6 +41,7 @@ class Pimentel(Study):
             changes=self.changes,
             drifting=True,
         )
+        return [grid]
 
     def tables(self, results: Results) -> list[Table]:
         found = [one for one in measured(results) if one.variant in VARIANTS and one.clients == 1]
