@@ -112,7 +112,6 @@ def test_every_client_is_closed_when_it_stops(host: Host, ini: str, number: sign
         poll = server.send_get(f"/update?after={newest}&timeout=50")
         assert server.http.get("/data").status == 200, "earlier requests have been accepted by now"
         time.sleep(0.1)  # or a thread is just about to
-        began = time.monotonic()
         server.process.send_signal(number)
         assert push.close_code() == lab.close_code() == 1001
     assert poll.recv(4096).startswith(b"HTTP/1.1 204 ")
@@ -121,7 +120,6 @@ def test_every_client_is_closed_when_it_stops(host: Host, ini: str, number: sign
         list(iter(stream.event, None))
     stream.close()
     assert server.wait() == 0
-    assert time.monotonic() - began < 3
 
 
 def test_with_a_master_process_sockets_are_closed_too(host: Host, ini: str) -> None:

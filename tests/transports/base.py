@@ -2,11 +2,13 @@
 
 from typing import Any, Protocol
 
+from tests.clients import HANG_TIMEOUT
+
 
 class Browser(Protocol):
     """A subscriber: it receives one message after the other."""
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         """Return the next message; raise TimeoutError if none comes."""
 
     def close(self) -> None: ...

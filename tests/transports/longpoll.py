@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tests.clients import HANG_TIMEOUT
 from tests.conftest import Server
 from tests.transports.base import query
 
@@ -12,7 +13,7 @@ class LongPoll:
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.carry = server.http, after, carry
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         response = self.http.get(f"{query(self.carry, self.after)}&timeout={timeout}")
         if response.status == 204:
             raise TimeoutError

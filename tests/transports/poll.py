@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from tests.clients import HANG_TIMEOUT
 from tests.conftest import Server
 
 
@@ -12,7 +13,7 @@ class ShortPoll:
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
         self.http, self.after, self.method = server.http, after, "GET" if carry else "HEAD"
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         deadline = time.monotonic() + timeout
         known = {} if self.after is None else {"If-None-Match": f'"{self.after}"'}
         while (response := self.http.request(self.method, "/data", headers=known)).status == 304:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from tests.clients import HANG_TIMEOUT
 from tests.conftest import Server
 from tests.transports.base import query
 
@@ -54,7 +55,7 @@ class EventStream:
         fields = [line.decode().partition(": ") for line in lines.split(b"\n")]
         return [(name, value) for name, _, value in fields]
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         self.socket.settimeout(timeout)
         (name, cursor), (other, data) = self.event()
         assert (name, other) == ("id", "data")

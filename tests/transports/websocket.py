@@ -6,6 +6,7 @@ from typing import Any
 import websocket
 from websockets.sync.client import ClientConnection, connect
 
+from tests.clients import HANG_TIMEOUT
 from tests.conftest import Server
 from tests.transports.base import query
 
@@ -19,7 +20,7 @@ class WebSocket:
         entered: Any = self._opened.__enter__()
         self.socket: ClientConnection = entered
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         return json.loads(self.socket.recv(timeout))
 
     def close(self) -> None:
@@ -38,7 +39,7 @@ class WebSocketClient:
             server.ws + query(carry, after), sslopt={"context": server.tls}
         )
 
-    def receive(self, *, timeout: float = 5.0) -> Any:
+    def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         self.socket.settimeout(timeout)
         try:
             return json.loads(self.socket.recv())
