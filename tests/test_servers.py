@@ -120,6 +120,7 @@ def test_a_push_socket_costs_little(server: Server) -> None:
     assert growth.threads <= 0
 
 
+@pytest.mark.alone
 def test_the_memory_of_held_requests_can_be_measured() -> None:
     """As for docs/results/servers.json, without what a server needs for itself."""
     (kinds,) = memory.measure(["servers/threads.py"], runs=1).values()
