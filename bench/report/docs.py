@@ -44,7 +44,7 @@ SHORT = Variant("poll", carry=True)
 
 
 def run(*options: str, root: Path = ROOT) -> int:
-    """Run cog over the documents: with `-r` to renew them, with `--check` to compare them.
+    """Run cog, with `-r` to renew, `--check` to compare.
 
     Returns 0 if they agree with the raw results.
     """
@@ -77,7 +77,7 @@ def fanout() -> Report:
 
 
 def groups() -> tuple[Comparison, Comparison, Comparison, Comparison]:
-    """Return the groups that documents speak of: near, far, the most browsers, slow readers."""
+    """Return groups: near, far, the most browsers, slow readers."""
     every = tables.comparisons(results("compare"))
     fast = [group for group in every if not group.processing_time]
     far = max(fast, key=lambda group: (group.rtt_ms, group.clients))
@@ -87,7 +87,7 @@ def groups() -> tuple[Comparison, Comparison, Comparison, Comparison]:
 
 
 def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
-    """Return the milliseconds until browsers had the data, in this share of the cases."""
+    """Return a quantile of milliseconds until browsers had data."""
     return quantile(group.by_variant[variant].received_ms, q)
 
 
@@ -95,12 +95,12 @@ def _after(group: Comparison, variant: Variant, q: float = 0.5) -> float:
 
 
 def show(*parts: str) -> None:
-    """Print paragraphs, with the empty lines around them that reStructuredText needs."""
+    """Print paragraphs, with empty lines around them."""
     print("\n" + "\n\n".join(parts) + "\n")
 
 
 def about(name: str) -> None:
-    """Print the command, the machine and the versions of a raw result."""
+    """Print command, machine and versions of a raw result."""
     of = raw(name)
     origin = f"Measured by ``{of['command']}``; every sample is in `{name}.json <{name}.json>`_."
     text = fanout().summary() if name == "fanout" else described(of.get("about", of))
@@ -114,7 +114,7 @@ def wire() -> None:
 
 
 def summary() -> None:
-    """Print what an update takes, a row for each transport and payload."""
+    """Print the costs of an update, a row per variant."""
     near, far, most, _ = groups()
     away = f"ms from {far.rtt_ms:g}"
     header = ("", "bytes", "requests", "ms", away, "CPU, µs: direct", "by Flask", "memory, KB")
@@ -141,13 +141,13 @@ def findings(name: str) -> None:
 
 
 def figures(name: str) -> None:
-    """Print a table for each group of a comparison, below its title."""
+    """Print a table for each group of a comparison."""
     every = [tables.table(group, tables.DOCS) for group in tables.comparisons(results(name))]
     show(*(f"{one.title}\n{'~' * len(one.title)}\n\n{one.as_rst()}" for one in every))
 
 
 def study(name: str, place: int = 0) -> None:
-    """Print one of the tables of a study, and how to read it."""
+    """Print a table of a study, and its notes."""
     table = STUDIES[name].tables(results(name))[place]
     show(table.as_rst(), *table.notes)
 
@@ -169,7 +169,7 @@ def numbers(document: str) -> None:
 
 
 def all_numbers() -> dict[str, str]:
-    """Return every number that a document may use, by its name."""
+    """Return every number for documents, by its name."""
     found = _wire_numbers() | _compared() | _memory_numbers() | _fanout_numbers()
     for name, one in STUDIES.items():
         found |= one.numbers(results(name))

@@ -125,16 +125,16 @@ def _cpu(result: Result) -> str:
 
 
 def _dispatch(result: Result, group: Comparison) -> str:
-    """Say what dispatched the requests, and what they cost if Flask does."""
+    """Say what dispatched the requests, and Flask's cost."""
     if not result.variant.has_choice or result.dispatch == FLASK:
         return " (dispatched by Flask)" if result.variant.has_choice else ""
-    by_flask = Variant(result.transport, result.carry, FLASK)
-    cost = [f"; {_cpu(one)} if by Flask" for one in group.entries if one.variant == by_flask]
-    return f" (dispatched in front of Flask{''.join(cost)})"
+    by_flask = group.by_variant.get(Variant(result.transport, result.carry, FLASK))
+    cost = f"; {_cpu(by_flask)} if by Flask" if by_flask else ""
+    return f" (dispatched in front of Flask{cost})"
 
 
 def _age(result: Result) -> float:
-    """Return how old shown data is, at most, in 95 of 100 cases."""
+    """Return the 95th percentile of the age of shown data."""
     return quantile(result.received_ms, 0.95)
 
 
@@ -160,7 +160,7 @@ def _of(group: Comparison, variant: Variant) -> Result | None:
 def _pair(
     group: Comparison, measured: Callable[[Result], object]
 ) -> tuple[Result, Result, str] | None:
-    """Return the first two in ORDER with the same payload, preferably carrying."""
+    """Return the first two in ORDER that both carry, or signal."""
     for carry, names in product((True, False), combinations(ORDER, 2)):
         one, other = (_of(group, Variant(name, carry)) for name in names)
         if one and other and measured(one) and measured(other):
@@ -168,12 +168,12 @@ def _pair(
     return None
 
 
-def _where(group: Comparison) -> str:
-    return f"{away(group.rtt_ms)} ({clients(group.clients)})"
-
-
 def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
     """Compare bytes, time and CPU of two transports."""
+
+    def where(group: Comparison) -> str:
+        return f"{away(group.rtt_ms)} ({clients(group.clients)})"
+
     if pair := _pair(main, lambda result: result.seen):
         one, other, both = pair
         yield (
@@ -184,7 +184,7 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
     if timed:
         one, other, both = timed
         yield (
-            f"{_where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
+            f"{where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
             f"{_name(other)} {_after(other)} after it{_DRAW * same_time(one, other)} (medians)."
         )
     # Nearby and with the most browsers, where most of the CPU is the server's own.
@@ -193,7 +193,7 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
             one, other, both = pair
             cost, its = (f"{_name(each)}{_dispatch(each, group)}" for each in (one, other))
             yield (
-                f"{_where(group)}, {both}: an update for one browser takes the server {_cpu(one)} "
+                f"{where(group)}, {both}: an update for one browser takes the server {_cpu(one)} "
                 f"of CPU by {cost} against {_cpu(other)} by {its}{_DRAW * same_cpu(one, other)}."
             )
             break
@@ -201,7 +201,7 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
         yield "The server's CPU per update is not known from this run."
     if not timed and (alone := [result for result in main.entries if result.received_ms]):
         yield (
-            f"{_where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
+            f"{where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
             f"change (median), and an update takes {_bytes(alone[0])}."
         )
 
@@ -235,7 +235,7 @@ def _payloads(main: Comparison) -> Iterator[str]:
 
 
 def _distances(groups: list[Comparison]) -> Iterator[str]:
-    """Compare the spread of the medians nearby and far away, without short polling."""
+    """Compare the spread of medians nearby and far away."""
     ranges = {}
     for group in groups:
         after = [median(r.received_ms) for r in group.entries if r.received_ms and not r.period]

@@ -78,7 +78,7 @@ def page(
 
 
 def _figures_bold(sentence: str) -> Markup:
-    """Return a finding with its figures in bold, and no line break before a unit."""
+    """Return a finding with its figures in bold, unbroken."""
     text = re.sub(
         r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:bytes|kB|MB|s|ms|µs)\b(?! away| to show)",
         lambda found: f"<strong>{found[0]}</strong>",
@@ -98,7 +98,7 @@ def _shown(value: Any) -> str:
 
 
 def _inlined(plot: Plot) -> Markup:
-    """Return the SVG with the page's colours and font, and ids of its own."""
+    """Return the SVG with the page's colours and own ids."""
     svg = plot.svg.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     # Metadata, and a rule for lines that the page has.

@@ -1,7 +1,7 @@
 """The plots of a comparison: latency, bytes and CPU."""
 
 from collections.abc import Callable, Iterable
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ class _Drawn(NamedTuple):
 
 
 def draw(results: Results, folder: Path) -> list[Plot]:
-    """Write each plot for which there is data into a folder, as PNG and SVG."""
+    """Write each plot that has data, as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     for name, drawer in DRAWERS.items():
@@ -60,7 +60,7 @@ def _subplots(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def _plain_numbers(axis: Axis) -> None:
-    """Label ticks as 1,000 instead of 10^3, also on a logarithmic scale."""
+    """Label ticks as 1,000 instead of 10^3."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -71,19 +71,19 @@ def _one_of_several(server: str, results: Results) -> str:
 
 
 def _title(group: Comparison, results: Results) -> str:
-    """Return distance and browsers, and the server if there are several."""
+    """Return distance, browsers, and the server among several."""
     where = f"{formatting.away(group.rtt_ms)}, {formatting.clients(group.clients)}".capitalize()
     return ", ".join(filter(None, [where, _one_of_several(group.server, results)]))
 
 
 def _in_order(entries: Iterable[Result]) -> list[Result]:
-    """Return results in the registry's order of transports, Flask's dispatch last."""
+    """Return results in the registry's order, Flask's dispatch last."""
     order = {variant: place for place, variant in enumerate(VARIANTS)}
     return sorted(entries, key=lambda one: (order.get(one.variant, len(order)), one.period or 0))
 
 
 def _line(result: Result) -> dict[str, Any]:
-    """Return the style of its line: solid if it carries, thin if by Flask."""
+    """Return its line: solid if it carries, thin by Flask."""
     transport = TRANSPORTS[result.transport]
     by_flask = result.variant.has_choice and result.dispatch == FLASK
     return {
@@ -111,7 +111,7 @@ def _legend(figure: Figure) -> None:
 
 
 def _latency(results: Results) -> _Drawn | None:
-    """Draw the share of updates that had arrived, by time since the change."""
+    """Draw the share of updates that had arrived by time."""
     head = headline(results)
     panels = [
         (group, [result for result in _in_order(group.entries) if result.received_ms])
@@ -161,7 +161,7 @@ def _latency(results: Results) -> _Drawn | None:
 
 
 def _parts(colour: str) -> dict[str, dict[str, Any]]:
-    """Return how each part of an update's bytes is drawn, by its name."""
+    """Return the style of each part of an update's bytes."""
     solid = {"facecolor": colour, "edgecolor": PAPER}
     hatched = {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
     headers = {**hatched, "alpha": 0.55, "linewidth": 0.8}
@@ -169,7 +169,7 @@ def _parts(colour: str) -> dict[str, dict[str, Any]]:
 
 
 def _bytes(results: Results) -> _Drawn | None:
-    """Draw the bytes of an update: up, down, and estimated TCP/IP headers."""
+    """Draw an update's bytes, with estimated TCP/IP headers."""
     group = headline(results)
     if group is None:
         return None
@@ -206,7 +206,7 @@ def _bytes(results: Results) -> _Drawn | None:
 
 
 def _cpu(results: Results) -> _Drawn | None:
-    """Draw the server's CPU per update and browser, by the number of browsers."""
+    """Draw CPU per update and browser, by number of browsers."""
     found = [group for group in comparisons(results) if not group.processing_time]
     nearest = min((group.rtt_ms for group in found), default=0.0)
     shown = [
@@ -221,10 +221,8 @@ def _cpu(results: Results) -> _Drawn | None:
     server = _one_of_several(found[0].server, results)
     figure, [axes] = _subplots(4.6)
     axes.set_title(server)
-    lines: dict[object, list[Result]] = {}
-    for result in entries:
-        lines.setdefault((result.variant, result.period), []).append(result)
-    for place, own in enumerate(lines.values()):
+    lines = [list(own) for _, own in groupby(entries, lambda one: (one.variant, one.period))]
+    for place, own in enumerate(lines):
         aside = 1.035 ** (place - (len(lines) - 1) / 2)  # or the whiskers would overlap
         # With few browsers, noise may be below 0; a logarithmic scale has no place for it.
         costs = [max(result.cpu_per_update or 0, 0.1) for result in own]

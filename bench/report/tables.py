@@ -15,7 +15,7 @@ Value = str | int | float | None
 
 
 class Comparison(NamedTuple):
-    """Results that differ only in their variant, so that they may be compared."""
+    """Results that differ only in their variant."""
 
     server: str
     rtt_ms: float
@@ -39,7 +39,7 @@ class Comparison(NamedTuple):
 
 
 def comparisons(results: Results) -> list[Comparison]:
-    """Return the results, grouped by their conditions; in a group the fewest bytes come first.
+    """Return the results by conditions, the fewest bytes first.
 
     Bytes are counted, not timed, so the order is the same in every run. Slow readers come last.
     """
@@ -54,7 +54,7 @@ def comparisons(results: Results) -> list[Comparison]:
 
 
 def headline(results: Results) -> Comparison | None:
-    """Return what shows most: the farthest browsers, of these the most.
+    """Return the group of the farthest, then most browsers.
 
     A group with every transport and payload is preferred; slow readers are another question.
     """
@@ -65,7 +65,7 @@ def headline(results: Results) -> Comparison | None:
 
 
 class Table(NamedTuple):
-    """A table as text, for the terminal, the report and the docs to show."""
+    """A table for the terminal, the report and the docs."""
 
     title: str
     header: Sequence[str]
@@ -169,7 +169,7 @@ TERMINAL, DOCS = ({name: of[i] for name, of in _SHORT.items() if of[i]} for i in
 
 
 def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
-    """Return the figures of results, under these headings by the names of the columns.
+    """Return the figures of results, headings by column name.
 
     Without headings, all that the report shows. Columns without any value are left out.
     """
@@ -195,7 +195,7 @@ def table(of: Comparison, headings: Mapping[str, str] | None = None) -> Table:
 
 
 def shown(value: Value) -> str:
-    """Return a figure as tables show it: whole numbers whole, others with three digits."""
+    """Return a figure as tables show it."""
     if value is None or isinstance(value, str):
         return value or "–"
     is_whole = value >= 100 or value == int(value)
@@ -203,7 +203,7 @@ def shown(value: Value) -> str:
 
 
 def as_rst(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as a reStructuredText table, the first one as its header."""
+    """Return a reStructuredText table; its header is first."""
     widths = [max(1, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     rule = "  ".join("=" * width for width in widths)
     lines = []
@@ -214,7 +214,7 @@ def as_rst(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_csv(results: Results) -> str:
-    """Return a row per result, with units in the names of the columns."""
+    """Return a row per result, with units in the header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_BY_NAME)

@@ -20,7 +20,7 @@ _LEGEND = (
 
 
 def figures(results: Results) -> RenderableType:
-    """Return a table for each group of results that may be compared."""
+    """Return a table for each group of comparable results."""
     found = [table(tables.table(each, tables.TERMINAL)) for each in tables.comparisons(results)]
     return Group(*found, Text(_LEGEND, style="dim")) if found else Text("Nothing was measured.")
 
@@ -42,7 +42,7 @@ def table(of: Table) -> RenderableType:
 
 
 def _colour(transport: str) -> str:
-    """Return the middle between a transport's two colours, to be read on any background."""
+    """Return a transport's colour for any background."""
     if transport not in TRANSPORTS:
         return ""
     light, dark = (bytes.fromhex(colour[1:]) for colour in TRANSPORTS[transport].colour)
@@ -50,7 +50,7 @@ def _colour(transport: str) -> str:
 
 
 class _Left(ProgressColumn):
-    """The time left, by the plan: a step takes about as long as planned."""
+    """The planned time that is left: a step takes as planned."""
 
     max_refresh = 0.5
 
@@ -60,7 +60,7 @@ class _Left(ProgressColumn):
 
 
 class Progress:
-    """A progress bar with the current step and the time left, in planned seconds.
+    """A progress bar with the step and the planned time left.
 
     Where the console is no terminal, it prints a line for each step instead.
     """

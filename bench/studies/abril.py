@@ -107,7 +107,7 @@ class Abril(Study):
 def _reloaded(
     path: str, port: int, change: Callable[[], object], *, updates: int
 ) -> list[list[int]]:
-    """Return the bytes up and down of each reload, after a change each."""
+    """Return bytes up and down of a reload after each change."""
     costs = []
     try:
         with closing(BlockingConnection("127.0.0.1", port)) as connection:

@@ -49,7 +49,7 @@ class Study:
         return []
 
     def numbers(self, results: Results) -> dict[str, str]:
-        """Return what its page in docs/results says in figures, by names that start with its own.
+        """Return the figures of its page, names starting with its own.
 
         The results must be complete.
         """
@@ -57,7 +57,7 @@ class Study:
 
 
 def measured(results: Results) -> list[Result]:
-    """Return the results that have samples: a run may have ended before others."""
+    """Return the results that have samples."""
     return [result for result in results.entries if result.published and result.notified_ms]
 
 

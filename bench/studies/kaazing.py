@@ -30,7 +30,7 @@ LOST_AFTER = 30.0
 
 
 class Flow(NamedTuple):
-    """What a transport sent, in both directions, without the headers of TCP and IP."""
+    """Traffic of a transport, both ways, without TCP/IP headers."""
 
     name: str
     result: Result
@@ -70,13 +70,13 @@ def keeps_up(flow: Flow) -> bool:
 
 
 def _basis(pairs: Sequence[tuple[Flow, Flow]]) -> tuple[Flow, Flow]:
-    """Return what is computed from: clients that the machine kept up with, if there are any."""
+    """Return the fewest clients that the machine kept up with."""
     return next((pair for pair in pairs if keeps_up(pair[0])), pairs[0])
 
 
 @dataclass(frozen=True)
 class Kaazing(Study):
-    """Polling once a second against WebSocket, where the data changes once a second."""
+    """Polling every second against WebSocket; data changes every second."""
 
     clients: Sequence[int] = (1_000, 10_000)
     period: float = 1.0  #: seconds between two polls of a client, and between two changes

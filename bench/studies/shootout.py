@@ -31,7 +31,7 @@ SEND_SECONDS, CONNECT_SECONDS = 18e-6, 0.9e-3
 
 @dataclass(frozen=True)
 class Shootout(Study):
-    """Add clients, a step at a time, until a broadcast takes too long."""
+    """Add clients until a broadcast takes too long."""
 
     step: int = 1000  #: clients
     samples: int = 20  #: broadcasts for each step
@@ -52,7 +52,7 @@ class Shootout(Study):
 
     @property
     def _most(self) -> int:
-        """The clients that a process can have, with the files that it may open."""
+        """The clients for which a process may open files."""
         return (self.files or raise_descriptor_limit()) - OTHER_FILES
 
     def _seconds(self, clients: int) -> float:
@@ -60,11 +60,8 @@ class Shootout(Study):
 
     def measure(self, run: Run) -> None:
         steps: list[dict[str, Any]] = []
-        run.results.extra |= {
-            "steps": steps,
-            "limit": self.limit,
-            "files": self._most + OTHER_FILES,
-        }
+        files = self._most + OTHER_FILES
+        run.results.extra |= {"steps": steps, "limit": self.limit, "files": files}
         run.progress.say("starting serve.py")
         clients = 0
         try:
@@ -123,6 +120,6 @@ class Shootout(Study):
 
 
 def _held(results: Results) -> int:
-    """Return the clients of the last step that was fast enough."""
+    """Return the clients of the last fast step."""
     held = [0, *(step["clients"] for step in results.extra["steps"])]
     return int(held[-2 if results.extra.get("ended_by") == LATENCY else -1])
