@@ -16,7 +16,7 @@ import click
 
 from bench import clock, scenarios
 from bench.clients.http import WrongResponse
-from bench.clients.publisher import Posting, Watching
+from bench.clients.publisher import Posting, Publisher, Watching
 from bench.command_line import (
     between,
     listed,
@@ -95,32 +95,32 @@ class Options:
         """
         if self.url is None:
             return None
-        parts = urlsplit(self.url)
-        host, port = parts.hostname or "", parts.port or 80
+        parts = urlsplit(self.url)  # which strips whitespace
+        url, host, port = parts.geturl(), parts.hostname or "", parts.port or 80
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise CannotMeasure(
-                f"{parts.geturl()} cannot be reached: there is no {host}."
-            ) from None
+            raise CannotMeasure(f"{url} cannot be reached: there is no {host}.") from None
         problems = []
         for *_, address in found:  # localhost may also be ::1, where a server need not listen
             try:
                 return self._connected(str(address[0]), port, parts.netloc)
             except WrongResponse as problem:
                 problems.append(problem)
-        raise CannotMeasure(f"{parts.geturl()} cannot be measured: {problems[0]}.")
+        raise CannotMeasure(f"{url} cannot be measured: {problems[0]}.")
 
     def _connected(self, host: str, port: int, name: str) -> Target:
-        kind = Posting if self.chosen.get("post") else Watching
-        publisher = kind(host, port, token=os.environ.get("PUSHLAB_TOKEN", ""), name=name)
-        if publisher.controls_data:
+        publisher: Publisher
+        if self.chosen.get("post"):
+            token = os.environ.get("PUSHLAB_TOKEN", "")
+            publisher = Posting(host, port, token=token, name=name)
             publisher.change()
-        target = Target(publisher, host=host, port=port, name=name)
+        else:
+            publisher = Watching(host, port, name=name)
         offset = clock.offset(host, port, name=name)
-        if abs(offset) > SAME_CLOCK:  # or it is the same clock, and the difference an error
-            target.offset = offset
-        return target
+        if abs(offset) <= SAME_CLOCK:  # it is the same clock, and the difference an error
+            offset = 0.0
+        return Target(publisher, host, port, name=name, offset=offset)
 
 
 def server_url(value: str) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.clients.http import WrongResponse
@@ -19,14 +20,14 @@ START_DELAY = 0.05
 DRAIN_TIME = 0.5
 
 
+@dataclass
 class Measurement:
     """One variant's clients at a target, and their result."""
 
-    def __init__(self, result: Result, target: Target, worker: Worker) -> None:
-        self.result = result
-        self.target = target
-        self.worker = worker
-        self._stack = ExitStack()
+    result: Result
+    target: Target
+    worker: Worker
+    _stack: ExitStack = field(default_factory=ExitStack)
 
     def connect(self) -> None:
         """Have the clients connected, at their distance."""

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -30,14 +31,16 @@ class NotRunning(Exception):
     """The program did not start; the message has its output."""
 
 
+@dataclass
 class Process:
     """A server's processes, with those that they started."""
 
-    def __init__(self, pids: Sequence[int], port: int, inner_port: int = 0) -> None:
-        self.pids = pids
-        self.port = port  #: for browsers
-        #: Behind the proxy, where the server sees a loopback client.
-        self.inner_port = inner_port or port
+    pids: Sequence[int]
+    port: int  #: for browsers
+    inner_port: int = 0  #: behind a proxy, where the server sees a loopback client
+
+    def __post_init__(self) -> None:
+        self.inner_port = self.inner_port or self.port
 
     @cached_property
     def _family(self) -> list[psutil.Process]:

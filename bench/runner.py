@@ -114,13 +114,7 @@ class Run:
         with explained(f"starting {server}"):
             process = self._until_the_end(started(server, dispatch=dispatch))
             publisher = self._until_the_end(closing(Posting("127.0.0.1", process.inner_port)))
-            target = Target(
-                publisher,
-                host="127.0.0.1",
-                port=process.port,
-                process=process,
-                stopping=self._stopping,
-            )
+            target = Target(publisher, "127.0.0.1", process.port, process, stopping=self._stopping)
             target.warm_up()
         return target
 

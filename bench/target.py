@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psutil
@@ -27,29 +28,23 @@ class Stopped(Exception):
     """The run was stopped."""
 
 
+@dataclass(eq=False)
 class Target:
     """A server, its address, and what changes its data."""
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        *,
-        host: str,
-        port: int,
-        process: Process | None = None,
-        name: str = "",
-        stopping: threading.Event | None = None,
-    ) -> None:
-        self.publisher = publisher
-        self.host = host
-        self.port = port
-        self.process = process
-        self.name = name or f"{host}:{port}"  #: as in the Host header
-        self.had_clients = False  #: then it has memory to spare, and growth means nothing
-        self.offset = 0.0  #: how many seconds its clock is ahead of ours
-        self.stopping = stopping or threading.Event()  #: set to end the run
-        #: Microseconds of CPU per change without subscribers, by pace.
-        self.publish_cpu: dict[float, list[float]] = {}
+    publisher: Publisher
+    host: str
+    port: int
+    process: Process | None = None
+    name: str = ""  #: as in the Host header
+    offset: float = 0.0  #: how many seconds its clock is ahead of ours
+    stopping: threading.Event = field(default_factory=threading.Event)  #: set to end the run
+    had_clients: bool = False  #: then it has memory to spare, and growth means nothing
+    #: Microseconds of CPU per change without subscribers, by pace.
+    publish_cpu: dict[float, list[float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.name = self.name or f"{self.host}:{self.port}"
 
     def address(self, transport: str) -> dict[str, Any]:
         """Return what a load generator needs to open clients."""

@@ -1,7 +1,6 @@
 """Plausible results of a run, made up."""
 
 import random
-from typing import NamedTuple
 
 from bench.results import Result, Results, Traffic
 from bench.scenarios import VARIANTS, Variant
@@ -14,26 +13,16 @@ CHANGES = 10
 SAMPLES = 500  #: of a result, at most: more than a plot has points for
 
 
-class Cost(NamedTuple):
-    """What one update costs."""
-
-    requests: int
-    messages: int
-    up: int
-    down: int
-    cpu: float
-    memory: int
-
-
+#: What one update costs: requests, messages, bytes up and down, microseconds, bytes of memory.
 COSTS = {
-    ("poll", False): Cost(2, 0, 1130, 620, 190, 2100),
-    ("poll", True): Cost(1, 0, 601, 355, 110, 2100),
-    ("longpoll", False): Cost(2, 0, 1046, 468, 205, 9800),
-    ("longpoll", True): Cost(1, 0, 539, 322, 120, 9800),
-    ("sse", False): Cost(1, 1, 507, 348, 118, 21000),
-    ("sse", True): Cost(0, 1, 0, 163, 16, 21000),
-    ("websocket", False): Cost(1, 1, 507, 301, 112, 3100),
-    ("websocket", True): Cost(0, 1, 0, 121, 9, 3100),
+    ("poll", False): (2, 0, 1130, 620, 190, 2100),
+    ("poll", True): (1, 0, 601, 355, 110, 2100),
+    ("longpoll", False): (2, 0, 1046, 468, 205, 9800),
+    ("longpoll", True): (1, 0, 539, 322, 120, 9800),
+    ("sse", False): (1, 1, 507, 348, 118, 21000),
+    ("sse", True): (0, 1, 0, 163, 16, 21000),
+    ("websocket", False): (1, 1, 507, 301, 112, 3100),
+    ("websocket", True): (0, 1, 0, 121, 9, 3100),
 }
 EMPTY = 540, 160  #: bytes up and down of a question in vain
 
@@ -47,7 +36,7 @@ def result(
 ) -> Result:
     """Return a plausible result."""
     chance = chance or random.Random(f"{variant} {clients} {rtt_ms}")
-    cost = COSTS[variant.transport, variant.carry]
+    requests, messages, up, down, cpu, memory = COSTS[variant.transport, variant.carry]
     polls = variant.transport == "poll"
     seen = clients * CHANGES - (clients * 2 if polls else 0)
     known, had = [], []
@@ -60,17 +49,7 @@ def result(
         had.append(notified + fetched)
     polled = int(clients * CHANGES * PACE / PERIOD) if polls else 0
     empty = polled // 4
-    traffic = Traffic(
-        requests=cost.requests * seen + empty,
-        empty=empty,
-        messages=cost.messages * seen,
-        up=cost.up * seen + empty * EMPTY[0],
-        down=cost.down * seen + empty * EMPTY[1],
-        packets=seen * (2 * (cost.requests + cost.messages)) + empty * 2,
-    )
-    cpu = [
-        (cost.cpu * chance.uniform(0.9, 1.15) * clients + 150) * 5 for _ in range(CHANGES // 5 * 3)
-    ]
+    turns = CHANGES // 5 * 3
     return Result(
         "gevent",
         variant.transport,
@@ -84,14 +63,19 @@ def result(
         coalesced=clients * CHANGES - seen,
         notified_ms=known,
         received_ms=had,
-        connect_traffic=Traffic(
-            requests=clients, up=480 * clients, down=130 * clients, packets=2 * clients
+        connect_traffic=Traffic(clients, up=480 * clients, down=130 * clients, packets=2 * clients),
+        traffic=Traffic(
+            requests * seen + empty,
+            empty,
+            messages * seen,
+            up * seen + empty * EMPTY[0],
+            down * seen + empty * EMPTY[1],
+            packets=seen * (2 * (requests + messages)) + empty * 2,
         ),
-        traffic=traffic,
-        cpu=cpu,
-        changes=[5] * len(cpu),
+        cpu=[(cpu * chance.uniform(0.9, 1.15) * clients + 150) * 5 for _ in range(turns)],
+        changes=[5] * turns,
         publish_cpu=[140.0, 150.0, 160.0],
-        memory=cost.memory * clients,
+        memory=memory * clients,
         worker_cpu=0.1 + clients / 2000,
         seconds=CHANGES * PACE,
     )
@@ -109,15 +93,9 @@ def slow_readers(*, clients: int = 100) -> list[Result]:
         slow.seen = seen * clients
         slow.coalesced = 500 * clients - slow.seen
         slow.notified_ms = slow.received_ms = [chance.uniform(20, 560) for _ in range(1000)]
-        up = 601 * slow.seen if transport == "poll" else 0
-        slow.traffic = Traffic(
-            slow.seen if transport == "poll" else 0,
-            0,
-            slow.seen,
-            up,
-            bytes_down * slow.seen,
-            packets=2 * slow.seen,
-        )
+        requests = slow.seen if transport == "poll" else 0
+        down, packets = bytes_down * slow.seen, 2 * slow.seen
+        slow.traffic = Traffic(requests, 0, slow.seen, 601 * requests, down, packets=packets)
         slow.cpu, slow.changes = [cpu * slow.seen * q / 3 for q in (0.9, 1, 1.1)], [166] * 3
         found.append(slow)
     return found

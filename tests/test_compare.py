@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -150,10 +150,7 @@ def test_a_run_that_is_stopped_keeps_what_was_measured(
 
 
 REFUSED = [
-    (
-        "--transports carrier-pigeon",
-        "'carrier-pigeon' is not one of 'poll', 'longpoll', 'sse', 'websocket'",
-    ),
+    ("--transports pigeon", "'pigeon' is not one of 'poll', 'longpoll', 'sse', 'websocket'"),
     ("--payloads both", "'both' is not one of 'signal', 'carry'"),
     ("--clients 0", "'--clients': 0 is not in the range 1<=x<="),
     ("--clients ten", "'ten' is not a valid integer"),
@@ -246,15 +243,22 @@ def test_what_cannot_be_done_here_is_said_in_one_line(tmp_path: Path) -> None:
         (["--url", "http://127.0.0.1:9\n"], "cannot be measured: GET /data: Connection refused"),
         (["--url", "http://a..b"], "cannot be reached: there is no a..b"),
     ):
-        done = subprocess.run(
-            ["sh", "-c", 'ulimit -n 1000; exec "$@"', "sh",
-             sys.executable, "compare.py", "--output", str(tmp_path / "out"), *arguments],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-        assert done.returncode == 1
-        assert done.stdout == ""
-        assert done.stderr.count("\n") == 1
-        assert why in done.stderr
+        limited = ("sh", "-c", 'ulimit -n 1000; exec "$@"', "sh", sys.executable)
+        assert why in refused("--output", tmp_path / "out", *arguments, python=limited)
+
+
+def refused(
+    *arguments: str | Path, python: Sequence[str] = (sys.executable,), **environment: str
+) -> str:
+    """Run compare.py, which must end with one line; return that."""
+    done = subprocess.run(
+        [*python, "compare.py", *map(str, arguments)], env={**os.environ, **environment},
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 def test_another_web_server_is_not_measured(tmp_path: Path) -> None:
@@ -263,15 +267,10 @@ def test_another_web_server_is_not_measured(tmp_path: Path) -> None:
     try:
         port = re.search(r"port (\d+)", eventually(lambda: web.out)[0])
         assert port
-        done = subprocess.run(
-            [sys.executable, "compare.py", "--output", str(tmp_path), "--url",
-             f"http://127.0.0.1:{port[1]}"],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
+        said = refused("--output", tmp_path, "--url", f"http://127.0.0.1:{port[1]}")
     finally:
         web.stop()
-    assert done.returncode == 1
-    assert done.stderr.endswith("cannot be measured: GET /data: 404, and no reading.\n")
+    assert said.endswith("cannot be measured: GET /data: 404, and no reading.\n")
 
 
 def test_a_server_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,13 +297,7 @@ def test_a_lost_reading_fails_the_run() -> None:
 
 def test_a_missing_package_is_one_clear_line(tmp_path: Path) -> None:
     """As with -S, which hides what is installed."""
-    done = subprocess.run(
-        [sys.executable, "-S", "compare.py", "--output", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
-        env={**os.environ, "PYTHONPATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert "rich" in done.stderr
-    assert "matplotlib" in done.stderr
-    assert done.stderr.endswith("-m pip install -r bench/requirements.txt\n")
+    said = refused("--output", tmp_path, python=(sys.executable, "-S"), PYTHONPATH="")
+    assert "rich" in said
+    assert "matplotlib" in said
+    assert said.endswith("-m pip install -r bench/requirements.txt\n")

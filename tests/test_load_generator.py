@@ -54,23 +54,11 @@ def worker() -> Iterator[Worker]:
 
 
 def result(
-    variant: Variant,
-    *,
-    clients: int = 3,
-    pace: float = 0.2,
-    rtt_ms: float = 0.0,
-    processing_time: float = 0.0,
+    variant: Variant, *, clients: int = 3, pace: float = 0.2, rtt_ms: float = 0.0, **more: float
 ) -> Result:
-    return Result(
-        "serve.py",
-        variant.transport,
-        variant.carry,
-        clients,
-        pace,
-        rtt_ms,
-        processing_time=processing_time,
-        period=pace / 2 if variant.transport == "poll" else None,
-    )
+    period = pace / 2 if variant.transport == "poll" else None
+    kind = ("serve.py", variant.transport, variant.carry)
+    return Result(*kind, clients, pace, rtt_ms, period, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.title)
@@ -173,18 +161,9 @@ def test_every_byte_that_passes_is_counted(
 ) -> None:
     """A relay that knows nothing of HTTP counts the same."""
     with Relay(target.port) as relay:
-        opening = Traffic(
-            **worker.do(
-                "open",
-                transport=variant.transport,
-                carry=variant.carry,
-                clients=2,
-                processing_time=0.0,
-                address=["127.0.0.1", relay.port],
-                host=target.name,
-                after=target.publisher.cursor,
-            )["traffic"]
-        )
+        address = {**target.address(variant.transport), "address": ["127.0.0.1", relay.port]}
+        opened = worker.do("open", carry=variant.carry, clients=2, **address)
+        opening = Traffic(**opened["traffic"])
         polls = variant.transport == "poll"
         worker.do("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
         target.publisher.change()
@@ -261,10 +240,8 @@ def test_a_connection_that_was_idle_for_too_long_is_opened_again(worker: Worker)
     with starting() as start:
         server = start("serve.py", "--source", "http", "--head-timeout", "0.3")
         with target_at(server.port) as target, Relay(server.port) as relay:
-            worker.do(
-                "open", transport="poll", carry=True, clients=1, processing_time=0.0,
-                address=["127.0.0.1", relay.port], host=target.name, after=target.publisher.cursor,
-            )  # fmt: skip
+            address = {**target.address("poll"), "address": ["127.0.0.1", relay.port]}
+            worker.do("open", carry=True, clients=1, **address)
             eventually(lambda: relay.connections and relay.connections[0].closed.is_set())
             worker.do("begin", begin_at=time.time(), ticks=1, period=0.05)
             target.publisher.change()

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.results import SEGMENT
@@ -97,7 +98,7 @@ class Connection:
     def open(self) -> socket.socket:
         """Connect, as a browser has done for the page itself."""
         self._socket = self._env.connect()
-        self._env.watch(self._socket, self._readable)
+        self._env.selector.register(self._socket, EVENT_READ, self._readable)
         self._env.traffic.packets += OPENING_PACKETS
         return self._socket
 
@@ -120,7 +121,7 @@ class Connection:
     def close(self) -> None:
         """Close it, whatever is still to come."""
         if self._socket is not None:
-            self._env.unwatch(self._socket)
+            self._env.selector.unregister(self._socket)
             self._socket.close()
             self._socket = None
             self._env.traffic.packets += CLOSING_PACKETS

@@ -1,6 +1,7 @@
 """What event streams and WebSockets have in common."""
 
 import time
+from selectors import EVENT_READ
 
 from bench.clients.base import Client
 from bench.clients.http import CLOSING_PACKETS, OPENING_PACKETS, WrongResponse, packets
@@ -19,7 +20,7 @@ class Streaming(Client):
         self._received = self._head = b""
         self._is_open = False
         self._socket = self.env.connect()
-        self.env.watch(self._socket, self._readable)
+        self.env.selector.register(self._socket, EVENT_READ, self._readable)
         self._socket.sendall(request)
         traffic = self.env.traffic
         traffic.requests += bool(request)
@@ -37,7 +38,7 @@ class Streaming(Client):
 
     def close(self) -> None:
         super().close()
-        self.env.unwatch(self._socket)
+        self.env.selector.unregister(self._socket)
         self._socket.close()
         self.env.traffic.packets += CLOSING_PACKETS
 

@@ -48,7 +48,7 @@ class LoadGenerator:
         self.traffic = Traffic()
         self.host = ""
         self._address = ("127.0.0.1", 0)
-        self._selector = selectors.DefaultSelector()
+        self.selector = selectors.DefaultSelector()  #: the data is what to call if readable
         self._clients: list[Client] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._connections = itertools.count()
@@ -74,13 +74,6 @@ class LoadGenerator:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect(self._address)
         return sock
-
-    def watch(self, sock: socket.socket, readable: Callable[[], None]) -> None:
-        """Call this whenever there is something to read."""
-        self._selector.register(sock, selectors.EVENT_READ, readable)
-
-    def unwatch(self, sock: socket.socket) -> None:
-        self._selector.unregister(sock)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Call this at that time, in seconds since the epoch."""
@@ -214,7 +207,7 @@ class LoadGenerator:
 
     def serve(self) -> None:
         """Follow the orders on standard input until it ends."""
-        self._selector.register(0, selectors.EVENT_READ, None)
+        self.selector.register(0, selectors.EVENT_READ, None)
         wrong, received = "", b""
         while True:
             try:
@@ -237,9 +230,9 @@ class LoadGenerator:
 
     def _give_up(self, error: Exception) -> str:
         """Watch nothing but standard input; return the reason."""
-        for key in tuple(self._selector.get_map().values()):
+        for key in tuple(self.selector.get_map().values()):
             if key.data is not None:
-                self._selector.unregister(key.fileobj)
+                self.selector.unregister(key.fileobj)
         self._stop()
         return str(error) or repr(error)
 
@@ -251,7 +244,7 @@ class LoadGenerator:
         if self._timers:
             timeout = min(timeout, self._timers[0][0] - now)
         ordered = False
-        for key, _ in self._selector.select(max(0.0, timeout)):
+        for key, _ in self.selector.select(max(0.0, timeout)):
             if key.data is None:
                 ordered = True
             else:

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.fanout.subscribers import Subscribers, subscribers
@@ -13,12 +14,12 @@ from bench.processes import NotRunning, Process, cpu_of, running
 SOURCE = Path(__file__).with_name("floor.c")
 
 
+@dataclass
 class Floor:
     """The floor, with as many subscribers as the server."""
 
-    def __init__(self, process: Process, subscribers: Subscribers) -> None:
-        self._process = process
-        self._subscribers = subscribers
+    _process: Process
+    _subscribers: Subscribers
 
     def grow(self, size: int) -> None:
         """Have this many subscribers; it never has fewer again."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bench.environment import described
@@ -17,10 +17,7 @@ BY_FLASK = "Pushlab by Flask"
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that a figure's median may be.
-
-    With `worst`, the most that any sample may be.
-    """
+    """The most that the median may be, or the `worst` sample."""
 
     what: str
     most: float
@@ -105,21 +102,15 @@ class Report:
         """Return what `as_json` wrote, rounded."""
         about = json.loads(text)
         unavailable, rows = about.pop("unavailable"), about.pop("figures")
-        figures = [
-            Figure(row["server"], row["what"], row["clients"], row["unit"], row["samples"])
-            for row in rows
-        ]
-        return cls(figures, unavailable, about)
+        names = [each.name for each in fields(Figure)]
+        return cls([Figure(*(row[name] for name in names)) for row in rows], unavailable, about)
 
     def figure(self, what: str, clients: int | None = None, server: str = OURS) -> Figure:
         """Return a figure of this server; raises LookupError."""
         return self.all(what, server, clients)[0]
 
     def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
-        """Return a server's figures, one per number of clients.
-
-        Raises LookupError if there is none.
-        """
+        """Return a server's figures, by clients; raises LookupError."""
         named = [f for f in self.figures if (f.what, f.server) == (what, server)]
         found = [figure for figure in named if clients in (None, figure.clients)]
         if not found:
@@ -133,32 +124,21 @@ class Report:
         for figure in (figure for figure in self.figures if figure.server in (OURS, BY_FLASK)):
             goal = next((goal for goal in GOALS if goal.aims_at(figure)), None)
             spread = (figure.quantile(0.1), figure.quantile(0.9), max(figure.samples))
-            rows.append(
-                (
-                    f"{_title(figure)}, {figure.unit}",
-                    f"{figure.clients:,}",
-                    number(figure.median),
-                    *(number(each) if len(figure.samples) > 1 else "" for each in spread),
-                    *(
-                        (number(goal.most), "yes" if goal.is_met(figure) else "no")
-                        if goal
-                        else ("", "")
-                    ),
-                )
-            )
+            title = TITLES[figure.what]
+            if figure.server == BY_FLASK:
+                title = title.replace("(direct)", "(by Flask)")
+            row = [f"{title}, {figure.unit}", f"{figure.clients:,}", number(figure.median)]
+            row += [number(each) if len(figure.samples) > 1 else "" for each in spread]
+            met = ["no", "yes"][goal.is_met(figure)] if goal else ""
+            rows.append((*row, number(goal.most) if goal else "", met))
         return as_rst(rows)
 
     def side_by_side(self) -> str:
-        """Return the figures of all servers, a table per N.
-
-        It is empty without other servers.
-        """
+        """Return all servers in a table per N; "" without others."""
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
         if {OURS, BY_FLASK}.issuperset(servers):
             return ""
-        push = [
-            server for server in servers if server != BY_FLASK
-        ]  # notifications need no dispatch
+        push = [name for name in servers if name != BY_FLASK]  # notifications need no dispatch
         sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
         tables = [self._side_by_side(f"N = {n:,}", push, _PUSH, n) for n in sizes]
         speak_http = {f.server for f in self.figures if f.what in _REQUESTS}
@@ -183,11 +163,8 @@ class Report:
 
     def summary(self) -> str:
         """Return date, machine, versions and method of the measurement."""
-        return (
-            f"{described(self.about)}\n"
-            f"Floor in {self.about['floor']}; {self.about['rounds']} rounds; "
-            f"{self.about['pinned']}."
-        )
+        of = self.about
+        return f"{described(of)}\nFloor in {of['floor']}; {of['rounds']} rounds; {of['pinned']}."
 
 
 #: The columns where all servers stand side by side.
@@ -204,11 +181,6 @@ _REQUESTS = {
     "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
     "long-poll cycle": "µs",
 }
-
-
-def _title(figure: Figure) -> str:
-    title = TITLES[figure.what]
-    return title if figure.server == OURS else title.replace("(direct)", "(by Flask)")
 
 
 def number(value: float) -> str:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 
 from bench.clients.base import sequence
 from bench.clients.http import WrongResponse
@@ -20,21 +21,15 @@ PUBLISHERS: dict[str, type[Posting] | type[Speaking] | type[FrameSending]] = {
 }
 
 
+@dataclass
 class Subscribers:
     """The subscribers of the server at this port of 127.0.0.1."""
 
-    def __init__(
-        self,
-        port: int,
-        publisher: Posting | Speaking | FrameSending,
-        worker: Worker,
-        timeout: float,
-    ) -> None:
-        self.count = 0
-        self._port = port
-        self._publisher = publisher
-        self._worker = worker
-        self._timeout = timeout
+    _port: int
+    _publisher: Posting | Speaking | FrameSending
+    _worker: Worker
+    _timeout: float
+    count: int = 0
 
     def join(self, count: int, transport: str = "websocket", *, carry: bool = False) -> None:
         """Add subscribers that have the newest reading.
