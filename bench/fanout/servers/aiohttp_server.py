@@ -3,7 +3,7 @@
 import asyncio
 
 from aiohttp import web
-from readings import listen, next_signal, reading, ready
+from readings import listen, next_signal, reading
 
 sockets: set[web.WebSocketResponse] = set()
 waiting: set[asyncio.Future[None]] = set()
@@ -45,6 +45,4 @@ async def data(request: web.Request) -> web.Response:
 
 app = web.Application()
 app.add_routes([web.get("/update", update), web.get("/data", data), web.post("/data", publish)])
-listener = listen()
-ready(listener)
-web.run_app(app, sock=listener, print=None, access_log=None)
+web.run_app(app, sock=listen(), print=None, access_log=None)

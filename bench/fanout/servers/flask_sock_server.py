@@ -5,12 +5,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from readings import listen, next_signal, ready
+from readings import listen, next_signal
 
 if __name__ == "__main__":
     listener = listen()
     os.set_inheritable(listener.fileno(), True)
-    ready(listener)
     here = os.path.dirname(os.path.abspath(__file__))
     options = "-k gevent -w 1 --worker-connections 20000 --timeout 0 --keep-alive 75"
     os.execv(  # noqa: S606 - replaced by gunicorn, which imports this file

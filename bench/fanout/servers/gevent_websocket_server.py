@@ -10,7 +10,7 @@ from typing import Any
 
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
-from readings import listen, next_signal, ready
+from readings import listen, next_signal
 
 sockets: set[Any] = set()
 
@@ -33,6 +33,4 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     return [body]
 
 
-listener = listen()
-ready(listener)
-WSGIServer(listener, app, handler_class=WebSocketHandler, log=None).serve_forever()
+WSGIServer(listen(), app, handler_class=WebSocketHandler, log=None).serve_forever()

@@ -2,7 +2,7 @@
 
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
-from readings import listen, next_signal, ready
+from readings import listen, next_signal
 
 sockets: set[WSTransport] = set()
 
@@ -29,9 +29,7 @@ def listener_for(request: WSUpgradeRequest) -> WSListener:
 
 
 async def main() -> None:
-    listener = listen()
-    server = await ws_create_server(listener_for, sock=listener, backlog=1024)
-    ready(listener)
+    server = await ws_create_server(listener_for, sock=listen(), backlog=1024)
     await server.serve_forever()
 
 

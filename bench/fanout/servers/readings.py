@@ -3,7 +3,6 @@
 import json
 import secrets
 import socket
-import sys
 from itertools import count
 
 _epoch, _numbers = secrets.token_hex(4), count(1)
@@ -21,13 +20,8 @@ def reading(signal: str) -> str:
 
 
 def listen() -> socket.socket:
-    """Return a socket that listens on a free port."""
+    """Return a socket that listens on a free port, and print that."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    print(f"The server is at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
     return listener
-
-
-def ready(listener: socket.socket) -> None:
-    """Print where it listens, for the benchmark."""
-    sys.stdout.write(f"The server is at http://127.0.0.1:{listener.getsockname()[1]} \n")
-    sys.stdout.flush()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
-from readings import listen, next_signal, reading, ready
+from readings import listen, next_signal, reading
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
@@ -59,7 +59,6 @@ async def main() -> None:
     listener = listen()
     listener.setblocking(False)
     server.add_sockets([listener])
-    ready(listener)
     await asyncio.Event().wait()
 
 

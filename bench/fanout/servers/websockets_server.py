@@ -2,7 +2,7 @@
 
 import asyncio
 
-from readings import listen, next_signal, ready
+from readings import listen, next_signal
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
 sockets: set[ServerConnection] = set()
@@ -23,9 +23,7 @@ async def handle(ws: ServerConnection) -> None:
 
 
 async def main() -> None:
-    listener = listen()
-    async with serve(handle, sock=listener, compression=None):
-        ready(listener)
+    async with serve(handle, sock=listen(), compression=None):
         await asyncio.Event().wait()
 
 
