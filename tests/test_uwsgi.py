@@ -184,6 +184,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
         environment={"APP": "examples.echo:app", "PYTHONPATH": ""},
         before=f"cd {shlex.quote(str(tmp_path))}",
     )
+    eventually(lambda: server.out)
     assert server.out == [f"examples.echo:app is at {server.url} (Ctrl-C stops it)\n"]
     with RawSocket(server.port, "/echo") as opened:
         for opcode, payload in ((TEXT, b"text"), (BINARY, b"\x00\xff"), (TEXT, b"x" * 60_000)):
