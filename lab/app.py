@@ -28,7 +28,7 @@ from pushlab.transports import TRANSPORTS, routes
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
 from pushlab.wsgi.direct import Direct
 from pushlab.wsgi.policy import content_security_policy, error_as_json
-from pushlab.wsgi.responses import Environ
+from pushlab.wsgi.responses import Environ, error
 from pushlab.wsgi.responses import Response as PlainResponse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,9 +85,11 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         if settings.source != "http":
             message = f"the data comes from {settings.source!r}; start with --source http to post"
             abort(405, valid_methods=["GET", "HEAD", "OPTIONS"], description=message)
-        authorization = request.headers.get("Authorization", "")
-        if settings.token and not hmac.compare_digest(
-            authorization.encode(), f"Bearer {settings.token}".encode()
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        is_bearer = scheme.lower() == "bearer"  # in any case (RFC 9110 section 11.1)
+        if settings.token and not (
+            hmac.compare_digest(credentials.strip(" ").encode(), settings.token.encode())
+            and is_bearer
         ):
             message = "Authorization: not 'Bearer' and the token of this server"
             abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
@@ -96,15 +98,18 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
         if not origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            message, accepted = "Content-Encoding: none is known", ("Accept-Encoding", "identity")
+            return error("415 Unsupported Media Type", message, accepted).for_flask()
         value = parse_object(request.get_data())
         if value is None:
             abort(400, "the body is not a JSON object")
         try:
             reading = feed.publish(value)
-        except ValueTooLarge as error:
-            abort(413, str(error))
-        except ValueError as error:
-            abort(400, str(error))
+        except ValueTooLarge as problem:
+            abort(413, str(problem))
+        except ValueError as problem:
+            abort(400, str(problem))
         return jsonify(cursor=reading.cursor), 201
 
     @app.route("/lab", websocket=True, endpoint="lab")
@@ -116,7 +121,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.get("/healthz")
     def health() -> ResponseReturnValue:
         """200 while the data changes as it should, else 503."""
-        age = time.time() - feed.latest.changed_at
+        age = feed.age
         allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
         if feed.closed or (settings.source in PACED and age > allowed):
             return jsonify(error=f"the data has not changed for {age:.0f} s"), 503

@@ -29,6 +29,7 @@ from lab.pace import BURST_GAP, Pace
 from lab.settings import Settings
 from lab.sources import PACED, SOURCES, Value
 from pushlab.feed import Feed
+from pushlab.hosting.lifecycle import say
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.wsgi.access import is_loopback_request
@@ -74,7 +75,7 @@ class Lab:
         """Open the server's far ports, and print their URLs."""
         with far_ports(self.settings.far, host=self.settings.host, port=port) as opened:
             for far in opened:
-                print(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}", flush=True)
+                say(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}")
             self.set_ports(port, opened)
             yield
 

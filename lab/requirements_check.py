@@ -9,6 +9,8 @@ from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
+from lab import standard_streams  # noqa: F401 - before any other descriptor is opened
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -100,6 +100,9 @@ def _command(**options: Any) -> Settings:
     settings = Settings(**options)
     if settings.pace is not None and settings.source not in PACED:
         raise click.UsageError(f"--pace is for load and clock; {settings.source} has its own pace")
+    if settings.token and not re.fullmatch(r"[!-~]+", settings.token):
+        # Whatever else is in it cannot be sent in a header, or is a line feed too much.
+        raise click.UsageError("PUSHLAB_TOKEN or --token: only visible ASCII, without white space")
     if settings.source == "http" and not settings.token and not is_loopback(settings.host):
         raise click.UsageError(
             f"{settings.host} can be reached from other machines, so --source http needs a secret: "

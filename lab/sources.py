@@ -1,14 +1,18 @@
 """Sources: generators that wait, then yield the data's next value."""
 
+import codecs
 import json
 import logging
 import math
 import os
+import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import psutil
@@ -20,6 +24,8 @@ from pushlab.limits import MAX_VALUE
 logger = logging.getLogger(__name__)
 
 Value = dict[str, Any]
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 #: Seconds that a measurement of the CPU load must take to mean something.
@@ -57,49 +63,92 @@ def http(pace: Pace) -> Iterator[Value]:
 
 
 def stdin(pace: Pace) -> Iterator[Value]:
-    """Yield a value per line of standard input."""
+    """Yield the newest line of standard input, again and again."""
     return lines(_stdin_reader())
 
 
 def lines(read: Callable[[], bytes]) -> Iterator[Value]:
-    """Yield a value per line of what `read` returns.
+    """Yield the newest good line of each piece read.
 
-    `read` returns pieces, and b"" at the end. A line that is too long or no valid UTF-8 is logged
-    and skipped. Never more than one piece and MAX_VALUE bytes are kept.
+    `read` returns pieces, and b"" at the end. The feed is a state: of lines that come faster than
+    they are published, the newest counts, and the log says how many others there were. A line ends
+    with a line feed, a carriage return, or both. A line that is too long or no valid UTF-8 is
+    skipped. Never more than one piece and MAX_VALUE bytes are kept.
     """
-    line, too_long = b"", False
+    log = _Skipped()
+    line, too_long, is_first, ended_in_cr = b"", False, True, False
     while piece := read():
-        *ends, rest = piece.split(b"\n")
-        for end in ends:
-            yield from _value_of(line + end, too_long)
+        if is_first:
+            piece, is_first = piece.removeprefix(codecs.BOM_UTF8), False
+        if ended_in_cr:
+            piece = piece.removeprefix(b"\n")
+        ended_in_cr = piece.endswith(b"\r")
+        *ends, rest = _LINE_END.split(piece)
+        if ends:
+            ends[0] = line + ends[0]
+            yield from _newest(ends, too_long, log)
             line, too_long = b"", False
         line += rest
         if len(line) > MAX_VALUE:
             line, too_long = b"", True
     if line or too_long:
-        yield from _value_of(line, too_long)
+        yield from _newest([line], too_long, log)
 
 
-def _value_of(line: bytes, too_long: bool) -> Iterator[Value]:
+def _newest(ends: list[bytes], first_is_too_long: bool, log: "_Skipped") -> Iterator[Value]:
+    for index in range(len(ends) - 1, -1, -1):
+        try:
+            value = _value_of(ends[index], first_is_too_long and index == 0)
+        except ValueError as error:
+            log.skipped(str(error))
+            continue
+        if index:
+            log.superseded(index)
+        yield value
+        return
+
+
+def _value_of(line: bytes, too_long: bool) -> Value:
+    """Return a line's value; raises ValueError for a bad line."""
     if too_long or len(line) > MAX_VALUE:
-        logger.warning("skipped a line of more than %d bytes", MAX_VALUE)
-        return
+        raise ValueError(f"a line of more than {MAX_VALUE} bytes")
     try:
-        text = line.decode().removesuffix("\r")
+        text = line.decode()
     except UnicodeDecodeError as error:
-        logger.warning("skipped a line that is not UTF-8: %s", error)
-        return
+        raise ValueError(f"a line that is not UTF-8: {error}") from None
     value = parse_object(text)
     value = {"line": text} if value is None else value
-    try:
-        size = len(encode(value))
-    except ValueError as error:
-        logger.warning("skipped a line: %s", error)
-        return
-    if size > MAX_VALUE:
-        logger.warning("skipped a line that is more than %d bytes as JSON", MAX_VALUE)
-        return
-    yield value
+    if len(encode(value)) > MAX_VALUE:
+        raise ValueError(f"a line that is more than {MAX_VALUE} bytes as JSON")
+    return value
+
+
+class _Skipped:
+    """Logs the first line that is not published, then counts.
+
+    The counts are logged at most once a second.
+    """
+
+    def __init__(self) -> None:
+        self._bad = self._superseded = 0
+        self._logged_at = -math.inf
+
+    def skipped(self, why: str) -> None:
+        """Log a line that cannot be published."""
+        self._bad += 1
+        self._log(f"skipped {why}")
+
+    def superseded(self, lines: int) -> None:
+        """Log lines that came together with a newer one."""
+        self._superseded += lines
+        self._log(f"{lines} lines were superseded by a newer one")
+
+    def _log(self, text: str) -> None:
+        if time.monotonic() < self._logged_at + 1:
+            return
+        self._logged_at = time.monotonic()
+        counts = f"so far {self._bad} skipped, {self._superseded} superseded"
+        logger.log(logging.WARNING if self._bad else logging.INFO, "%s (%s)", text, counts)
 
 
 def parse_object(text: str | bytes) -> Value | None:
@@ -130,10 +179,19 @@ def _stdin_reader() -> Callable[[], bytes]:
         return bytes
     descriptor = sys.stdin.fileno()
     if "gevent" not in sys.modules:
-        return lambda: os.read(descriptor, 64 * 1024)
-    from gevent import get_hub  # a blocking read would stop every greenlet: a real thread waits
+        return partial(_read_when_ready, descriptor, select.select)
+    from gevent import get_hub, monkey  # a blocking read would stop every greenlet: a thread waits
 
-    return lambda: get_hub().threadpool.apply(os.read, (descriptor, 64 * 1024))
+    wait = monkey.get_original("select", "select")
+    return lambda: get_hub().threadpool.apply(_read_when_ready, (descriptor, wait))
+
+
+def _read_when_ready(descriptor: int, wait: Callable[..., Any]) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, 64 * 1024)
+        except BlockingIOError:  # the program that started us may have made it non-blocking
+            wait([descriptor], [], [])
 
 
 #: Every source by its name in `--source`. Those in PACED keep to the pace; the others change when

@@ -72,6 +72,7 @@ class Feed:
         # The newest reading together with the event that is set when it is superseded. One tuple,
         # so that no thread can read the one without the other.
         self._now = (self._reading(0, {}), threading.Event())
+        self._published_at = time.monotonic()
 
     @property
     def latest(self) -> Reading:
@@ -102,7 +103,7 @@ class Feed:
         with self._publishing:  # listeners receive readings in their order
             value = self.latest.value if value is None else value
             reading = self._reading(self.latest.sequence + 1, value)
-            superseded = self._now[1]
+            superseded, self._published_at = self._now[1], time.monotonic()
             self._now = (reading, superseded if self.closed else threading.Event())
             superseded.set()
             for listener in self._listeners:
@@ -125,6 +126,11 @@ class Feed:
             superseded.set()
             for listener in self._listeners:
                 listener(self.latest)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the newest reading, by the monotonic clock."""
+        return time.monotonic() - self._published_at
 
     def subscribe(self, listener: Callable[[Reading], None]) -> None:
         """Call the listener with every reading; it must not block."""

@@ -382,6 +382,10 @@ class Hub:
     def _ping(self, subscriber: Subscriber) -> None:
         if subscriber.closing:
             return
+        if subscriber.awaiting_pong and not subscriber.unsent:
+            self._readable(subscriber)  # where the process has stood still, the pong may be there
+            if subscriber.closing:
+                return
         if subscriber.awaiting_pong:  # for a whole interval: no pong, or no room even for the ping
             logger.info("no pong from a browser within %s s: dropped", self._ping_interval)
             self._drop(subscriber)

@@ -13,17 +13,19 @@ PING_INTERVAL = 20.0  #: seconds between two pings of the server
 PONG_TIMEOUT = 20.0  #: seconds that the browser may take for the pong
 MESSAGE_TIMEOUT = 20.0  #: seconds that the browser may take to accept a message
 CLOSE_TIMEOUT = 2.0  #: seconds that the browser may take to reply to a close frame
-CLOSE_ALL_TIMEOUT = 1.0  #: seconds in which a stopping server sends 1001 to all conversations
+CLOSE_ALL_TIMEOUT = 1.0  #: seconds in which a stopping server closes conversations
 
 # The hub.
-SEND_BUFFER = 32 * 1024  #: bytes that the kernel may hold for one subscriber
+SEND_BUFFER = 32 * 1024  #: bytes that the kernel may hold for one connection
+ACKNOWLEDGE_TIMEOUT = 30.0  #: seconds until a connection without acknowledgements ends
 BROADCAST_CHUNK = 256  #: subscribers that are sent to before other work gets its turn
 
 # Transports.
 POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none
 MAX_POLL_TIMEOUT = 60.0  #: seconds that a browser may ask a long poll to be held
-HEARTBEAT = 15.0  #: seconds of silence after which an event stream sends a comment
-RETRY = 1000  #: milliseconds that a browser waits before it reopens an event stream
+LOOK_INTERVAL = 0.5  #: seconds between a waiting thread's looks at its client
+HEARTBEAT = 15.0  #: seconds of silence until an event stream sends a comment
+RETRY = 1000  #: milliseconds until a browser reopens an event stream
 
 # HTTP requests.
 HEADER_TIMEOUT = 10.0  #: seconds that a request's headers may take
@@ -34,14 +36,17 @@ LINGER = 2.0  #: seconds that a client may take to close after its response
 MAX_REQUEST_LINE = 8192  #: bytes of a request line
 MAX_HEADER_LINES = 100  #: lines of a request's headers
 MAX_HEADER_BYTES = 32 * 1024  #: bytes of a request's headers
+MAX_EMPTY_LINES = 4  #: empty lines before a request
 MAX_BODY = 16 * 1024  #: bytes of a request body
+MAX_DISCARDED = 64 * 1024  #: bytes of a body that are read and thrown away
 
 # Servers.
 BACKLOG = 1024  #: connections that may wait to be accepted
+MAX_LOG_LINES = 1000  #: log lines that wait to be written
 UNLIMITED = 100_000  #: descriptors or connections where the system sets no limit
 SPARE_DESCRIPTORS = 200  #: kept for files, pipes, and for rejecting clients
 MAX_REJECTING = 100  #: clients that are being rejected with 503 at a time
 REJECT_TIMEOUT = 1.0  #: seconds that rejecting one may take
-SHUTDOWN_TIMEOUT = 3.5  #: seconds that a stopping server gives requests and connections to end
-TIME_SLICE = 0.0005  #: seconds that one conversation may run before others get their turn
+SHUTDOWN_TIMEOUT = 3.5  #: seconds that requests and connections get to end at a stop
+TIME_SLICE = 0.0005  #: seconds that a connection may run before others
 SWITCH_INTERVAL = 0.001  #: seconds that a native thread may compute while others wait

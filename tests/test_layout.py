@@ -117,7 +117,7 @@ def test_what_our_handler_overrides_is_in_its_base() -> None:
         "_handle_client_error", "_headers", "_sendall", "_write_with_headers"
     }  # fmt: skip
     for name in (
-        "MessageClass", "get_environ", "handle", "handle_error", "handle_one_response",
+        "get_environ", "handle", "handle_error", "handle_one_response",
         "ignored_socket_errors", "log_request", "read_request", "read_requestline",
         "run_application",
     ):  # fmt: skip

@@ -6,7 +6,6 @@
 import errno
 import logging
 import math
-import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,16 +21,21 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import limits
-from pushlab.hosting.gevent_sockets import GeventConnection, abort
-from pushlab.hosting.header_parser import HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import hosting_of, serve
+from pushlab.feed import Feed, Reading
+from pushlab.hosting.gevent_sockets import GeventConnection, abort, is_at_end, limit_send_buffer
+from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
+from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
+from pushlab.hosting.request_body import BadBody, RequestBody
+from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.websocket import handshake
+from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
 from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
+from pushlab.wsgi.waiting import WAIT
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +75,9 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     idle = False
     #: The monotonic time by which the next bytes must have come.
     deadline = math.inf
+    provided_content_length: str | None
+    #: The monotonic time at which this connection lets others run.
+    _slice_ends = 0.0
     ignored_socket_errors = (
         *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
     )  # fmt: skip
@@ -114,13 +121,13 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         self.wants_socket = handshake.is_websocket_upgrade(environ)
-        if not self.wants_socket:
-            # gevent never ends the body of a request that asks for an upgrade, whatever to.
-            environ["wsgi.input"], environ["wsgi.input_terminated"] = self.wsgi_input, True
+        self.wsgi_input = RequestBody(self.rfile, self.headers, self._send_continue)
+        environ["wsgi.input"] = self.wsgi_input.buffered()
+        environ["wsgi.input_terminated"] = True
+        environ[WAIT] = self._wait
         self.exchange = None
         meters = self.server.meters
-        # gevent writes the 100 Continue of a request with a body where we cannot count it.
-        if meters is not None and not self._has_body() and not self.headers.get("expect"):
+        if meters is not None and not self.headers.has_body:
             self.exchange = meters.open(
                 environ["QUERY_STRING"],
                 up=self._line_size + self.headers.size,
@@ -130,33 +137,54 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                 environ[EXCHANGE] = self.exchange
         return environ
 
-    def _has_body(self) -> bool:
-        return bool(self.content_length or self.headers.get("transfer-encoding"))
+    def _send_continue(self) -> None:
+        self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def handle_one_request(self) -> Any:
+        # A client that sends requests faster than they are served never makes us wait, and so would
+        # have the server for itself.
+        if time.monotonic() >= self._slice_ends:
+            gevent.sleep(0)
+            self._slice_ends = time.monotonic() + limits.TIME_SLICE
+        return super().handle_one_request()
 
     def read_requestline(self) -> str:
         if self.server.closed:
             return ""  # which ends the connection
-        self.idle = True
+        self.idle, begun = True, time.monotonic()
         try:
             line: str = super().read_requestline()
+            for _ in range(limits.MAX_EMPTY_LINES):  # before a request (RFC 9112 section 2.2)
+                if line != "\r\n":
+                    break
+                line = super().read_requestline()
         finally:
             self.idle = False
+        if (now := time.monotonic()) - begun > limits.TIME_SLICE:  # others have run meanwhile
+            self._slice_ends = now + limits.TIME_SLICE
         self._line_size = len(line)
         return line
 
     def read_request(self, raw_requestline: str) -> bool:
         # The first request has been timed since the connection was made.
         self.deadline = min(self.deadline, time.monotonic() + self.server.header_timeout)
-        is_request = bool(super().read_request(raw_requestline))
-        if self.path.startswith(("http://", "https://")):
-            # The host in the request line precedes the Host header (RFC 9112 section 3.2.2).
-            host, slash, path = self.path.partition("://")[2].partition("/")
-            self.headers["Host"], self.path = host, slash + path or "/"
-        return is_request
+        self.requestline = raw_requestline.rstrip()
+        line = parse_request_line(raw_requestline)
+        self.command, self.path, self.request_version = line.method, line.target, line.version
+        self.headers = RequestHeaders(self.rfile)
+        self.headers.check(line)
+        self.content_length = int(self.headers.get("content-length") or 0) or None
+        options = [
+            each.strip() for each in (self.headers.get("connection") or "").lower().split(",")
+        ]
+        is_old = line.version == "HTTP/1.0"
+        self.close_connection = "keep-alive" not in options if is_old else "close" in options
+        return True
 
     def handle_one_response(self) -> None:
         exchange = self.exchange
-        self.deadline = time.monotonic() + limits.BODY_TIMEOUT if self._has_body() else math.inf
+        has_body = self.headers.has_body
+        self.deadline = time.monotonic() + limits.BODY_TIMEOUT if has_body else math.inf
         if exchange is not None and exchange.is_cut:
             abort(self.socket)
             self.close_connection = True
@@ -167,6 +195,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         finally:
             if exchange is not None and (self.connection is None or not self.connection.detached):
                 exchange.closed()
+        if self.wsgi_input.broken:  # and so is what follows it (RFC 9112 section 11.2)
+            self.close_connection = True
         self.deadline = time.monotonic() + limits.IDLE_TIMEOUT
 
     def run_application(self) -> None:
@@ -179,6 +209,10 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                 rejection.status, rejection.headers, () if is_head else rejection.body
             )
             return
+        if self.path == "*":  # OPTIONS of the server as a whole (RFC 9110 section 9.3.7)
+            self.start_response("200 OK", [("Content-Length", "0")])
+            self.write(b"")
+            return
         if not self.wants_socket:
             super(WebSocketHandler, self).run_application()
             return
@@ -186,6 +220,29 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         response = run_websocket_app(self.application, self.environ, self.connection)
         if response is not None:
             self._respond_in_http(*response)
+
+    def _wait(self, feed: Feed, after: str | None, *, timeout: float) -> Reading | None:
+        """Wait for news; raises ConnectionClosed if the client is gone.
+
+        A client that has shut down its sending side while it waits counts as gone.
+        """
+        limit_send_buffer(self.socket)
+        waiting = gevent.getcurrent()
+
+        def look() -> None:
+            if is_at_end(self.socket, self.rfile):
+                watcher.stop()
+                gevent.kill(waiting, ConnectionClosed("the client is gone"))
+            else:
+                watcher.stop()  # it has sent the next request already
+
+        watcher = gevent.get_hub().loop.io(self.socket.fileno(), 1)
+        watcher.start(look)
+        try:
+            return feed.wait(after, timeout=timeout)
+        finally:
+            watcher.stop()
+            watcher.close()
 
     def _respond_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
         """Send a plain HTTP response, with which the connection ends."""
@@ -196,9 +253,11 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         finally:
             getattr(body, "close", lambda: None)()
 
-    def switch_protocols(self) -> None:
+    def switch_protocols(self, subprotocol: str | None) -> None:
         """Send the 101, without gevent-websocket's connection object."""
-        self.start_response("101 Switching Protocols", handshake.accept_headers(self.environ))
+        self.start_response(
+            "101 Switching Protocols", handshake.accept_headers(self.environ, subprotocol)
+        )
         if self.exchange is None:
             self.write(b"")
         else:
@@ -217,22 +276,23 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self.exchange.sent(len(data))
 
     def handle_error(self, t: Any, v: Any, tb: Any) -> None:
-        is_bad_body = issubclass(t, ValueError) and self.headers.get("transfer-encoding")
-        if issubclass(t, OSError) or is_bad_body:  # the client's mistake, or it has closed
+        if issubclass(t, OSError | ConnectionClosed):  # the client's mistake, or it has closed
             self.close_connection = True
             self.logger.info("%s: %r", self.client_address, v)
+            if issubclass(t, BadBody) and not self.headers_sent:
+                with suppress(OSError):
+                    self.socket.sendall(raw_error("400 Bad Request", str(v)))
         else:
             super().handle_error(t, v, tb)
 
     def log_request(self) -> None:
         if self.logger.isEnabledFor(logging.INFO):
-            self.logger.info(self.format_request())
+            self.logger.info("%s", printable(self.format_request()))
 
     def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
         """Return the response to bytes that are no request."""
         self.logger.info("%s: no request: %s", self.client_address, ex)
-        is_large = isinstance(ex, HeadersTooLarge)
-        status = "431 Request Header Fields Too Large" if is_large else "400 Bad Request"
+        status = ex.status if isinstance(ex, BadRequest) else "400 Bad Request"
         return status, raw_error(status, str(ex))
 
     def _headers(self) -> Iterator[tuple[str, str]]:
@@ -248,13 +308,29 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                     _ENVIRON_NAMES[name] = key
             yield key, value
 
-    def MessageClass(self, rfile: Any, seekable: int) -> RequestHeaders:
-        return RequestHeaders(rfile)
+    def write(self, data: bytes) -> None:
+        has_content = self.command != "HEAD" and self.code not in (204, 304)
+        super().write(data if has_content else b"")
+
+    def process_result(self) -> None:
+        if self.command != "HEAD":
+            super().process_result()
+            return
+        for _ in self.result:  # an application may only begin when it is iterated
+            break
+        if not self.headers_sent:
+            self.write(b"")
 
     def _write_with_headers(self, data: bytes) -> None:
         """Write headers and a short body in one packet."""
         self.headers_sent = True
+        if self.command == "HEAD" and self.provided_content_length is None:
+            self.provided_content_length = ""  # unknown, and not the size of no content
         self.finalize_headers()
+        if self.wsgi_input.broken:
+            self.response_headers.append((b"Connection", b"close"))
+        if self.command == "HEAD":  # no content, and so no chunks (RFC 9110 section 9.3.2)
+            self.response_use_chunked = False
         lines = [b"HTTP/1.1 " + self.status]
         lines += [name + b": " + value for name, value in self.response_headers]
         headers = b"\r\n".join(lines) + b"\r\n\r\n"
@@ -315,9 +391,8 @@ class Server(WSGIServer):  # type: ignore[misc]
 
         From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance.
         """
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):  # they differ between systems
-                gevent.signal_handler(getattr(signal, name), self._stop_requested.set)
+        for number in stop_signals():
+            gevent.signal_handler(number, self._stop_requested.set)
         super().start()
 
     def serve_forever(self, stop_timeout: float | None = None) -> None:
@@ -366,6 +441,11 @@ class Server(WSGIServer):  # type: ignore[misc]
         self._handshaking += 1
         try:
             with gevent.Timeout(self.header_timeout, TimeoutError):
+                first = client_socket.recv(1, socket.MSG_PEEK)
+                if first.isalpha():  # a TLS handshake begins with 0x16, a request with its method
+                    message = "this port speaks https"
+                    client_socket.sendall(raw_error("400 Bad Request", message))
+                    return
                 tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
         except OSError as error:  # of which SSLError and TimeoutError are two
             logger.info("%s: no TLS connection: %s", address[0], error)

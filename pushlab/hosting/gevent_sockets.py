@@ -28,6 +28,26 @@ def abort(sock: Any) -> None:
         kind.shutdown(sock, socket.SHUT_RDWR)
 
 
+def is_at_end(sock: Any, rfile: Any) -> bool:
+    """Tell whether the other end has closed.
+
+    `rfile` is the socket's reader.
+    """
+    try:
+        if not hasattr(sock, "pending"):
+            return not sock._sock.recv(1, socket.MSG_PEEK)
+        before = sock.gettimeout()
+        sock.settimeout(0)  # with which a peek is a look at what has come
+        try:
+            return not rfile.peek()
+        finally:
+            sock.settimeout(before)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
+
+
 def limit_send_buffer(sock: Any) -> None:
     """Bound the bytes that the kernel holds for a subscriber."""
     with suppress(OSError):  # macOS refuses if the browser has just closed
@@ -111,7 +131,7 @@ class GeventConnection(Connection):
         self._handler = handler
 
     def _open(self) -> tuple[Any, bytes]:
-        self._handler.switch_protocols()
+        self._handler.switch_protocols(self.subprotocol)
         sock = self._handler.socket
         # A client may send frames right behind its request; the reader has them already. With
         # the socket set not to wait, a peek is a look at the buffer.

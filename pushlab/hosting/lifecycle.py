@@ -21,6 +21,7 @@ from flask import Flask
 from pushlab.feed import Feed
 from pushlab.hosting import StartupError
 from pushlab.hosting.listener import listen
+from pushlab.hosting.log_lines import NonBlockingHandler
 from pushlab.hosting.metering import Meters
 from pushlab.hosting.settings import ServerSettings
 from pushlab.wsgi.responses import Environ, error
@@ -41,7 +42,7 @@ class Hosting:
     name: str
     settings: ServerSettings
     #: Called when the server stops: the app closes what it has opened.
-    on_shutdown: tuple[Callable[[], None], ...] = ()
+    on_shutdown: tuple[Callable[[], None], ...] = ()  #: such as Hub.close, which sends 1001
     meters: Meters | None = None
 
 
@@ -54,7 +55,28 @@ def hosting_of(app: Any, settings: ServerSettings, name: str = "The app") -> Hos
 def announce(name: str, settings: ServerSettings, address: Any, stdout: Any = None) -> None:
     """Print a server's address: (host, port) or a path."""
     where = settings.url(address[1]) if isinstance(address, tuple) else address
-    print(f"{name} is at {where} (Ctrl-C stops it)", flush=True, file=stdout)
+    say(f"{name} is at {where} (Ctrl-C stops it)", stdout)
+
+
+def say(line: str, stdout: Any = None) -> None:
+    """Print a line, if that is possible.
+
+    A reader that is gone, or a full disk, does not stop the server.
+    """
+    try:
+        print(line, flush=True, file=stdout)
+    except OSError:
+        sys.stdout = None  # or Python would try again at its end
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that end a server gracefully.
+
+    SIGHUP is not one of them where it is ignored, as by `nohup`.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")  # they differ between systems
+    found = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+    return [each for each in found if signal.getsignal(each) is not signal.SIG_IGN]
 
 
 def serve(
@@ -66,7 +88,7 @@ def serve(
     while_serving: Callable[[int], AbstractContextManager[object]],
 ) -> None:
     """Start a server and serve; exit on StartupError."""
-    logging.basicConfig(level=settings.log_level.upper())
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[NonBlockingHandler()])
     try:
         listener = listen(settings.host, settings.port)
         server = server_class(listener, app, settings, on_shutdown=on_shutdown)

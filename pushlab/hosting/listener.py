@@ -34,6 +34,10 @@ def listen(host: str, port: int) -> socket.socket:
             message = f"Cannot listen on {host} port {port}: {error.strerror}"
         raise StartupError(message) from error
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # Inherited, too: how long the kernel tries to reach a browser whose network is gone.
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return listener
 
 

@@ -14,7 +14,7 @@ import click
 
 from pushlab import limits
 from pushlab.hosting import StartupError
-from pushlab.wsgi.access import AccessPolicy
+from pushlab.wsgi.access import AccessPolicy, normalized_origin
 from pushlab.wsgi.proxy_headers import Network, network
 
 #: The range of an option in seconds.
@@ -118,7 +118,7 @@ def _networks(_: Any, __: Any, texts: Sequence[str]) -> tuple[Network, ...]:
 
 
 def _origins(_: Any, __: Any, texts: Sequence[str]) -> tuple[str, ...]:
-    origins = tuple(text.lower().rstrip("/") for text in texts)
+    origins = tuple(normalized_origin(text.rstrip("/")) for text in texts)
     for origin, text in zip(origins, texts, strict=True):
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
             raise click.BadParameter(f"{text!r} is not an origin like https://example.org:8443")

@@ -28,13 +28,16 @@ from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pushlab import limits
-from pushlab.hosting.header_parser import BadHeaders, HeadersTooLarge, RequestHeaders
-from pushlab.hosting.lifecycle import hosting_of, serve
+from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
+from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
+from pushlab.hosting.request_body import RequestBody
+from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.threaded_sockets import abort
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
+from pushlab.websocket.handshake import is_websocket_upgrade
 from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, raw_error
 
 logger = logging.getLogger(__name__)
@@ -84,10 +87,32 @@ class _Writer(BufferedIOBase):
             self._handler.send(data)
 
 
+class _Rest(BufferedIOBase):
+    """What a client sends after its request.
+
+    Werkzeug reads it before it closes the connection.
+
+    It would read ten megabytes at a time. Nothing looks at them, so small pieces and an end do.
+    """
+
+    def __init__(self, rfile: BufferedReader) -> None:
+        self._rfile = rfile
+        self._left = limits.MAX_DISCARDED
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self._rfile.read1(self._left) if self._left > 0 else b""
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        self._rfile.close()
+
+
 class Handler(WSGIRequestHandler):
     """One connection with one request: Werkzeug keeps none alive."""
 
     server: "Server"
+    raw_requestline: bytes
     protocol_version = "HTTP/1.1"
     timeout = limits.RESPONSE_TIMEOUT
     disable_nagle_algorithm = True  # where accepted sockets do not inherit it
@@ -144,40 +169,53 @@ class Handler(WSGIRequestHandler):
 
     def parse_request(self) -> bool:
         # Our parser checks rules and limits; the base then parses what it has accepted.
-        if len(self.raw_requestline) > limits.MAX_REQUEST_LINE:
-            self.requestline, self.command = "", ""
-            self.send_error(414)
-            return False
+        self.requestline, self.command = "", ""
         try:
-            headers = RequestHeaders(cast(BufferedReader, self.rfile))
-        except BadHeaders as error:
-            self.requestline, self.command = "", ""
-            self.send_error(431 if isinstance(error, HeadersTooLarge) else 400, str(error))
+            line = parse_request_line(self.raw_requestline.decode("latin-1"))
+            self.request_headers = headers = RequestHeaders(cast(BufferedReader, self.rfile))
+            headers.check(line)
+            urlsplit(line.target)  # Werkzeug will, too
+        except ValueError as error:
+            status = error.status if isinstance(error, BadRequest) else "400 Bad Request"
+            self.log("info", "no request: %s", error)
+            self.close_connection = True
+            self.wfile.write(raw_error(status, str(error)))
+            self.wfile.flush()
             return False
         self.headers_size = len(self.raw_requestline) + headers.size
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.fields)
+        # An HTTP/1.0 client knows no chunks: Werkzeug looks at this to decide.
+        self.protocol_version = line.version
+        self.raw_requestline = f"{line.method} {line.target} {line.version}\r\n".encode("latin-1")
+        # The body below sends the 100, not Werkzeug.
+        fields = [field for field in headers.fields if field[0] != "expect"]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
         rfile, self.rfile = self.rfile, BytesIO(f"{lines}\r\n".encode("latin-1"))
         try:
             if not super().parse_request():
                 return False
-            urlsplit(self.path)  # Werkzeug will, too
-        except ValueError:
-            self.send_error(400, "that is no URL")
-            return False
-        else:
-            return True
         finally:
             self.rfile = rfile
             self.idle = False
             self.deadline = math.inf
+        if line.target == "*":  # OPTIONS of the server as a whole (RFC 9110 section 9.3.7)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            self.wfile.flush()
+            return False
+        return True
 
-    def handle_expect_100(self) -> bool:
-        return True  # Werkzeug sends the 100; a second one would be wrong
+    def handle_one_request(self) -> None:
+        for _ in range(limits.MAX_EMPTY_LINES):  # before a request (RFC 9112 section 2.2)
+            if not cast(BufferedReader, self.rfile).peek().startswith(b"\r\n"):
+                break
+            self.rfile.read(2)
+        super().handle_one_request()
 
     # Responding.
 
     def run_wsgi(self) -> None:
-        if self._has_body():
+        if self.request_headers.has_body:
             self.deadline = time.monotonic() + limits.BODY_TIMEOUT
         self._left, self._is_chunked = math.inf, False
         try:
@@ -186,15 +224,18 @@ class Handler(WSGIRequestHandler):
             if self.exchange is not None and not self.is_detached:
                 self.exchange.closed()
 
-    def _has_body(self) -> bool:
-        coding, length = self.headers.get("transfer-encoding"), self.headers.get("content-length")
-        return bool(coding or int(length or 0))
+    def _send_continue(self) -> None:
+        self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def make_environ(self) -> dict[str, Any]:
         environ = super().make_environ()
         environ[ON_RELEASE] = self.server.release
+        if not is_websocket_upgrade(environ):
+            body = RequestBody(self.rfile, self.request_headers, self._send_continue)
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = body.buffered(), True
+            self.rfile = _Rest(cast(BufferedReader, self.rfile))
         meters = self.server.meters
-        if meters is not None and not self._has_body() and "HTTP_EXPECT" not in environ:
+        if meters is not None and not self.request_headers.has_body:
             gone = partial(abort, self.connection)
             exchange = meters.open(environ["QUERY_STRING"], up=self.headers_size, abort=gone)
             if exchange is not None:
@@ -217,7 +258,7 @@ class Handler(WSGIRequestHandler):
         headers = b"".join(self._headers_buffer) + b"\r\n"
         fields = headers.lower()
         length = re.search(rb"\r\ncontent-length: *([0-9]+)\r\n", fields)
-        if self.command == "HEAD" or re.match(rb"http/1.1 (204|304) ", fields):
+        if self.command == "HEAD" or re.match(rb"http/1.[01] (204|304) ", fields):
             self._left = len(headers)
         elif b"\r\ntransfer-encoding: chunked\r\n" in fields:
             self._left, self._is_chunked = len(headers), True
@@ -234,7 +275,7 @@ class Handler(WSGIRequestHandler):
         self.wfile.flush()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.log("info", '"%s" %s', self.requestline, code)
+        self.log("info", '"%s" %s', printable(self.requestline), code)
 
     def log(self, type: str, message: str, *args: Any) -> None:
         if requests.isEnabledFor(logging.INFO):
@@ -289,9 +330,8 @@ class Server(ThreadedWSGIServer):
         # milliseconds: with several such threads, a flood of frames would delay all broadcasts.
         sys.setswitchinterval(limits.SWITCH_INTERVAL)
         signal.set_wakeup_fd(self._signalled.fileno())
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):  # they differ between systems
-                signal.signal(getattr(signal, name), lambda number, frame: None)
+        for number in stop_signals():
+            signal.signal(number, lambda number, frame: None)
 
     def serve_forever(self, poll_interval: float = 1.0) -> None:
         """Serve until SIGTERM or Ctrl-C."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -27,11 +28,13 @@ import uwsgi
 from pushlab import limits
 from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.threaded_sockets import wait_and_look
 from pushlab.websocket import handshake
-from pushlab.websocket.connection import Channel, Connection
+from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import Upgrade, close_all
 from pushlab.wsgi.responses import WSGI, Environ
+from pushlab.wsgi.waiting import WAIT
 
 #: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -124,11 +127,11 @@ def _gevent_loop() -> _Loop:
 
         def __init__(self, environ: Environ, **options: Any) -> None:
             super().__init__(**options)
-            self._response = handshake.switching_protocols(environ)
+            self._environ = environ
 
         def _open(self) -> tuple[Any, bytes]:
             self._socket = gevent.socket.socket(fileno=_take_socket())
-            self._send_all(self._response)
+            self._send_all(handshake.switching_protocols(self._environ, self.subprotocol))
             return self._socket, b""
 
         def _release(self) -> Channel:
@@ -167,12 +170,12 @@ def _thread_loop() -> _Loop:
 
         def __init__(self, environ: Environ, **options: Any) -> None:
             super().__init__(**options)
-            self._response = handshake.switching_protocols(environ)
+            self._environ = environ
 
         def _open(self) -> tuple[ThreadChannel, bytes]:
             sock = socket.socket(fileno=_take_socket())
             self._socket = ThreadChannel(sock, selector_thread)
-            self._send_all(self._response)
+            self._send_all(handshake.switching_protocols(self._environ, self.subprotocol))
             return self._socket, b""
 
     return _Loop(UwsgiConnection, after_fork=lambda: None, wait_for_signal=signal.sigwait)
@@ -196,7 +199,11 @@ class UwsgiUpgrade(Upgrade):
         self._connections: WeakSet[Any] = WeakSet()
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        body = super().__call__(environ, start_response)
+        environ[WAIT] = partial(wait_and_look, uwsgi.connection_fd())
+        try:
+            body = super().__call__(environ, start_response)
+        except ConnectionClosed:
+            return ()
         if body is _UPGRADED:
             # For uWSGI's log; its response goes nowhere.
             start_response("101 Switching Protocols", [])

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -20,10 +21,12 @@ from pushlab.hosting.threaded_sockets import (
     ThreadChannel,
     ThreadConnection,
     TLSThreadChannel,
+    wait_and_look,
 )
 from pushlab.websocket import handshake
 from pushlab.websocket.middleware import Upgrade, close_all
 from pushlab.wsgi.responses import WSGI, error
+from pushlab.wsgi.waiting import WAIT
 
 #: The key, in the environ, of what to call when the hub has closed the socket.
 ON_RELEASE = "pushlab.on_release"
@@ -100,7 +103,7 @@ class WerkzeugConnection(ThreadConnection):
         self._socket = channel
         self._upgrade.conversing.add(self)
         early += channel.pending()
-        response = handshake.switching_protocols(environ)
+        response = handshake.switching_protocols(environ, self.subprotocol)
         if exchange is not None:
             exchange.responds(101)
             exchange.upgraded(channel.abort)
@@ -172,6 +175,7 @@ class WerkzeugUpgrade(Upgrade):
             environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if handshake.is_websocket_upgrade(environ) and not environ["wsgi.multithread"]:
             return _NO_THREADS(environ, start_response)
+        environ[WAIT] = partial(wait_and_look, environ[_SOCKET].fileno())
         body = super().__call__(environ, start_response)
         if body is _UPGRADED:
             # Werkzeug logs this status, tries to send it, and finds the connection closed.

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from pushlab.feed import Feed
+from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.responses import Environ, Response
 
 
@@ -92,8 +93,9 @@ def _route(feed: Feed, transports: list[Transport]) -> Callable[[Environ], Respo
     candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
 
     def respond(environ: Environ) -> Response:
-        accept = environ.get("HTTP_ACCEPT", "")
-        module = next(module for wanted, module in candidates if wanted in accept)
+        module = next(
+            module for accept, module in candidates if not accept or prefers(environ, accept)
+        )
         response: Response = module.update(feed, environ)
         return response
 

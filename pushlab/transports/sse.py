@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 from pushlab import limits
 from pushlab.feed import Feed
+from pushlab.websocket.connection import ConnectionClosed
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ, Response
+from pushlab.wsgi.waiting import wait
 
 
 def update(feed: Feed, environ: Environ) -> Response:
@@ -23,14 +25,17 @@ def update(feed: Feed, environ: Environ) -> Response:
         ("Cache-Control", "no-store"),
         ("X-Accel-Buffering", "no"),  # or nginx would collect the events
     ]
-    return Response("200 OK", headers, events(feed, after, carry=carry))
+    return Response("200 OK", headers, events(feed, environ, after, carry=carry))
 
 
-def events(feed: Feed, after: str | None, *, carry: bool) -> Iterator[bytes]:
+def events(feed: Feed, environ: Environ, after: str | None, *, carry: bool) -> Iterator[bytes]:
     """Yield the stream in pieces until the feed is closed."""
     yield b"retry: %d\n\n" % limits.RETRY
     while not feed.closed:
-        reading = feed.wait(after, timeout=limits.HEARTBEAT)
+        try:
+            reading = wait(feed, environ, after, timeout=limits.HEARTBEAT)
+        except ConnectionClosed:
+            return
         if reading is None:
             yield b":\n\n"  # a comment, so that proxies do not cut what is silent
         else:

@@ -8,6 +8,7 @@ Each server has a subclass that knows how to send the 101 and how to detach the 
 the same everywhere.
 """
 
+import errno
 import logging
 import random
 import threading
@@ -32,11 +33,16 @@ from pushlab.websocket.frames import (
 logger = logging.getLogger(__name__)
 
 
-class ConnectionClosed(ClientDisconnected):
+class ConnectionClosed(ClientDisconnected, ConnectionError):
     """The connection is closed or closing: nothing can be sent.
 
-    Browsers close connections all the time. Flask does not log this exception of Werkzeug's.
+    Browsers close connections all the time. Flask does not log Werkzeug's exception for that, and
+    servers do not log an error of the connection.
     """
+
+    def __init__(self, description: str) -> None:
+        super().__init__(description)
+        self.args = (errno.ECONNABORTED, description)
 
 
 class Channel(Protocol):
@@ -81,6 +87,9 @@ class Connection:
         ping_timeout: float = limits.PONG_TIMEOUT,
     ) -> None:
         self.accepted = False  #: the 101 is out
+        #: What the browser offers in Sec-WebSocket-Protocol, in its order of preference.
+        self.subprotocols: list[str] = []
+        self.subprotocol: str | None = None  #: the one that `accept` has chosen
         self.detached = False  #: the hub has the socket
         #: The code in the browser's close frame: 1005 if it had none, None without a close frame.
         self.close_code: int | None = None
@@ -133,15 +142,19 @@ class Connection:
         """True as soon as nothing can be sent any more."""
         return self._eof or self._close_sent or self.detached
 
-    def accept(self) -> None:
+    def accept(self, subprotocol: str | None = None) -> None:
         """Send the 101, if that has not happened yet.
 
-        Raises ConnectionClosed if the browser has gone already.
+        `subprotocol` is one of `subprotocols`; a browser that offers some closes the connection
+        when none is chosen (RFC 6455 section 4.1). Raises ValueError for any other, and
+        ConnectionClosed if the browser has gone already.
         """
+        if subprotocol is not None and subprotocol not in self.subprotocols:
+            raise ValueError(f"the browser does not offer the subprotocol {subprotocol!r}")
         with self._sending:  # other senders wait for the 101
             if self.accepted:
                 return
-            self.accepted = True
+            self.accepted, self.subprotocol = True, subprotocol
             try:
                 self._socket, self._early = self._open()
             except OSError as error:
@@ -228,10 +241,14 @@ class Connection:
             try:
                 data = self._receive(4 * 1024, max(0.001, wake - now))
             except TimeoutError:
-                if self._pong_due is not None and time.monotonic() >= self._pong_due:
+                if self._pong_due is None or time.monotonic() < self._pong_due:
+                    return
+                # Where the process has stood still, the pong may have come meanwhile.
+                try:
+                    data = self._receive(4 * 1024, 0.001)
+                except OSError:
                     logger.info("no pong within %s s: connection given up", self._ping_timeout)
-                    self._eof = True
-                return
+                    data = b""
             except OSError:
                 data = b""
         if not data:

@@ -24,6 +24,10 @@ from pushlab import limits
 __all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
            "Pong", "TextMessage", "encode"]  # fmt: skip
 
+#: A close code of IANA's registry that wsproto lacks.
+BAD_GATEWAY = 1014
+_BAD_GATEWAY, _SERVICE_RESTART = (1014).to_bytes(2, "big"), (1012).to_bytes(2, "big")
+
 _NO_RESERVED_BITS = RsvBits(False, False, False)
 
 
@@ -43,7 +47,8 @@ class _FrameGauge(Extension):
         self.in_message = False
         self.refused = False  # a message was too big
         self.consumed = 0  # bytes of complete frames, headers included
-        self._is_control = False
+        self.is_bad_gateway = False  # a close frame with 1014
+        self._is_control = self._is_close = False
         self._length = 0
 
     def enabled(self) -> bool:
@@ -57,10 +62,20 @@ class _FrameGauge(Extension):
     ) -> CloseReason | RsvBits:
         # May be called twice for one frame, when its masking key is yet to come.
         self._is_control, self._length = opcode.iscontrol(), payload_length
+        self._is_close = opcode is Opcode.CLOSE
         if not self._is_control and self.message_size + payload_length > self.max_message:
             self.refused = True
             return CloseReason.MESSAGE_TOO_BIG
         return _NO_RESERVED_BITS
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        # wsproto knows 1012 and 1013 of IANA's registry, but not 1014, and calls it an error.
+        if self._is_close and data[:2] == _BAD_GATEWAY:
+            self.is_bad_gateway = True
+            return _SERVICE_RESTART + data[2:]
+        return data
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
         length = self._length
@@ -96,6 +111,8 @@ class Decoder:
                 if self._gauge.refused:
                     limit = self._gauge.max_message
                     event = CloseConnection(event.code, f"a message may have {limit} bytes at most")
+                elif self._gauge.is_bad_gateway and event.code == CloseReason.SERVICE_RESTART:
+                    event = CloseConnection(BAD_GATEWAY, event.reason)
                 yield event
                 return
             yield event

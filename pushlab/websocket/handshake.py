@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 def is_websocket_upgrade(environ: Environ) -> bool:
     """Tell whether the request asks for an upgrade to WebSocket."""
-    return "websocket" in _tokens(environ, "UPGRADE")
+    return "websocket" in tokens(environ.get("HTTP_UPGRADE", ""))
 
 
 def check(environ: Environ) -> Problem | None:
@@ -30,7 +30,7 @@ def check(environ: Environ) -> Problem | None:
         return Problem("400 Bad Request", "a WebSocket needs HTTP/1.1")
     if environ.get("CONTENT_LENGTH") not in (None, "", "0") or "HTTP_TRANSFER_ENCODING" in environ:
         return Problem("400 Bad Request", "a WebSocket request has no body")
-    if "upgrade" not in _tokens(environ, "CONNECTION"):
+    if "upgrade" not in tokens(environ.get("HTTP_CONNECTION", "")):
         return Problem("400 Bad Request", "the Connection header does not say Upgrade")
     if environ.get("HTTP_SEC_WEBSOCKET_VERSION", "").strip() != "13":
         version = ("Sec-WebSocket-Version", "13")
@@ -40,24 +40,32 @@ def check(environ: Environ) -> Problem | None:
     return None
 
 
-def accept_headers(environ: Environ) -> list[tuple[str, str]]:
+def offered_subprotocols(environ: Environ) -> list[str]:
+    """Return the offered subprotocols, the preferred one first."""
+    offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "")
+    return [name.strip() for name in offered.split(",") if name.strip()]
+
+
+def accept_headers(environ: Environ, subprotocol: str | None = None) -> list[tuple[str, str]]:
     """Return the headers of the 101 that accepts the request."""
     key = environ["HTTP_SEC_WEBSOCKET_KEY"].strip().encode()
-    return [
+    headers = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Accept", generate_accept_token(key).decode()),
     ]
+    return [*headers, ("Sec-WebSocket-Protocol", subprotocol)] if subprotocol else headers
 
 
-def switching_protocols(environ: Environ) -> bytes:
+def switching_protocols(environ: Environ, subprotocol: str | None = None) -> bytes:
     """Return the whole 101 that accepts the request."""
-    lines = [f"{name}: {value}" for name, value in accept_headers(environ)]
+    lines = [f"{name}: {value}" for name, value in accept_headers(environ, subprotocol)]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *lines, "", ""]).encode()
 
 
-def _tokens(environ: Environ, header: str) -> list[str]:
-    return [token.strip().lower() for token in environ.get(f"HTTP_{header}", "").split(",")]
+def tokens(value: str) -> list[str]:
+    """Return the elements of a header's list, in lower case."""
+    return [token.strip().lower() for token in value.split(",")]
 
 
 def _is_key(key: str) -> bool:

@@ -41,6 +41,7 @@ def run_websocket_app(
     closed with 1011.
     """
     environ["wsgi.websocket"] = connection
+    connection.subprotocols = handshake.offered_subprotocols(environ)
     status: str = "200 OK"
     headers: list[tuple[str, str]] = []
     body: Iterable[bytes] = ()

@@ -80,10 +80,21 @@ def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
     can refuse (RFC 6455 section 10.2). A client that sends no Origin is not a browser.
     """
     origin: str | None = environ.get("HTTP_ORIGIN")
-    if origin is None or origin.lower() in allow_origins:
+    if origin is None or normalized_origin(origin) in allow_origins:
         return True
+    scheme, _, authority = normalized_origin(origin).partition("://")
     host: str = environ.get("HTTP_HOST", "")
-    return origin.lower().partition("://")[2] == host.lower() != ""
+    return normalized_origin(f"{scheme}://{host}") == f"{scheme}://{authority}" and authority != ""
+
+
+def normalized_origin(origin: str) -> str:
+    """Return an origin without its default port.
+
+    The two are the same origin (RFC 6454 section 4).
+    """
+    origin = origin.lower()
+    port = {"http": ":80", "https": ":443"}.get(origin.partition("://")[0])
+    return origin.removesuffix(port) if port else origin
 
 
 def host_allowed(host: str, allow_hosts: Collection[str]) -> bool:

@@ -8,7 +8,7 @@ function refuses goes on to Flask, which calls it again and makes the error resp
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 from pushlab.wsgi.responses import WSGI, Environ, Response
 
@@ -27,6 +27,8 @@ class Direct:
             return self.wsgi_app(environ, start_response)
         try:
             response = respond(environ)
+        except ClientDisconnected:  # there is no client to respond to
+            raise
         except HTTPException:
             return self.wsgi_app(environ, start_response)
         return response(environ, start_response)

@@ -1,0 +1,203 @@
+"""Request lines and headers, parsed within limits and fast.
+
+The rules are those of RFC 9112 sections 2, 3, 5 and 6.
+Every server of ours uses it, so that all of them refuse the same. The standard library parses
+headers as e-mail, which costs more than all the rest of a response from memory.
+"""
+
+import re
+from io import BufferedReader
+from typing import NamedTuple
+
+from pushlab import limits
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n")
+_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#@]+)(?=[/?#]|$)(.*)")
+_AUTHORITY = re.compile(r"[^\x00-\x20\x7f/?#@\\,]+")
+_CODINGS = re.compile(rf"{_TOKEN}(?:[ \t]*,[ \t]*{_TOKEN})*")
+
+#: Where two would let a proxy in front of us find the end of the request elsewhere than we do, and
+#: take the rest for another one (RFC 9112 section 11.2).
+_ONCE = ("host", "content-length", "transfer-encoding")
+
+
+class BadRequest(ValueError):
+    """What came is no request; the message says why."""
+
+    status = "400 Bad Request"
+
+
+class RequestLineTooLong(BadRequest):
+    """The request line is longer than `limits.MAX_REQUEST_LINE`."""
+
+    status = "414 URI Too Long"
+
+
+class HeadersTooLarge(BadRequest):
+    """There are too many header lines, or too many bytes."""
+
+    status = "431 Request Header Fields Too Large"
+
+
+class ExpectationFailed(BadRequest):
+    """The expectation is unknown (RFC 9110 section 10.1.1)."""
+
+    status = "417 Expectation Failed"
+
+
+class NotImplementedHere(BadRequest):
+    """The method or transfer coding is not implemented."""
+
+    status = "501 Not Implemented"
+
+
+class VersionNotSupported(BadRequest):
+    """The request is not of HTTP/1 (RFC 9110 section 15.6.6)."""
+
+    status = "505 HTTP Version Not Supported"
+
+
+class RequestLine(NamedTuple):
+    """The first line of a request."""
+
+    method: str
+    target: str  #: in origin-form or asterisk-form
+    version: str  #: "HTTP/1.0" or "HTTP/1.1"
+    host: str | None = None  #: of an absolute-form, which counts more than the Host header
+
+
+def parse_request_line(line: str) -> RequestLine:
+    """Return the parts of a request line; raises BadRequest.
+
+    An absolute-form is split into its host and an origin-form (RFC 9112 section 3.2).
+    """
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        if len(line) >= limits.MAX_REQUEST_LINE:
+            raise RequestLineTooLong(f"more than {limits.MAX_REQUEST_LINE} bytes of request line")
+        raise BadRequest("this is no request line of HTTP/1.1")
+    method, target, major, minor = match.groups()
+    if major != "1":
+        raise VersionNotSupported(f"HTTP/{major}.{minor} is not spoken here")
+    if method != method.upper():  # Werkzeug would take it for the other (RFC 9110 section 9.1)
+        raise NotImplementedHere(f"methods are case-sensitive; {method} is none")
+    version = "HTTP/1.0" if minor == "0" else "HTTP/1.1"
+    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+        return RequestLine(method, target, version)
+    if absolute := _ABSOLUTE.fullmatch(target):
+        host, rest = absolute.groups()
+        return RequestLine(method, rest if rest.startswith("/") else f"/{rest}", version, host)
+    if method == "CONNECT":
+        raise NotImplementedHere("CONNECT is for proxies")
+    raise BadRequest("the request target is neither a path nor a URL")
+
+
+class RequestHeaders:
+    """Header fields, by name and in their order.
+
+    It has the attributes that gevent's handler and Werkzeug's ask for.
+    """
+
+    __slots__ = ("_first", "fields", "size")
+
+    #: For gevent; headers that cannot be parsed raise instead.
+    status = ""
+
+    def __init__(self, rfile: BufferedReader) -> None:
+        self.fields: list[tuple[str, str]] = []  #: every field's name, in lower case, and value
+        self._first: dict[str, str] = {}
+        block = _read(rfile)
+        self.size = len(block)  #: bytes, with the empty line
+        if not _LINES.fullmatch(block):
+            raise BadRequest("these are no header fields")
+        for line in block.decode("latin-1").split("\n")[:-2]:
+            name, _, value = line.partition(":")
+            name, value = name.lower(), value.strip(" \t\r")
+            self.fields.append((name, value))
+            if name in _ONCE and name in self._first:
+                raise BadRequest(f"more than one {name}")
+            self._first.setdefault(name, value)
+
+    def check(self, line: RequestLine) -> None:
+        """Raise BadRequest unless the request's framing and host are clear."""
+        coding, length = self.get("transfer-encoding"), self.get("content-length")
+        if coding is not None:
+            if line.version == "HTTP/1.0":
+                raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
+            if length is not None:
+                raise BadRequest("a body is either chunked, or has a length")
+            if coding.lower() != "chunked":
+                if _CODINGS.fullmatch(coding) and coding.lower().endswith("chunked"):
+                    raise NotImplementedHere("of transfer codings only chunked is known")
+                raise BadRequest("a body in a transfer coding ends with chunked")
+        if length is not None and not re.fullmatch("[0-9]{1,18}", length):
+            raise BadRequest("the length is no number")
+        host = self.get("host")
+        if host is None and line.version != "HTTP/1.0":
+            raise BadRequest("the Host header is missing")
+        if host and not _AUTHORITY.fullmatch(host):
+            raise BadRequest("the Host header names no host")
+        if line.host is not None:
+            self["host"] = line.host
+        if line.version == "HTTP/1.0":
+            if "expect" in self._first:
+                del self["expect"]  # such a client knows no 100 (RFC 9110 section 10.1.1)
+        elif (self.get("expect") or "100-continue").lower() != "100-continue":
+            raise ExpectationFailed("the only expectation met here is 100-continue")
+
+    @property
+    def has_body(self) -> bool:
+        """True if a body follows."""
+        return "transfer-encoding" in self._first or int(self._first.get("content-length", 0)) > 0
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the first field of this name."""
+        return self._first.get(name.lower(), default)
+
+    getheader = get
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return all fields in their order."""
+        return self.fields
+
+    @property
+    def typeheader(self) -> str | None:
+        """The media type of the body."""
+        return self._first.get("content-type")
+
+    def __setitem__(self, name: str, value: str) -> None:
+        name = name.lower()
+        if name in self._first:
+            del self[name]
+        self.fields.append((name, value))
+        self._first[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        name = name.lower()
+        del self._first[name]
+        self.fields = [field for field in self.fields if field[0] != name]
+
+
+def _read(rfile: BufferedReader) -> bytes:
+    """Read up to and with the empty line."""
+    # Nearly always all of it has come in one piece, which is in the reader's buffer already.
+    waiting = rfile.peek()
+    end = 2 if waiting.startswith(b"\r\n") else waiting.find(b"\r\n\r\n") + 4
+    if end != 3 and waiting.count(b"\n", 0, end) <= limits.MAX_HEADER_LINES:
+        return rfile.read(end)
+    lines: list[bytes] = []
+    left = limits.MAX_HEADER_BYTES
+    while not lines or lines[-1] not in (b"\r\n", b"\n"):
+        line = rfile.readline(left + 1)
+        left -= len(line)
+        if left < 0 or len(lines) > limits.MAX_HEADER_LINES:
+            raise HeadersTooLarge(
+                f"more than {limits.MAX_HEADER_LINES} lines or "
+                f"{limits.MAX_HEADER_BYTES} bytes of headers"
+            )
+        if not line:
+            raise BadRequest("the headers end too early")
+        lines.append(line)
+    return b"".join(lines)

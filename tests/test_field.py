@@ -1,0 +1,284 @@
+"""Inputs from public reports to projects of this kind, each with its siblings."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+
+import pytest
+
+from pushlab.hosting.log_lines import printable
+from pushlab.wsgi.accept import prefers
+from pushlab.wsgi.access import normalized_origin, origin_allowed
+from tests.clients import CLOSE, Http, RawSocket, close_frame
+from tests.conftest import ROOT, Server, Start, eventually
+
+SERVERS = ("serve.py", "servers/threads.py")
+
+
+# Credentials and origins.
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [
+        ("Bearer s3cret", 201), ("bearer s3cret", 201), ("BEARER s3cret", 201),
+        ("Bearer  s3cret", 201), ("Bearer s3cret ", 201), ("Bearer s3cre", 401),
+        ("Bearer S3CRET", 401), ("Basic s3cret", 401), ("s3cret", 401), ("Bearer", 401),
+        ("Bearer s3cret s3cret", 401), ("Bearer \xe9", 401),
+    ],
+)  # fmt: skip
+def test_authorization(token_server: Server, authorization: str, status: int) -> None:
+    response = token_server.http.post("/data", {}, headers={"Authorization": authorization})
+    assert response.status == status
+
+
+@pytest.fixture(scope="module")
+def token_server() -> Iterator[Server]:
+    server = Server("serve.py", "--source", "http", "--token", "s3cret")
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("token", [b"s3cret\n", b"s3 cret", b"\xc3\xa9", b"\xff", b"\t"])
+def test_a_token_that_no_header_can_bring_is_refused_at_the_start(token: bytes) -> None:
+    done = subprocess.run(
+        [sys.executable, "serve.py", "--port", "0", "--source", "http"],
+        cwd=ROOT, capture_output=True, env={**os.environb, b"PUSHLAB_TOKEN": token}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"PUSHLAB_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        ("https://example.org", "example.org", True),
+        ("https://example.org", "example.org:443", True),
+        ("https://example.org:443", "example.org", True),
+        ("http://example.org", "example.org:80", True),
+        ("HTTP://EXAMPLE.ORG", "example.org", True),
+        ("https://example.org", "example.org:80", False),
+        ("http://example.org", "example.org:443", False),
+        ("http://example.org:8080", "example.org", False),
+        ("https://other.example", "example.org", True),  # one of --allow-origin
+        ("https://other.example:443", "example.org", True),
+        ("https://other.example:8443", "example.org", False),
+        ("null", "example.org", False),
+        ("", "example.org", False),
+        ("https://", "", False),
+    ],
+)
+def test_an_origin_with_its_default_port_is_the_same(origin: str, host: str, allowed: bool) -> None:
+    others = (normalized_origin("https://other.example:443"),)
+    assert origin_allowed({"HTTP_ORIGIN": origin, "HTTP_HOST": host}, others) is allowed
+
+
+@pytest.mark.parametrize(
+    ("accept", "stream"),
+    [
+        ("text/event-stream", True), ("TEXT/Event-Stream", True), ("text/*", True),
+        ("text/event-stream, */*;q=0.1", True), ("application/json, text/event-stream", True),
+        ("text/event-stream;q=0", False), ("*/*", False), ("", False),
+        ("text/event-stream;q=0.5, application/json", False), ("text/html, */*", False),
+        ("text/event-stream-2", False),
+    ],
+)  # fmt: skip
+def test_accept(accept: str, stream: bool) -> None:
+    assert prefers({"HTTP_ACCEPT": accept}, "text/event-stream") is stream
+
+
+# Logs and standard streams.
+
+
+@pytest.mark.parametrize("text", ["\x1b]0;mine\x07\x1b[2J", "\x9b2J", "a\rb", "\u202e", "\ud800"])
+def test_a_terminal_does_not_obey_a_log_line(text: str) -> None:
+    assert all(" " <= character <= "~" for character in printable(text))
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_control_characters_of_a_request_are_escaped(start: Start, program: str) -> None:
+    server = start(program, "--log-level", "info")
+    for target in ("/\x1b]0;mine\x07", "/\x9b2J"):
+        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+            assert client.recv(12).startswith(b"HTTP/1.1 4")
+    eventually(lambda: server.log.count("\n") >= 2)
+    assert not any("\x00" <= character < " " for character in server.log.replace("\n", ""))
+    assert "\x9b" not in server.log
+
+
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "<&-", ">/dev/full", ">&- 2>/dev/full"])
+@pytest.mark.parametrize("program", SERVERS)
+def test_standard_streams_that_are_closed_or_full(program: str, streams: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = f'"$0" {program} --port {port} --far none --log-level info {streams}'
+    process = subprocess.Popen(["sh", "-c", f"exec {command}", sys.executable], cwd=ROOT)
+    http = Http("127.0.0.1", port)
+
+    def status() -> int:
+        with suppress(OSError):
+            return http.get("/data").status
+        return 0
+
+    try:
+        assert eventually(status) == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_a_reader_of_the_output_that_is_gone(program: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [sys.executable, program, "--port", str(port), "--far", "none"], cwd=ROOT, stdout=writing
+    )
+    os.close(writing)
+    http = Http("127.0.0.1", port)
+
+    def status() -> int:
+        with suppress(OSError):
+            return http.get("/data").status
+        return 0
+
+    try:
+        assert eventually(status) == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_logging_never_blocks_the_server(program: str) -> None:
+    """Standard error is a pipe that nothing reads; 2,000 requests write more than fits into it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, program, "--port", str(port), "--far", "none", "--log-level", "info"],
+        cwd=ROOT, stderr=writing, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(writing)
+    http = Http("127.0.0.1", port)
+
+    def status(path: str = "/data") -> int:
+        with suppress(OSError):
+            return http.get(path).status
+        return 0
+
+    try:
+        assert eventually(status) == 200
+        for _ in range(100):
+            assert status(f"/data?{'x' * 2000}") == 200
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        os.close(reading)
+
+
+# Standard input.
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_standard_input_that_does_not_block(start: Start, program: str) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    server = start(program, "--source", "stdin", stdin=reading)
+    os.close(reading)
+
+    def shows(text: str) -> bool:
+        return bool(server.http.get("/data").json["value"] == {"line": text})
+
+    for text in ("one", "two"):
+        os.write(writing, f"{text}\n".encode())
+        eventually(partial(shows, text))
+    os.close(writing)
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_many_lines_at_once_hold_up_nothing(start: Start, program: str) -> None:
+    """The newest line arrives; what came before it is superseded, not queued."""
+    server = start(program, "--source", "stdin", stdin=subprocess.PIPE)
+    pipe = server.process.stdin
+    assert pipe is not None
+    pipe.write("".join(f"{number}\n" for number in range(100_000)))
+    pipe.flush()
+    eventually(lambda: server.http.get("/data").json["value"] == {"line": "99999"})
+    assert int(server.http.get("/data").json["cursor"].rpartition("-")[2]) < 1000
+    pipe.close()
+
+
+# Connections.
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+@pytest.mark.parametrize("program", SERVERS)
+def test_a_client_that_is_gone_frees_its_place(
+    start: Start, program: str, accept: str, how: str
+) -> None:
+    server = start(program, "--source", "http", "--max-connections", "3")
+    cursor = server.http.get("/data").json["cursor"]
+    held = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(3)]
+    request = f"GET /update?after={cursor}&timeout=60 HTTP/1.1\r\nHost: localhost\r\n"
+    for client in held:
+        client.sendall(f"{request}Accept: {accept}\r\n\r\n".encode())
+
+    def status() -> int:
+        with suppress(OSError):
+            return Http("127.0.0.1", server.port).get("/data").status
+        return 0
+
+    eventually(lambda: status() == 503)
+    for client in held:
+        if how == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    # Long before the polls' 60 seconds and the streams' 15: `eventually` would give up.
+    eventually(lambda: status() == 200, timeout=10)
+
+
+@pytest.mark.parametrize("code", [1000, 1011, 1012, 1013, 1014, 3000, 4999])
+def test_a_close_code_is_echoed(start: Start, code: int) -> None:
+    server = start("serve.py")
+    with RawSocket(server.port) as browser:
+        browser.json()
+        browser.send(close_frame(code, b"why"))
+        opcode, payload = browser.last_frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, code)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
+def test_a_close_code_that_must_not_be_sent_is_an_error(start: Start, code: int) -> None:
+    server = start("serve.py")
+    with RawSocket(server.port) as browser:
+        browser.json()
+        browser.send(close_frame(code, b"why"))
+        opcode, payload = browser.last_frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1002)
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("program", SERVERS)
+def test_each_signal_closes_sockets_with_1001(program: str, name: str) -> None:
+    server = Server(program)
+    with RawSocket(server.port) as browser:
+        browser.json()
+        server.process.send_signal(signal.Signals[name])
+        opcode, payload = browser.last_frame()
+        assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1001)
+    assert server.wait() == 0
