@@ -470,8 +470,8 @@ HANDSHAKES: list[tuple[str, Changes, int]] = [
     ("Host: empty", {"Host": ""}, 400),
     ("Host: two lines", {"host": "127.0.0.1"}, 400),
     ("HTTP/1.0", {"version": "HTTP/1.0"}, 400),
-    ("HTTP/0.9", {"version": "HTTP/0.9"}, 400),
-    ("HTTP/2.0", {"version": "HTTP/2.0"}, 400),
+    ("HTTP/0.9", {"version": "HTTP/0.9"}, 505),
+    ("HTTP/2.0", {"version": "HTTP/2.0"}, 505),
     ("no version of HTTP", {"version": "FTP/1.1"}, 400),
     ("key missing", {"Sec-WebSocket-Key": None}, 400),
     ("key empty", {"Sec-WebSocket-Key": ""}, 400),
@@ -541,7 +541,7 @@ def check_accepted(socket: RawSocket, changes: Changes) -> None:
                                   "{}%00", "/%75pdate/", "/..{}", "*"])  # fmt: skip
 def test_other_paths_accept_no_websocket(endpoint: Endpoint, path: str) -> None:
     with RawSocket(endpoint.server.port, path.format(endpoint.path)) as socket:
-        assert socket.status in ({400, 404} if path == "/static/x" else {308, 404})
+        assert socket.status in ({400, 404} if path in ("/static/x", "*") else {308, 404})
         assert "Upgrade" not in socket.headers
 
 

@@ -33,7 +33,8 @@ def test_no_second_request_can_be_smuggled(server: Server, lines: str) -> None:
     request = f"POST /data HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n\r\n"
     smuggled = "GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
     received = exchange(server.port, (request + smuggled).encode())
-    assert received.startswith(b"HTTP/1.1 400 ")
+    status = b"501" if lines.endswith("gzip, chunked") else b"400"  # RFC 9112 section 6.1
+    assert received.startswith(b"HTTP/1.1 %s " % status)
     assert received.count(b"HTTP/1.1 ") == 1
 
 

@@ -462,7 +462,7 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
         with Wire(relay.port) as wire:
             assert wire.request(request("/data?lane=closed")).status == 200
         with Wire(relay.port) as wire:
-            wire.socket.sendall(request(f"/update?after={newest}&timeout=0.2&lane=closed-poll"))
+            wire.socket.sendall(request(f"/update?after={newest}&timeout=60&lane=closed-poll"))
         with Wire(relay.port) as wire:
             wire.socket.sendall(events("closed-stream"))
             wire.until(b"\n\n\r\n")
@@ -508,6 +508,7 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
         }  # fmt: skip
     assert {name: each["open"] for name, each in sums.items() if each["open"]} == {}
     assert sums.pop("reset")["records"] <= 30
+    assert sums.pop("closed-poll")["records"] == 0, "its client is gone: there is no response"
     assert {name: each["records"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
 
 

@@ -21,8 +21,7 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import limits
-from pushlab.feed import Feed, Reading
-from pushlab.hosting.gevent_sockets import GeventConnection, abort, is_at_end, limit_send_buffer
+from pushlab.hosting.gevent_sockets import GeventConnection, abort, wait_until_gone
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
@@ -121,10 +120,11 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         self.wants_socket = handshake.is_websocket_upgrade(environ)
-        self.wsgi_input = RequestBody(self.rfile, self.headers, self._send_continue)
-        environ["wsgi.input"] = self.wsgi_input.buffered()
+        # None of these refers to the handler: without a cycle it is gone with its request.
+        self.wsgi_input = RequestBody(self.rfile, self.headers, self.socket.sendall)
+        environ["wsgi.input"] = self.wsgi_input.for_application()
         environ["wsgi.input_terminated"] = True
-        environ[WAIT] = self._wait
+        environ[WAIT] = partial(wait_until_gone, self.socket, self.rfile)
         self.exchange = None
         meters = self.server.meters
         if meters is not None and not self.headers.has_body:
@@ -136,9 +136,6 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             if self.exchange is not None:
                 environ[EXCHANGE] = self.exchange
         return environ
-
-    def _send_continue(self) -> None:
-        self.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def handle_one_request(self) -> Any:
         # A client that sends requests faster than they are served never makes us wait, and so would
@@ -220,29 +217,6 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         response = run_websocket_app(self.application, self.environ, self.connection)
         if response is not None:
             self._respond_in_http(*response)
-
-    def _wait(self, feed: Feed, after: str | None, *, timeout: float) -> Reading | None:
-        """Wait for news; raises ConnectionClosed if the client is gone.
-
-        A client that has shut down its sending side while it waits counts as gone.
-        """
-        limit_send_buffer(self.socket)
-        waiting = gevent.getcurrent()
-
-        def look() -> None:
-            if is_at_end(self.socket, self.rfile):
-                watcher.stop()
-                gevent.kill(waiting, ConnectionClosed("the client is gone"))
-            else:
-                watcher.stop()  # it has sent the next request already
-
-        watcher = gevent.get_hub().loop.io(self.socket.fileno(), 1)
-        watcher.start(look)
-        try:
-            return feed.wait(after, timeout=timeout)
-        finally:
-            watcher.stop()
-            watcher.close()
 
     def _respond_in_http(self, status: str, headers: Any, body: Iterable[bytes]) -> None:
         """Send a plain HTTP response, with which the connection ends."""

@@ -12,8 +12,9 @@ import gevent.socket
 from gevent import monkey
 
 from pushlab import limits
+from pushlab.feed import Feed, Reading
 from pushlab.hosting.metering import Exchange
-from pushlab.websocket.connection import Connection
+from pushlab.websocket.connection import Connection, ConnectionClosed
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 
@@ -46,6 +47,30 @@ def is_at_end(sock: Any, rfile: Any) -> bool:
         return False
     except OSError:
         return True
+
+
+def wait_until_gone(
+    sock: Any, rfile: Any, feed: Feed, after: str | None, *, timeout: float
+) -> Reading | None:
+    """Wait for news; raises ConnectionClosed if the client is gone.
+
+    A client that has shut down its sending side while it waits counts as gone.
+    """
+    limit_send_buffer(sock)
+    waiting = gevent.getcurrent()
+    watcher = gevent.get_hub().loop.io(sock.fileno(), _READ)
+
+    def look() -> None:
+        watcher.stop()  # if the client is there, it has sent its next request already
+        if is_at_end(sock, rfile):
+            gevent.kill(waiting, ConnectionClosed("the client is gone"))
+
+    watcher.start(look)
+    try:
+        return feed.wait(after, timeout=timeout)
+    finally:
+        watcher.stop()
+        watcher.close()
 
 
 def limit_send_buffer(sock: Any) -> None:

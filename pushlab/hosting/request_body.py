@@ -25,7 +25,7 @@ class RequestBody(RawIOBase):
     """A readable stream that ends where the body ends."""
 
     def __init__(
-        self, rfile: Any, headers: RequestHeaders, send_continue: Callable[[], None]
+        self, rfile: Any, headers: RequestHeaders, send: Callable[[bytes], object]
     ) -> None:
         self._rfile = rfile
         self._chunked = headers.get("transfer-encoding") is not None
@@ -33,7 +33,7 @@ class RequestBody(RawIOBase):
         self._ended = not headers.has_body
         #: The client waits for a 100 before it sends the body.
         self._awaiting_continue = not self._ended and headers.get("expect") is not None
-        self._send_continue = send_continue
+        self._send = send
         self._in_chunk = False
         #: The connection must not be used for another request.
         self.broken = False
@@ -47,7 +47,7 @@ class RequestBody(RawIOBase):
         try:
             if self._awaiting_continue:
                 self._awaiting_continue = False
-                self._send_continue()
+                self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
             if self._chunked and not self._left and not self._ended:
                 self._next_chunk()
             data = b"" if self._ended else self._read(len(buffer))
@@ -101,6 +101,6 @@ class RequestBody(RawIOBase):
 
     _discard = discard  # as gevent's handler calls it
 
-    def buffered(self) -> BufferedReader:
-        """Return the stream for the application."""
-        return BufferedReader(self)
+    def for_application(self) -> Any:
+        """Return the stream for the application: buffered, if there is anything in it."""
+        return self if self._ended else BufferedReader(self)

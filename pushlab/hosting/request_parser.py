@@ -12,10 +12,11 @@ from typing import NamedTuple
 from pushlab import limits
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
-_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n)*\r\n")
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r\n")
+_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
+_EMPTY_LINE = re.compile(rb"(?:^|\n)\r?\n")
+_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#@]+)(?=[/?#]|$)(.*)")
-_AUTHORITY = re.compile(r"[^\x00-\x20\x7f/?#@\\,]+")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\\,:\[\]]*)(?::[0-9]*)?")
 _CODINGS = re.compile(rf"{_TOKEN}(?:[ \t]*,[ \t]*{_TOKEN})*")
 
 #: Where two would let a proxy in front of us find the end of the request elsewhere than we do, and
@@ -137,7 +138,7 @@ class RequestHeaders:
         host = self.get("host")
         if host is None and line.version != "HTTP/1.0":
             raise BadRequest("the Host header is missing")
-        if host and not _AUTHORITY.fullmatch(host):
+        if not all(_HOST.fullmatch(each) for each in (host, line.host) if each is not None):
             raise BadRequest("the Host header names no host")
         if line.host is not None:
             self["host"] = line.host
@@ -184,9 +185,9 @@ def _read(rfile: BufferedReader) -> bytes:
     """Read up to and with the empty line."""
     # Nearly always all of it has come in one piece, which is in the reader's buffer already.
     waiting = rfile.peek()
-    end = 2 if waiting.startswith(b"\r\n") else waiting.find(b"\r\n\r\n") + 4
-    if end != 3 and waiting.count(b"\n", 0, end) <= limits.MAX_HEADER_LINES:
-        return rfile.read(end)
+    empty_line = _EMPTY_LINE.search(waiting)
+    if empty_line and waiting.count(b"\n", 0, empty_line.end()) <= limits.MAX_HEADER_LINES:
+        return rfile.read(empty_line.end())
     lines: list[bytes] = []
     left = limits.MAX_HEADER_BYTES
     while not lines or lines[-1] not in (b"\r\n", b"\n"):

@@ -206,6 +206,11 @@ class Handler(WSGIRequestHandler):
         return True
 
     def handle_one_request(self) -> None:
+        if isinstance(self.rfile, _Rest):  # the response is sent: wait for the client to close
+            while self.rfile.read():
+                pass
+            self.close_connection = True
+            return
         for _ in range(limits.MAX_EMPTY_LINES):  # before a request (RFC 9112 section 2.2)
             if not cast(BufferedReader, self.rfile).peek().startswith(b"\r\n"):
                 break
@@ -224,15 +229,12 @@ class Handler(WSGIRequestHandler):
             if self.exchange is not None and not self.is_detached:
                 self.exchange.closed()
 
-    def _send_continue(self) -> None:
-        self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-
     def make_environ(self) -> dict[str, Any]:
         environ = super().make_environ()
         environ[ON_RELEASE] = self.server.release
         if not is_websocket_upgrade(environ):
-            body = RequestBody(self.rfile, self.request_headers, self._send_continue)
-            environ["wsgi.input"], environ["wsgi.input_terminated"] = body.buffered(), True
+            body = RequestBody(self.rfile, self.request_headers, self.connection.sendall)
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = body.for_application(), True
             self.rfile = _Rest(cast(BufferedReader, self.rfile))
         meters = self.server.meters
         if meters is not None and not self.request_headers.has_body:
