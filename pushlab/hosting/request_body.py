@@ -102,5 +102,8 @@ class RequestBody(RawIOBase):
     _discard = discard  # as gevent's handler calls it
 
     def for_application(self) -> Any:
-        """Return the stream for the application: buffered, if there is anything in it."""
+        """Return the stream for the application.
+
+        It is buffered if there is anything in it.
+        """
         return self if self._ended else BufferedReader(self)
