@@ -23,7 +23,7 @@ BROADCAST_CHUNK = 256  #: subscribers that are sent to before other work gets it
 # Transports.
 POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none
 MAX_POLL_TIMEOUT = 60.0  #: seconds that a browser may ask a long poll to be held
-LOOK_INTERVAL = 0.5  #: seconds between a waiting thread's looks at its client
+LOOK_INTERVAL = 0.5  #: seconds between looks whether a waiting client is gone
 HEARTBEAT = 15.0  #: seconds of silence until an event stream sends a comment
 RETRY = 1000  #: milliseconds until a browser reopens an event stream
 

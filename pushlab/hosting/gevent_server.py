@@ -21,12 +21,13 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import limits
+from pushlab.hosting.client_gone import gone
 from pushlab.hosting.gevent_sockets import GeventConnection, abort, wait_until_gone
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
-from pushlab.hosting.request_body import BadBody, RequestBody
+from pushlab.hosting.request_body import NO_BODY, BadBody, RequestBody
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.websocket import handshake
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 #: Up to this many bytes of body are copied behind the headers: cheaper than a second write.
 _ONE_WRITE = 64 * 1024
+
+#: Seconds that a read takes at most if it need not wait.
+_NO_WAIT = 20e-6
 
 #: Names of header fields in the environ, for those that have come before.
 _ENVIRON_NAMES: dict[str, str] = {}
@@ -121,10 +125,13 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         environ: dict[str, Any] = super().get_environ()
         self.wants_socket = handshake.is_websocket_upgrade(environ)
         # None of these refers to the handler: without a cycle it is gone with its request.
-        self.wsgi_input = RequestBody(self.rfile, self.headers, self.socket.sendall)
+        if self.headers.has_body:
+            self.wsgi_input = RequestBody(self.rfile, self.headers, self.socket.sendall)
+        else:
+            self.wsgi_input = NO_BODY
         environ["wsgi.input"] = self.wsgi_input.for_application()
         environ["wsgi.input_terminated"] = True
-        environ[WAIT] = partial(wait_until_gone, self.socket, self.rfile)
+        environ[WAIT] = partial(wait_until_gone, self.server.waiting, self.socket)
         self.exchange = None
         meters = self.server.meters
         if meters is not None and not self.headers.has_body:
@@ -157,7 +164,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                 line = super().read_requestline()
         finally:
             self.idle = False
-        if (now := time.monotonic()) - begun > limits.TIME_SLICE:  # others have run meanwhile
+        if (now := time.monotonic()) - begun > _NO_WAIT:  # others have run meanwhile
             self._slice_ends = now + limits.TIME_SLICE
         self._line_size = len(line)
         return line
@@ -355,6 +362,8 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.header_timeout = settings.header_timeout
         self.max_connections = listener_limit(settings.max_connections)
         self.handlers: set[Handler] = set()
+        #: By descriptor, the greenlets that wait for news.
+        self.waiting: dict[int, Any] = {}
         self.rejecting = 0  # connections that are being rejected with 503
         self.connections = 0
         self._handshaking = 0  # of TLS
@@ -373,15 +382,17 @@ class Server(WSGIServer):  # type: ignore[misc]
         """Serve until SIGTERM, Ctrl-C or `stop`."""
         if not self.started:
             self.start()
-        while not self._stop_requested.wait(min(1.0, self.header_timeout / 4)):
+        while not self._stop_requested.wait(min(limits.LOOK_INTERVAL, self.header_timeout / 4)):
             self.close_timed_out()
         self.stop(stop_timeout)
 
     def close_timed_out(self) -> None:
-        """Abort the connections whose deadline has passed."""
+        """End late connections, and the waits of gone clients."""
         now = time.monotonic()
         for handler in [each for each in self.handlers if each.deadline < now]:
             abort(handler.socket)
+        for number in gone(self.waiting):
+            gevent.kill(self.waiting[number], ConnectionClosed("the client is gone"))
 
     def release(self) -> None:
         """Count one connection less."""

@@ -14,7 +14,7 @@ from gevent import monkey
 from pushlab import limits
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.metering import Exchange
-from pushlab.websocket.connection import Connection, ConnectionClosed
+from pushlab.websocket.connection import Connection
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
 
@@ -29,48 +29,20 @@ def abort(sock: Any) -> None:
         kind.shutdown(sock, socket.SHUT_RDWR)
 
 
-def is_at_end(sock: Any, rfile: Any) -> bool:
-    """Tell whether the other end has closed.
-
-    `rfile` is the socket's reader.
-    """
-    try:
-        if not hasattr(sock, "pending"):
-            return not sock._sock.recv(1, socket.MSG_PEEK)
-        before = sock.gettimeout()
-        sock.settimeout(0)  # with which a peek is a look at what has come
-        try:
-            return not rfile.peek()
-        finally:
-            sock.settimeout(before)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return False
-    except OSError:
-        return True
-
-
 def wait_until_gone(
-    sock: Any, rfile: Any, feed: Feed, after: str | None, *, timeout: float
+    waiting: dict[int, Any], sock: Any, feed: Feed, after: str | None, *, timeout: float
 ) -> Reading | None:
-    """Wait for news; raises ConnectionClosed if the client is gone.
+    """Wait for news, among the `waiting` of a server.
 
-    A client that has shut down its sending side while it waits counts as gone.
+    Raises ConnectionClosed when the server finds out that the client is gone.
     """
     limit_send_buffer(sock)
-    waiting = gevent.getcurrent()
-    watcher = gevent.get_hub().loop.io(sock.fileno(), _READ)
-
-    def look() -> None:
-        watcher.stop()  # if the client is there, it has sent its next request already
-        if is_at_end(sock, rfile):
-            gevent.kill(waiting, ConnectionClosed("the client is gone"))
-
-    watcher.start(look)
+    number = sock.fileno()
+    waiting[number] = gevent.getcurrent()
     try:
         return feed.wait(after, timeout=timeout)
     finally:
-        watcher.stop()
-        watcher.close()
+        waiting.pop(number, None)
 
 
 def limit_send_buffer(sock: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import gevent
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
+from pushlab import limits
 from pushlab.hosting.gevent_server import Handler, Server
 from pushlab.hosting.lifecycle import announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
@@ -48,7 +49,7 @@ class GunicornServer(Server):
     def _close_timed_out_regularly(self) -> None:
         while not self.closed:
             self.close_timed_out()
-            gevent.sleep(1)
+            gevent.sleep(limits.LOOK_INTERVAL)
 
     def close(self) -> None:
         """Shut down gracefully, before gunicorn ends the worker."""

@@ -8,7 +8,8 @@ status the application makes of the error. Every server of ours reads bodies wit
 import re
 from collections.abc import Callable
 from io import BufferedReader, RawIOBase
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from pushlab import limits
 from pushlab.hosting.request_parser import RequestHeaders
@@ -40,6 +41,9 @@ class RequestBody(RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+    def close(self) -> None:
+        """Do nothing: the connection is not the application's."""
 
     def readinto(self, buffer: Any) -> int:
         if self.broken:
@@ -107,3 +111,7 @@ class RequestBody(RawIOBase):
         It is buffered if there is anything in it.
         """
         return self if self._ended else BufferedReader(self)
+
+
+#: The body of every request that has none.
+NO_BODY = RequestBody(None, cast(RequestHeaders, SimpleNamespace(has_body=False, get={}.get)), len)

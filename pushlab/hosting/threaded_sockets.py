@@ -6,8 +6,6 @@ waits on its channel for the routes that converse. gevent is not needed.
 
 import errno
 import logging
-import os
-import select
 import selectors
 import socket
 import ssl
@@ -19,6 +17,7 @@ from typing import Any
 
 from pushlab import limits
 from pushlab.feed import Feed, Reading
+from pushlab.hosting.client_gone import gone
 from pushlab.hosting.metering import Exchange
 from pushlab.websocket import frames
 from pushlab.websocket.connection import Connection, ConnectionClosed
@@ -43,22 +42,6 @@ def abort(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def is_gone(number: int) -> bool:
-    """Tell whether the other end of a descriptor has closed."""
-    if hasattr(select, "POLLRDHUP"):  # Linux: it shows whatever may be left to read
-        poller = select.poll()
-        poller.register(number, select.POLLRDHUP)
-        return bool(poller.poll(0))
-    with socket.socket(fileno=os.dup(number)) as copy:
-        copy.setblocking(False)
-        try:
-            return not copy.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-
 def wait_and_look(number: int, feed: Feed, after: str | None, *, timeout: float) -> Reading | None:
     """Wait for news; raises ConnectionClosed if the client is gone.
 
@@ -70,7 +53,7 @@ def wait_and_look(number: int, feed: Feed, after: str | None, *, timeout: float)
         reading = feed.wait(after, timeout=max(0.0, min(left, limits.LOOK_INTERVAL)))
         if reading is not None or left <= limits.LOOK_INTERVAL or feed.closed:
             return reading
-        if is_gone(number):
+        if gone([number]):
             raise ConnectionClosed("the client is gone")
 
 
