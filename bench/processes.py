@@ -81,7 +81,7 @@ class Process:
 
 
 def cpu_of(process: Process, work: Callable[[], object], times: int = 1) -> float:
-    """Return the microseconds of CPU that some work costs, on average."""
+    """Return the average CPU microseconds of some work."""
     before = process.cpu()
     for _ in range(times):
         work()
@@ -115,7 +115,7 @@ def is_pinned() -> bool:
 
 @contextmanager
 def on_core(place: int) -> Iterator[None]:
-    """Start processes meanwhile on one core: the first, 0, or the last, -1."""
+    """Start processes meanwhile on one core: 0, or -1."""
     if sys.platform != "linux":
         yield
         return
@@ -174,7 +174,7 @@ def _port_of(pid: int, port: int, output: Path) -> int:
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Tell whether it is this process: another may have taken the port."""
+    """Tell whether it is this process at the port."""
     try:
         process = psutil.Process(pid)
         return any(

@@ -31,7 +31,7 @@ class Variant:
 
     @property
     def has_choice(self) -> bool:
-        """Whether our dispatch and Flask's are both known to be possible."""
+        """Whether our dispatch and Flask's are both possible."""
         only_handshakes = self.carry and TRANSPORTS[self.transport].upgrades
         return self.dispatch != UNKNOWN and not only_handshakes
 

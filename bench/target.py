@@ -61,7 +61,7 @@ class Target:
             self.publisher.change()
 
     def measure_publishing(self, pace: float) -> None:
-        """Fill in `publish_cpu`, which stays empty where the CPU is not known.
+        """Fill in `publish_cpu`, where the CPU is known.
 
         One sample per change, at the pace at which it will be measured: a server that has been idle
         for a second takes longer for the same.

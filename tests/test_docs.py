@@ -118,11 +118,11 @@ def test_polling_wins_with_slow_readers() -> None:
 @pytest.mark.parametrize(
     ("sentence", "what", "reached"),
     [
-        ("Median: |broadcast|, reached.", "notification / floor", True),
+        ("reached with the most subscribers only", "notification / floor", False),
         ("costs |handshake| floors, and the aim was |handshake aim|", "handshake / floor", False),
         ("costs |event| floors, and the aim was |event aim|", "event / floor", False),
         ("took |cycle| µs, and the aim was |cycle aim|", "long-poll cycle", False),
-        ("in floors it reaches its aim", "long-poll cycle / floor", True),
+        ("in floors it misses its aim", "long-poll cycle / floor", False),
     ],
 )
 def test_which_aims_are_reached(sentence: str, what: str, reached: bool) -> None:
@@ -135,9 +135,10 @@ def test_other_figures_and_the_aims() -> None:
     assert says("docs/explanation/speed.rst", "90th percentile: |broadcast p90|, missed.")
     broadcasts = docs.fanout().all("notification / floor")
     assert all(one.quantile(0.9) > GOAL["notification / floor"].most for one in broadcasts)
-    assert says("docs/explanation/speed.rst", "picows stays below the aim")
+    assert broadcasts[-1].median <= GOAL["notification / floor"].most < broadcasts[0].median
+    assert says("docs/explanation/speed.rst", "picows comes near it")
     handshakes = docs.fanout().all("handshake / floor", "picows")
-    assert all(one.median < GOAL["handshake / floor"].most for one in handshakes)
+    assert all(one.median < 1.1 * GOAL["handshake / floor"].most for one in handshakes)
 
 
 def test_what_the_studies_say() -> None:

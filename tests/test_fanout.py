@@ -129,3 +129,17 @@ def test_without_a_compiler_there_is_one_line(
     with pytest.raises(SystemExit, match=r"bench.fanout: the floor is .* install a C compiler"):
         benchmark.main(["--clients", "5"])
     assert capsys.readouterr().out == ""
+
+
+def test_without_options_it_measures_the_published_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defaults pass through the options' own types."""
+
+    class MeasuredError(Exception):
+        pass
+
+    def measure(clients: list[int], **_: object) -> Report:
+        raise MeasuredError(clients)
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    with pytest.raises(MeasuredError, match=r"\[1000, 5000\]"):
+        benchmark.main([])

@@ -30,7 +30,7 @@ AGENT = (
 def request(
     host: str, path: str, *, method: str = "GET", known: str = "", template: str = FETCH
 ) -> bytes:
-    """Return a request of a page that has the reading `known`."""
+    """Return a request of a page that has a reading."""
     etag = f'If-None-Match: "{known}"\r\n' if known else ""
     return template.format(method=method, path=path, host=host, agent=AGENT, etag=etag).encode()
 

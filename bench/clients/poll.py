@@ -48,7 +48,7 @@ CLIENT = Poll
 
 
 class Fetch(Poll):
-    """GET /data once per tick, one after the other, whether new or not."""
+    """GET /data once per tick, whether new or not."""
 
     def tick(self) -> None:
         self._due += 1

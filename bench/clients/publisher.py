@@ -83,6 +83,16 @@ class Posting(Publisher):
         return value
 
 
+class PostingAnywhere(Posting):
+    """It changes the data, readable or not."""
+
+    def refresh(self) -> None:
+        try:
+            super().refresh()
+        except WrongResponse:
+            self.cursor = ""
+
+
 class Watching(Publisher):
     """It waits with long polls until the data changes."""
 

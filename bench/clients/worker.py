@@ -103,7 +103,7 @@ class LoadGenerator:
         after: str,
         **kind: Any,
     ) -> dict[str, Any]:
-        """Add clients, of this kind (see Client), that are all subscribed.
+        """Add clients of this kind, all subscribed.
 
         Returns their traffic.
         """

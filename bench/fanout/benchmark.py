@@ -40,7 +40,7 @@ def measure(
     names: Sequence[str] = (),
     command: str = COMMAND,
 ) -> Report:
-    """Measure our server, and the others of these names, or "all".
+    """Measure our server, and others.
 
     The command is the one that the report names. Another server that cannot be installed, or that
     fails, is not measured any more.
@@ -90,7 +90,7 @@ def _say(progress: str) -> None:
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @click.option("--clients", type=listed(click.IntRange(1)), multiple=True, metavar="N",
-    default=[[1000, 5000]], help="Open so many WebSockets (1000 5000).")  # fmt: skip
+    default=["1000,5000"], help="Open so many WebSockets (1000 5000).")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1), default=30, show_default=True, metavar="N",
     help="Rounds of server and floor.")  # fmt: skip
 @click.option("--long-polls", "--waiting", type=click.IntRange(1), default=1000,

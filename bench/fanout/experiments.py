@@ -80,7 +80,7 @@ def _publishing(server: Process, subscribers: Subscribers, rounds: int) -> list[
 def _in_turns(
     cost: Callable[[], float], floor: Floor, clients: int, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Return samples of a cost, and of the floor in between."""
+    """Return samples of a cost, and of the floor."""
     pairs = [(cost(), floor.cost(_broadcasts(clients))) for _ in range(rounds)]
     return [cost for cost, _ in pairs], [of_floor for _, of_floor in pairs]
 
@@ -176,7 +176,7 @@ def _waiting(
     floor: Floor,
     rounds: int,
 ) -> tuple[list[float], list[float]]:
-    """Return what a broadcast costs each of the clients, and floors.
+    """Return what a broadcast costs per client, and floors.
 
     Publishing is included, and that those who poll do so again.
     """

@@ -1,4 +1,4 @@
-"""The floor: the least that a broadcast costs, measured with `floor.c`."""
+"""The least that a broadcast costs, measured with `floor.c`."""
 
 import shutil
 import subprocess

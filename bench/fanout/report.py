@@ -17,7 +17,7 @@ BY_FLASK = "Pushlab by Flask"
 
 @dataclass(frozen=True)
 class Goal:
-    """The most that the median may be, or the `worst` sample."""
+    """The most that a median, or worst sample, may be."""
 
     what: str
     most: float
@@ -134,7 +134,7 @@ class Report:
         return as_rst(rows)
 
     def side_by_side(self) -> str:
-        """Return all servers in a table per N; "" without others."""
+        """Return a table of all servers per N."""
         servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
         if {OURS, BY_FLASK}.issuperset(servers):
             return ""

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from bench.clients.base import sequence
 from bench.clients.http import WrongResponse
-from bench.clients.publisher import FrameSending, Posting, Speaking
+from bench.clients.publisher import FrameSending, PostingAnywhere, Speaking
 from bench.clients.worker import Worker
 
 #: Seconds after which a subscriber that has received nothing counts as missing.
 DELIVERY_TIMEOUT = 10.0
 
 #: How a server is made to broadcast, by name.
-PUBLISHERS: dict[str, type[Posting] | type[Speaking] | type[FrameSending]] = {
-    "http": Posting,
+PUBLISHERS: dict[str, type[PostingAnywhere] | type[Speaking] | type[FrameSending]] = {
+    "http": PostingAnywhere,
     "websocket": Speaking,
     "floor": FrameSending,
 }
@@ -26,7 +26,7 @@ class Subscribers:
     """The subscribers of the server at this port of 127.0.0.1."""
 
     _port: int
-    _publisher: Posting | Speaking | FrameSending
+    _publisher: PostingAnywhere | Speaking | FrameSending
     _worker: Worker
     _timeout: float
     count: int = 0
@@ -83,7 +83,7 @@ class Subscribers:
 def subscribers(
     port: int, publisher: str = "http", *, inner_port: int = 0, timeout: float = DELIVERY_TIMEOUT
 ) -> Iterator[Subscribers]:
-    """Have a worker, and a publisher at the server's inner port."""
+    """Have a worker, and a publisher."""
     publishing = PUBLISHERS[publisher]("127.0.0.1", inner_port or port)
     with closing(publishing), closing(Worker()) as worker:
         yield Subscribers(port, publishing, worker, timeout)

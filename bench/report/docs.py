@@ -1,4 +1,4 @@
-"""What cog writes into README.rst and docs/, from docs/results/*.json: `make figures`.
+"""What cog writes into the documents: `make figures`.
 
 A block in a document calls a function of this module, and cog writes below it what that prints::
 

@@ -1,4 +1,4 @@
-"""What the results say, in at most ten sentences, each of which follows from the data.
+"""What the results say, in at most ten sentences.
 
 Like is compared with like: transports that bring the same payload. What carrying saves is a
 sentence of its own.
@@ -160,7 +160,7 @@ def _of(group: Comparison, variant: Variant) -> Result | None:
 def _pair(
     group: Comparison, measured: Callable[[Result], object]
 ) -> tuple[Result, Result, str] | None:
-    """Return the first two in ORDER that both carry, or signal."""
+    """Return the first two in ORDER with one payload."""
     for carry, names in product((True, False), combinations(ORDER, 2)):
         one, other = (_of(group, Variant(name, carry)) for name in names)
         if one and other and measured(one) and measured(other):

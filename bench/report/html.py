@@ -1,4 +1,4 @@
-"""The report of a comparison: one HTML page without scripts or other files."""
+"""The report of a comparison: one self-contained HTML page."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The figures of every result, in tables for people and as CSV."""
+"""The figures of every result, in tables and CSV."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ class Comparison(NamedTuple):
 
     @property
     def title(self) -> str:
-        """As in "serve.py, 200 ms away, 100 browsers, a change every 0.5 s"."""
+        """As in "serve.py, 200 ms away, 100 browsers"."""
         slow = f", {self.processing_time:g} s to show each" if self.processing_time else ""
         periods = {result.period for result in self.entries if result.period is not None}
         polls = f", polls every {max(periods):g} s" if len(periods) == 1 else ""

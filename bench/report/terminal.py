@@ -50,7 +50,7 @@ def _colour(transport: str) -> str:
 
 
 class _Left(ProgressColumn):
-    """The planned time that is left: a step takes as planned."""
+    """The planned time that is left."""
 
     max_refresh = 0.5
 
@@ -60,7 +60,7 @@ class _Left(ProgressColumn):
 
 
 class Progress:
-    """A progress bar with the step and the planned time left.
+    """A progress bar with step and time left.
 
     Where the console is no terminal, it prints a line for each step instead.
     """

@@ -1,4 +1,4 @@
-"""Abril's recordings: what five updates a second apart cost one client, reload to WebSocket."""
+"""Abril's recordings: five updates, a second apart."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -107,7 +107,7 @@ class Abril(Study):
 def _reloaded(
     path: str, port: int, change: Callable[[], object], *, updates: int
 ) -> list[list[int]]:
-    """Return bytes up and down of a reload after each change."""
+    """Return the bytes of a reload after each change."""
     costs = []
     try:
         with closing(BlockingConnection("127.0.0.1", port)) as connection:

@@ -1,4 +1,4 @@
-"""A study: a published experiment, repeated, its results beside the original's."""
+"""A study: a published experiment, repeated."""
 
 from collections.abc import Iterable, Sequence
 
@@ -49,7 +49,7 @@ class Study:
         return []
 
     def numbers(self, results: Results) -> dict[str, str]:
-        """Return the figures of its page, names starting with its own.
+        """Return the figures of its page by name.
 
         The results must be complete.
         """

@@ -1,4 +1,4 @@
-"""Kaazing's quantum leap: what polling every second sends for nothing, counted and not drawn."""
+"""Kaazing's quantum leap: polling every second, counted."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pimentel and Nickerson's sensor: the latency of four readings a second, by distance."""
+"""Pimentel and Nickerson's sensor: latency by distance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

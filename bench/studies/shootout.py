@@ -1,4 +1,4 @@
-"""Hashrocket's shootout: how many clients until a broadcast takes too long."""
+"""Hashrocket's shootout: clients until a broadcast is late."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -20,7 +20,7 @@ def reading(signal: str) -> str:
 
 
 def listen() -> socket.socket:
-    """Return a socket that listens on a free port, and print that."""
+    """Listen on a free port, and print it."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     print(f"The server is at http://127.0.0.1:{listener.getsockname()[1]} ", flush=True)
