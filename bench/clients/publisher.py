@@ -90,7 +90,7 @@ class PostingAnywhere(Posting):
         try:
             super().refresh()
         except WrongResponse:
-            self.cursor = ""
+            self.cursor = "unknown-0"
 
 
 class Watching(Publisher):
