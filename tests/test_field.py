@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
+from websockets import Subprotocol
+from websockets.sync.client import connect
 
 from pushlab.hosting.log_lines import printable
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.access import normalized_origin, origin_allowed
+from pushlab.wsgi.proxy_headers import apply_forwarded, network
 from tests.clients import CLOSE, Http, RawSocket, close_frame
 from tests.conftest import ROOT, Server, Start, eventually
 
@@ -282,3 +286,55 @@ def test_each_signal_closes_sockets_with_1001(program: str, name: str) -> None:
         opcode, payload = browser.last_frame()
         assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1001)
     assert server.wait() == 0
+
+
+# Proxies and subprotocols.
+
+
+@pytest.mark.parametrize(
+    ("address", "trusted", "applied"),
+    [
+        ("", ("unix",), True), ("", ("10.0.0.0/8",), False), ("10.1.2.3", ("10.0.0.0/8",), True),
+        ("10.1.2.3", ("unix",), False), ("192.0.2.1", ("unix", "10.0.0.0/8"), False),
+    ],
+)  # fmt: skip
+def test_what_a_trusted_proxy_forwards_is_applied(
+    address: str, trusted: tuple[str, ...], applied: bool
+) -> None:
+    environ = {
+        "REMOTE_ADDR": address, "HTTP_HOST": "inner", "SCRIPT_NAME": "", "PATH_INFO": "/data",
+        "HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_X_FORWARDED_PREFIX": "/push",
+    }  # fmt: skip
+    apply_forwarded(environ, tuple(map(network, trusted)))
+    assert (environ["REMOTE_ADDR"] == "203.0.113.9") is applied
+    assert (environ["SCRIPT_NAME"] == "/push") is applied
+
+
+APP = """
+from gevent import monkey; monkey.patch_all()
+from flask import Flask, request
+from pushlab.hosting import gevent_server
+app = Flask(__name__)
+@app.route("/", websocket=True)
+def talk():
+    socket = request.environ["wsgi.websocket"]
+    socket.accept("chat.2" if "chat.2" in socket.subprotocols else None)
+    socket.send(str(socket.subprotocol))
+    return ""
+gevent_server.run(app, port=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [(["chat.1", "chat.2"], "chat.2"), (["chat.1"], None), (None, None)]
+)
+def test_a_route_can_choose_a_subprotocol(
+    tmp_path: Path, offered: list[str] | None, chosen: str | None
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    server = Server(str(tmp_path / "app.py"), "--far", "none")
+    names = [Subprotocol(name) for name in offered] if offered else None
+    with connect(f"ws://127.0.0.1:{server.port}/", subprotocols=names) as browser:
+        assert browser.recv(10) == str(chosen)
+        assert browser.subprotocol == chosen
+    assert server.stop() == 0
