@@ -6,20 +6,22 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets import Subprotocol
 from websockets.sync.client import connect
 
+from bench.servers import free_port
 from pushlab.hosting.log_lines import printable
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.access import normalized_origin, origin_allowed
 from pushlab.wsgi.proxy_headers import apply_forwarded, network
-from tests.clients import CLOSE, Http, RawSocket, close_frame
+from tests.clients import CLOSE, HANG_TIMEOUT, Http, RawSocket, close_frame
 from tests.conftest import ROOT, Server, Start, eventually
 
 SERVERS = ("serve.py", "servers/threads.py")
@@ -118,80 +120,55 @@ def test_control_characters_of_a_request_are_escaped(start: Start, program: str)
     assert "\x9b" not in server.log
 
 
-@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "<&-", ">/dev/full", ">&- 2>/dev/full"])
-@pytest.mark.parametrize("program", SERVERS)
-def test_standard_streams_that_are_closed_or_full(program: str, streams: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = f'"$0" {program} --port {port} --far none --log-level info {streams}'
-    process = subprocess.Popen(["sh", "-c", f"exec {command}", sys.executable], cwd=ROOT)
+@contextmanager
+def serving(program: str, streams: str = "", **popen: Any) -> Iterator[Callable[[str], int]]:
+    """Start a program whose output is not read; it must serve, and stop with status 0.
+
+    Yields a function that returns the status of a path, or 0.
+    """
+    port = free_port()
+    command = f'exec "$0" {program} --port {port} --far none --log-level info {streams}'
+    process = subprocess.Popen(["sh", "-c", command, sys.executable], cwd=ROOT, **popen)
     http = Http("127.0.0.1", port)
 
-    def status() -> int:
-        with suppress(OSError):
-            return http.get("/data").status
-        return 0
-
-    try:
-        assert eventually(status) == 200
-        process.terminate()
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-
-
-@pytest.mark.parametrize("program", SERVERS)
-def test_a_reader_of_the_output_that_is_gone(program: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    reading, writing = os.pipe()
-    os.close(reading)
-    process = subprocess.Popen(
-        [sys.executable, program, "--port", str(port), "--far", "none"], cwd=ROOT, stdout=writing
-    )
-    os.close(writing)
-    http = Http("127.0.0.1", port)
-
-    def status() -> int:
-        with suppress(OSError):
-            return http.get("/data").status
-        return 0
-
-    try:
-        assert eventually(status) == 200
-        process.terminate()
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-
-
-@pytest.mark.parametrize("program", SERVERS)
-def test_logging_never_blocks_the_server(program: str) -> None:
-    """Standard error is a pipe that nothing reads; 2,000 requests write more than fits into it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, program, "--port", str(port), "--far", "none", "--log-level", "info"],
-        cwd=ROOT, stderr=writing, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(writing)
-    http = Http("127.0.0.1", port)
-
-    def status(path: str = "/data") -> int:
+    def status(path: str) -> int:
         with suppress(OSError):
             return http.get(path).status
         return 0
 
     try:
-        assert eventually(status) == 200
-        for _ in range(100):
-            assert status(f"/data?{'x' * 2000}") == 200
+        assert eventually(lambda: status("/data")) == 200
+        yield status
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(HANG_TIMEOUT) == 0
     finally:
         process.kill()
-        os.close(reading)
+
+
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "<&-", ">/dev/full", ">&- 2>/dev/full"])
+@pytest.mark.parametrize("program", SERVERS)
+def test_standard_streams_that_are_closed_or_full(program: str, streams: str) -> None:
+    with serving(program, streams):
+        pass
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_a_reader_of_the_output_that_is_gone(program: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with serving(program, stdout=writing):
+        os.close(writing)
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_logging_never_blocks_the_server(program: str) -> None:
+    """Nothing reads standard error, and the log is longer than its pipe."""
+    reading, writing = os.pipe()
+    with serving(program, stdout=subprocess.DEVNULL, stderr=writing) as status:
+        os.close(writing)
+        for _ in range(100):
+            assert status(f"/data?{'x' * 2000}") == 200
+    os.close(reading)
 
 
 # Standard input.

@@ -91,7 +91,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             return
         self.server.connections += 1
         self.server.handlers.add(self)
-        self.deadline = time.monotonic() + self.server.header_timeout
+        now = time.monotonic()
+        self.deadline, self._slice_ends = now + self.server.header_timeout, now + limits.TIME_SLICE
         try:
             super().handle()
         except OSError as error:
@@ -178,9 +179,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         self.headers = RequestHeaders(self.rfile)
         self.headers.check(line)
         self.content_length = int(self.headers.get("content-length") or 0) or None
-        options = [
-            each.strip() for each in (self.headers.get("connection") or "").lower().split(",")
-        ]
+        options = handshake.tokens(self.headers.get("connection") or "")
         is_old = line.version == "HTTP/1.0"
         self.close_connection = "keep-alive" not in options if is_old else "close" in options
         return True

@@ -86,8 +86,8 @@ class RequestBody(RawIOBase):
                 raise BadBody("this is no trailer field")
         self._ended = True
 
-    def discard(self) -> None:
-        """Read what the application has not.
+    def _discard(self) -> None:
+        """Read what the application has not; gevent's handler calls it.
 
         The connection is broken by more than `limits.MAX_DISCARDED`.
         """
@@ -102,8 +102,6 @@ class RequestBody(RawIOBase):
             left -= len(data)
             if left <= 0:
                 self.broken = True
-
-    _discard = discard  # as gevent's handler calls it
 
     def for_application(self) -> Any:
         """Return the stream for the application.
