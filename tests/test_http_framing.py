@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import ROOT, Server
+from tests.hosting import start_server
 
 #: Words of the table that stand for pieces of requests.
 PIECES = {
@@ -30,9 +31,11 @@ def rows() -> Iterator[tuple[str, str]]:
 ROWS = tuple(rows())
 
 
-@pytest.fixture(scope="module", params=["serve.py", "servers/threads.py"])
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    server = Server(request.param, "--source", "http")
+@pytest.fixture(scope="module", params=["serve.py", "gunicorn", "servers/threads.py"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    server = start_server(request.param, tmp_path_factory.mktemp("server"), "--source", "http")
     server.publish({"n": 1})
     yield server
     assert server.stop() == 0
