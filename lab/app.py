@@ -26,6 +26,7 @@ from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
 from pushlab.transports import TRANSPORTS, routes
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
+from pushlab.wsgi.cross_origin import CrossOrigin
 from pushlab.wsgi.direct import Direct
 from pushlab.wsgi.policy import content_security_policy, error_as_json
 from pushlab.wsgi.responses import Environ, error
@@ -131,6 +132,10 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     app.register_error_handler(HTTPException, error_as_json)
     if settings.direct:
         app.wsgi_app = Direct(app.wsgi_app, transports)  # type: ignore[method-assign]
+    if settings.allow_origins:
+        app.wsgi_app = CrossOrigin(  # type: ignore[method-assign]
+            app.wsgi_app, settings.allow_origins, paths=transports
+        )
     return app
 
 

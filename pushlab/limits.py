@@ -26,6 +26,7 @@ MAX_POLL_TIMEOUT = 60.0  #: seconds that a browser may ask a long poll to be hel
 LOOK_INTERVAL = 0.5  #: seconds between looks whether a waiting client is gone
 HEARTBEAT = 15.0  #: seconds of silence until an event stream sends a comment
 RETRY = 1000  #: milliseconds until a browser reopens an event stream
+PREFLIGHT_AGE = 600  #: seconds that a browser may remember what a page elsewhere may send
 
 # HTTP requests.
 HEADER_TIMEOUT = 10.0  #: seconds that a request's headers may take
