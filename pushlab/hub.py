@@ -382,8 +382,15 @@ class Hub:
     def _ping(self, subscriber: Subscriber) -> None:
         if subscriber.closing:
             return
-        if subscriber.awaiting_pong and not subscriber.unsent:
-            self._readable(subscriber)  # where the process has stood still, the pong may be there
+        if subscriber.awaiting_pong:
+            # Where the process has stood still, the pong may be there, or room for the ping.
+            last_sent = subscriber.last_sent
+            if not subscriber.unsent:
+                self._readable(subscriber)
+            else:
+                self._writable(subscriber)
+                if not subscriber.unsent or subscriber.last_sent is not last_sent:
+                    return  # the ping has been sent only now
             if subscriber.closing:
                 return
         if subscriber.awaiting_pong:  # for a whole interval: no pong, or no room even for the ping

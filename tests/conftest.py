@@ -117,7 +117,8 @@ class Server(Program):
     """A running Pushlab server, ready for requests."""
 
     def __init__(self, program: str, *options: str, port: int = 0, **more: Any) -> None:
-        if "--far" not in options:  # a far port is a process more, and another port
+        # A far port is a process more, and another port; examples have none.
+        if "--far" not in options and not program.startswith("examples/"):
             options = ("--far", "none", *options)
         super().__init__(program, "--port", str(port), *options, **more)
         ready = eventually(lambda: self.out or self.process.poll() is not None)

@@ -1,16 +1,22 @@
 """Every server that hosts the app, for tests of all."""
 
+import json
+import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from bench.servers import HOSTED, free_port, nginx, nginx_configuration
-from tests.conftest import PROGRAMS, Program, Server, eventually
+from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 
 BIN = Path(sys.executable).parent
+
+#: Those with our parser, reader of bodies, limits and deadlines.
+OWN = ("serve.py", "gunicorn", "servers/threads.py")
 
 #: The options for TLS of servers that do not read ours.
 TLS_OPTIONS = {
@@ -74,8 +80,17 @@ class Proxied(Server):
         return self.nginx.stop() or status
 
 
-def start_server(name: str, folder: Path, *options: str, port: int = 0) -> Server:
-    """Start one of SERVERS; the folder has cert.pem and key.pem."""
+def with_limits(**limits: float) -> dict[str, str]:
+    """Return the environment for a server with other limits."""
+    folders = os.pathsep.join((str(ROOT / "tests" / "with_limits"), str(ROOT)))
+    return {"PYTHONPATH": folders, "LIMITS": json.dumps(limits)}
+
+
+def start_server(name: str, folder: Path, *options: str, port: int = 0, **more: Any) -> Server:
+    """Start one of SERVERS; the folder has cert.pem and key.pem.
+
+    `more` is for a Program, such as its `environment`.
+    """
     tls, name = name.endswith(" tls"), name.removesuffix(" tls")
     if name == "nginx":
         return Proxied(folder, *options, port=port, tls=tls)
@@ -83,9 +98,9 @@ def start_server(name: str, folder: Path, *options: str, port: int = 0) -> Serve
     if tls and name in TLS_OPTIONS:
         cert_option, key_option = TLS_OPTIONS[name]
         command = (*HOSTED[name], cert_option, cert, key_option, key)
-        return Hosted(*command, options=options, port=port, tls=True)
+        return Hosted(*command, options=options, port=port, tls=True, **more)
     if tls:
         options += ("--certfile", cert, "--keyfile", key)
     if name in HOSTED:
-        return Hosted(*HOSTED[name], options=options, port=port, tls=tls)
-    return Server(name, *options, port=port)
+        return Hosted(*HOSTED[name], options=options, port=port, tls=tls, **more)
+    return Server(name, *options, port=port, **more)

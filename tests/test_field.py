@@ -4,15 +4,18 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from websockets import Subprotocol
 from websockets.sync.client import connect
@@ -22,8 +25,9 @@ from pushlab.hosting.log_lines import printable
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.access import normalized_origin, origin_allowed
 from pushlab.wsgi.proxy_headers import apply_forwarded, network
-from tests.clients import CLOSE, HANG_TIMEOUT, Http, RawSocket, close_frame
-from tests.conftest import ROOT, Server, Start, eventually
+from tests.clients import CLOSE, HANG_TIMEOUT, PING, PONG, Http, RawSocket, close_frame, frame
+from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually
+from tests.hosting import OWN, start_server, with_limits
 
 SERVERS = ("serve.py", "servers/threads.py")
 
@@ -276,6 +280,101 @@ def test_each_signal_closes_sockets_with_1001(program: str, name: str) -> None:
         opcode, payload = browser.last_frame()
         assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1001)
     assert server.wait() == 0
+
+
+# A process that stood still.
+
+
+@contextmanager
+def standing_still(server: Server, seconds: float) -> Iterator[None]:
+    """Stop the server's processes, for so long after the block."""
+    root = psutil.Process(server.process.pid)
+    processes = [root, *root.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        eventually(lambda: all(each.status() == psutil.STATUS_STOPPED for each in processes))
+        yield
+        time.sleep(seconds)
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@pytest.mark.parametrize(
+    ("program", "path"),
+    [
+        ("serve.py", "/update"), ("servers/threads.py", "/update"),
+        ("examples/echo.py", "/echo"), ("examples/threads.py", "/echo"),
+    ],
+)  # fmt: skip
+def test_a_pong_that_came_while_the_server_stood_still_counts(
+    start: Start, program: str, path: str
+) -> None:
+    server = start(program, "--ping-interval", "1")
+    with RawSocket(server.port, path) as browser:
+        browser.read_until((PING, b""))
+        with standing_still(server, 2.5):
+            browser.send(frame(PONG))
+        browser.ping()
+
+
+GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /data HTTP/1.1\r\nHost: localhost\r\n"
+
+#: What is sent before the server stands still, and what meanwhile.
+HALVES = {
+    "a request": (b"", GET),
+    "a line": (GET[:20], GET[20:]),
+    "headers": (GET[:-2], GET[-2:]),
+    "a body": (POST + b"Content-Length: 8\r\n\r\n{", b'"n": 1}'),
+    "a chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\n8\r\n{", b'"n": 1}\r\n0\r\n\r\n'),
+}
+
+
+def client_hello() -> bytes:
+    """Return the first bytes of a TLS handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        UNVERIFIED.wrap_bio(incoming, outgoing).do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("name", [*OWN, "serve.py tls", "gunicorn tls", "servers/threads.py tls"])
+def test_bytes_that_came_while_the_server_stood_still_count(
+    name: str, certificate_folder: Path
+) -> None:
+    """Past the deadlines for headers, bodies, idle connections and the TLS handshake."""
+    environment = with_limits(BODY_TIMEOUT=2, IDLE_TIMEOUT=2)
+    options = ("--source", "http", "--header-timeout", "2")
+    server = start_server(name, certificate_folder, *options, environment=environment)
+    with ExitStack() as stack:
+
+        def opened(kind: str) -> socket.socket:
+            if kind != "TLS":
+                return stack.enter_context(server.open_socket())
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 15))
+
+        halves = dict(HALVES)
+        if server.tls:
+            halves["TLS"] = b"", client_hello()
+        if "threads" not in name:  # which keep none alive
+            halves["idle"] = GET, GET
+        clients = {kind: opened(kind) for kind in halves}
+        for kind, client in clients.items():
+            client.sendall(halves[kind][0])
+        if "idle" in clients:
+            assert clients["idle"].recv(65536).startswith(b"HTTP/1.1 200")
+        assert server.http.get("/data").status == 200  # and so all have been accepted
+        with standing_still(server, 3):
+            for kind, client in clients.items():
+                client.sendall(halves[kind][1])
+        received = {kind: client.recv(65536)[:11] for kind, client in clients.items()}
+    assert received.pop("TLS", b"\x16")[:1] == b"\x16"
+    statuses = {kind: b"HTTP/1.1 20" for kind in received}
+    assert received == statuses
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
 
 
 # Proxies and subprotocols.

@@ -7,6 +7,8 @@ import pytest
 
 from pushlab.feed import Feed, Reading
 from pushlab.hub import Hub
+from pushlab.websocket.frames import Ping, encode
+from tests.conftest import eventually
 
 
 class FakeChannel:
@@ -135,6 +137,19 @@ def test_a_subscriber_added_during_a_broadcast_gets_the_newest_once(feed: Feed, 
     assert joined[0].cursors() == [1]
     feed.publish({})
     assert joined[0].cursors() == [1, 2]
+
+
+def test_a_subscriber_that_has_room_when_its_pong_is_due_stays(feed: Feed) -> None:
+    """The process has stood still: nothing has called the hub about the room."""
+
+    class Drained(FakeChannel):
+        def send(self, data: bytes | memoryview) -> int:
+            size = super().send(data)
+            self.room = float("inf")
+            return size
+
+    channel = add(Hub(ping_interval=0.1), feed, Drained(room=10))
+    eventually(lambda: channel.sent.endswith(encode(Ping(b""))))
 
 
 def test_a_broken_socket_is_dropped_and_the_others_receive(feed: Feed, hub: Hub) -> None:

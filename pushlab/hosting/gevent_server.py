@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import limits
 from pushlab.hosting.client_gone import gone
+from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.gevent_sockets import GeventConnection, abort, wait_until_gone
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
@@ -323,6 +324,14 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._sendall(headers + (data or b""))
 
 
+@dataclass(eq=False)
+class _Handshake:
+    """A client whose TLS handshake has begun."""
+
+    socket: Any
+    deadline: float
+
+
 class Server(WSGIServer):  # type: ignore[misc]
     """A WSGIServer with limits and a graceful shutdown.
 
@@ -365,7 +374,8 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.waiting: dict[int, Any] = {}
         self.rejecting = 0  # connections that are being rejected with 503
         self.connections = 0
-        self._handshaking = 0  # of TLS
+        self._handshaking: set[_Handshake] = set()  # of TLS
+        self._deadlines = Deadlines()
         self._stop_requested = Event()
 
     def start(self) -> None:
@@ -387,9 +397,8 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def close_timed_out(self) -> None:
         """End late connections, and the waits of gone clients."""
-        now = time.monotonic()
-        for handler in [each for each in self.handlers if each.deadline < now]:
-            abort(handler.socket)
+        for late in self._deadlines.passed((*self.handlers, *self._handshaking)):
+            abort(late.socket)
         for number in gone(self.waiting):
             gevent.kill(self.waiting[number], ConnectionClosed("the client is gone"))
 
@@ -420,24 +429,27 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to receive a 503.
-        if self.connections + self._handshaking >= self.max_connections + limits.MAX_REJECTING:
+        if self.connections + len(self._handshaking) >= self.max_connections + limits.MAX_REJECTING:
             return
-        self._handshaking += 1
+        client = _Handshake(client_socket, time.monotonic() + self.header_timeout)
+        self._handshaking.add(client)
         try:
-            with gevent.Timeout(self.header_timeout, TimeoutError):
-                first = client_socket.recv(1, socket.MSG_PEEK)
-                if first.isalpha():  # a TLS handshake begins with 0x16, a request with its method
-                    message = "this port speaks https"
-                    client_socket.sendall(raw_error("400 Bad Request", message))
-                    return
-                tls_socket = self.wrap_socket(client_socket, **self.ssl_args)
-        except OSError as error:  # of which SSLError and TimeoutError are two
+            first = client_socket.recv(1, socket.MSG_PEEK)
+            if first.isalpha():  # a TLS handshake begins with 0x16, a request with its method
+                client_socket.sendall(raw_error("400 Bad Request", "this port speaks https"))
+                return
+            client.socket = self.wrap_socket(
+                client_socket, do_handshake_on_connect=False, **self.ssl_args
+            )
+            client.socket.do_handshake()
+        except OSError as error:  # of which SSLError is one
             logger.info("%s: no TLS connection: %s", address[0], error)
+            client.socket.close()
             return
         finally:
-            self._handshaking -= 1
-        with closing(tls_socket):
-            self.handle(tls_socket, address)
+            self._handshaking.discard(client)
+        with closing(client.socket):
+            self.handle(client.socket, address)
 
 
 def run(

@@ -28,6 +28,7 @@ from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pushlab import limits
+from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
@@ -318,6 +319,7 @@ class Server(ThreadedWSGIServer):
         self.on_shutdown = (*hosting.on_shutdown, *on_shutdown)
         self.header_timeout = settings.header_timeout
         self.handlers: set[Handler] = set()
+        self._deadlines = Deadlines()
         self._room = threading.Semaphore(listener_limit(settings.max_connections))
         self._rejecting = threading.Semaphore(limits.MAX_REJECTING)
         self.release = self._room.release
@@ -335,7 +337,7 @@ class Server(ThreadedWSGIServer):
         for number in stop_signals():
             signal.signal(number, lambda number, frame: None)
 
-    def serve_forever(self, poll_interval: float = 1.0) -> None:
+    def serve_forever(self, poll_interval: float = limits.LOOK_INTERVAL) -> None:
         """Serve until SIGTERM or Ctrl-C."""
         poll_interval = min(poll_interval, self.header_timeout / 4)
         next_check = time.monotonic() + poll_interval
@@ -363,10 +365,8 @@ class Server(ThreadedWSGIServer):
 
     def _close_timed_out(self) -> None:
         """Abort the connections whose deadline has passed."""
-        now = time.monotonic()
-        for handler in self.handlers.copy():
-            if handler.deadline < now:
-                abort(handler.connection)
+        for late in self._deadlines.passed(self.handlers.copy()):
+            abort(late.connection)
 
     def stop(self) -> None:
         """Stop accepting, close everything, wait at most SHUTDOWN_TIMEOUT."""
