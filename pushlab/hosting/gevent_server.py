@@ -397,7 +397,8 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def close_timed_out(self) -> None:
         """End late connections, and the waits of gone clients."""
-        for late in self._deadlines.passed((*self.handlers, *self._handshaking)):
+        clients: list[Handler | _Handshake] = [*self.handlers, *self._handshaking]
+        for late in self._deadlines.passed(clients):
             abort(late.socket)
         for number in gone(self.waiting):
             gevent.kill(self.waiting[number], ConnectionClosed("the client is gone"))
