@@ -61,7 +61,7 @@ def measure(options: Options) -> Results:
         about=about(**{name: metadata.version(name) for name in ("rich", "matplotlib")}),
         options=options.chosen,
     )
-    progress = terminal.Progress(options.study.seconds, Console(stderr=True))
+    progress = terminal.Progress(options.study.rounds, Console(stderr=True))
     try:
         with progress, Run(results, progress, shared=shared) as run:
             options.study.measure(run)

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, NamedTuple
 
 import click
 
@@ -17,32 +16,16 @@ from bench import command_line
 from bench.clients.chromium import AGENT
 from bench.clients.publisher import VALUE, Posting
 from bench.clients.worker import LoadGenerator
-from bench.environment import about
-from bench.processes import ROOT
 from bench.report.tables import as_rst
-from bench.results import as_json
 from bench.scenarios import VARIANTS, Variant
 from bench.servers import started
 from bench.target import Target
 from pushlab.transports import TRANSPORTS
 
-RESULT = ROOT / "docs" / "results" / "wire.json"
 COMMAND = "python -m bench.bytes_on_wire"
 
-#: As the raw result names polling; other transports as the registry does.
-_NAMES = {"poll": "short poll", "longpoll": "long poll"}
-
-
-class Cost(NamedTuple):
-    """Requests, and bytes up (to the server) and down."""
-
-    requests: int
-    up: int
-    down: int
-
-    @property
-    def total(self) -> int:
-        return self.up + self.down
+#: Requests, and bytes up (to the server) and down.
+Cost = Mapping[str, int]
 
 
 def measure(updates: int = 20) -> dict[str, Cost]:
@@ -57,13 +40,16 @@ def measure(updates: int = 20) -> dict[str, Cost]:
         target.warm_up()
         for variant in VARIANTS:
             for name, costs in _costs(target, variant, updates):
-                (found[name],) = set(costs)  # all cost the same
+                if any(cost != costs[0] for cost in costs):
+                    raise ValueError(f"{name}: not all cost the same")
+                found[name] = costs[0]
     return found
 
 
 def _costs(target: Target, variant: Variant, updates: int) -> Iterator[tuple[str, list[Cost]]]:
     client, polls = LoadGenerator(), variant.transport == "poll"
-    name = _NAMES.get(variant.transport, TRANSPORTS[variant.transport].short)
+    name = TRANSPORTS[variant.transport].short.replace("Short polling", "short poll")
+    name = name.replace("Long polling", "long poll")
     opening = client.open(clients=1, carry=variant.carry, **target.address(variant.transport))
 
     def turn(*, news: bool) -> Cost:
@@ -73,31 +59,27 @@ def _costs(target: Target, variant: Variant, updates: int) -> Iterator[tuple[str
         found = client.finish(sequence=target.newest if news else -1, deadline=time.time() + 5)
         if found["lost"]:
             raise AssertionError(f"{name}: no update")
-        return _cost(found)
+        return _cost(found["traffic"])
 
     if polls:
         yield f"{name}, nothing new", [turn(news=False) for _ in range(updates)]
     elif variant.transport != "longpoll":
-        yield f"{name}, opening", [_cost(opening)]
+        yield f"{name}, opening", [_cost(opening["traffic"])]
     payload = "carry" if variant.carry else "signal then fetch"
     yield f"{name}, {payload}", [turn(news=True) for _ in range(updates)]
     client.close()
 
 
-def _cost(found: Mapping[str, Any]) -> Cost:
-    return Cost(*(found["traffic"][of] for of in Cost._fields))
+def _cost(traffic: Cost) -> Cost:
+    return {name: traffic[name] for name in ("requests", "up", "down")}
 
 
 def table(costs: Mapping[str, Cost]) -> str:
     """Return a reStructuredText table."""
     rows: list[tuple[str, ...]] = [("bytes for one update", "requests", "up", "down", "both")]
-    rows += [(name, *map(str, cost), str(cost.total)) for name, cost in costs.items()]
+    for name, cost in costs.items():
+        rows.append((name, *map(str, cost.values()), str(cost["up"] + cost["down"])))
     return as_rst(rows)
-
-
-def from_raw_result(found: Mapping[str, Any]) -> dict[str, Cost]:
-    """Return the costs that docs/results/wire.json has."""
-    return {name: Cost(**cost) for name, cost in found["costs"].items()}
 
 
 @click.command(help=(__doc__ or "").partition(":")[0])
@@ -108,14 +90,12 @@ def main(*, update_docs: bool) -> None:
     print(table(costs))
     if update_docs:
         found = {
-            "command": f"{COMMAND} --update-docs",
-            **about(),
             "browser": "Chromium " + AGENT.partition("Chrome/")[2].partition(".")[0],
             "value": VALUE,
             "value_bytes": len(json.dumps(VALUE, separators=(",", ":"))),  # as the server writes it
-            "costs": {name: cost._asdict() for name, cost in costs.items()},
+            "costs": costs,
         }
-        RESULT.write_text(as_json(found))
+        command_line.publish("wire", COMMAND, found)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 
 from bench.clients.http import WrongResponse
+from bench.environment import about
 from bench.fanout.servers import OTHER_SERVERS
 from bench.processes import NotRunning
+from bench.results import PUBLISHED, as_json
 
 OTHERS = [server.name for server in OTHER_SERVERS]
 
@@ -64,6 +66,12 @@ def listed(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         return list(dict.fromkeys(one(part.strip()) for part in value.split(",")))
 
     return convert
+
+
+def publish(name: str, command: str, found: Mapping[str, Any], **versions: str) -> None:
+    """Write docs/results/NAME.json, with command, machine and versions."""
+    origin = {"command": f"{command} --update-docs", **about(**versions)}
+    (PUBLISHED / f"{name}.json").write_text(as_json({**origin, **found}))
 
 
 def update_docs_option(text: str) -> Callable[..., Any]:

@@ -13,23 +13,19 @@ from typing import NamedTuple
 import click
 
 from bench import command_line
-from bench.environment import about
 from bench.fanout.subscribers import subscribers
-from bench.processes import ROOT, Process
+from bench.processes import Process
 from bench.report.tables import as_rst
-from bench.results import as_json
 from bench.servers import HOSTED, started
 from bench.statistics import median
 
 COMMAND = "python -m bench.memory"
-RESULT = ROOT / "docs" / "results" / "servers.json"
-
+#: By server and kind, bytes of each run.
+Samples = dict[str, dict[str, list[float]]]
 #: The servers whose memory differs: serve2.py is as serve.py.
 SERVERS = ("serve.py", "servers/threads.py", *HOSTED)
 #: Seconds in which a server must do nothing to count as idle.
 IDLE_TIME = 0.3
-
-
 #: Transports, browsers that come first, and then.
 KINDS = {
     "pushed to": ("websocket", 200, 1000),
@@ -64,11 +60,9 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
         return found
 
 
-def measure(
-    servers: Sequence[str] = SERVERS, *, runs: int = 3
-) -> dict[str, dict[str, list[float]]]:
+def measure(servers: Sequence[str] = SERVERS, *, runs: int = 3) -> Samples:
     """Return bytes by server and kind, a sample per run."""
-    found: dict[str, dict[str, list[float]]] = {}
+    found: Samples = {}
     for name in servers:
         sys.stderr.write(f"{name}\n")
         found[name] = {}
@@ -83,12 +77,11 @@ def measure(
     return found
 
 
-def as_table(found: dict[str, dict[str, list[float]]]) -> str:
+def as_table(found: Samples) -> str:
     """Return the medians as a reStructuredText table."""
     rows = [("bytes for one browser", *KINDS)]
-    rows += [
-        (name, *(f"{median(kinds[kind]):,.0f}" for kind in KINDS)) for name, kinds in found.items()
-    ]
+    for name, kinds in found.items():
+        rows.append((name, *(f"{median(kinds[kind]):,.0f}" for kind in KINDS)))
     return as_rst(rows)
 
 
@@ -103,8 +96,7 @@ def main(runs: int, *, update_docs: bool) -> None:
     print(as_table(found))
     if update_docs:
         versions = {name: version(name) for name in ("gunicorn", "uwsgi")}
-        command = {"command": f"{COMMAND} --update-docs"}
-        RESULT.write_text(as_json({**command, **about(**versions), "servers": found}))
+        command_line.publish("servers", COMMAND, {"servers": found}, **versions)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.processes import ROOT
 from bench.report import html, tables
 from bench.report.tables import Table
-from bench.results import Results
-
-#: The raw results from which `make figures` fills in the documents.
-PUBLISHED = ROOT / "docs" / "results"
+from bench.results import PUBLISHED, Results
 
 
 def write(
@@ -37,7 +33,6 @@ def write(
 
 def publish(results: Results, name: str, written: Sequence[Path]) -> None:
     """Copy raw results and plots into the docs."""
-    PUBLISHED.mkdir(parents=True, exist_ok=True)
     (PUBLISHED / f"{name}.json").write_text(results.as_json())
     if name == "compare":
         (PUBLISHED / name).mkdir(exist_ok=True)

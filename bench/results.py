@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.processes import ROOT
 from bench.scenarios import Variant
 from bench.statistics import quantile
 
+#: The raw results from which `make figures` fills in the documents.
+PUBLISHED = ROOT / "docs" / "results"
 #: Bytes of the IPv4 and TCP headers of a packet, with the timestamps that systems send.
 PACKET_HEADER = 20 + 20 + 12
 #: Bytes that fit a packet beside them, on Ethernet.

@@ -12,16 +12,13 @@ from bench.clients.worker import Worker
 from bench.measurement import Measurement, take_turn
 from bench.processes import NotRunning
 from bench.results import Result, Results
-from bench.scenarios import BEGIN_SECONDS, PERIOD, Grid, Scenario, Variant
+from bench.scenarios import PERIOD, TOGETHER, Grid, Scenario, Variant
 from bench.servers import started
-from bench.target import BASELINE_CHANGES, MAX_PACE, ServerDied, Stopped, Target
-from bench.verify import VERIFY_SECONDS, verify
+from bench.target import MAX_PACE, ServerDied, Stopped, Target
+from bench.verify import verify
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
-
-#: Seconds that starting a server takes, about; two start at a time on two cores.
-START_SECONDS = 0.9
 
 
 class Failed(Exception):
@@ -34,8 +31,8 @@ class Progress(Protocol):
     def say(self, what: str) -> None:
         """Show what is being done."""
 
-    def advance(self, seconds: float) -> None:
-        """Count so many of the planned seconds as done."""
+    def finish_round(self) -> None:
+        """Count a round of a scenario as done."""
 
 
 class Run:
@@ -64,11 +61,6 @@ class Run:
         _close(self._cleanup)
         if self._shared is not None:
             self._shared.publisher.close()
-
-    @staticmethod
-    def preparing_seconds(servers: int, variants: int) -> float:
-        """Estimate the seconds to start and verify so many servers."""
-        return servers * (variants * START_SECONDS + VERIFY_SECONDS)
 
     def measure(self, grid: Grid) -> None:
         """Verify the grid's variants, then measure its scenarios.
@@ -108,7 +100,6 @@ class Run:
         self._each(check, new)
         self._verified |= {(server, variant) for variant in new}
         self.results.verified += [f"{variant.title} ({server})" for variant in new]
-        self.progress.advance(VERIFY_SECONDS + START_SECONDS * len(new))
 
     def _start(self, server: str, dispatch: str) -> Target:
         with explained(f"starting {server}"):
@@ -147,14 +138,12 @@ class Run:
             if any(target.process and pace not in target.publish_cpu for target in targets):
                 self.progress.say("what a change costs without subscribers")
                 self._at_once(learn, measurements)
-                self.progress.advance(BASELINE_CHANGES * pace)
             # The same for all of them: servers of one kind, in the same circumstances.
             baseline = [cpu for target in targets for cpu in target.publish_cpu.get(pace, ())]
             for one in measurements:
                 one.result.publish_cpu = baseline
             self.progress.say(f"{scenario.title}: they connect")
             self._each(connect, measurements)
-            self.progress.advance(BEGIN_SECONDS)
             for number in range(grid.rounds):
                 self._take_round(grid, scenario, measurements, number)
         finally:
@@ -165,7 +154,6 @@ class Run:
     ) -> None:
         """Have each take a turn, at once or alone."""
         where = f"{scenario.title}: {{}}, turn {number + 1} of {grid.rounds}"
-        seconds = [grid.turn_seconds(scenario, one.result.variant) for one in measurements]
 
         def turn(*together: Measurement) -> None:
             target, alone = together[0].target, len(together) == 1
@@ -187,17 +175,15 @@ class Run:
         if self._shared is not None:
             self.progress.say(where.format("all variants"))
             turn(*measurements)
-            self.progress.advance(max(seconds))
-        elif grid.is_together(scenario):
+        elif scenario.clients <= TOGETHER:
             self.progress.say(where.format("all variants, each with a server of its own"))
             self._at_once(staggered, range(len(measurements)))
-            self.progress.advance(max(seconds))
         else:  # back and forth, so that a drift of the machine's speed cancels
             for place in range(len(measurements))[:: 1 if number % 2 == 0 else -1]:
                 title = measurements[place].result.variant.title
                 self.progress.say(where.format(f"{title}, alone"))
                 turn(measurements[place])
-                self.progress.advance(seconds[place])
+        self.progress.finish_round()
 
     def _each(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
         """Do this for each item, at a shared server alone."""

@@ -63,8 +63,6 @@ def both_dispatches(variants: Sequence[Variant]) -> list[Variant]:
 TOGETHER = 200
 #: The default period of short polling, as a share of the pace: every other poll is in vain.
 PERIOD = 0.5
-#: Estimates: seconds of a turn beside its changes, and seconds to begin a scenario.
-TURN_SECONDS, BEGIN_SECONDS = 0.7, 3.5
 #: Seconds after which a reading that a client does not have counts as lost.
 LOST_AFTER = 5.0
 
@@ -99,31 +97,12 @@ class Grid:
     #: would otherwise see every change after the same time.
     drifting: bool = False
 
-    def is_together(self, scenario: Scenario) -> bool:
-        """Tell whether all variants are measured at the same time."""
-        return scenario.clients <= TOGETHER
-
-    def turn_seconds(self, scenario: Scenario, variant: Variant) -> float:
-        """Estimate the seconds of a turn."""
-        changes = self.changes if variant.transport == "poll" else self.changes - 1
-        return changes * scenario.pace + TURN_SECONDS + 5 * scenario.rtt_ms / 1e3
-
     def phase(self, number: int) -> float:
         """Return the share of its period after which polling begins.
 
         If it is `drifting`, the turns go through the period evenly.
         """
         return (number + 0.5) / self.rounds if self.drifting else 0.5
-
-    @property
-    def seconds(self) -> float:
-        """Estimate the seconds of all scenarios."""
-        total = 0.0
-        for scenario in self.scenarios:
-            turns = [self.turn_seconds(scenario, variant) for variant in self.variants]
-            one_round = max(turns) if self.is_together(scenario) else sum(turns)
-            total += BEGIN_SECONDS + self.rounds * one_round
-        return total
 
     @property
     def descriptors(self) -> int:

@@ -7,8 +7,6 @@ from bench.clients.worker import Worker
 from bench.scenarios import Variant
 from bench.target import Target
 
-#: Seconds that it takes, about.
-VERIFY_SECONDS = 3.0
 #: Clients that each variant is verified with.
 CLIENTS = 2
 #: Seconds between two short polls meanwhile.

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench.bytes_on_wire import from_raw_result
 from bench.fanout.report import GOALS, Report
 from bench.report import docs, findings
+from bench.results import PUBLISHED
 from bench.statistics import quantile
 from bench.studies import STUDIES
 from bench.studies.kaazing import flows, keeps_up
@@ -63,9 +63,9 @@ def test_a_changed_result_is_found_and_followed(
 ) -> None:
     shutil.copy(ROOT / "README.rst", tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    monkeypatch.setattr(docs, "RESULTS", tmp_path / "docs" / "results")
+    monkeypatch.setattr(docs, "PUBLISHED", tmp_path / "docs" / "results")
     before = {path: path.read_text() for path in tmp_path.rglob("*.rst")}
-    raw = docs.RESULTS / f"{name}.json"
+    raw = tmp_path / "docs" / "results" / f"{name}.json"
     found = json.loads(raw.read_text())
     edit(found)
     raw.write_text(json.dumps(found))
@@ -83,7 +83,7 @@ def test_every_number_is_used() -> None:
 
 
 def test_every_raw_result_has_the_command_that_measures_it_again() -> None:
-    found = sorted(docs.RESULTS.glob("*.json"))
+    found = sorted(PUBLISHED.glob("*.json"))
     assert len(found) >= 8
     for path in found:
         command = json.loads(path.read_text())["command"]
@@ -97,7 +97,8 @@ def test_every_raw_result_has_the_command_that_measures_it_again() -> None:
 def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
     assert says("README.rst", "it costs as many bytes as a long poll that carries")
     assert says("README.rst", "Requests are what costs")
-    costs = {name: cost.total for name, cost in from_raw_result(docs.raw("wire")).items()}
+    wire = docs.raw("wire")["costs"]
+    costs = {name: cost["up"] + cost["down"] for name, cost in wire.items()}
     ratio = costs["WebSocket, signal then fetch"] / costs["long poll, carry"]
     assert 0.9 < ratio < 1.1
     pushed = {costs.pop("WebSocket, carry"), costs.pop("SSE, carry")}

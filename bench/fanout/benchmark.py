@@ -21,9 +21,9 @@ from bench.fanout.experiments import Figure, Subject, most, push, requests, stre
 from bench.fanout.floor import floor
 from bench.fanout.report import BY_FLASK, OURS, Report
 from bench.fanout.servers import OTHER_SERVERS, Unavailable, install
-from bench.processes import ROOT, NotRunning, is_pinned
+from bench.processes import NotRunning, is_pinned
+from bench.results import PUBLISHED
 
-RESULTS = ROOT / "docs" / "results"
 COMMAND = "python -m bench.fanout"
 
 _SERVE = [sys.executable, "serve.py", "--port", "0", "--far", "none", "--source", "http"]
@@ -118,8 +118,7 @@ def benchmark(
     print(report.text())
     paths = [path] if path else []
     if update_docs:
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        paths.append(RESULTS / "fanout.json")
+        paths.append(PUBLISHED / "fanout.json")
     for each in paths:
         each.write_text(report.as_json())
 

@@ -30,13 +30,10 @@ from bench.report import tables
 from bench.report.findings import sentences
 from bench.report.formatting import duration, significant
 from bench.report.tables import Comparison, as_rst
-from bench.results import Results
+from bench.results import PUBLISHED, Results
 from bench.scenarios import DIRECT, FLASK, Variant
 from bench.statistics import median, quantile
 from bench.studies import STUDIES
-
-#: Where the raw results are.
-RESULTS = ROOT / "docs" / "results"
 
 PUSH, PUSH_SIGNAL = Variant("websocket", carry=True), Variant("websocket", carry=False)
 LONG, LONG_SIGNAL = Variant("longpoll", carry=True), Variant("longpoll", carry=False)
@@ -53,7 +50,7 @@ def run(*options: str, root: Path = ROOT) -> int:
     return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
 
 
-# The raw results, and the samples in them that documents speak of.
+# The raw results.
 
 
 @cache
@@ -63,17 +60,17 @@ def _results(path: Path) -> Results:
 
 def results(name: str) -> Results:
     """Return what compare.py has measured: "compare", or a study."""
-    return _results(RESULTS / f"{name}.json")
+    return _results(PUBLISHED / f"{name}.json")
 
 
 def raw(name: str) -> Any:
     """Return any raw result as JSON has it."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
+    return json.loads((PUBLISHED / f"{name}.json").read_text())
 
 
 def fanout() -> Report:
     """Return what bench.fanout has measured."""
-    return Report.from_json((RESULTS / "fanout.json").read_text())
+    return Report.from_json((PUBLISHED / "fanout.json").read_text())
 
 
 def groups() -> tuple[Comparison, Comparison, Comparison, Comparison]:
@@ -109,8 +106,7 @@ def about(name: str) -> None:
 
 def wire() -> None:
     """Print the bytes of one update, by transport and payload."""
-    table = bytes_on_wire.table(bytes_on_wire.from_raw_result(raw("wire")))
-    show(".. code:: text", textwrap.indent(table, "   "))
+    show(".. code:: text", textwrap.indent(bytes_on_wire.table(raw("wire")["costs"]), "   "))
 
 
 def summary() -> None:
@@ -125,9 +121,8 @@ def summary() -> None:
         memory = most.by_variant[variant].memory_per_client
         figures: list[tables.Value] = [
             result.bytes_per_update,
-            result.requests_per_update,
-            _after(near, variant),
-            _after(far, variant),
+            result.traffic.requests / result.updates,
+            *(_after(group, variant) for group in (near, far)),
             *(cost.cpu_per_update if cost else None for cost in costs),
             memory and memory / 1024,
         ]
@@ -178,11 +173,11 @@ def all_numbers() -> dict[str, str]:
 
 def _wire_numbers() -> dict[str, str]:
     of = raw("wire")
-    total = {name: cost.total for name, cost in bytes_on_wire.from_raw_result(of).items()}
+    names = {"push": "WebSocket, carry", "long poll": "long poll, carry"}
+    names["long poll signal"] = "long poll, signal then fetch"
+    costs = {name: of["costs"][cost] for name, cost in names.items()}
     return {
-        "wire push": f"{total['WebSocket, carry']:,}",
-        "wire long poll": f"{total['long poll, carry']:,}",
-        "wire long poll signal": f"{total['long poll, signal then fetch']:,}",
+        **{f"wire {name}": f"{cost['up'] + cost['down']:,}" for name, cost in costs.items()},
         "wire browser": str(of["browser"]),
         "wire value bytes": str(of["value_bytes"]),
     }
@@ -190,43 +185,40 @@ def _wire_numbers() -> dict[str, str]:
 
 def _compared() -> dict[str, str]:
     near, far, most, slow = groups()
-    ages = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
-    rates = {"push": PUSH, "short poll": SHORT}
-    medians = {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}
-    return {
+    found = {
         "compared browsers": f"{far.clients:,}",
         "compared most": f"{most.clients:,}",
         "compared distance": f"{far.rtt_ms:g}",
         "compared period": f"{near.by_variant[SHORT].period:g}",
-        **{f"compared {name}": significant(_after(far, one)) for name, one in medians.items()},
         "slow pace": f"{1 / slow.pace:.0f}",
         "slow handling": f"{slow.processing_time:g}",
-        **{f"slow {name} age": duration(_after(slow, one, 0.95)) for name, one in ages.items()},
-        **{
-            f"slow {name} bytes": f"{slow.by_variant[one].bytes_per_second or 0:,.0f}"
-            for name, one in rates.items()
-        },
+    }
+    for name, one in {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}.items():
+        found[f"compared {name}"] = significant(_after(far, one))
+    for name, one in {"push": PUSH, "short poll": SHORT}.items():
+        found[f"slow {name} bytes"] = f"{slow.by_variant[one].bytes_per_second or 0:,.0f}"
+    ages = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
+    return found | {
+        f"slow {name} age": duration(_after(slow, one, 0.95)) for name, one in ages.items()
     }
 
 
 def _memory_numbers() -> dict[str, str]:
-    of = raw("servers")
-    versions = of["versions"]
+    servers, versions = (raw("servers")[of] for of in ("servers", "versions"))
 
-    def kilobytes(kind: str, *servers: str) -> list[float]:
-        return [median(of["servers"][server][kind]) / 1000 for server in servers or of["servers"]]
+    def kilobytes(kinds: Sequence[str], *names: str) -> list[float]:
+        return [median(servers[name][kind]) / 1000 for name in names for kind in kinds]
 
-    def held(*servers: str) -> str:
-        both = kilobytes("long poll", *servers) + kilobytes("event stream", *servers)
-        return f"{_between(both)} KB"
-
+    both, push = ("long poll", "event stream"), ("pushed to",)
+    greenlets = ("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent")
+    threads = ("servers/threads.py", "uwsgi threads", "flask run")
     return {
-        "memory per greenlet": held("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent"),
-        "memory per thread": held("servers/threads.py", "uwsgi threads", "flask run"),
-        "most per socket pushed to": f"{math.floor(max(kilobytes('pushed to'))) + 1} KB",
-        "memory runs": str(len(of["servers"]["serve.py"]["pushed to"])),
-        "uwsgi gevent memory": f"{kilobytes('pushed to', 'uwsgi gevent')[0]:.1f} KB",
-        "uwsgi threads memory": f"{kilobytes('pushed to', 'uwsgi threads')[0]:.1f} KB",
+        "memory per greenlet": f"{_between(kilobytes(both, *greenlets))} KB",
+        "memory per thread": f"{_between(kilobytes(both, *threads))} KB",
+        "most per socket pushed to": f"{math.floor(max(kilobytes(push, *servers))) + 1} KB",
+        "memory runs": str(len(servers["serve.py"]["pushed to"])),
+        "uwsgi gevent memory": f"{kilobytes(push, 'uwsgi gevent')[0]:.1f} KB",
+        "uwsgi threads memory": f"{kilobytes(push, 'uwsgi threads')[0]:.1f} KB",
         "uwsgi measured with": f"uWSGI {versions['uwsgi']}, Python {versions['Python']}",
     }
 
@@ -234,40 +226,31 @@ def _memory_numbers() -> dict[str, str]:
 def _fanout_numbers() -> dict[str, str]:
     report = fanout()
     goals = {goal.what: goal for goal in GOALS}
-    short = {
-        "broadcast": "notification / floor",
-        "handshake": "handshake / floor",
-        "event": "event / floor",
-        "cycle": "long-poll cycle",
-        "cycle in floors": "long-poll cycle / floor",
-        "bytes per idle socket": "memory",
-    }
+    names = {"broadcast": "notification", "handshake": "handshake", "event": "event"}
+    names = {name: f"{what} / floor" for name, what in names.items()}
+    names |= {"cycle": "long-poll cycle", "cycle in floors": "long-poll cycle / floor"}
 
-    def medians(name: str, *servers: str) -> list[float]:
-        return [one.median for server in servers for one in report.all(short[name], server)]
+    def ours(what: str) -> str:
+        return number(report.all(what, OURS, goals[what].clients)[0].median)
 
-    def ours(name: str) -> str:
-        return number(report.figure(short[name], goals[short[name]].clients).median)
+    def range_of(what: str, *servers: str, digits: int = 0) -> str:
+        found = [figure for server in servers for figure in report.all(what, server)]
+        return _between([figure.median for figure in found], digits)
 
-    def aim(name: str) -> str:
-        return number(goals[short[name]].most).removesuffix(".0")
-
-    p90 = [figure.quantile(0.9) for figure in report.all(short["broadcast"])]
+    p90 = [figure.quantile(0.9) for figure in report.all("notification / floor")]
     floors = [sample for figure in report.all("floor") for sample in figure.samples]
-    others = ("aiohttp", "websockets.broadcast")
     return {
-        **{
-            name: ours(name)
-            for name in ("bytes per idle socket", "event", "cycle", "cycle in floors")
-        },
-        **{f"{name} aim": aim(name) for name in ("broadcast", "handshake", "event", "cycle")},
-        "cycle aim in floors": aim("cycle in floors"),
+        **{name: ours(what) for name, what in names.items()},
+        **{f"{name} aim": number(goals[of].most).removesuffix(".0") for name, of in names.items()},
+        "bytes per idle socket": ours("memory"),
         "floor samples": _between(floors, 1),
-        "broadcast": _between(medians("broadcast", OURS), 2),
+        "broadcast": range_of("notification / floor", OURS, digits=2),
         "broadcast p90": _between(p90, 2),
-        "handshake": _between(medians("handshake", OURS)),
-        "handshake of picows": _between(medians("handshake", "picows")),
-        "handshake of aiohttp and websockets": _between(medians("handshake", *others)),
+        "handshake": range_of("handshake / floor", OURS),
+        "handshake of picows": range_of("handshake / floor", "picows"),
+        "handshake of aiohttp and websockets": range_of(
+            "handshake / floor", "aiohttp", "websockets.broadcast"
+        ),
     }
 
 

@@ -1,9 +1,7 @@
 """What a comparison shows in the terminal: progress, then tables."""
 
-import time
-
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -49,56 +47,29 @@ def _colour(transport: str) -> str:
     return "#" + bytes((one + other) // 2 for one, other in zip(light, dark, strict=True)).hex()
 
 
-class _Left(ProgressColumn):
-    """The planned time that is left."""
-
-    max_refresh = 0.5
-
-    def render(self, task: Task) -> Text:
-        done = task.completed + time.monotonic() - task.fields["since"]
-        return Text(_left(task, done), style="dim")
-
-
-class Progress:
+class Progress(Bar):
     """A progress bar with step and time left.
 
     Where the console is no terminal, it prints a line for each step instead.
     """
 
-    def __init__(self, total: float, console: Console) -> None:
-        words = TextColumn("{task.description}", markup=False)
-        self._console = console
-        self._bar = Bar(
+    def __init__(self, rounds: int, console: Console) -> None:
+        super().__init__(
             BarColumn(24),
-            _Left(),
-            words,
+            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._bar.add_task("", total=total, since=time.monotonic())
-
-    def __enter__(self) -> "Progress":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._task = self.add_task("", total=rounds or None)
 
     def say(self, what: str) -> None:
         """Show what is being done from now on."""
-        [task] = self._bar.tasks
-        self._bar.update(task.id, description=what)
-        if not self._console.is_terminal:
-            left = _left(task, task.completed)
-            self._console.out(f"{left}: {what}", highlight=False)
+        self.update(self._task, description=what)
+        if not self.console.is_terminal:
+            self.console.out(what, highlight=False)
 
-    def advance(self, seconds: float) -> None:
-        """Count so many of the planned seconds as done."""
-        [task] = self._bar.tasks
-        self._bar.update(task.id, advance=seconds, since=time.monotonic())
-
-
-def _left(task: Task, done: float) -> str:
-    minutes, rest = divmod(round(max(0.0, (task.total or 0) - done)), 60)
-    return f"{minutes} min {rest:02} s left" if minutes else f"{rest} s left"
+    def finish_round(self) -> None:
+        """Count a round as done."""
+        self.advance(self._task)

@@ -21,12 +21,9 @@ class Study:
         raise NotImplementedError
 
     @property
-    def seconds(self) -> float:
-        """About how long it takes."""
-        preparing = {one.server: grid.variants for grid in self.grids for one in grid.scenarios}
-        return sum(grid.seconds for grid in self.grids) + sum(
-            Run.preparing_seconds(1, len(variants)) for variants in preparing.values()
-        )
+    def rounds(self) -> int:
+        """Return the number of rounds; 0 if it is not known."""
+        return sum(len(grid.scenarios) * grid.rounds for grid in self.grids)
 
     @property
     def descriptors(self) -> int:

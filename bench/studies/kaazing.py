@@ -7,7 +7,6 @@ from typing import NamedTuple
 from bench.report.formatting import significant
 from bench.report.tables import Table
 from bench.results import Result, Results
-from bench.runner import Run
 from bench.scenarios import Grid, Scenario, Variant
 from bench.statistics import PERCENTILES
 from bench.studies.base import Study, dispatched, latencies, measured
@@ -23,8 +22,6 @@ COMPUTED = 100_000
 MEGABIT, THEIR_MEGABIT = 1e6, 2**20
 #: The share of the due polls from which on the machine counts as keeping up.
 KEEPING_UP = 0.95
-#: Clients that connect and disconnect in a second; an estimate.
-CONNECTS_PER_SECOND = 1000
 #: Seconds after which a reading counts as lost: on a busy machine responses are late.
 LOST_AFTER = 30.0
 
@@ -97,20 +94,8 @@ class Kaazing(Study):
         return [grid]
 
     @property
-    def seconds(self) -> float:
-        return super().seconds + self._connecting
-
-    @property
-    def _connecting(self) -> float:
-        return sum(self.clients) / CONNECTS_PER_SECOND
-
-    @property
     def descriptors(self) -> int:
         return max(self.clients) + 100  # a variant that carries needs one connection each
-
-    def measure(self, run: Run) -> None:
-        super().measure(run)
-        run.progress.advance(self._connecting)
 
     def tables(self, results: Results) -> list[Table]:
         pairs = list(flows(results))

@@ -25,8 +25,6 @@ ENDED = {
     DESCRIPTORS: "It ended because a process may not open more files: the server may hold more.",
     "": "It ended early.",
 }
-#: Estimates in seconds per client: of a broadcast, and of connecting.
-SEND_SECONDS, CONNECT_SECONDS = 18e-6, 0.9e-3
 
 
 @dataclass(frozen=True)
@@ -41,39 +39,28 @@ class Shootout(Study):
     title = "Hashrocket: websocket-shootout, github.com/hashrocket/websocket-shootout"
 
     @property
-    def seconds(self) -> float:
-        enough = int(self.limit / 1e3 / SEND_SECONDS) + self.step  # where it takes too long, about
-        sizes = range(self.step, min(self._most, enough) + 1, self.step)
-        return 3 + sum(self._seconds(size) for size in sizes)
+    def rounds(self) -> int:
+        return 0
 
     @property
     def descriptors(self) -> int:
         return self.step + OTHER_FILES  # it ends where there are no more
 
-    @property
-    def _most(self) -> int:
-        """The clients for which a process may open files."""
-        return (self.files or raise_descriptor_limit()) - OTHER_FILES
-
-    def _seconds(self, clients: int) -> float:
-        return self.step * CONNECT_SECONDS + self.samples * clients * SEND_SECONDS
-
     def measure(self, run: Run) -> None:
         steps: list[dict[str, Any]] = []
-        files = self._most + OTHER_FILES
+        files = self.files or raise_descriptor_limit()
         run.results.extra |= {"steps": steps, "limit": self.limit, "files": files}
         run.progress.say("starting serve.py")
         clients = 0
         try:
             with serving(PUSHLAB) as (_, subscribers):
-                while (clients := clients + self.step) <= self._most:
+                while (clients := clients + self.step) <= files - OTHER_FILES:
                     run.progress.say(f"{clients:,} clients: connecting, then broadcasts")
                     subscribers.broadcast()
                     subscribers.join(self.step)
                     subscribers.broadcast()  # the first time takes longer
                     times = [round(1e3 * subscribers.broadcast(), 3) for _ in range(self.samples)]
                     steps.append({"clients": clients, "milliseconds": times})
-                    run.progress.advance(self._seconds(clients))
                     if quantile(times, 0.95) > self.limit:
                         run.results.extra["ended_by"] = LATENCY
                         return
