@@ -40,7 +40,10 @@ def repeat(socket: Connection, times: int) -> Any:
 def join(socket: Connection, times: int, separator: str) -> Any:
     """Send back one message: the received one, repeated."""
     while (message := socket.receive()) is not None:
-        socket.send(separator.join([str(message)] * times))
+        if isinstance(message, bytes):
+            socket.send(separator.encode().join([message] * times))
+        else:
+            socket.send(separator.join([message] * times))
 
 
 app = configure(Flask(__name__))

@@ -1,9 +1,9 @@
 """python examples/json_echo.py: a blog's "Websocket with Flask and Gevent" (2012).
 
 What changed: Flask routes the WebSocket, so that no code dispatches on the path. A message that is
-not JSON gets an error and does not end the connection. The reply is shown as text; as HTML it ran
-any script in a message. The page closes its WebSocket on `pagehide`, which comes where
-`onbeforeunload` does not, and shows with which close codes browsers have disconnected.
+not JSON gets an error that says why, and does not end the connection. The reply is shown as text;
+as HTML it ran any script in a message. The page closes its WebSocket on `pagehide`, which comes
+where `onbeforeunload` does not, and shows with which close codes browsers have disconnected.
 """
 
 if __name__ == "__main__":
@@ -15,6 +15,7 @@ from collections import Counter
 from flask import Flask, Response, jsonify, render_template, request
 
 from pushlab.websocket.connection import Connection
+from pushlab.wsgi.json_text import loads
 from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
@@ -36,9 +37,9 @@ def websocket() -> str:
 def reply_to(message: str | bytes) -> dict[str, str]:
     """Return the reply: the message itself, or an error."""
     try:
-        text = json.dumps(json.loads(message), ensure_ascii=False)
-    except (ValueError, RecursionError):  # RecursionError: nested too deeply
-        return {"error": "that is not JSON"}
+        text = json.dumps(loads(message), ensure_ascii=False)
+    except ValueError as problem:
+        return {"error": f"that is {problem}"}
     return {"output": f"I have received this message from you: {text}"}
 
 

@@ -1,8 +1,8 @@
 """python examples/login.py: a WebSocket that knows its user (Flask-Sockets' #34).
 
-What changed: it can refuse. The route reads Flask's session, and without a login the handshake gets
-a 401. Logging out ends the login, for every copy of its cookie, and closes its WebSockets. Pages of
-other sites can neither post nor connect: the server checks their Origin.
+What changed: it can refuse. The route reads Flask's session; without a login the handshake gets a
+401. Logging out ends the login, for every copy of its cookie, and closes its WebSockets. Pages of
+other sites can neither post nor connect.
 """
 
 if __name__ == "__main__":
@@ -52,8 +52,9 @@ def whoami() -> str:
     socket: Connection = request.environ["wsgi.websocket"]
     with logins.using(session.get("login"), socket):
         socket.send(json.dumps({"you": session["name"]}))
-        while (message := socket.receive()) is not None:
-            socket.send(json.dumps({"from": session["name"], "text": str(message)}))
+        while isinstance(message := socket.receive(), str):
+            socket.send(json.dumps({"from": session["name"], "text": message}))
+        socket.close(1003, "only text, please")  # does nothing if the browser has closed it
     return ""
 
 

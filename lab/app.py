@@ -102,9 +102,10 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             message, accepted = "Content-Encoding: none is known", ("Accept-Encoding", "identity")
             return error("415 Unsupported Media Type", message, accepted).for_flask()
-        value = parse_object(request.get_data())
-        if value is None:
-            abort(400, "the body is not a JSON object")
+        try:
+            value = parse_object(request.get_data())
+        except ValueError as problem:
+            abort(400, f"the body is {problem}")
         try:
             reading = feed.publish(value)
         except ValueTooLarge as problem:

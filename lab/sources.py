@@ -1,7 +1,6 @@
 """Sources: generators that wait, then yield the data's next value."""
 
 import codecs
-import json
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ import psutil
 from lab.pace import Pace
 from pushlab.feed import encode
 from pushlab.limits import MAX_VALUE
+from pushlab.wsgi.json_text import loads
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,10 @@ def _value_of(line: bytes, too_long: bool) -> Value:
         text = line.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"a line that is not UTF-8: {error}") from None
-    value = parse_object(text)
-    value = {"line": text} if value is None else value
+    try:
+        value = parse_object(text)
+    except ValueError:
+        value = {"line": text}
     if len(encode(value)) > MAX_VALUE:
         raise ValueError(f"a line that is more than {MAX_VALUE} bytes as JSON")
     return value
@@ -151,22 +153,15 @@ class _Skipped:
         logger.log(logging.WARNING if self._bad else logging.INFO, "%s (%s)", text, counts)
 
 
-def parse_object(text: str | bytes) -> Value | None:
-    """Return the JSON object in the text, or None.
+def parse_object(text: str | bytes) -> Value:
+    """Return the JSON object in the text.
 
-    Numbers that overflow to infinity, and NaN, are refused: JSON cannot pass them on.
+    Raises ValueError, whose message says what is wrong with it.
     """
-
-    def finite(number: str) -> float:
-        if not math.isfinite(value := float(number)):
-            raise ValueError(f"{number} is not a JSON number")
-        return value
-
-    try:
-        value = json.loads(text, parse_constant=finite, parse_float=finite)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+    value = loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - as for any other wrong text
+    return value
 
 
 def _stdin_reader() -> Callable[[], bytes]:

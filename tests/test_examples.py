@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.browsing import Browser, violations
-from tests.clients import CLOSE, TEXT, Closing, RawSocket, frame
+from tests.clients import BINARY, CLOSE, TEXT, Closing, RawSocket, frame
 from tests.conftest import ROOT, Program, Server, eventually
 
 #: By host, the command that runs an example; the environment has PORT. An example that is made for
@@ -246,22 +246,70 @@ def test_echo_has_limits(run: Run) -> None:
     assert run("echo").http.get("/echo").status == 404
 
 
+#: What is sent to json_echo, and the error in its reply; None: the message itself.
+JSON_ECHO = [
+    ('{"output": "hi"}', None), ('"\\ud800"', None), ("1e308", None), ("1e-999", None),
+    ("9" * 4300, None), ('{"a": {"a": 1}}', None), ('["NaN", "1e999"]', None),
+    (b'"\xc3\xbc"', None), ("  [ ]\n", None),
+    ("NaN", "that is not JSON: NaN is no number there"),
+    ("[-Infinity]", "that is not JSON: -Infinity is no number there"),
+    ('{"a": Infinity}', "that is not JSON: Infinity is no number there"),
+    ('{"a":1e999}', "that is a number too large to be kept: 1e999"),
+    ("-1E+999", "that is a number too large to be kept: -1E+999"),
+    ("1" * 400 + ".0", f"that is a number too large to be kept: {'1' * 40}…"),
+    ("9" * 5000, f"that is a number of 5000 characters: {'9' * 40}…"),
+    ('[{"a": -' + "9" * 4301 + "}]", f"that is a number of 4302 characters: -{'9' * 39}…"),
+    ("[" * 65536, "that is nested too deeply"),
+    ('{"a":' * 10000, "that is nested too deeply"),
+    ("", "that is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    ("{", "that is not JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
+    ("01", "that is not JSON: Extra data: line 1 column 2"),
+    ("\ufeff1", "that is not JSON: Unexpected UTF-8 BOM"),
+    ("nan", "that is not JSON: Expecting value: line 1 column 1"),
+    (b"\xff", "that is not JSON, as it is not text: invalid start byte"),
+    (b"\xff\x00", "that is not JSON: Expecting value: line 1 column 1"),
+]  # fmt: skip
+
+
 def test_json_echo_replies_with_json(run: Run) -> None:
     with run("json_echo").connect("/websocket") as socket:
-        received = "I have received this message from you: "
-        for message, reply in (
-            ('{"output": "hi"}', {"output": received + '{"output": "hi"}'}),
-            ("NaN", {"output": received + "NaN"}),
-            (b'"\xc3\xbc"', {"output": received + '"ü"'}),
-            ('"\\ud800"', {"output": received + '"\ud800"'}),
-            ("{", {"error": "that is not JSON"}),
-            (b"\xff", {"error": "that is not JSON"}),
-            ("[" * 65536, {"error": "that is not JSON"}),
-            ("9" * 5000, {"error": "that is not JSON"}),
-        ):
+        for message, error in JSON_ECHO:
             socket.send(message)
-            assert json.loads(socket.recv(10)) == reply, message
+            reply = json.loads(socket.recv(10))
+            if error is None:
+                received = json.dumps(json.loads(message), ensure_ascii=False)
+                assert reply == {"output": f"I have received this message from you: {received}"}
+            else:
+                assert reply["error"].startswith(error), message
     assert run("json_echo").http.get("/websocket").status == 400
+
+
+#: What is sent as a binary message, and what comes back; a number is a close code.
+BINARY_MESSAGES: list[tuple[str, str, bytes, list[bytes] | int]] = [
+    ("echo", "/echo", b"\xff\x00", [b"\xff\x00"]),
+    ("threads", "/echo", b"\xff\x00", [b"\xff\x00"]),
+    ("blueprints", "/repeat/2", b"\xff\x00", [b"\xff\x00"] * 2),
+    ("blueprints", "/repeat/2/-", b"\xff\x00", [b"\xff\x00-\xff\x00"]),
+    ("blueprints", "/repeat/2/%C3%BC", b"ab", [b"ab\xc3\xbcab"]),
+    ("blueprints", "/repeat/2/-", b"", [b"-"]),
+    ("chat", "/chat/blue?name=Ann", b"\xff\x00", 1003),
+    ("login", "/whoami", b"\xff\x00", 1003),
+    ("login", "/whoami", b"text", 1003),
+]
+
+
+@pytest.mark.parametrize(("example", "path", "message", "reply"), BINARY_MESSAGES)
+def test_binary_messages(
+    run: Run, example: str, path: str, message: bytes, reply: list[bytes] | int
+) -> None:
+    server = run(example)
+    changes = log_in(server) if example == "login" else {}
+    with RawSocket(server.port, path, changes=changes) as socket:
+        socket.send(frame(BINARY, message))
+        if isinstance(reply, int):
+            assert socket.close_code() == reply
+        else:
+            assert [socket.frame() for _ in reply] == [(BINARY, each) for each in reply]
 
 
 def test_json_echo_counts_close_codes(run: Run) -> None:
@@ -587,8 +635,10 @@ def test_json_echo_page_closes_with_1000(browser: Browser, own: Own, axe: str) -
     visit(browser, server)
     say(browser, message='{"a": 1}')
     say(browser, message="{")
-    shown = ['I have received this message from you: {"a": 1}', "that is not JSON"]
-    eventually(lambda: log(browser) == shown)
+    eventually(lambda: len(log(browser)) == 2)
+    shown = log(browser)
+    assert shown[0] == 'I have received this message from you: {"a": 1}'
+    assert shown[1].startswith("that is not JSON: Expecting property name")
     before = server.http.get("/close-codes").json.get("1000", 0)
     browser.get("about:blank")
     eventually(lambda: server.http.get("/close-codes").json.get("1000") == before + 1)

@@ -105,6 +105,30 @@ def test_accept(accept: str, stream: bool) -> None:
     assert prefers({"HTTP_ACCEPT": accept}, "text/event-stream") is stream
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("NaN", "the body is not JSON: NaN is no number there"),
+        ('{"a":[-Infinity]}', "the body is not JSON: -Infinity is no number there"),
+        ('{"a":1e999}', "the body is a number too large to be kept: 1e999"),
+        (f'{{"a":{"1" * 5000}}}', "the body is a number of 5000 characters: 1111"),
+        ('{"a":' * 3000, "the body is nested too deeply"),
+        ("[]", "the body is not a JSON object"),
+        ("1", "the body is not a JSON object"),
+        ("{", "the body is not JSON: Expecting property name"),
+        ("", "the body is not JSON: Expecting value"),
+        (b"\xff", "the body is not JSON, as it is not text"),
+    ],
+)
+def test_what_is_wrong_with_a_body(token_server: Server, body: str | bytes, error: str) -> None:
+    before = token_server.cursor
+    content = body if isinstance(body, bytes) else body.encode()
+    response = token_server.http.post("/data", content, headers={"Authorization": "Bearer s3cret"})
+    assert response.status == 400
+    assert response.json["error"].startswith(error)
+    assert token_server.cursor == before
+
+
 # Logs and standard streams.
 
 

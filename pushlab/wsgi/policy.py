@@ -10,17 +10,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
 
 from pushlab import limits
+from pushlab.wsgi import json_text
 from pushlab.wsgi.access import origin_allowed
 
 
 class _Json(DefaultJSONProvider):
-    """Flask's JSON; nesting too deep is a ValueError."""
+    """Flask's JSON, strict; whatever is wrong is a ValueError."""
 
-    def loads(self, s: str | bytes, **options: Any) -> Any:
-        try:
-            return super().loads(s, **options)
-        except RecursionError as error:
-            raise ValueError("it is nested too deep") from error
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        return json_text.loads(s)
 
 
 def configure(app: Flask) -> Flask:
