@@ -1,8 +1,7 @@
 """python examples/login.py: a WebSocket that knows its user (Flask-Sockets' #34).
 
-What changed: it can refuse. The route reads Flask's session; without a login the handshake gets a
-401. Logging out ends the login, for every copy of its cookie, and closes its WebSockets. Pages of
-other sites can neither post nor connect.
+What changed: it can refuse. Without a login the handshake gets a 401. Logging out ends the login,
+for every copy of its cookie, and closes its WebSockets. Other sites can neither post nor connect.
 """
 
 if __name__ == "__main__":

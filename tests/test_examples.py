@@ -247,7 +247,7 @@ def test_echo_has_limits(run: Run) -> None:
 
 
 #: What is sent to json_echo, and the error in its reply; None: the message itself.
-JSON_ECHO = [
+JSON_ECHO: list[tuple[str | bytes, str | None]] = [
     ('{"output": "hi"}', None), ('"\\ud800"', None), ("1e308", None), ("1e-999", None),
     ("9" * 4300, None), ('{"a": {"a": 1}}', None), ('["NaN", "1e999"]', None),
     (b'"\xc3\xbc"', None), ("  [ ]\n", None),
