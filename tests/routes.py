@@ -1,6 +1,11 @@
 """An app whose routes converse or use a hub."""
 
+import os
+import socket
+import stat
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 from flask import Flask, abort, redirect, request
 from flask.typing import ResponseReturnValue
@@ -54,6 +59,20 @@ def publish() -> str:
 @app.get("/subscribers")
 def subscribers() -> str:
     return str(len(hub))
+
+
+@app.get("/user-timeout")
+def user_timeout() -> str:
+    """Return TCP_USER_TIMEOUT of the accepted connections, in milliseconds."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # some are not connected, and one was that of the listing
+            if stat.S_ISSOCK(path.stat().st_mode):
+                with socket.socket(fileno=os.dup(int(path.name))) as copy:
+                    copy.getpeername()
+                    if copy.getsockname()[1:] == (int(request.environ["SERVER_PORT"]),):
+                        found.add(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return " ".join(map(str, found))
 
 
 @app.route("/fail/<when>", websocket=True)

@@ -21,15 +21,17 @@ from websockets import Subprotocol
 from websockets.sync.client import connect
 
 from bench.servers import free_port
+from pushlab import limits
 from pushlab.hosting.log_lines import printable
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.access import normalized_origin, origin_allowed
 from pushlab.wsgi.proxy_headers import apply_forwarded, network
 from tests.clients import CLOSE, HANG_TIMEOUT, PING, PONG, Http, RawSocket, close_frame, frame
 from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually
-from tests.hosting import OWN, start_server, with_limits
+from tests.hosting import OWN, Hosted, start_server, with_limits
 
 SERVERS = ("serve.py", "servers/threads.py")
+UWSGI = ("uwsgi gevent", "uwsgi threads")
 
 
 # Credentials and origins.
@@ -272,6 +274,47 @@ def test_a_client_that_is_gone_frees_its_place(
             client.close()
         # Long before the polls' 60 seconds: `eventually` would give up.
         eventually(lambda: status() == 200)
+
+
+@pytest.mark.parametrize("name", [*OWN, "serve.py tls", "servers/threads.py tls", *UWSGI])
+def test_a_stream_that_is_not_read_keeps_few_readings(name: str, certificate_folder: Path) -> None:
+    """The rest is coalesced: the kernel's buffers would hold 250 of 16 KiB."""
+    server = start_server(name, certificate_folder, "--source", "http")
+    with server.send_get("/update?carry=1", "Accept: text/event-stream") as stream:
+        assert stream.recv(1)
+        for _ in range(400):
+            newest = server.publish({"text": "x" * 16_000})
+        received = bytearray(b"\n")
+        while f"id: {newest}\n".encode() not in received[-40_000:]:
+            piece = stream.recv(65536)
+            assert piece, "the stream ended"
+            received += piece
+        assert received.count(b"\nid: ") < 40
+    assert server.stop() == 0
+
+
+#: tests/routes.py on every server that sets socket options.
+ROUTES: dict[str, Callable[[], Server]] = {
+    "gevent": lambda: Server("tests/conversing.py"),
+    "threads": lambda: Server("tests/threaded.py"),
+    "gunicorn": lambda: Hosted(
+        "gunicorn", "-k", "pushlab.hosting.gunicorn.Worker", "-b", "127.0.0.1:{port}",
+        "--no-control-socket", "tests.routes:app",
+    ),
+    **{
+        ini: partial(Hosted, "uwsgi", f"servers/{ini}.ini", environment={"APP": "tests.routes:app"})
+        for ini in ("uwsgi", "uwsgi-threads")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_connection_whose_client_is_unreachable_ends(name: str) -> None:
+    """The kernel gives up after TCP_USER_TIMEOUT, whatever is unacknowledged."""
+    server = ROUTES[name]()
+    milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
+    assert server.http.get("/user-timeout").body == str(milliseconds).encode()
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("code", [1000, 1011, 1012, 1013, 1014, 3000, 4999])

@@ -11,9 +11,9 @@ import gevent
 import gevent.socket
 from gevent import monkey
 
-from pushlab import limits
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.metering import Exchange
+from pushlab.hosting.socket_options import limit_send_buffer
 from pushlab.websocket.connection import Connection
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
@@ -43,12 +43,6 @@ def wait_until_gone(
         return feed.wait(after, timeout=timeout)
     finally:
         waiting.pop(number, None)
-
-
-def limit_send_buffer(sock: Any) -> None:
-    """Bound the bytes that the kernel holds for a subscriber."""
-    with suppress(OSError):  # macOS refuses if the browser has just closed
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER)
 
 
 class GeventChannel:

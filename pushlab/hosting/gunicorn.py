@@ -14,6 +14,7 @@ from pushlab import limits
 from pushlab.hosting.gevent_server import Handler, Server
 from pushlab.hosting.lifecycle import announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.socket_options import configure
 
 
 class GunicornHandler(Handler):
@@ -36,6 +37,7 @@ class GunicornServer(Server):
             host=listener.getsockname()[0],  # of a Unix socket, its path
             certfile="gunicorn's" if "ssl_context" in its_options else None,
         )
+        configure(listener)
         self._stopping: gevent.Greenlet | None = None
         super().__init__(listener, application, settings, **its_options)
 

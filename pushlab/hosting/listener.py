@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from pushlab import limits
 from pushlab.hosting import StartupError
+from pushlab.hosting.socket_options import configure
 
 try:
     import resource
@@ -16,9 +17,7 @@ except ImportError:
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
-    Servers write a response's headers and its body one after the other. Without TCP_NODELAY the
-    body waits for the browser's delayed acknowledgement of the headers, 40 ms per request.
-    Accepted sockets inherit the option. Raises StartupError.
+    Raises StartupError.
     """
     try:
         family, *_, address = socket.getaddrinfo(
@@ -33,11 +32,7 @@ def listen(host: str, port: int) -> socket.socket:
         else:
             message = f"Cannot listen on {host} port {port}: {error.strerror}"
         raise StartupError(message) from error
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # Inherited, too: how long the kernel tries to reach a browser whose network is gone.
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    configure(listener)
     return listener
 
 

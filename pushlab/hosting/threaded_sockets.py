@@ -19,6 +19,7 @@ from pushlab import limits
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.metering import Exchange
+from pushlab.hosting.socket_options import limit_send_buffer
 from pushlab.websocket import frames
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseConnection, CloseReason
@@ -47,6 +48,7 @@ def wait_and_look(number: int, feed: Feed, after: str | None, *, timeout: float)
 
     A thread cannot wait for a feed and a socket at once, so it looks at the socket now and then.
     """
+    limit_send_buffer(number)
     deadline = time.monotonic() + timeout
     while True:
         left = deadline - time.monotonic()
@@ -153,14 +155,14 @@ class ThreadChannel:
         """Return decrypted bytes that do not make the socket readable."""
         return b""
 
-    def limit(self, size: int) -> None:
-        """Bound the bytes that the kernel holds for a subscriber."""
-        with suppress(OSError):  # macOS refuses if the browser has just closed
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+    @property
+    def number(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return self.kind.fileno(self._socket)
 
     def wait(self, events: int, *, timeout: float) -> None:
         """Wait for events; TimeoutError after `timeout` seconds."""
-        number = self.kind.fileno(self._socket)
+        number = self.number
         if number < 0:
             raise OSError(errno.EBADF, "the connection is closed")
         with _Waiter() as waiter:
@@ -197,7 +199,7 @@ class ThreadChannel:
     def settle(self, selector: selectors.BaseSelector) -> None:
         """Have the selector wait for the wanted events."""
         is_closed, wanted = self._is_closed, self._wanted  # in this order: `close` has the other
-        number = self.kind.fileno(self._socket)
+        number = self.number
         if number < 0:
             return  # twice closed
         events = 0 if is_closed or wanted is None else wanted[0]
@@ -298,7 +300,7 @@ class ThreadConnection(Connection):
 
     def _release(self) -> ThreadChannel:
         channel, self._socket = self._channel, None
-        channel.limit(limits.SEND_BUFFER)
+        limit_send_buffer(channel.number)
         return channel
 
     @property

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -28,6 +27,7 @@ import uwsgi
 from pushlab import limits
 from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.socket_options import configure, limit_send_buffer
 from pushlab.hosting.threaded_sockets import wait_and_look
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
@@ -76,6 +76,7 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
         raise StartupError(
             "--certfile is not for uWSGI: docs/reference/uwsgi.rst says how to have TLS."
         )
+    configure(uwsgi.sockets[0])
     address = _address()
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
@@ -109,18 +110,16 @@ def _take_socket() -> int:
     `http11-socket` it would keep its own for a next request, and read bytes that are meant for us.
     """
     its_own: int = uwsgi.connection_fd()
-    ours = socket.socket(fileno=os.dup(its_own))
+    ours = os.dup(its_own)
     os.dup2(_NOTHING, its_own, inheritable=False)
-    with suppress(OSError):  # a Unix socket has no such option
-        ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return ours.detach()
+    return ours
 
 
 def _gevent_loop() -> _Loop:
     import gevent
     import gevent.socket
 
-    from pushlab.hosting.gevent_sockets import GeventChannel, PlainSocket, limit_send_buffer
+    from pushlab.hosting.gevent_sockets import GeventChannel, PlainSocket
 
     class UwsgiConnection(Connection):
         """A connection that takes uWSGI's socket with the 101."""

@@ -7,7 +7,6 @@ socket is the app's alone.
 import socket
 import ssl
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from flask import Flask
 
 from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.socket_options import configure
 from pushlab.hosting.threaded_sockets import (
     SelectorThread,
     ThreadChannel,
@@ -170,9 +170,7 @@ class WerkzeugUpgrade(Upgrade):
             settings = replace(self._settings, host=environ["SERVER_NAME"])
             self.access_policy = settings.access_policy()
             self._host = environ["SERVER_NAME"]
-        # As in `listen`: or the body would wait 40 ms for the acknowledgement of the headers.
-        with suppress(OSError):  # a Unix socket has no such option, nor a closed one
-            environ[_SOCKET].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        configure(environ[_SOCKET])  # as its listener has been on our own server
         if handshake.is_websocket_upgrade(environ) and not environ["wsgi.multithread"]:
             return _NO_THREADS(environ, start_response)
         environ[WAIT] = partial(wait_and_look, environ[_SOCKET].fileno())
