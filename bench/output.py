@@ -27,7 +27,7 @@ def write(
     drawn = plots.draw(results, folder / "plots")
     page = folder / "report.html"
     page.write_text(html.page(results, drawn, added, title=title), encoding="utf-8")
-    drawings = (path for plot in drawn for path in (plot.png, plot.svg))
+    drawings = (plot.svg.with_suffix(kind) for plot in drawn for kind in (".png", ".svg"))
     return [*map(folder.joinpath, texts), page, *drawings]
 
 

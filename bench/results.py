@@ -38,11 +38,6 @@ class Traffic:
     def bytes(self) -> int:
         return self.up + self.down
 
-    @property
-    def bytes_with_headers(self) -> int:
-        """Bytes with the estimated headers of TCP and IP."""
-        return self.bytes + self.packets * PACKET_HEADER
-
 
 @dataclass
 class Result:
@@ -101,20 +96,13 @@ class Result:
 
     @property
     def bytes_with_headers_per_update(self) -> float:
-        return self.traffic.bytes_with_headers / self.updates
+        """Bytes with the estimated headers of TCP and IP."""
+        return self.bytes_per_update + self.traffic.packets * PACKET_HEADER / self.updates
 
     @property
     def bytes_per_second(self) -> float | None:
         """Bytes per second and client: what counts for slow readers."""
         return self.traffic.bytes / self.seconds / self.clients if self.seconds else None
-
-    @property
-    def requests_per_update(self) -> float:
-        return self.traffic.requests / self.updates
-
-    @property
-    def messages_per_update(self) -> float:
-        return self.traffic.messages / self.updates
 
     @property
     def cpu_samples(self) -> list[float]:
@@ -137,13 +125,6 @@ class Result:
     def cpu_per_update(self) -> float | None:
         """The CPU_PERCENTILE of `cpu_samples`; None if not known."""
         return quantile(self.cpu_samples, CPU_PERCENTILE) if self.knows_cpu else None
-
-    @property
-    def cpu_per_second(self) -> float | None:
-        """Microseconds of server CPU per second and client, publishing included."""
-        if not self.knows_cpu or not self.seconds:
-            return None
-        return sum(self.cpu) / self.seconds / self.clients
 
     @property
     def memory_per_client(self) -> float | None:
@@ -182,9 +163,7 @@ class Results:
 
     def as_json(self) -> str:
         """Return JSON with a line per list."""
-        entries = [{name: _rounded(value) for name, value in vars(result).items()}
-                 for result in self.entries]  # fmt: skip
-        return as_json({**vars(self), "entries": entries})
+        return as_json(vars(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
@@ -201,16 +180,12 @@ class Results:
         return cls.from_json(path.read_text())
 
 
-def _rounded(value: Any) -> Any:
-    """Round samples to the hundredth, as exact as clocks are."""
-    if isinstance(value, Traffic):
-        return vars(value)
-    if isinstance(value, list | tuple):
-        return [round(v, 2) if isinstance(v, float) else _rounded(v) for v in value]
-    return value
-
-
 def as_json(found: Any) -> str:
     """Return JSON with a list of plain values per line."""
-    text = json.dumps(found, indent=1, ensure_ascii=False)
+
+    def rounded(result: Any) -> dict[str, Any]:  # samples to the hundredth, as exact as clocks are
+        of: dict[str, Any] = vars(result)
+        return of | {name: [round(v, 2) for v in of[name]] for name in of if type(of[name]) is list}
+
+    text = json.dumps(found, indent=1, ensure_ascii=False, default=rounded)
     return re.sub(r"\[[^\[\]{}]*\]", lambda plain: re.sub(r"\n +", " ", plain[0]), text) + "\n"

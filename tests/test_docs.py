@@ -179,6 +179,6 @@ def test_the_first_finding_compares_like_with_like() -> None:
 def test_a_report_can_be_read_again() -> None:
     report = docs.fanout()
     assert Report.from_json(report.as_json()) == report
-    assert report.figure("memory", 5000).clients == 5000
+    assert report.all("memory", clients=5000)[0].clients == 5000
     with pytest.raises(LookupError, match="no figure 'memory' of Pushlab for 3"):
-        report.figure("memory", 3)
+        report.all("memory", clients=3)

@@ -30,7 +30,8 @@ def test_a_small_run_is_plausible(
     found = json.loads((tmp_path / "fanout.json").read_text())
     assert found["versions"]["Python"]
     assert found["machine"]["cores"]
-    medians = {figure["what"]: figure["median"] for figure in found["figures"]}
+    report = Report.from_json((tmp_path / "fanout.json").read_text())
+    medians = {figure.what: figure.median for figure in report.figures}
     assert set(medians) == set(TITLES)
     # A send costs at least a system call; Pushlab's share of a telling is more than nothing.
     assert 0.5 < medians["floor"] < medians["change"] < 10_000
@@ -38,7 +39,6 @@ def test_a_small_run_is_plausible(
         assert 5 < medians[request] < 100_000
     assert 0 < medians["last received"] < 10_000
     assert -1000 < medians["memory"] < 100_000
-    report = Report.from_json((tmp_path / "fanout.json").read_text())
     table = report.ours()
     docutils.core.publish_string(table, settings_overrides={"halt_level": 2, "report_level": 2})
     shown = capsys.readouterr().out

@@ -5,6 +5,7 @@ sentence of its own.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations, product
 
 from bench.report.formatting import away, clients, duration, size
@@ -29,7 +30,6 @@ SAME_CPU = 1.15
 SAME_AGE = 1.10
 #: From this share of a core on, the headless browsers may be what is slow.
 BUSY = 0.85
-_DRAW = ": a draw"
 
 
 def sentences(results: Results) -> list[str]:
@@ -39,15 +39,16 @@ def sentences(results: Results) -> list[str]:
         return found if results.extra else [*found, "Nothing was measured."]
     servers = list(dict.fromkeys(result.server for result in results.entries))
     for server in servers:
-        own = Results("", {}, {}, [result for result in results.entries if result.server == server])
+        own = replace(results, entries=[one for one in results.entries if one.server == server])
         prefix = f"On {server}: " if len(servers) > 1 else ""
         said = [f"{prefix}{one[0].upper()}{one[1:]}" for one in _of_server(own)]
         found += said[: (MOST - 1) // len(servers) or 1]
-    count = {of: sum(getattr(r, of) for r in results.entries) for of in ("seen", "coalesced")}
-    if count["seen"] and not any(result.lost for result in results.entries):
+    counts = ("seen", "coalesced", "lost")
+    seen, coalesced, lost = (sum(getattr(one, of) for one in results.entries) for of in counts)
+    if seen and not lost:
         found.append(
-            f"No update was lost: browsers saw {count['seen']:,}, and {count['coalesced']:,} were "
-            "coalesced, that is skipped on purpose because a newer one was there."
+            f"No update was lost: browsers saw {seen:,}, and {coalesced:,} were coalesced, that is "
+            "skipped on purpose because a newer one was there."
         )
     return found
 
@@ -95,9 +96,8 @@ def same_cpu(one: Result, other: Result) -> bool:
     return same(least, most, SAME_CPU) or _overlap(low, high)
 
 
-def same_size(one: Result, other: Result) -> bool:
-    """Tell whether an update takes about as many bytes."""
-    return same(one.bytes_per_update, other.bytes_per_update, SAME_SIZE)
+def draw(is_draw: bool) -> str:
+    return ": a draw" if is_draw else ""
 
 
 def _overlap(low: list[float], high: list[float]) -> bool:
@@ -128,14 +128,13 @@ def _dispatch(result: Result, group: Comparison) -> str:
     """Say what dispatched the requests, and Flask's cost."""
     if not result.variant.has_choice or result.dispatch == FLASK:
         return " (dispatched by Flask)" if result.variant.has_choice else ""
-    by_flask = group.by_variant.get(Variant(result.transport, result.carry, FLASK))
+    by_flask = group.by_variant.get(replace(result.variant, dispatch=FLASK))
     cost = f"; {_cpu(by_flask)} if by Flask" if by_flask else ""
     return f" (dispatched in front of Flask{cost})"
 
 
-def _age(result: Result) -> float:
-    """Return the 95th percentile of the age of shown data."""
-    return quantile(result.received_ms, 0.95)
+def _where(group: Comparison) -> str:
+    return f"{away(group.rtt_ms)} ({clients(group.clients)})"
 
 
 # The findings, where the data says them.
@@ -152,8 +151,8 @@ def _of_server(results: Results) -> Iterator[str]:
     yield from _slow_readers([group for group in every if group.processing_time])
 
 
-def _of(group: Comparison, variant: Variant) -> Result | None:
-    found = group.by_variant.get(variant)
+def _of(group: Comparison, transport: str, carry: bool) -> Result | None:
+    found = group.by_variant.get(Variant(transport, carry))
     return found if found and found.seen else None
 
 
@@ -162,7 +161,7 @@ def _pair(
 ) -> tuple[Result, Result, str] | None:
     """Return the first two in ORDER with one payload."""
     for carry, names in product((True, False), combinations(ORDER, 2)):
-        one, other = (_of(group, Variant(name, carry)) for name in names)
+        one, other = (_of(group, name, carry) for name in names)
         if one and other and measured(one) and measured(other):
             return one, other, f"both {'carrying the data' if carry else 'only signalling'}"
     return None
@@ -170,22 +169,19 @@ def _pair(
 
 def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
     """Compare bytes, time and CPU of two transports."""
-
-    def where(group: Comparison) -> str:
-        return f"{away(group.rtt_ms)} ({clients(group.clients)})"
-
     if pair := _pair(main, lambda result: result.seen):
         one, other, both = pair
+        is_draw = same(one.bytes_per_update, other.bytes_per_update, SAME_SIZE)
         yield (
             f"Like with like, {both}: an update takes {_bytes(one)} by {_name(one)} against "
-            f"{_bytes(other)} by {_name(other)}{_DRAW * same_size(one, other)}."
+            f"{_bytes(other)} by {_name(other)}{draw(is_draw)}."
         )
     timed = _pair(main, lambda result: result.received_ms)
     if timed:
         one, other, both = timed
         yield (
-            f"{where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
-            f"{_name(other)} {_after(other)} after it{_DRAW * same_time(one, other)} (medians)."
+            f"{_where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
+            f"{_name(other)} {_after(other)} after it{draw(same_time(one, other))} (medians)."
         )
     # Nearby and with the most browsers, where most of the CPU is the server's own.
     for group in sorted(fast, key=lambda group: (group.rtt_ms, -group.clients)):
@@ -193,34 +189,32 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
             one, other, both = pair
             cost, its = (f"{_name(each)}{_dispatch(each, group)}" for each in (one, other))
             yield (
-                f"{where(group)}, {both}: an update for one browser takes the server {_cpu(one)} "
-                f"of CPU by {cost} against {_cpu(other)} by {its}{_DRAW * same_cpu(one, other)}."
+                f"{_where(group)}, {both}: an update for one browser takes the server {_cpu(one)} "
+                f"of CPU by {cost} against {_cpu(other)} by {its}{draw(same_cpu(one, other))}."
             )
             break
     if not any(result.knows_cpu for group in fast for result in group.entries):
         yield "The server's CPU per update is not known from this run."
     if not timed and (alone := [result for result in main.entries if result.received_ms]):
         yield (
-            f"{where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
+            f"{_where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
             f"change (median), and an update takes {_bytes(alone[0])}."
         )
 
 
 def _payloads(main: Comparison) -> Iterator[str]:
     """Compare carrying with signalling, and polls with polls in vain."""
-    found = []
-    for transport in TRANSPORTS:
-        carry, signal = (_of(main, Variant(transport, to)) for to in (True, False))
-        if carry and signal and carry.received_ms and signal.received_ms:
-            found.append((carry.bytes_per_update / signal.bytes_per_update, carry, signal))
-    saved, carry, signal = min(found, default=(1.0, None, None), key=lambda one: one[0])
-    if carry and signal and saved * SAME_SIZE < 1:
+    pairs = [(_of(main, name, carry=True), _of(main, name, carry=False)) for name in TRANSPORTS]
+    known = [(a, b) for a, b in pairs if a and b and a.received_ms and b.received_ms]
+    shares = [carry.bytes_per_update / signal.bytes_per_update for carry, signal in known]
+    if known and min(shares) * SAME_SIZE < 1:
+        carry, signal = known[shares.index(min(shares))]
         yield (
             f"Carrying instead of signalling saves {_name(carry)} a request: an update takes "
             f"{_bytes(carry)} instead of {_bytes(signal)}, and the data is there {_after(carry)} "
             f"after the change instead of {_after(signal)}."
         )
-    push, poll = _of(main, Variant(MAIN[0], False)), _of(main, Variant(MAIN[1], True))
+    push, poll = _of(main, MAIN[0], carry=False), _of(main, MAIN[1], carry=True)
     if push and poll and same(push.bytes_per_update, poll.bytes_per_update, 1 / 0.75):
         yield (
             f"{_name(push)} that only signals takes {_bytes(push)} an update, as much as "
@@ -258,15 +252,17 @@ def _slow_readers(groups: list[Comparison]) -> Iterator[str]:
     for group in groups:
         found = [one for one in group.entries if one.carry and one.received_ms and one.seconds]
         if len(found) > 1:
-            fresh, stale = min(found, key=_age), max(found, key=_age)
+            ages = [quantile(one.received_ms, 0.95) for one in found]
+            least, most = min(ages), max(ages)
+            fresh, stale = (found[ages.index(age)] for age in (least, most))
             small = min(found, key=lambda result: result.bytes_per_second or 0)
             queued = sum(result.queued for result in group.entries)
             yield (
                 f"Slow readers (a change every {group.pace:g} s, {group.processing_time:g} s to "
                 f"show it), all carrying: {_name(fresh)} shows data at most "
-                f"{duration(_age(fresh))} old, {_name(stale)} {duration(_age(stale))} (in 95 of "
-                f"100 cases){_DRAW * same(_age(fresh), _age(stale), SAME_AGE)}. The fewest bytes "
-                f"go by {_name(small)}: {size(small.bytes_per_second or 0)} a second."
+                f"{duration(least)} old, {_name(stale)} {duration(most)} (in 95 of 100 cases)"
+                f"{draw(same(least, most, SAME_AGE))}. The fewest bytes go by {_name(small)}: "
+                f"{size(small.bytes_per_second or 0)} a second."
                 + f" {queued:,} updates were received but not yet shown."
                 * bool(queued)
             )

@@ -35,14 +35,13 @@ _VARIABLES = {
 
 
 class Plot(NamedTuple):
-    """A plot: what it shows, and its two files."""
+    """A plot, and what it shows."""
 
-    name: str
+    figure: Any  #: matplotlib's
     title: str
     caption: str  #: how to read it
     alt: str  #: its content in words, for readers who do not see it
-    png: Path
-    svg: Path
+    svg: Path = Path()  #: the file, once it is drawn; beside it is a PNG
 
 
 def page(
@@ -63,7 +62,7 @@ def page(
         title=title,
         results=results,
         alarms=alarms,
-        sentences=[_figures_bold(sentence) for sentence in sentences[len(alarms) :]],
+        sentences=sentences[len(alarms) :],
         plots=[(plot, _inlined(plot)) for plot in plots],
         tables=[table for table, is_slow in found if not is_slow],
         slow_tables=[table for table, is_slow in found if is_slow],
@@ -75,17 +74,6 @@ def page(
         segment=SEGMENT,
         same=findings,
     )
-
-
-def _figures_bold(sentence: str) -> Markup:
-    """Return a finding with its figures in bold, unbroken."""
-    text = re.sub(
-        r"(?<!every )(?<!for )(?<![\d.,])\d[\d,.]* (?:bytes|kB|MB|s|ms|µs)\b(?! away| to show)",
-        lambda found: f"<strong>{found[0]}</strong>",
-        str(escape(sentence)),
-    )
-    text = re.sub(r"(\d) (s\b|ms\b|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
-    return Markup(text)  # noqa: S704 - what it says is escaped
 
 
 def _shown(value: Any) -> str:
@@ -107,16 +95,12 @@ def _inlined(plot: Plot) -> Markup:
         svg = re.sub(f"{colour}\\b", variable, svg, flags=re.IGNORECASE)
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
     # Several plots on one page must not share ids.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{plot.name}-", svg)
+    name = plot.svg.stem
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    opening = f'<svg role="img" class="{name}" aria-labelledby="{name}-title {name}-desc"'
     titles = (
-        f'<title id="{plot.name}-title">{escape(plot.title)}</title>\n'
-        f'<desc id="{plot.name}-desc">{escape(plot.alt)}</desc>'
+        f'<title id="{name}-title">{escape(plot.title)}</title>\n'
+        f'<desc id="{name}-desc">{escape(plot.alt)}</desc>'
     )
-    opening = svg[: svg.index(">")]
-    view = re.search(r'viewBox="[^"]*"', opening)
-    return Markup(  # noqa: S704 - our own drawing; what it says is escaped
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{view[0] if view else ""} role="img" class="{plot.name}" '
-        f'aria-labelledby="{plot.name}-title {plot.name}-desc">{titles}'
-        + svg[svg.index(">") + 1 :].strip()
-    )
+    svg = svg.replace("<svg", opening, 1).replace(">", f">{titles}", 1)
+    return Markup(svg.strip())  # noqa: S704 - our own drawing; what it says is escaped

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -30,27 +30,18 @@ _COLOURS: Any = {
 }
 
 
-class _Drawn(NamedTuple):
-    figure: Figure
-    title: str
-    caption: str
-    alt: str
-
-
 def draw(results: Results, folder: Path) -> list[Plot]:
     """Write each plot that has data, as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = []
     for name, drawer in DRAWERS.items():
         with rc_context(_COLOURS, Path(__file__).with_suffix(".mplstyle")):
-            drawn = drawer(results)
-            if drawn is None:
-                continue
-            png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-            FigureCanvasAgg(drawn.figure)
-            drawn.figure.savefig(png, dpi=160, metadata={"Software": None})
-            drawn.figure.savefig(svg, metadata={"Date": None})
-        plots.append(Plot(name, *drawn[1:], png, svg))
+            if plot := drawer(results):
+                svg = folder / f"{name}.svg"
+                FigureCanvasAgg(plot.figure)
+                plot.figure.savefig(svg.with_suffix(".png"), dpi=160, metadata={"Software": None})
+                plot.figure.savefig(svg, metadata={"Date": None})
+                plots.append(plot._replace(svg=svg))
     return plots
 
 
@@ -66,7 +57,6 @@ def _plain_numbers(axis: Axis) -> None:
 
 
 def _one_of_several(server: str, results: Results) -> str:
-    """Return the server if there are others."""
     return server if {result.server for result in results.entries} - {server} else ""
 
 
@@ -101,26 +91,19 @@ def _legend(figure: Figure) -> None:
     """Name the variants below the plot, in two columns."""
     pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
     lines = {label: handle for pair in pairs for handle, label in pair}
-    style: Any = {
-        "ncols": 1 + (len(lines) > 2),
-        "loc": "outside lower left",
-        "handlelength": 3.6,
-        "columnspacing": 2.5,
-    }
-    figure.legend(lines.values(), lines, **style)
+    place: Any = {"loc": "outside lower left", "ncols": 1 + (len(lines) > 2)}
+    figure.legend(lines.values(), lines, handlelength=3.6, columnspacing=2.5, **place)
 
 
-def _latency(results: Results) -> _Drawn | None:
+def _latency(results: Results) -> Plot | None:
     """Draw the share of updates that had arrived by time."""
-    head = headline(results)
+    main = headline(results)
     panels = [
-        (group, [result for result in _in_order(group.entries) if result.received_ms])
+        (group, entries)
         for group in comparisons(results)
-        if head
-        and (group.server, group.clients, group.pace) == (head.server, head.clients, head.pace)
-        and not group.processing_time
+        if main and group == main._replace(rtt_ms=group.rtt_ms, entries=group.entries)
+        if (entries := [result for result in _in_order(group.entries) if result.received_ms])
     ]
-    panels = [(group, entries) for group, entries in panels if entries]
     if not panels:
         return None
     tall = 4.8 if len(panels) < 3 else 3.0
@@ -150,7 +133,7 @@ def _latency(results: Results) -> _Drawn | None:
         alt.append(f"{formatting.away(group.rtt_ms)}: {', '.join(medians)}")
     every[-1].set_xlabel("milliseconds from the change to having the data")
     _legend(figure)
-    return _Drawn(
+    return Plot(
         figure,
         "How soon the data is there",
         "The share of the updates that had arrived, by milliseconds since the change. Farther left "
@@ -168,7 +151,7 @@ def _parts(colour: str) -> dict[str, dict[str, Any]]:
     return {"up": solid, "down": {**solid, "alpha": 0.6}, "TCP/IP headers (est.)": headers}
 
 
-def _bytes(results: Results) -> _Drawn | None:
+def _bytes(results: Results) -> Plot | None:
     """Draw an update's bytes, with estimated TCP/IP headers."""
     group = headline(results)
     if group is None:
@@ -195,7 +178,7 @@ def _bytes(results: Results) -> _Drawn | None:
     handles = [Patch(label=label, **style) for label, style in _parts(MUTED).items()]
     figure.legend(handles=handles, loc="outside lower right", ncols=3)
     said = ", ".join(f"{result.title} {result.bytes_per_update:,.0f}" for result in group.entries)
-    return _Drawn(
+    return Plot(
         figure,
         "What an update takes on the wire",
         "Bytes per update and browser, counted at the sockets, with the polls that found nothing "
@@ -205,7 +188,7 @@ def _bytes(results: Results) -> _Drawn | None:
     )
 
 
-def _cpu(results: Results) -> _Drawn | None:
+def _cpu(results: Results) -> Plot | None:
     """Draw CPU per update and browser, by number of browsers."""
     found = [group for group in comparisons(results) if not group.processing_time]
     nearest = min((group.rtt_ms for group in found), default=0.0)
@@ -248,7 +231,7 @@ def _cpu(results: Results) -> _Drawn | None:
         for result in entries
         if result.clients == counts[-1]
     ]
-    return _Drawn(
+    return Plot(
         figure,
         "What an update costs the server",
         "The 10th percentile of the rounds, as other load on the machine can only increase it; "
@@ -262,7 +245,7 @@ def _cpu(results: Results) -> _Drawn | None:
 
 
 #: Every plot by its name, in the order of the report; None where there is no data.
-DRAWERS: dict[str, Callable[[Results], _Drawn | None]] = {
+DRAWERS: dict[str, Callable[[Results], Plot | None]] = {
     "latency": _latency,
     "bytes": _bytes,
     "cpu": _cpu,

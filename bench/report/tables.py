@@ -96,6 +96,11 @@ def _percentile(kind: str, head: str, name: str, q: float) -> Column:
     return Column(f"{kind}_{name}_ms", of, name, head)
 
 
+def _cpu_per_second(result: Result) -> Value:
+    known = result.knows_cpu and result.seconds  # publishing is included
+    return sum(result.cpu) / result.seconds / result.clients if known else None
+
+
 def _cpu(q: float) -> Callable[[Result], Value]:
     return lambda r: quantile(r.cpu_samples, q) if r.knows_cpu else None
 
@@ -116,8 +121,8 @@ _COLUMNS = (
     Column("processing_time_s", lambda r: r.processing_time),
     *(_percentile("notified", "news after, ms", *share) for share in PERCENTILES.items()),
     *(_percentile("received", "data after, ms", *share) for share in PERCENTILES.items()),
-    Column("requests_per_update", lambda r: r.requests_per_update, "requests", _UPDATE),
-    Column("messages_per_update", lambda r: r.messages_per_update, "messages", _UPDATE),
+    Column("requests_per_update", lambda r: r.traffic.requests / r.updates, "requests", _UPDATE),
+    Column("messages_per_update", lambda r: r.traffic.messages / r.updates, "messages", _UPDATE),
     Column("bytes_up_per_update", lambda r: r.traffic.up / r.updates, "up", _BYTES),
     Column("bytes_down_per_update", lambda r: r.traffic.down / r.updates, "down", _BYTES),
     Column("bytes_per_update", lambda r: r.bytes_per_update, "both", _BYTES),
@@ -133,7 +138,7 @@ _COLUMNS = (
         _BROWSER,
     ),
     Column("bytes_per_second_and_client", lambda r: r.bytes_per_second, "bytes", _SECOND, True),
-    Column("cpu_us_per_second_and_client", lambda r: r.cpu_per_second, "CPU, µs", _SECOND, True),
+    Column("cpu_us_per_second_and_client", _cpu_per_second, "CPU, µs", _SECOND, True),
     Column("requests", lambda r: r.traffic.requests, "requests", "in all"),
     Column("empty", lambda r: r.traffic.empty, "nothing new", "in all"),
     Column("messages", lambda r: r.traffic.messages),

@@ -22,7 +22,7 @@ class Study:
 
     @property
     def rounds(self) -> int:
-        """Return the number of rounds; 0 if it is not known."""
+        """Return the number of rounds; 0 if not known."""
         return sum(len(grid.scenarios) * grid.rounds for grid in self.grids)
 
     @property
