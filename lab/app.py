@@ -168,7 +168,7 @@ def _places(ports: Mapping[float, int]) -> list[Place]:
         Place(
             name=f"{distance:g} ms away" if distance else "here",
             distance=distance,
-            url=f"{request.scheme}://{name}:{its_port}/",
+            url=f"{request.scheme}://{name}:{its_port}{request.script_root}/",
             here=port == its_port,
         )
         for distance, its_port in ports.items()

@@ -1,7 +1,7 @@
 // @ts-check
 /** The code of a lane, in a dialog: what the page at /code/… shows. */
 
-import { find } from "./dom.js";
+import { find, root } from "./dom.js";
 
 const dialog = /** @type {HTMLDialogElement} */ (find("dialog.code"));
 const title = find("h2", dialog);
@@ -13,7 +13,7 @@ const content = find("[role=region]", dialog);
  * @param {string} name its title
  */
 export async function showCode(transport, name) {
-	page.href = `/code/${transport}`;
+	page.href = `${root}/code/${transport}`;
 	title.textContent = `${name}: the code`;
 	dialog.className = `code ${transport}`;
 	content.textContent = "Fetching the code…";

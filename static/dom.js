@@ -1,6 +1,9 @@
 // @ts-check
 /** The page's elements: found by their selectors, written only where something changed. */
 
+/** The path below which the app is: "" or, for example, "/push". */
+export const root = document.body.dataset.root ?? "";
+
 export const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 /**

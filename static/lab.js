@@ -2,6 +2,7 @@
 /** The connection to the instruments: the newest reading, the meters, the time; and the controls. */
 
 import { browserNow, learn } from "./clock.js";
+import { root } from "./dom.js";
 import { Reconnector } from "./reconnector.js";
 
 const FIRST_QUESTIONS = 8; // about the time, close together, to know it well soon
@@ -35,7 +36,7 @@ export class Lab extends Reconnector {
 	/** @override @param {AbortSignal} signal */
 	connect(signal) {
 		return new Promise((_, fail) => {
-			const socket = (this.#socket = new WebSocket("/lab"));
+			const socket = (this.#socket = new WebSocket(`${root}/lab`));
 			let receivedAt = performance.now();
 			let questions = 0;
 			/** @type {ReturnType<typeof setTimeout>} */

@@ -5,7 +5,7 @@ import { Card } from "./card.js";
 import { oneWay, serverNow, toBrowser, toServer } from "./clock.js";
 import { showCode } from "./code.js";
 import { makeDiagram } from "./diagram.js";
-import { find, reducedMotion } from "./dom.js";
+import { find, reducedMotion, root } from "./dom.js";
 import { withInstruments } from "./instruments.js";
 import { Measurement } from "./measurement.js";
 import { bandwidth, duration, size, times } from "./units.js";
@@ -55,6 +55,7 @@ export class Lane extends Card {
 		this.diagram = makeDiagram(this.field("diagram"));
 		this.#enabled = "autostart" in element.dataset;
 		const subscription = (this.#subscription = new (withInstruments(Transport, this.name))());
+		subscription.root = root;
 		subscription.carry = this.#button("carry").ariaPressed === "true";
 		subscription.onState = (state, retryAt) => this.showState(state, retryAt);
 		subscription.onReading = (reading) => this.#showReading(reading);

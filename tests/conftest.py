@@ -133,11 +133,11 @@ class Server(Program):
         self.port = int(url.rpartition(":")[2])
         self.http = Http("127.0.0.1", self.port, tls=self.tls)
 
-    def responds(self) -> bool:
+    def responds(self, path: str = "/data") -> bool:
         """Return whether requests are responded to by now."""
         assert self.process.poll() is None, self.log
         try:
-            self.http.get("/data")
+            self.http.get(path)
         except OSError:
             return False
         return True

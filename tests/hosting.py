@@ -14,6 +14,7 @@ from bench.servers import HOSTED, free_port, nginx, nginx_configuration
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 
 BIN = Path(sys.executable).parent
+GUNICORN = ("gunicorn", "-c", "servers/gunicorn.conf.py")
 
 #: Those with our parser, reader of bodies, limits and deadlines.
 OWN = ("serve.py", "gunicorn", "servers/threads.py")
@@ -42,7 +43,9 @@ class Hosted(Server):
         tls: bool = False,
         environment: Mapping[str, str] = MappingProxyType({}),
         before: str = ":",
+        path: str = "/data",
     ) -> None:
+        """Start it, and wait until it responds at `path`."""
         self.port = port or free_port()
         executable, *arguments = (part.replace("{port}", str(self.port)) for part in command)
         environment = {
@@ -53,13 +56,15 @@ class Hosted(Server):
             before=before,
         )  # fmt: skip
         self.is_at(f"{'https' if tls else 'http'}://127.0.0.1:{self.port}")
-        eventually(self.responds, timeout=30)
+        eventually(lambda: self.responds(path))
 
 
 class Proxied(Server):
     """serve.py behind nginx."""
 
-    def __init__(self, folder: Path, *options: str, port: int = 0, tls: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int = 0, tls: bool = False, prefix: str = ""
+    ) -> None:
         super().__init__("serve.py", "--trusted-proxies", "127.0.0.1", *options)
         backend, self.port = self.port, port or free_port()
         text = nginx_configuration(listen=self.port, server=backend)
@@ -67,12 +72,15 @@ class Proxied(Server):
             text = text.replace(f"listen 127.0.0.1:{self.port};", "")
             text = re.sub(r"# (listen .* ssl;|ssl_certificate.*;)", r"\1", text)
             text = text.replace("127.0.0.1:8443", f"127.0.0.1:{self.port}")
+        if prefix:
+            text = re.sub(r"(?s)location / .* instead[^\n]*\n", "", text).replace("# location", "location")
+            text = text.replace('Prefix ""', f"Prefix {prefix}").replace("/push", prefix)
         (folder / "nginx.conf").write_text(text)
         executable = nginx()
         assert executable, "nginx is not installed"
         self.nginx = Program("-p", str(folder), "-c", "nginx.conf", command=[executable])
         self.is_at(f"{'https' if tls else 'http'}://127.0.0.1:{self.port}")
-        eventually(self.responds)
+        eventually(lambda: self.responds(f"{prefix}/data"))
 
     def stop(self) -> int:
         """Stop the server, then nginx, which passes its close frames."""

@@ -18,7 +18,7 @@ from bench.processes import NotRunning, Process
 from bench.servers import HOSTED, free_port, started
 from tests.clients import TEXT, LabPage, RawSocket
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
-from tests.hosting import SERVERS, WITH_TLS, Hosted, start_server
+from tests.hosting import GUNICORN, SERVERS, WITH_TLS, Hosted, start_server
 
 PAGE = (ROOT / "docs" / "reference" / "servers.rst").read_text()
 
@@ -225,9 +225,6 @@ def test_bad_options_in_the_environment_are_one_line(options: str) -> None:
         assert "Traceback" not in program.log, program.log
 
 
-GUNICORN = ("gunicorn", "-c", "servers/gunicorn.conf.py")
-
-
 def test_a_preloaded_app_begins_a_new_epoch_in_each_worker() -> None:
     """Or a new worker would use an old epoch's cursors."""
     server = Hosted(*GUNICORN, "--preload", "serve:app", options=("--source", "http"))
@@ -269,10 +266,11 @@ def test_gunicorn_applies_options_to_any_app() -> None:
 
 def test_nginx_replaces_the_browsers_forwarded_host(certificate_folder: Path) -> None:
     server = start_server("nginx", certificate_folder, "--source", "http")
-    for name in ("X-Forwarded-Host", "X_Forwarded_Host"):
+    for name in ("X-Forwarded-Host", "X_Forwarded_Host", "X-Forwarded-Prefix"):
         page = server.http.get("/", headers={name: "evil.example"})
         assert page.status == 200
         assert "evil" not in page.headers["Content-Security-Policy"]
+        assert b"evil" not in page.body
     assert server.http.get("/", headers={"Upgrade": "h2c"}).status == 200
     assert server.http.post("/data", {}).status == 201, "nginx forwards this machine's address"
     assert server.stop() == 0, server.log

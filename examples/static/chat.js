@@ -1,7 +1,7 @@
 // @ts-check
 /** The browser half of examples/chat.py. */
 
-import { connect, find, findInput, log, notice, onSubmit } from "./socket.js";
+import { connect, find, findInput, log, notice, onSubmit, root } from "./socket.js";
 
 const { room = "" } = find("[data-inside]").dataset;
 /** @type {Set<string>} */
@@ -63,7 +63,7 @@ onSubmit(find("[data-say]"), ({ text }, form) => {
 });
 
 onSubmit(find("[data-go]"), ({ room: other }) => {
-	if (other.trim()) location.assign(`/chat/${encodeURIComponent(other.trim())}`);
+	if (other.trim()) location.assign(`${root}/chat/${encodeURIComponent(other.trim())}`);
 });
 
 findInput("#name").value = sessionStorage.getItem("name") ?? "";

@@ -1,7 +1,7 @@
 // @ts-check
 /** The browser half of examples/json_echo.py. socket.js closes its socket on `pagehide`. */
 
-import { connect, find, log, onSubmit } from "./socket.js";
+import { connect, find, log, onSubmit, root } from "./socket.js";
 
 const socket = connect("/websocket", {
 	received(message) {
@@ -13,6 +13,6 @@ const socket = connect("/websocket", {
 
 onSubmit(find("[data-form]"), ({ message }) => socket.send(message));
 
-const closed = await (await fetch("/close-codes")).json();
+const closed = await (await fetch(`${root}/close-codes`)).json();
 const counts = Object.entries(closed).map(([code, count]) => `${count} with ${code}`);
 find("[data-close-codes]").textContent = counts.join(", ") || "none yet";

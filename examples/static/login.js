@@ -1,7 +1,7 @@
 // @ts-check
 /** The browser half of examples/login.py. */
 
-import { connect, find, log, notice, onSubmit } from "./socket.js";
+import { connect, find, log, notice, onSubmit, root } from "./socket.js";
 
 /** @type {import("./socket.js").Socket | null} */
 let socket = null;
@@ -14,7 +14,7 @@ async function post(path, value) {
 	notice("");
 	try {
 		const headers = { "Content-Type": "application/json" };
-		const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(value) });
+		const response = await fetch(root + path, { method: "POST", headers, body: JSON.stringify(value) });
 		const { error = "" } = await response.json();
 		if (error) notice(error);
 		return response.ok;
@@ -42,7 +42,7 @@ function enter() {
 /** Whether the login has ended, as after a restart of the server. */
 async function isLoggedOut() {
 	try {
-		const page = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
+		const page = new DOMParser().parseFromString(await (await fetch(`${root}/`)).text(), "text/html");
 		return find("[data-login]", page).dataset.name === "";
 	} catch {
 		return false; // it cannot be reached

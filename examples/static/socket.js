@@ -9,6 +9,9 @@ const SETTLED = 1000; // a connection that was open for this long is retried wit
 /** Close codes after which reconnecting would be of no use. */
 const FINAL = new Set([1003, 1007, 1008, 1009, 4401]);
 
+/** The path below which the app is: "" or, for example, "/push". */
+export const root = document.body.dataset.root ?? "";
+
 /**
  * @typedef {object} Listeners
  * @property {(message: any) => void} received text, or an ArrayBuffer
@@ -38,7 +41,7 @@ export function connect(path, { received, opened = () => {}, closed = () => {} }
 	function open() {
 		clearTimeout(timer);
 		show("connecting", "connecting…");
-		const own = (socket = new WebSocket(path)); // of this page's host, with ws or wss as it is
+		const own = (socket = new WebSocket(root + path)); // of this page's host, with ws or wss as it is
 		let openSince = Infinity;
 		own.binaryType = "arraybuffer";
 		own.onopen = () => {

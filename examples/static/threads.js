@@ -1,7 +1,7 @@
 // @ts-check
 /** The browser half of examples/threads.py. */
 
-import { connect, find, log, notice } from "./socket.js";
+import { connect, find, log, notice, root } from "./socket.js";
 
 const PERIOD = 100; // milliseconds, as all times here
 /** @typedef {{ began: number, longest: number }} Job with the longest echo since it began */
@@ -38,7 +38,7 @@ for (const button of /** @type {NodeListOf<HTMLButtonElement>} */ (document.quer
 		running.add(job);
 		button.disabled = true;
 		try {
-			const result = await (await fetch(`/jobs/${button.dataset.job}`, { method: "POST" })).json();
+			const result = await (await fetch(`${root}/jobs/${button.dataset.job}`, { method: "POST" })).json();
 			if (sent !== null) note(performance.now() - sent);
 			const time = 1000 * result.seconds;
 			const verdict = job.longest > time / 2 ? "the echoes waited" : "no echo waited";

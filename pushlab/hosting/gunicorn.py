@@ -4,6 +4,7 @@
 `app.extensions["pushlab"]` it also knows the settings, what to close at shutdown, and the meters.
 """
 
+import os
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -18,7 +19,15 @@ from pushlab.hosting.socket_options import configure
 
 
 class GunicornHandler(Handler):
-    """Our handler, with gunicorn's log of requests (`--access-logfile`)."""
+    """Our handler, with gunicorn's log of requests and its SCRIPT_NAME."""
+
+    def get_environ(self) -> dict[str, Any]:
+        environ = super().get_environ()
+        # As gunicorn's other workers do; a path that is not below it is passed on as it is.
+        prefix, path = os.environ.get("SCRIPT_NAME", "").rstrip("/"), environ["PATH_INFO"]
+        if prefix and f"{path}/".startswith(f"{prefix}/"):
+            environ["SCRIPT_NAME"], environ["PATH_INFO"] = prefix, path[len(prefix) :]
+        return environ
 
     def log_request(self) -> None:
         if self.server.log.access_log_enabled:

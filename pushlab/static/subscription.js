@@ -22,6 +22,8 @@ const GRACE = 2000; // how far a transport may lag behind /data
 
 /** Follows the feed over one transport; a subclass says in `connect(signal)` how news arrives. */
 export class Subscription extends Reconnector {
+	/** The path below which the app is, such as "/push". */
+	root = "";
 	/** The cursor of the reading that was received last. */
 	after = "";
 	/** Whether messages carry the reading, or only signal that there is one. */
@@ -39,7 +41,7 @@ export class Subscription extends Reconnector {
 	 * @param {Record<string, any>} [query]
 	 */
 	url(path, query) {
-		return query ? `${path}?${new URLSearchParams(query)}` : path;
+		return this.root + path + (query ? `?${new URLSearchParams(query)}` : "");
 	}
 
 	/** @override @param {AbortSignal} signal */

@@ -64,6 +64,9 @@ def apply_forwarded(environ: dict[str, Any], trusted: Collection[Network]) -> No
         x_host=1,
         x_prefix=1,
     )(environ, lambda *_: lambda _: None)
+    # With one slash at its start, and none at its end: "//host" would be another server's URL.
+    prefix = environ.get("SCRIPT_NAME", "").strip("/")
+    environ["SCRIPT_NAME"] = f"/{prefix}" if prefix else ""
     for name in _FORWARDED_FIELDS:
         environ.pop(name, None)
 
