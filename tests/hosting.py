@@ -73,8 +73,8 @@ class Proxied(Server):
             text = re.sub(r"# (listen .* ssl;|ssl_certificate.*;)", r"\1", text)
             text = text.replace("127.0.0.1:8443", f"127.0.0.1:{self.port}")
         if prefix:
-            text = re.sub(r"(?s)location / .* instead[^\n]*\n", "", text).replace("# location", "location")
-            text = text.replace('Prefix ""', f"Prefix {prefix}").replace("/push", prefix)
+            text = re.sub(r"(?s)location / .* instead[^\n]*\n", "", text)
+            text = text.replace("# location", "location").replace('Prefix ""', f"Prefix {prefix}")
         (folder / "nginx.conf").write_text(text)
         executable = nginx()
         assert executable, "nginx is not installed"
