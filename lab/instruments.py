@@ -19,11 +19,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from lab.far_ports import FarPort, far_ports
+from lab.far_ports import far_ports
 from lab.meter import Meter, Meters, is_lane
 from lab.pace import BURST_GAP, Pace
 from lab.settings import Settings
@@ -76,27 +76,20 @@ class Lab:
         with far_ports(self.settings.far, host=self.settings.host, port=port) as opened:
             for far in opened:
                 say(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}")
-            self.set_ports(port, opened)
+            self.ports = {0: port, **{far.milliseconds: far.port for far in opened}}
             yield
-
-    def set_ports(self, port: int, relays: Iterable[FarPort]) -> None:
-        """Note the server's ports, for the links on the page."""
-        self.ports = {0: port, **{relay.milliseconds: relay.port for relay in relays}}
 
     def serve(self, socket: Connection, environ: Mapping[str, Any]) -> None:
         """Serve one page until it disconnects; 1013 beyond MAX_PAGES."""
         if not self._sessions.acquire(blocking=False):
             socket.close(CloseReason.TRY_AGAIN_LATER)
             return
+        allowed = self.settings.controls
+        may_control = is_loopback_request(environ) if allowed is None else allowed
         try:
-            LabSession(self, socket, may_control=self.may_control(environ)).serve()
+            LabSession(self, socket, may_control=may_control).serve()
         finally:
             self._sessions.release()
-
-    def may_control(self, environ: Mapping[str, Any]) -> bool:
-        """Tell whether a page may change what all pages see."""
-        allowed = self.settings.controls
-        return is_loopback_request(environ) if allowed is None else allowed
 
     def change(self, times: int) -> None:
         """Change the data now.
@@ -151,7 +144,7 @@ class LabSession:
         try:
             while (message := self._socket.receive()) is not None and not lab.feed.closed:
                 try:
-                    self._dispatch(_parse(message))
+                    self._carry_out(_parse(message))
                 except CommandRejected as rejection:
                     self._send(error=str(rejection))
         finally:
@@ -178,14 +171,10 @@ class LabSession:
             pass  # `receive` ends, too
 
     def _report(self) -> None:
-        if not self._lab.meters.are_counting:
-            self._send(meters={}, pace=self._lab.pace.name)
-            return
         with self._reporting:  # two threads report, and each exchange is reported once
-            self._send(
-                meters={lane: self._measured(lane) for lane in self._watched},
-                pace=self._lab.pace.name,
-            )
+            lanes = self._watched if self._lab.meters.are_counting else ()
+            meters = {lane: self._measured(lane) for lane in lanes}
+            self._send(meters=meters, pace=self._lab.pace.name)
 
     def _measured(self, lane: str) -> dict[str, Any]:
         meter, last = self._watched[lane]
@@ -205,73 +194,65 @@ class LabSession:
 
     # Commands.
 
-    def _dispatch(self, command: dict[str, Any]) -> None:
-        match command.get("do"):
-            case "clock":
-                self._clock(command.get("sent"))
-            case "watch":
-                self._watch(command.get("lanes"))
-            case "cut":
-                self._cut(command.get("lane"))
-            case "change" | "burst" | "pace" | "freeze" if not self._may_control:
+    def _carry_out(self, command: dict[str, Any]) -> None:
+        """Do what the page asks for; raises CommandRejected."""
+        lab = self._lab
+        match command:
+            case {"do": "clock", "sent": int() | float() as sent} if _is_time(sent):
+                self._send(clock={"sent": sent, "at": time.time() * 1000})
+            case {"do": "clock"}:
+                raise CommandRejected(f"sent: not a number below {MAX_TIME:g}")
+            case {"do": "watch", "lanes": list(lanes)} if (
+                all(map(is_lane, lanes)) and len(lanes) <= MAX_LANES
+            ):
+                self._set_watched(lanes)
+                self._report()
+            case {"do": "watch"}:
+                message = f"lanes: not a list of at most {MAX_LANES} names like k3j5-websocket"
+                raise CommandRejected(message)
+            case {"do": "cut", "lane": str(lane)} if lane in self._watched:
+                if not lab.meters.are_counting:
+                    message = "cut: this server does not count, so it cannot tell lanes apart"
+                    raise CommandRejected(message)
+                self._watched[lane][0].cut()
+            case {"do": "cut"}:
+                raise CommandRejected("lane: not one that this page watches")
+            case {"do": "change" | "burst" | "pace" | "freeze"} if not self._may_control:
                 raise CommandRejected(
                     "only a browser on the server's own machine may use this; see --controls"
                 )
-            case "change":
-                self._lab.change(1)
-            case "burst":
-                self._lab.change(BURST)
-            case "pace":
-                self._set_pace(command.get("pace"))
-            case "freeze":
-                self._freeze()
+            case {"do": "change" | "burst" as what}:
+                lab.change(BURST if what == "burst" else 1)
+            case {"do": "pace"} if not lab.is_paced:
+                raise CommandRejected("pace: this source has none to set")
+            case {"do": "pace", "pace": str(name)} if name in lab.pace.names:
+                lab.pace.set(name)
+                self._report()
+            case {"do": "pace"}:
+                raise CommandRejected(f"pace: none of {', '.join(lab.pace.names)}")
+            case {"do": "freeze"} if lab.just_unfroze:
+                raise CommandRejected("freeze: the server was frozen just now")
+            case {"do": "freeze"}:
+                self._send(frozen=FREEZE)
+                lab.freeze()
             case _:
                 raise CommandRejected(f"do: none of {', '.join(COMMANDS)}")
 
-    def _clock(self, sent: Any) -> None:
-        is_number = isinstance(sent, int | float) and not isinstance(sent, bool)
-        if not (is_number and abs(sent) < MAX_TIME):
-            raise CommandRejected(f"sent: not a number below {MAX_TIME:g}")
-        self._send(clock={"sent": sent, "at": time.time() * 1000})
-
-    def _watch(self, lanes: Any) -> None:
-        if not isinstance(lanes, list) or not all(map(is_lane, lanes)) or len(lanes) > MAX_LANES:
-            message = f"lanes: not a list of at most {MAX_LANES} names like k3j5-websocket"
-            raise CommandRejected(message)
-        self._set_watched(lanes)
-        self._report()
-
     def _set_watched(self, lanes: list[str]) -> None:
         """Watch these lanes, whose meters are kept, and no others."""
+        meters = self._lab.meters
         with self._reporting:
             before = self._watched
             self._watched = {
-                lane: before.get(lane) or (self._lab.meters.watch(lane), 0) for lane in lanes
+                lane: before.get(lane) or (meters.get(lane, watchers=1), 0)
+                for lane in dict.fromkeys(lanes)
             }
             for lane in before.keys() - self._watched.keys():
-                self._lab.meters.unwatch(before[lane][0])
+                meters.get(lane, watchers=-1)
 
-    def _cut(self, lane: Any) -> None:
-        if not isinstance(lane, str) or lane not in self._watched:
-            raise CommandRejected("lane: not one that this page watches")
-        if not self._lab.meters.are_counting:
-            raise CommandRejected("cut: this server does not count, so it cannot tell lanes apart")
-        self._watched[lane][0].cut()
 
-    def _set_pace(self, name: Any) -> None:
-        pace = self._lab.pace
-        if not self._lab.is_paced:
-            raise CommandRejected("pace: this source has none to set")
-        if not isinstance(name, str) or name not in pace.names:
-            raise CommandRejected(f"pace: none of {', '.join(pace.names)}")
-        pace.set(name)
-        self._report()
-
-    def _freeze(self) -> None:
-        if self._lab.just_unfroze:
-            raise CommandRejected("freeze: the server was frozen just now")
-        self._send(frozen=FREEZE)
-        self._lab.freeze()
+def _is_time(number: float) -> bool:
+    return type(number) is not bool and abs(number) < MAX_TIME
 
 
 def _parse(message: str | bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ app adds the times to the response, and the lab sends the sums to the page.
 import re
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ CUT = 2.0
 
 _LANE = re.compile(r"[0-9A-Za-z]{1,16}(?:-[0-9A-Za-z]{1,16}){0,2}")
 _IN_QUERY = re.compile(r"(?:^|&)lane=([^&]*)")
+
+
+def _lanes(query: str) -> list[str]:
+    return _IN_QUERY.findall(query) if "lane=" in query else []
 
 
 def is_lane(name: object) -> bool:
@@ -65,7 +69,6 @@ class Meter:
 
     @property
     def is_needed(self) -> bool:
-        """True while a page watches or a connection is open."""
         return bool(self.watchers or self._connections)
 
     def attach(self, exchange: object, abort: Callable[[], None]) -> None:
@@ -74,7 +77,6 @@ class Meter:
             self._connections[exchange] = abort
 
     def detach(self, exchange: object) -> None:
-        """Forget the connection."""
         with self._lock:
             self._connections.pop(exchange, None)
 
@@ -86,16 +88,12 @@ class Meter:
         for abort in aborts:
             abort()
 
-    def count(self, *, up: int = 0, down: int = 0) -> None:
-        """Add bytes that have passed the socket."""
+    def count(self, *, up: int = 0, down: int = 0, status: int | None = None) -> None:
+        """Add bytes that have passed; with a status, a response."""
         with self._lock:
             self.up += up
             self.down += down
-
-    def responded(self, status: int) -> None:
-        """Count a response."""
-        with self._lock:
-            self.requests += 1
+            self.requests += status is not None
             self.empty += status in (204, 304)
 
     def record(self, *exchange: Any) -> None:
@@ -127,7 +125,6 @@ class Exchange:
 
     @property
     def is_cut(self) -> bool:
-        """True if the connection is to be aborted."""
         return self.meter.is_cut
 
     def responds(self, status: int) -> str:
@@ -142,11 +139,9 @@ class Exchange:
 
     def sent(self, size: int) -> None:
         """Count bytes of the response; the first count the request."""
-        self.meter.count(down=size)
+        self.meter.count(down=size, status=None if self._has_response else self._status)
         self._down += size
-        if not self._has_response:
-            self._has_response = True
-            self.meter.responded(self._status)
+        self._has_response = True
 
     def received(self, size: int) -> None:
         """Count bytes that came after the request."""
@@ -191,44 +186,31 @@ class Meters:
     def __init__(self) -> None:
         #: Whether the server counts at all: it calls `install`.
         self.are_counting = False
-        self._meters: OrderedDict[str, Meter] = OrderedDict()
+        self._meters: dict[str, Meter] = {}  # the one that was needed last is the last
         self._lock = threading.Lock()
 
-    def __getitem__(self, lane: str) -> Meter:
+    def get(self, lane: str, *, watchers: int = 0) -> Meter:
+        """Return the lane's meter, with so many watchers more."""
         with self._lock:
-            return self._get(lane)
-
-    def watch(self, lane: str) -> Meter:
-        """Return the lane's meter, with one watcher more."""
-        with self._lock:
-            meter = self._get(lane)
-            meter.watchers += 1
+            meter = self._meters.pop(lane, None)
+            if meter is None:
+                if len(self._meters) >= MAX_LANES:
+                    idle = (name for name, other in self._meters.items() if not other.is_needed)
+                    self._meters.pop(next(idle, ""), None)
+                meter = Meter()
+            self._meters[lane] = meter
+            meter.watchers += watchers
             return meter
-
-    def unwatch(self, meter: Meter) -> None:
-        """Note one watcher less."""
-        with self._lock:
-            meter.watchers -= 1
-
-    def _get(self, lane: str) -> Meter:
-        meter = self._meters.get(lane)
-        if meter is None:
-            if len(self._meters) >= MAX_LANES:
-                idle = (name for name, other in self._meters.items() if not other.is_needed)
-                self._meters.pop(next(idle, ""), None)
-            meter = self._meters[lane] = Meter()
-        self._meters.move_to_end(lane)
-        return meter
 
     def open(self, query: str, *, up: int, abort: Callable[[], None]) -> Exchange | None:
         """Return an exchange if the query string names one lane.
 
         `up` is the size of the request in bytes; `abort` ends its connection.
         """
-        lanes = _IN_QUERY.findall(query) if "lane=" in query else ()
-        if len(lanes) != 1 or not is_lane(lanes[0]):
-            return None
-        return Exchange(self[lanes[0]], up=up, abort=abort)
+        match _lanes(query):
+            case [lane] if is_lane(lane):
+                return Exchange(self.get(lane), up=up, abort=abort)
+        return None
 
     def install(self, app: WSGI) -> WSGI:
         """Begin to count; return the app with the middleware."""
@@ -247,14 +229,12 @@ class Metering:
         self.wsgi_app = wsgi_app
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        lanes = "lane=" in environ["QUERY_STRING"] and _IN_QUERY.findall(environ["QUERY_STRING"])
-        if not lanes:
-            return self.wsgi_app(environ, start_response)
-        if len(lanes) > 1 or not is_lane(lanes[0]):
+        lanes = _lanes(environ["QUERY_STRING"])
+        if len(lanes) > 1 or not all(map(is_lane, lanes)):
             problem = error("400 Bad Request", "lane: not one name like k3j5-websocket")
             return problem(environ, start_response)
         exchange: Exchange | None = environ.get(EXCHANGE)
-        if exchange is None:
+        if exchange is None or not lanes:
             return self.wsgi_app(environ, start_response)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

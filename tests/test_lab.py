@@ -425,7 +425,7 @@ def test_native_threads_report_every_exchange_once(monkeypatch: pytest.MonkeyPat
     def finish_exchanges(worker: int) -> None:
         for number in range(500):
             unreported.acquire()
-            exchange = Exchange(instruments.meters["busy"], up=1, abort=lambda: None)
+            exchange = Exchange(instruments.meters.get("busy"), up=1, abort=lambda: None)
             exchange.responds(200)
             exchange.sent(worker * 1000 + number)
             exchange.closed()
