@@ -129,7 +129,12 @@ def on_core(place: int) -> Iterator[None]:
 
 @contextmanager
 def running(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, port: int = 0
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    port: int = 0,
+    stdin: int = subprocess.DEVNULL,
+    stderr: int | None = None,
 ) -> Iterator[Process]:
     """Run a server; yields it once it has started.
 
@@ -143,9 +148,9 @@ def running(
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command,
                 cwd=ROOT,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=file,
-                stderr=file,
+                stderr=file if stderr is None else stderr,
                 start_new_session=True,  # Ctrl-C is for us; we end it
                 env={**inherited, "PYTHONUNBUFFERED": "1", **(environment or {})},
             )

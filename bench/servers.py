@@ -73,9 +73,15 @@ def free_port() -> int:
             return port
 
 
-def command(server: str, port: int, *, dispatch: str = DIRECT) -> tuple[list[str], dict[str, str]]:
+#: Changes come by POST /data, and from nowhere else.
+HTTP_SOURCE = "--source http"
+
+
+def command(
+    server: str, port: int, *, dispatch: str = DIRECT, options: str = HTTP_SOURCE
+) -> tuple[list[str], dict[str, str]]:
     """Return the command line and additions to the environment."""
-    options = "--source http --far none" + " --no-direct" * (dispatch == FLASK)
+    options += " --far none" + " --no-direct" * (dispatch == FLASK)
     if server in PROGRAMS:
         return [sys.executable, server, "--port", str(port), *options.split()], {}
     executable, *arguments = (part.format(port=port) for part in HOSTED[server])
@@ -84,14 +90,16 @@ def command(server: str, port: int, *, dispatch: str = DIRECT) -> tuple[list[str
 
 
 @contextmanager
-def started(server: str, *, dispatch: str = DIRECT) -> Iterator[Process]:
-    """Run a server that only we publish to."""
+def started(
+    server: str, *, dispatch: str = DIRECT, options: str = HTTP_SOURCE, **streams: int
+) -> Iterator[Process]:
+    """Run a server that only we publish to; `streams` as in Popen."""
     with ExitStack() as stack:
         port = free_port()
         run, environment = command(
-            "serve.py" if server == NGINX else server, port, dispatch=dispatch
+            "serve.py" if server == NGINX else server, port, dispatch=dispatch, options=options
         )
-        process = stack.enter_context(running(run, environment=environment, port=port))
+        process = stack.enter_context(running(run, environment=environment, port=port, **streams))
         if server == NGINX:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             in_front = free_port()

@@ -22,7 +22,7 @@ from typing import Any
 
 from cogapp import Cog
 
-from bench import bytes_on_wire, memory
+from bench import bytes_on_wire, fairness, memory
 from bench.environment import described
 from bench.fanout.report import GOALS, OURS, Report, number
 from bench.processes import ROOT
@@ -150,6 +150,11 @@ def study(name: str, place: int = 0) -> None:
 def waiting() -> None:
     """Print what each waiting browser costs each server in memory."""
     show(memory.as_table(raw("servers")["servers"]))
+
+
+def attacks() -> None:
+    """Print what others noticed of each attack, a table per figure."""
+    show(*fairness.tables(raw("fairness")))
 
 
 # Numbers.
