@@ -1,4 +1,4 @@
-"""Measure whether one client or source holds up all others: `python -m bench.fairness`.
+"""Measure whether one client holds up others: `python -m bench.fairness`.
 
 While an attacker is at work, another client sends GET /data again and again, and a WebSocket
 receives a change every 0.2 seconds. Then the server is told to stop.
@@ -145,7 +145,7 @@ FIGURES = (
 
 
 def get(port: int, method: str = "GET", body: bytes | None = None) -> bytes:
-    """Send a request for /data on a new connection; return the body."""
+    """Request /data on a new connection; return the body."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
         connection.request(method, "/data", body)
         response = connection.getresponse()
@@ -155,7 +155,7 @@ def get(port: int, method: str = "GET", body: bytes | None = None) -> bytes:
 
 
 class Changes:
-    """Changes that are made, and seen on a WebSocket, in two threads."""
+    """Changes that are made and seen, in two threads."""
 
     def __init__(self, port: int, make: Callable[[bytes], object]) -> None:
         self._make = make
@@ -185,7 +185,7 @@ class Changes:
                     self._late.setdefault(at, (time.time() - at) * 1000)
 
     def end(self) -> tuple[list[float], int]:
-        """Make a last one; return milliseconds of those seen, and how many were missed."""
+        """End; return milliseconds of those seen, and the missed."""
         self._ended.set()
         for thread in self._threads:
             thread.join()
@@ -195,7 +195,7 @@ class Changes:
 
 
 def measure(server: str, attack: Attack, seconds: float) -> Measured:
-    """Attack a server for so long, and see how others fare."""
+    """Attack a server for some seconds, as others use it."""
     with ExitStack() as stack:
         streams: dict[str, Any] = {}
         if attack.lines is not None:
@@ -232,7 +232,7 @@ def measure(server: str, attack: Attack, seconds: float) -> Measured:
 
 
 def stop(process: Process) -> float:
-    """Tell a server to stop; return the seconds that it took."""
+    """Stop a server; return the seconds that it took."""
     begun = time.monotonic()
     os.kill(process.pids[0], signal.SIGTERM)
     while process.is_alive and time.monotonic() < begun + TIMEOUT:

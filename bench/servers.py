@@ -93,7 +93,10 @@ def command(
 def started(
     server: str, *, dispatch: str = DIRECT, options: str = HTTP_SOURCE, **streams: int
 ) -> Iterator[Process]:
-    """Run a server that only we publish to; `streams` as in Popen."""
+    """Run a server that only we publish to.
+
+    `streams` are as in Popen.
+    """
     with ExitStack() as stack:
         port = free_port()
         run, environment = command(

@@ -153,7 +153,7 @@ def waiting() -> None:
 
 
 def attacks() -> None:
-    """Print what others noticed of each attack, a table per figure."""
+    """Print the tables of attacks and servers."""
     show(*fairness.tables(raw("fairness")))
 
 
