@@ -44,6 +44,7 @@ MAX_DISCARDED = 64 * 1024  #: bytes of a body that are read and thrown away
 # Servers.
 BACKLOG = 1024  #: connections that may wait to be accepted
 MAX_LOG_LINES = 1000  #: log lines that wait to be written
+ACCEPT_WARNING = 60.0  #: seconds between two warnings that no connection can be accepted
 UNLIMITED = 100_000  #: descriptors or connections where the system sets no limit
 SPARE_DESCRIPTORS = 200  #: kept for files, pipes, and for rejecting clients
 MAX_REJECTING = 100  #: clients that are being rejected with 503 at a time

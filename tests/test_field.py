@@ -26,12 +26,26 @@ from pushlab.hosting.log_lines import printable
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.access import normalized_origin, origin_allowed
 from pushlab.wsgi.proxy_headers import apply_forwarded, network
-from tests.clients import CLOSE, HANG_TIMEOUT, PING, PONG, Http, RawSocket, close_frame, frame
+from tests.clients import (
+    CLOSE,
+    HANG_TIMEOUT,
+    PING,
+    PONG,
+    RESET,
+    Http,
+    RawSocket,
+    close_frame,
+    frame,
+    read_all,
+)
 from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually
 from tests.hosting import OWN, Hosted, start_server, with_limits
 
 SERVERS = ("serve.py", "servers/threads.py")
 UWSGI = ("uwsgi gevent", "uwsgi threads")
+
+GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /data HTTP/1.1\r\nHost: localhost\r\n"
 
 
 # Credentials and origins.
@@ -293,6 +307,79 @@ def test_a_stream_that_is_not_read_keeps_few_readings(name: str, certificate_fol
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("sent", [
+    GET * 1_600_000, POST + b"Content-Length: 67108864\r\n\r\n" + b"x" * 2**26,
+    GET.replace(b"GET", b"POST", 1) + GET * 1_600_000, b"GET /data\r\n\r\n" * 5_000_000,
+], ids=["requests", "a body", "a bad request", "HTTP/0.9"])  # fmt: skip
+@pytest.mark.parametrize("name", OWN)
+def test_64_megabytes_that_get_no_reader_are_not_taken(
+    name: str, sent: bytes, certificate_folder: Path
+) -> None:
+    """The client does not read; the kernel's buffers are most of what is taken."""
+    server = start_server(name, certificate_folder, "--source", "http")
+    before = memory(server)
+    with socket.create_connection(("127.0.0.1", server.port), 1) as client:
+        taken = 0
+        with suppress(OSError):  # a time-out: no more is taken; or a reset
+            while taken < len(sent):
+                taken += client.send(memoryview(sent)[taken : taken + 2**16])
+        assert taken < 2**24
+        assert memory(server) - before < 2**22
+    assert server.stop() == 0
+
+
+def memory(server: Server) -> int:
+    """Return the resident bytes of the server's processes."""
+    root = psutil.Process(server.process.pid)
+    return sum(each.memory_info().rss for each in (root, *root.children(recursive=True)))
+
+
+@pytest.mark.parametrize("name", [*OWN, "serve.py tls", *UWSGI])
+def test_a_body_that_never_ends_is_one_line(name: str, certificate_folder: Path) -> None:
+    options, environment = ("--source", "http", "--log-level", "info"), with_limits(BODY_TIMEOUT=1)
+    server = start_server(name, certificate_folder, *options, environment=environment)
+    bodies = (b"Transfer-Encoding: chunked\r\n\r\n7\r\n{", b"Content-Length: 9\r\n\r\n{")
+    ends: list[Callable[[socket.socket], object]] = [
+        lambda client: client.shutdown(socket.SHUT_WR), reset,
+    ]  # fmt: skip
+    if name not in UWSGI:  # whose time-out is 30 seconds
+        ends.append(read_all)
+    for body in bodies:
+        for end in ends:
+            with server.open_socket() as client:
+                client.sendall(POST + body)
+                end(client)
+                if end is not reset:
+                    read_all(client)
+    assert server.http.get("/data").status == 200
+    assert server.stop() == 0
+    assert "Traceback" not in server.log
+    lines = [line for line in server.log.splitlines() if "POST" in line or "body" in line]
+    assert len(lines) <= len(bodies) * len(ends)
+
+
+def reset(client: socket.socket) -> None:
+    """Close with a reset, as a crashed machine does."""
+    socket.socket.setsockopt(client, socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    client.close()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_no_descriptors_left_is_one_line(name: str, certificate_folder: Path) -> None:
+    server = start_server(
+        name, certificate_folder,
+        environment=with_limits(SPARE_DESCRIPTORS=0), before="ulimit -n 60",
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(server.open_socket()).sendall(GET[:-2])
+        eventually(lambda: "cannot accept connections" in server.log)
+    eventually(server.responds)
+    assert server.stop() == 0
+    assert server.log.count("Too many open files") == 1
+    assert "Traceback" not in server.log
+
+
 #: tests/routes.py on every server that sets socket options.
 ROUTES: dict[str, Callable[[], Server]] = {
     "gevent": lambda: Server("tests/conversing.py"),
@@ -385,9 +472,6 @@ def test_a_pong_that_came_while_the_server_stood_still_counts(
             browser.send(frame(PONG))
         browser.ping()
 
-
-GET = b"GET /data HTTP/1.1\r\nHost: localhost\r\n\r\n"
-POST = b"POST /data HTTP/1.1\r\nHost: localhost\r\n"
 
 #: What is sent before the server stands still, and what meanwhile.
 HALVES = {

@@ -25,6 +25,7 @@ from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.gevent_sockets import GeventConnection, abort, wait_until_gone
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
+from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
@@ -376,6 +377,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.connections = 0
         self._handshaking: set[_Handshake] = set()  # of TLS
         self._deadlines = Deadlines()
+        self._accept_errors = AcceptErrors()
         self._stop_requested = Event()
 
     def start(self) -> None:
@@ -427,6 +429,21 @@ class Server(WSGIServer):  # type: ignore[misc]
         """Abort a conversation that got no close frame."""
         if handler in self.handlers:
             abort(handler.socket)
+
+    def do_read(self) -> Any:
+        """Accept a connection; None if that is not possible now."""
+        try:
+            return super().do_read()
+        except ConnectionError:  # the client has closed already
+            return None
+        except OSError as error:
+            if self.is_fatal_error(error):
+                raise
+            self._accept_errors.log(error)
+            self.stop_accepting()
+            self._timer = self.loop.timer(AcceptErrors.PAUSE)
+            self._timer.start(self._start_accepting_if_started)
+            return None
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to receive a 503.

@@ -1,7 +1,10 @@
 """The listening socket of a server, and its connection limit."""
 
 import errno
+import logging
+import math
 import socket
+import time
 from contextlib import suppress
 
 from pushlab import limits
@@ -12,6 +15,8 @@ try:
     import resource
 except ImportError:
     resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,6 +39,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(message) from error
     configure(listener)
     return listener
+
+
+class AcceptErrors:
+    """Logs why connections cannot be accepted, in one line.
+
+    A server that has run out of descriptors tries again ten times a second.
+    """
+
+    #: Seconds until it tries again.
+    PAUSE = 0.1
+
+    def __init__(self) -> None:
+        self._silent_until = -math.inf
+
+    def log(self, error: OSError) -> None:
+        """Log a warning, unless the last was logged just now."""
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + limits.ACCEPT_WARNING
+            logger.warning("cannot accept connections: %s", error)
 
 
 def max_connections(wanted: int | None) -> int:

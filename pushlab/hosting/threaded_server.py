@@ -30,6 +30,7 @@ from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from pushlab import limits
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
+from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
@@ -320,6 +321,7 @@ class Server(ThreadedWSGIServer):
         self.header_timeout = settings.header_timeout
         self.handlers: set[Handler] = set()
         self._deadlines = Deadlines()
+        self._accept_errors = AcceptErrors()
         self._room = threading.Semaphore(listener_limit(settings.max_connections))
         self._rejecting = threading.Semaphore(limits.MAX_REJECTING)
         self.release = self._room.release
@@ -357,8 +359,8 @@ class Server(ThreadedWSGIServer):
             request, address = self.get_request()
         except OSError as error:
             if not isinstance(error, BlockingIOError | ConnectionError):
-                logger.warning("cannot accept a connection: %s", error)
-                time.sleep(0.1)  # it will not be better at once
+                self._accept_errors.log(error)
+                time.sleep(AcceptErrors.PAUSE)
             return
         request.setblocking(True)  # some systems let it inherit what the listener is
         self.process_request(request, address)
