@@ -63,19 +63,14 @@ class Options:
     study: Study
     chosen: dict[str, Any]  #: the options that were given, by name
 
-    @property
-    def url(self) -> str | None:
-        return self.chosen.get("url")
-
     def check(self) -> None:
         """Raise CannotMeasure if something is missing on this machine."""
         needed = self.study.descriptors
         if "other_servers" in self.chosen:
             needed = max(self.chosen.get("clients", [0])) + 100
-        elif self.url is None:
-            for server in self.chosen.get("server", ()):
-                if lacking := missing(server):
-                    raise CannotMeasure(f"To measure {server}, install {lacking}.")
+        for server in self.chosen.get("server", ()):
+            if lacking := missing(server):
+                raise CannotMeasure(f"To measure {server}, install {lacking}.")
         try:
             self.output.mkdir(parents=True, exist_ok=True)
             with NamedTemporaryFile(dir=self.output):
@@ -93,9 +88,9 @@ class Options:
 
         Raises CannotMeasure if it cannot be reached, or does not respond as ours do.
         """
-        if self.url is None:
+        if "url" not in self.chosen:
             return None
-        parts = urlsplit(self.url)  # which strips whitespace
+        parts = urlsplit(self.chosen["url"])  # which strips whitespace
         url, host, port = parts.geturl(), parts.hostname or "", parts.port or 80
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

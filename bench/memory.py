@@ -5,7 +5,6 @@ once each; then many more, and what the resident memory grew by is divided by th
 kernel's own memory for a socket is not in it.
 """
 
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NamedTuple
@@ -64,7 +63,7 @@ def measure(servers: Sequence[str] = SERVERS, *, runs: int = 3) -> Samples:
     """Return bytes by server and kind, a sample per run."""
     found: Samples = {}
     for name in servers:
-        sys.stderr.write(f"{name}\n")
+        click.echo(name, err=True)
         found[name] = {}
         for kind, (transport, first, more) in KINDS.items():
             if transport != "websocket":

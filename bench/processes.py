@@ -108,11 +108,6 @@ def _is_running(process: psutil.Process) -> bool:
     return False
 
 
-def is_pinned() -> bool:
-    """Return whether servers and load generators have a core each."""
-    return sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
-
-
 @contextmanager
 def on_core(place: int) -> Iterator[None]:
     """Start processes meanwhile on one core: 0, or -1."""

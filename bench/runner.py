@@ -114,14 +114,15 @@ class Run:
         return stack.enter_context(context)
 
     def _measure(self, grid: Grid, scenario: Scenario) -> None:
-        measurements = [
-            Measurement(
-                _empty_result(grid, scenario, variant),
-                self.target(scenario.server, variant),
-                self._workers[variant],
+        measurements = []
+        for variant in grid.variants:
+            result = Result(
+                **scenario._asdict(), **vars(variant), processing_time=grid.processing_time
             )
-            for variant in grid.variants
-        ]
+            if variant.transport == "poll":
+                result.period = grid.period or scenario.pace * PERIOD
+            target = self.target(scenario.server, variant)
+            measurements.append(Measurement(result, target, self._workers[variant]))
         self.results.entries += [measurement.result for measurement in measurements]
         pace = min(scenario.pace, MAX_PACE)
 
@@ -221,18 +222,6 @@ def explained(where: str, target: Target | None = None) -> Iterator[None]:
         raise Failed(f"{where}: {error}") from error
     except WrongResponse as error:
         raise Failed(f"{where}: {target.explain(error) if target else error}") from error
-
-
-def _empty_result(grid: Grid, scenario: Scenario, variant: Variant) -> Result:
-    period = (grid.period or scenario.pace * PERIOD) if variant.transport == "poll" else None
-    return Result(
-        **scenario._asdict(),
-        transport=variant.transport,
-        carry=variant.carry,
-        dispatch=variant.dispatch,
-        period=period,
-        processing_time=grid.processing_time,
-    )
 
 
 def _close(those: Sequence[ExitStack | Measurement]) -> None:

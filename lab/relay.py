@@ -242,20 +242,6 @@ def listen(host: str, port: int) -> socket.socket:
     sys.exit(f"Cannot listen on {host} for a far port: {reason}")
 
 
-def milliseconds(text: str) -> float:
-    """Parse a round trip of at most a minute."""
-    if not 0 <= (number := float(text)) <= 60_000:
-        raise ValueError
-    return number
-
-
-def port(text: str) -> int:
-    """Parse a port number."""
-    if not 0 <= (number := int(text)) <= 65535:
-        raise ValueError
-    return number
-
-
 def main() -> None:
     """Relay until standard input ends, or SIGTERM."""
     # Ctrl-C goes to all processes of the terminal; the server's last bytes pass this one.
@@ -266,11 +252,14 @@ def main() -> None:
         "ends with its standard input (Ctrl-D).",
     )
     add = parser.add_argument
-    add("--server", type=port, required=True, metavar="PORT", help="where the server listens")
-    add("--milliseconds", type=milliseconds, required=True, metavar="N", help="the round trip")
+    add("--server", type=int, required=True, metavar="PORT", help="where the server listens")
+    add("--milliseconds", type=float, required=True, metavar="N", help="the round trip")
     add("--host", default="127.0.0.1", help="listen on this address of the server (%(default)s)")
-    add("--port", type=port, default=0, help="listen here, if it is free (default: any free port)")
+    add("--port", type=int, default=0, help="listen here, if it is free (default: any free port)")
     options = parser.parse_args()
+    for name, most in {"server": 65535, "port": 65535, "milliseconds": 60_000}.items():
+        if not 0 <= getattr(options, name) <= most:  # nor is it NaN
+            parser.error(f"--{name}: not from 0 to {most}")
     with suppress(ImportError, ValueError, OSError):  # not on every system, or not that many
         import resource
 

@@ -100,10 +100,10 @@ def _newest(ends: list[bytes], first_is_too_long: bool, log: "_Skipped") -> Iter
         try:
             value = _value_of(ends[index], first_is_too_long and index == 0)
         except ValueError as error:
-            log.skipped(str(error))
+            log.note(f"skipped {error}", bad=1)
             continue
         if index:
-            log.superseded(index)
+            log.note(f"{index} lines were superseded by a newer one", superseded=index)
         yield value
         return
 
@@ -135,17 +135,9 @@ class _Skipped:
         self._bad = self._superseded = 0
         self._logged_at = -math.inf
 
-    def skipped(self, why: str) -> None:
-        """Log a line that cannot be published."""
-        self._bad += 1
-        self._log(f"skipped {why}")
-
-    def superseded(self, lines: int) -> None:
-        """Log lines that came together with a newer one."""
-        self._superseded += lines
-        self._log(f"{lines} lines were superseded by a newer one")
-
-    def _log(self, text: str) -> None:
+    def note(self, text: str, *, bad: int = 0, superseded: int = 0) -> None:
+        self._bad += bad
+        self._superseded += superseded
         if time.monotonic() < self._logged_at + 1:
             return
         self._logged_at = time.monotonic()

@@ -6,6 +6,7 @@ per notification, memory per socket, CPU per handshake, the time to the last sub
 the same run.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from bench.fanout.experiments import Figure, Subject, most, push, requests, stre
 from bench.fanout.floor import floor
 from bench.fanout.report import BY_FLASK, OURS, Report
 from bench.fanout.servers import OTHER_SERVERS, Unavailable, install
-from bench.processes import NotRunning, is_pinned
+from bench.processes import NotRunning
 from bench.results import PUBLISHED
 
 COMMAND = "python -m bench.fanout"
@@ -50,7 +51,7 @@ def measure(
     unavailable: dict[str, str] = {}
 
     def attempt(what: str, experiment: Callable[[Subject], list[Figure]], subject: Subject) -> None:
-        _say(f"{subject.name}: {what}")
+        click.echo(f"{subject.name}: {what}", err=True)
         try:
             figures.extend(experiment(subject))
         except (WrongResponse, NotRunning, OSError) as error:
@@ -60,7 +61,7 @@ def measure(
             others.remove(subject)
 
     for server in (one for one in OTHER_SERVERS if {one.name, "all"}.intersection(names)):
-        _say(f"{server.name}: installed on demand")
+        click.echo(f"{server.name}: installed on demand", err=True)
         try:
             others.append(install(server))
         except Unavailable as reason:
@@ -79,13 +80,10 @@ def measure(
         attempt(f"{long_polls:,} event streams", streaming, PUSHLAB)
     if max_sockets:
         attempt(f"{max_sockets:,} WebSockets", partial(most, clients=max_sockets), PUSHLAB)
-    pinned = "server and load generator on a core each" if is_pinned() else "on any core"
+    is_pinned = sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1  # see on_core
+    pinned = "server and load generator on a core each" if is_pinned else "on any core"
     circumstances = {"rounds": rounds, "floor": "C", "pinned": pinned}
     return Report(figures, unavailable, {"command": command, **about(**versions), **circumstances})
-
-
-def _say(progress: str) -> None:
-    sys.stderr.write(progress + "\n")
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])

@@ -74,6 +74,13 @@ class Table(NamedTuple):
     transports: Sequence[str] = ()  #: of each row, for its colour
     heads: Sequence[tuple[str, int]] = ()  #: words above the header, and above how many columns
 
+    @classmethod
+    def of(
+        cls, title: str, rows: Sequence[Mapping[str, str]], notes: Sequence[str] = ()
+    ) -> "Table":
+        """Return a table of rows, each by heading."""
+        return cls(title, list(rows[0]), [list(row.values()) for row in rows], notes)
+
     def as_rst(self) -> str:
         return as_rst([self.header, *self.rows])
 

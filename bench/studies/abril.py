@@ -53,14 +53,8 @@ class Abril(Study):
 
     @property
     def grids(self) -> list[Grid]:
-        grid = Grid(
-            [Scenario("serve.py", 1, 0.0, self.pace)],
-            variants=tuple(VARIANTS),
-            period=self.pace,
-            rounds=1,
-            changes=self.updates,
-        )
-        return [grid]
+        scenario = Scenario("serve.py", 1, 0.0, self.pace)
+        return [Grid([scenario], tuple(VARIANTS), 1, self.updates, period=self.pace)]
 
     def measure(self, run: Run) -> None:
         super().measure(run)
@@ -73,21 +67,20 @@ class Abril(Study):
             }
 
     def tables(self, results: Results) -> list[Table]:
-        header = (
-            "variant",
-            "published responses",
-            "responses",
-            "frames",
-            "requests, bytes",
-            "requests",
-            "all bytes",
-        )
-        rows = []
-        for name, _, requests, responses, frames, up in exchanges(results):
-            figures = (responses, frames, up, requests, responses + frames + up)
-            rows.append([name, PUBLISHED.get(name, "–"), *(f"{one:,}" for one in figures)])
+        rows = [
+            {
+                "variant": one.name,
+                "published responses": PUBLISHED.get(one.name, "–"),
+                "responses": f"{one.responses:,}",
+                "frames": f"{one.frames:,}",
+                "requests, bytes": f"{one.up:,}",
+                "requests": f"{one.requests:,}",
+                "all bytes": f"{one.responses + one.frames + one.up:,}",
+            }
+            for one in exchanges(results)
+        ]
         notes = [dispatched(measured(results))]
-        return [Table("Bytes for five updates of one client", header, rows, notes)] if rows else []
+        return [Table.of("Bytes for five updates of one client", rows, notes)] if rows else []
 
     def numbers(self, results: Results) -> dict[str, str]:
         found = {exchange.name: exchange for exchange in exchanges(results)}

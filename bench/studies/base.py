@@ -1,6 +1,6 @@
 """A study: a published experiment, repeated."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.report.tables import Table
 from bench.results import Result, Results
@@ -65,7 +65,7 @@ def dispatched(entries: Iterable[Result]) -> str:
 
 
 def latencies(
-    samples: Sequence[float], shares: Iterable[float] = PERCENTILES.values()
-) -> list[str]:
-    """Return these quantiles in milliseconds, with tenths."""
-    return [f"{quantile(samples, q):,.1f}" for q in shares]
+    samples: Sequence[float], shares: Mapping[str, float] = PERCENTILES
+) -> dict[str, str]:
+    """Return these quantiles in milliseconds, with tenths, by heading."""
+    return {f"{name}, ms": f"{quantile(samples, q):,.1f}" for name, q in shares.items()}

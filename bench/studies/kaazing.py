@@ -8,7 +8,6 @@ from bench.report.formatting import significant
 from bench.report.tables import Table
 from bench.results import Result, Results
 from bench.scenarios import Grid, Scenario, Variant
-from bench.statistics import PERCENTILES
 from bench.studies.base import Study, dispatched, latencies, measured
 
 POLLING, WEBSOCKET = Variant("poll", carry=True), Variant("websocket", carry=True)
@@ -83,15 +82,9 @@ class Kaazing(Study):
 
     @property
     def grids(self) -> list[Grid]:
-        grid = Grid(
-            [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients],
-            variants=[POLLING, WEBSOCKET],
-            period=self.period,
-            rounds=1,
-            changes=self.changes,
-            lost_after=LOST_AFTER,
-        )
-        return [grid]
+        scenarios = [Scenario("serve.py", clients, 0.0, self.period) for clients in self.clients]
+        pair = [POLLING, WEBSOCKET]
+        return [Grid(scenarios, pair, 1, self.changes, self.period, lost_after=LOST_AFTER)]
 
     @property
     def descriptors(self) -> int:
@@ -103,16 +96,6 @@ class Kaazing(Study):
             return []
         every, basis = [flow for pair in pairs for flow in pair], _basis(pairs)
         clients = basis[0].result.clients
-        header = (
-            "clients",
-            "how",
-            "transport",
-            "polls or messages a second",
-            "headers, Mbit/s",
-            "headers, 2^20 bit/s",
-            "published, 2^20 bit/s",
-            "with the data, Mbit/s",
-        )
         rows = [_row(flow, "measured", flow.result.clients, flow.rate) for flow in every]
         rows += [_row(flow, "computed", COMPUTED, flow.due / clients * COMPUTED) for flow in basis]
         notes = [
@@ -121,17 +104,17 @@ class Kaazing(Study):
         ]
         traffic = "Traffic that is not data: polling every second against WebSocket"
         latency = [
-            [f"{flow.result.clients:,}", flow.name, *latencies(flow.result.notified_ms)]
+            {
+                "clients": f"{flow.result.clients:,}",
+                "transport": flow.name,
+                **latencies(flow.result.notified_ms),
+            }
             for flow in every
         ]
+        how = "From the change until the client knows of it."
         return [
-            Table(traffic, header, rows, notes),
-            Table(
-                "Latency: measured instead of drawn",
-                ("clients", "transport", *(f"{name}, ms" for name in PERCENTILES)),
-                latency,
-                ["From the change until the client knows of it."],
-            ),
+            Table.of(traffic, rows, notes),
+            Table.of("Latency: measured instead of drawn", latency, [how]),
         ]
 
     def numbers(self, results: Results) -> dict[str, str]:
@@ -156,14 +139,14 @@ class Kaazing(Study):
         }
 
 
-def _row(flow: Flow, how: str, clients: int, rate: float) -> list[str]:
-    return [
-        f"{clients:,}",
-        how,
-        flow.name,
-        f"{rate:,.0f}",
-        significant(8 * rate * flow.header / MEGABIT),
-        significant(8 * rate * flow.header / THEIR_MEGABIT),
-        PUBLISHED[flow.name].get(clients, "–"),
-        significant(8 * rate * flow.whole / MEGABIT),
-    ]
+def _row(flow: Flow, how: str, clients: int, rate: float) -> dict[str, str]:
+    return {
+        "clients": f"{clients:,}",
+        "how": how,
+        "transport": flow.name,
+        "polls or messages a second": f"{rate:,.0f}",
+        "headers, Mbit/s": significant(8 * rate * flow.header / MEGABIT),
+        "headers, 2^20 bit/s": significant(8 * rate * flow.header / THEIR_MEGABIT),
+        "published, 2^20 bit/s": PUBLISHED[flow.name].get(clients, "–"),
+        "with the data, Mbit/s": significant(8 * rate * flow.whole / MEGABIT),
+    }

@@ -33,29 +33,21 @@ class Pimentel(Study):
 
     @property
     def grids(self) -> list[Grid]:
-        grid = Grid(
-            [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances],
-            variants=tuple(VARIANTS),
-            period=self.pace,
-            rounds=self.rounds,
-            changes=self.changes,
-            drifting=True,
-        )
-        return [grid]
+        scenarios = [Scenario("serve.py", 1, rtt_ms, self.pace) for rtt_ms in self.distances]
+        variants = tuple(VARIANTS)
+        return [Grid(scenarios, variants, self.rounds, self.changes, self.pace, drifting=True)]
 
     def tables(self, results: Results) -> list[Table]:
         found = [one for one in measured(results) if one.variant in VARIANTS and one.clients == 1]
-        header = ["round trip, ms", "transport", *(f"{name}, ms" for name in SHARES)]
         rows = [
-            [
-                f"{result.rtt_ms:g}",
-                VARIANTS[result.variant],
-                *latencies(result.notified_ms, SHARES.values()),
-                str(result.seen),
-                str(result.coalesced),
-            ]
+            {
+                "round trip, ms": f"{result.rtt_ms:g}",
+                "transport": VARIANTS[result.variant],
+                **latencies(result.notified_ms, SHARES),
+                "seen": str(result.seen),
+                "coalesced": str(result.coalesced),
+            }
             for result in found
         ]
         title = "One-way latency of a sensor's readings"
-        table = Table(title, [*header, "seen", "coalesced"], rows, [dispatched(found)])
-        return [table] if found else []
+        return [Table.of(title, rows, [dispatched(found)])] if rows else []
