@@ -4,6 +4,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,9 @@ from tests.clients import (
     LabPage,
     RawSocket,
     close_frame,
+    exchange,
     frame,
+    handshake,
 )
 from tests.conftest import ROOT, Program, Server, ending_well, eventually
 from tests.hosting import BIN, Hosted
@@ -100,6 +103,49 @@ def until_ready(program: Program) -> Http:
     """Wait for the line with the port, without a request."""
     eventually(lambda: program.out)
     return Http("127.0.0.1", int(re.findall(r":([0-9]+) ", program.out[0])[0]))
+
+
+HOST, CHUNKS = "Host: localhost\r\n", "\r\n2\r\n{}\r\n0\r\n\r\n"
+CHUNKED, LENGTH = "Transfer-Encoding: chunked\r\n", "Content-Length: 2\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("GET /data\r\n\r\n", 400),
+        ("\xff\xfe\r\n\r\n", 400),
+        (f"\r\nGET /data HTTP/1.1\r\n{HOST}\r\n", 200),
+        (f"GET data HTTP/1.1\r\n{HOST}\r\n", 400),
+        (f"get /data HTTP/1.1\r\n{HOST}\r\n", 501),
+        (f"GET /data HTTP/2.0\r\n{HOST}\r\n", 505),
+        (f"GET /data tea\r\n{HOST}\r\n", 400),
+        (f"GET /\x1b[2J HTTP/1.1\r\n{HOST}\r\n", 400),
+        (f"CONNECT localhost:80 HTTP/1.1\r\n{HOST}\r\n", 501),
+        (f"OPTIONS * HTTP/1.1\r\n{HOST}\r\n", 200),
+        (f"GET http://localhost/d%61ta?x=1 HTTP/1.1\r\n{HOST}\r\n", 200),
+        (f"GET http://example.org/data HTTP/1.1\r\n{HOST}\r\n", 421),
+        ("GET /data HTTP/1.1\r\n\r\n", 400),
+        ("GET /data HTTP/1.1\r\nHost : localhost\r\n\r\n", 400),
+        (f"GET /data HTTP/1.1\r\n{HOST}{HOST}\r\n", 400),
+        (f"GET /data HTTP/1.1\r\n{HOST}X-A: a\r\n b\r\n\r\n", 400),
+        (f"GET /data HTTP/1.1\r\n{HOST}X-A: a\x00b\r\n\r\n", 400),
+        (handshake("/update", "localhost", {"Origin ": "http://evil.example"}).decode(), 400),
+        (handshake("/update", "localhost", {"X-A ": "a"}).decode(), 400),
+        (f"POST /data HTTP/1.1\r\n{HOST}Content-Length: 2\r\n\r\n{{}}", 201),
+        (f"POST /data HTTP/1.1\r\n{HOST}Content-Length: +2\r\n\r\n{{}}", 400),
+        (f"POST /data HTTP/1.1\r\n{HOST}{LENGTH}{LENGTH}\r\n{{}}", 400),
+        (f"POST /data HTTP/1.1\r\n{HOST}{LENGTH}{CHUNKED}{CHUNKS}", 400),
+        (f"POST /data HTTP/1.1\r\n{HOST}{CHUNKED}{CHUNKS}", 411),
+        (f"POST /data HTTP/1.1\r\n{HOST}{CHUNKED}\r\nzz\r\n", 411),
+        (f"POST /data HTTP/1.1\r\n{HOST}Transfer-Encoding: gzip, chunked\r\n{CHUNKS}", 501),
+        (f"POST /data HTTP/1.1\r\n{HOST}{LENGTH}Expect: tea\r\n\r\n{{}}", 417),
+        ("\x16\x03\x01\x01\x40\x01\x00\x01\x3c\x03\x03" + "\x01" * 315, None),  # TLS
+    ],
+)
+def test_what_uwsgis_parser_lets_pass(server: Hosted, sent: str, status: int | None) -> None:
+    """And no traceback: the fixture looks for one."""
+    response = exchange(server.port, sent.encode("latin-1"))
+    assert (int(response.split()[1]) if response else None) == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM is in the contract
@@ -279,7 +325,8 @@ def test_tls_by_uwsgis_router(
     sockets = [line for line in lines if line.startswith("http-socket")]
     port = free_port()
     router = ",".join((f"https = 127.0.0.1:{port}", *certificate))
-    more = f"{router}\nhttp-websockets = true"
+    behind = free_port()
+    more = f"{router}\nhttp-websockets = true\nsocket = 127.0.0.1:{behind}"
     path = changed(ini, tmp_path, *((line, "") for line in sockets), more=more)
     server = host(path, port=port, tls=True)
     with server.websocket() as opened:
@@ -287,6 +334,12 @@ def test_tls_by_uwsgis_router(
         opened.ping(b"through the router")
         opened.send(close_frame(1000))
         assert opened.close_code() == 1000
+    # nginx's uwsgi_pass names the protocol of its own client.
+    variables = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/data", "PATH_INFO": "/data",
+                 "SERVER_PROTOCOL": "HTTP/2.0", "HTTP_HOST": "localhost"}  # fmt: skip
+    texts = [text.encode() for pair in variables.items() for text in pair]
+    packet = b"".join(struct.pack("<H", len(text)) + text for text in texts)
+    assert b" 200 OK\r\n" in exchange(behind, struct.pack("<BHB", 0, len(packet), 0) + packet)
 
 
 def test_a_kept_alive_connection_becomes_a_websocket(host: Host, tmp_path: Path) -> None:

@@ -19,13 +19,16 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from io import BufferedReader, BytesIO
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 from weakref import WeakSet
 
 import uwsgi
 
 from pushlab import limits
 from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
+from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.socket_options import configure, limit_send_buffer
 from pushlab.hosting.threaded_sockets import wait_and_look
@@ -33,7 +36,7 @@ from pushlab.websocket import handshake
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import Upgrade, close_all
-from pushlab.wsgi.responses import WSGI, Environ
+from pushlab.wsgi.responses import WSGI, Environ, Response, error
 from pushlab.wsgi.waiting import WAIT
 
 #: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
@@ -198,6 +201,9 @@ class UwsgiUpgrade(Upgrade):
         self._connections: WeakSet[Any] = WeakSet()
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        response = _parse(environ)
+        if response is not None:
+            return response(environ, start_response)
         environ[WAIT] = partial(wait_and_look, uwsgi.connection_fd())
         try:
             body = super().__call__(environ, start_response)
@@ -250,6 +256,36 @@ class UwsgiUpgrade(Upgrade):
         with self._connecting:
             connections = tuple(self._connections)
         close_all(connection for connection in connections if connection.accepted)
+
+
+def _parse(environ: Environ) -> Response | None:
+    """Correct the environ; return a response to what is no request.
+
+    uWSGI's parser accepts what RFC 9112 refuses: so ours reads what it has made of the request.
+    """
+    method = environ.get("REQUEST_METHOD", "").removeprefix("\r\n")
+    environ["REQUEST_METHOD"] = method  # an empty line may be before a request (section 2.2)
+    fields = {name[5:]: value for name, value in environ.items() if name.startswith("HTTP_")}
+    if length := environ.get("CONTENT_LENGTH"):
+        fields["CONTENT_LENGTH"] = length
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+    target, version = environ.get("REQUEST_URI", ""), environ.get("SERVER_PROTOCOL", "")
+    if version in ("HTTP/2.0", "HTTP/3.0") and "http-socket" not in uwsgi.opt:
+        version = "HTTP/1.1"  # that is what a proxy's client speaks; it is not spoken here
+    try:
+        line = parse_request_line(f"{method} {target} {version}\r\n")
+        stream: Any = BytesIO(f"{lines}\r\n".encode("latin-1"))
+        RequestHeaders(BufferedReader(stream)).check(line)
+    except BadRequest as problem:
+        return error(problem.status, str(problem))
+    if "TRANSFER_ENCODING" in fields:  # uWSGI takes a broken chunk for the last
+        return error("411 Length Required", "on uWSGI a body needs its Content-Length")
+    if line.target == "*":  # OPTIONS of the server as a whole (RFC 9110 section 9.3.7)
+        return Response("200 OK", [("Content-Length", "0")])
+    if line.host is not None:
+        environ["HTTP_HOST"] = line.host
+        environ["PATH_INFO"] = unquote(line.target.partition("?")[0], "latin-1")
+    return None
 
 
 def _import_app(name: str) -> Any:
