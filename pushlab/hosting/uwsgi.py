@@ -259,7 +259,7 @@ class UwsgiUpgrade(Upgrade):
 
 
 def _parse(environ: Environ) -> Response | None:
-    """Correct the environ; return a response to what is no request.
+    """Correct the environ; return a response that refuses it.
 
     uWSGI's parser accepts what RFC 9112 refuses: so ours reads what it has made of the request.
     """
