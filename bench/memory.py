@@ -7,7 +7,6 @@ kernel's own memory for a socket is not in it.
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NamedTuple
 
 import click
 
@@ -35,15 +34,8 @@ KINDS = {
 FEWER = {"uwsgi threads": (20, 70)}
 
 
-class Growth(NamedTuple):
-    """Bytes for each browser, and threads for all of them."""
-
-    memory: float
-    threads: int
-
-
-def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
-    """Return what each browser after the first ones costs.
+def growth(server: Process, transport: str, *, first: int, more: int) -> float:
+    """Return the bytes that each browser after the first costs.
 
     Raises WrongResponse unless all of them then receive a reading.
     """
@@ -51,10 +43,10 @@ def growth(server: Process, transport: str, *, first: int, more: int) -> Growth:
         those.broadcast()
         those.join(first, transport, carry=True)
         server.cpu(interval=IDLE_TIME)  # which waits until the server is idle
-        memory, threads = server.memory(), server.threads()
+        before = server.memory()
         those.join(more, transport, carry=True)
         server.cpu(interval=IDLE_TIME)
-        found = Growth((server.memory() - memory) / more, server.threads() - threads)
+        found = (server.memory() - before) / more
         those.broadcast()
         return found
 
@@ -72,7 +64,7 @@ def measure(servers: Sequence[str] = SERVERS, *, runs: int = 3) -> Samples:
             for _ in range(runs):
                 with started(name) as server:
                     cost = growth(server, transport, first=first, more=more)
-                samples.append(round(cost.memory, 1))
+                samples.append(round(cost, 1))
     return found
 
 

@@ -75,10 +75,6 @@ class Process:
         """Return the resident set in bytes."""
         return sum(process.memory_info().rss for process in self._family)
 
-    def threads(self) -> int:
-        """Return the number of threads."""
-        return sum(process.num_threads() for process in self._family)
-
 
 def cpu_of(process: Process, work: Callable[[], object], times: int = 1) -> float:
     """Return the average CPU microseconds of some work."""

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bench import memory, servers
+from bench.fanout.subscribers import subscribers
 from bench.processes import NotRunning, Process
 from bench.servers import HOSTED, free_port, started
 from tests.clients import TEXT, LabPage, RawSocket
@@ -113,11 +114,15 @@ def test_the_number_of_held_requests(name: str, server: Server) -> None:
 
 
 def test_a_push_socket_costs_little(server: Server) -> None:
-    growth = memory.growth(
-        Process([server.process.pid], server.port), "websocket", first=100, more=1000
-    )
-    assert growth.memory < 3000
-    assert growth.threads <= 0
+    process = Process([server.process.pid], server.port)
+    assert memory.growth(process, "websocket", first=100, more=1000) < 3000
+    with subscribers(server.port) as those:
+        those.broadcast()
+        those.join(100)
+        process.cpu(interval=memory.IDLE_TIME)  # which waits until the server is idle
+        before = threads(server)
+        those.join(200)
+        eventually(lambda: threads(server) <= before)
 
 
 @pytest.mark.alone

@@ -22,7 +22,7 @@ from typing import Any
 
 from cogapp import Cog
 
-from bench import bytes_on_wire, fairness, memory
+from bench import bytes_on_wire
 from bench.environment import described
 from bench.fanout.report import GOALS, OURS, Report, number
 from bench.processes import ROOT
@@ -46,7 +46,7 @@ def run(*options: str, root: Path = ROOT) -> int:
     Returns 0 if they agree with the raw results.
     """
     documents = [root / "README.rst", *sorted((root / "docs").rglob("*.rst"))]
-    prologue = "import cog; from bench.report import docs"
+    prologue = "import cog; from bench import fairness, memory; from bench.report import docs"
     return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
 
 
@@ -145,16 +145,6 @@ def study(name: str, place: int = 0) -> None:
     """Print a table of a study, and its notes."""
     table = STUDIES[name].tables(results(name))[place]
     show(table.as_rst(), *table.notes)
-
-
-def waiting() -> None:
-    """Print what each waiting browser costs each server in memory."""
-    show(memory.as_table(raw("servers")["servers"]))
-
-
-def attacks() -> None:
-    """Print the tables of attacks and servers."""
-    show(*fairness.tables(raw("fairness")))
 
 
 # Numbers.
