@@ -32,6 +32,7 @@ from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.request_body import NO_BODY, BadBody, RequestBody
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.tls import is_plain_http
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
@@ -452,9 +453,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         client = _Handshake(client_socket, time.monotonic() + self.header_timeout)
         self._handshaking.add(client)
         try:
-            first = client_socket.recv(1, socket.MSG_PEEK)
-            if first.isalpha():  # a TLS handshake begins with 0x16, a request with its method
-                client_socket.sendall(raw_error("400 Bad Request", "this port speaks https"))
+            if is_plain_http(client_socket, type(client_socket)):
                 return
             client.socket = self.wrap_socket(
                 client_socket, do_handshake_on_connect=False, **self.ssl_args

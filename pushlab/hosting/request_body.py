@@ -14,7 +14,7 @@ from typing import Any, cast
 from pushlab import limits
 from pushlab.hosting.request_parser import RequestHeaders
 
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})((?:[ \t]*;[^\x00-\x08\x0a-\x1f\x7f]*)?)\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r\n")
 
 
@@ -36,6 +36,7 @@ class RequestBody(RawIOBase):
         self._awaiting_continue = not self._ended and headers.get("expect") is not None
         self._send = send
         self._in_chunk = False
+        self._extensions = 0  # their bytes up to now
         #: The connection must not be used for another request.
         self.broken = False
 
@@ -76,6 +77,9 @@ class RequestBody(RawIOBase):
         match = _CHUNK_SIZE.fullmatch(line)
         if match is None:
             raise BadBody("this is no size of a chunk")
+        self._extensions += len(match[2])  # in all, they would have no end (section 7.1.1)
+        if self._extensions > limits.MAX_HEADER_BYTES:
+            raise BadBody("there are too many chunk extensions")
         self._left, self._in_chunk = int(match[1], 16), True
         if self._left:
             return

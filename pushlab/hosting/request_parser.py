@@ -14,10 +14,9 @@ from pushlab import limits
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
 _LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
 _EMPTY_LINE = re.compile(rb"(?:^|\n)\r?\n")
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
-_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#@]+)(?=[/?#]|$)(.*)")
+_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20#\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?@]+)(?=[/?]|$)(.*)")
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\\,:\[\]]*)(?::[0-9]*)?")
-_CODINGS = re.compile(rf"{_TOKEN}(?:[ \t]*,[ \t]*{_TOKEN})*")
 
 #: Where two would let a proxy in front of us find the end of the request elsewhere than we do, and
 #: take the rest for another one (RFC 9112 section 11.2).
@@ -101,14 +100,14 @@ class RequestHeaders:
     It has the attributes that gevent's handler and Werkzeug's ask for.
     """
 
-    __slots__ = ("_first", "fields", "size")
+    __slots__ = ("_values", "fields", "size")
 
     #: For gevent; headers that cannot be parsed raise instead.
     status = ""
 
     def __init__(self, rfile: BufferedReader) -> None:
         self.fields: list[tuple[str, str]] = []  #: every field's name, in lower case, and value
-        self._first: dict[str, str] = {}
+        self._values: dict[str, str] = {}
         block = _read(rfile)
         self.size = len(block)  #: bytes, with the empty line
         if not _LINES.fullmatch(block):
@@ -117,9 +116,11 @@ class RequestHeaders:
             name, _, value = line.partition(":")
             name, value = name.lower(), value.strip(" \t\r")
             self.fields.append((name, value))
-            if name in _ONCE and name in self._first:
-                raise BadRequest(f"more than one {name}")
-            self._first.setdefault(name, value)
+            if name in self._values:
+                if name in _ONCE:
+                    raise BadRequest(f"more than one {name}")
+                value = f"{self._values[name]}, {value}"
+            self._values[name] = value
 
     def check(self, line: RequestLine) -> None:
         """Raise BadRequest unless the request's framing and host are clear."""
@@ -129,10 +130,11 @@ class RequestHeaders:
                 raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
             if length is not None:
                 raise BadRequest("a body is either chunked, or has a length")
-            if coding.lower() != "chunked":
-                if _CODINGS.fullmatch(coding) and coding.lower().endswith("chunked"):
-                    raise NotImplementedHere("of transfer codings only chunked is known")
-                raise BadRequest("a body in a transfer coding ends with chunked")
+            *others, last = re.split("[ \t]*,[ \t]*", coding.lower())
+            if last != "chunked" or "chunked" in others:
+                raise BadRequest("the last transfer coding of a body is chunked, once")
+            if others:
+                raise NotImplementedHere("of transfer codings only chunked is known")
         if length is not None and not re.fullmatch("[0-9]{1,18}", length):
             raise BadRequest("the length is no number")
         host = self.get("host")
@@ -143,7 +145,7 @@ class RequestHeaders:
         if line.host is not None:
             self["host"] = line.host
         if line.version == "HTTP/1.0":
-            if "expect" in self._first:
+            if "expect" in self._values:
                 del self["expect"]  # such a client knows no 100 (RFC 9110 section 10.1.1)
         elif (self.get("expect") or "100-continue").lower() != "100-continue":
             raise ExpectationFailed("the only expectation met here is 100-continue")
@@ -151,11 +153,11 @@ class RequestHeaders:
     @property
     def has_body(self) -> bool:
         """True if a body follows."""
-        return "transfer-encoding" in self._first or int(self._first.get("content-length", 0)) > 0
+        return "transfer-encoding" in self._values or int(self._values.get("content-length", 0)) > 0
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the first field of this name."""
-        return self._first.get(name.lower(), default)
+        """Return the values of all fields of this name, as a list."""
+        return self._values.get(name.lower(), default)
 
     getheader = get
 
@@ -166,18 +168,18 @@ class RequestHeaders:
     @property
     def typeheader(self) -> str | None:
         """The media type of the body."""
-        return self._first.get("content-type")
+        return self._values.get("content-type")
 
     def __setitem__(self, name: str, value: str) -> None:
         name = name.lower()
-        if name in self._first:
+        if name in self._values:
             del self[name]
         self.fields.append((name, value))
-        self._first[name] = value
+        self._values[name] = value
 
     def __delitem__(self, name: str) -> None:
         name = name.lower()
-        del self._first[name]
+        del self._values[name]
         self.fields = [field for field in self.fields if field[0] != name]
 
 

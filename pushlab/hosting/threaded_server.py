@@ -38,6 +38,7 @@ from pushlab.hosting.request_body import RequestBody
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.threaded_sockets import abort
+from pushlab.hosting.tls import is_plain_http
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
 from pushlab.websocket.handshake import is_websocket_upgrade
 from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, raw_error
@@ -137,6 +138,8 @@ class Handler(WSGIRequestHandler):
         self.server.handlers.add(self)
         try:
             if isinstance(self.connection, ssl.SSLSocket):
+                if is_plain_http(self.connection, socket.socket):
+                    return
                 self.connection.do_handshake()
             super().handle()
         finally:
@@ -252,6 +255,8 @@ class Handler(WSGIRequestHandler):
     def send_response(self, code: int, message: str | None = None) -> None:
         self.log_request(code)
         self.send_response_only(code, message)
+        # The version is that of the server, whatever the client's (RFC 9110 section 2.5).
+        self._headers_buffer[0] = self._headers_buffer[0].replace(b"HTTP/1.0", b"HTTP/1.1", 1)
 
     def end_headers(self) -> None:
         if not any(line.lower().startswith(b"date:") for line in self._headers_buffer):
