@@ -156,7 +156,7 @@ class RequestHeaders:
         return "transfer-encoding" in self._values or int(self._values.get("content-length", 0)) > 0
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the values of all fields of this name, as a list."""
+        """Return the values of all fields of this name."""
         return self._values.get(name.lower(), default)
 
     getheader = get
