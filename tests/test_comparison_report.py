@@ -240,8 +240,6 @@ SENTENCES: list[tuple[str, list[Result], list[Result]]] = [
     (r"polling \(dispatched in front of Flask; 199 µs if by Flask\)", ALL + BY_FLASK, ALL),
     (r"CPU by WebSocket against 10.0 µs by long polling .*: a draw", SAME_CPU, ALL),
     (r"On the same machine \(1,000 browsers\).* CPU", NEAR + MOST, NEAR),
-    (r"CPU per update is not known", NO_CPU, ALL),
-    (r"WebSocket, carry: the data is there 10.* takes 121 bytes", far(WS), ALL),
     (r"saves WebSocket a request: .* 121 bytes instead of 808 bytes", ALL, far(WS, LONG)),
     (r"saves .* 10\d ms after the change instead of 30\d ms", ALL, far(WS, LONG)),
     (r"signals takes 808 bytes an update, as much as long polling that carries", ALL, FEWER),

@@ -176,9 +176,8 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
             f"Like with like, {both}: an update takes {_bytes(one)} by {_name(one)} against "
             f"{_bytes(other)} by {_name(other)}{draw(is_draw)}."
         )
-    timed = _pair(main, lambda result: result.received_ms)
-    if timed:
-        one, other, both = timed
+    if pair := _pair(main, lambda result: result.received_ms):
+        one, other, both = pair
         yield (
             f"{_where(main)}, {both}: {_name(one)} has the data {_after(one)} after the change, "
             f"{_name(other)} {_after(other)} after it{draw(same_time(one, other))} (medians)."
@@ -193,13 +192,6 @@ def _transports(main: Comparison, fast: list[Comparison]) -> Iterator[str]:
                 f"of CPU by {cost} against {_cpu(other)} by {its}{draw(same_cpu(one, other))}."
             )
             break
-    if not any(result.knows_cpu for group in fast for result in group.entries):
-        yield "The server's CPU per update is not known from this run."
-    if not timed and (alone := [result for result in main.entries if result.received_ms]):
-        yield (
-            f"{_where(main)}, {alone[0].title}: the data is there {_after(alone[0])} after the "
-            f"change (median), and an update takes {_bytes(alone[0])}."
-        )
 
 
 def _payloads(main: Comparison) -> Iterator[str]:
