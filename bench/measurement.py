@@ -66,19 +66,8 @@ class Measurement:
             ticks = UNLIMITED  # how long it takes is not known
         self.worker.do("begin", begin_at=begin_at, ticks=ticks, period=period, phase=phase)
 
-    def record(
-        self,
-        found: Mapping[str, Any],
-        sequences: range,
-        *,
-        cpu: float | None,
-        seconds: float,
-        pace: float | None,
-    ) -> None:
-        """Add what a turn found for these readings.
-
-        `pace` is the target's own, if it has one.
-        """
+    def record(self, found: Mapping[str, Any], sequences: range, *, seconds: float) -> None:
+        """Add what a turn found for these readings."""
         result, offset = self.result, 1e3 * self.target.offset
         seen = [entry for entry in found["seen"] if entry[0] in sequences]
         slow = bool(result.processing_time)  # it may stay behind, so nothing counts as lost
@@ -92,13 +81,8 @@ class Measurement:
         result.received_ms += [round(received + offset, 3) for _, _, received in seen]
         for name, amount in found["traffic"].items():
             setattr(result.traffic, name, getattr(result.traffic, name) + amount)
-        if cpu is not None:
-            result.cpu.append(round(cpu, 1))
-            result.changes.append(len(sequences))
         result.worker_cpu = max(result.worker_cpu, round(found["cpu"], 3))
         result.seconds = round(result.seconds + seconds, 3)
-        if pace is not None:
-            result.pace = round(pace, 3)
 
 
 def take_turn(
@@ -141,10 +125,11 @@ def take_turn(
         raise target.explain(error) from error
     if not counted:
         return
-    between = (publisher.changed_at - changed_at) / (last - first)
     for measurement, its in zip(measurements, found, strict=True):
-        measurement.record(
-            its, range(first + 1, last + 1), seconds=ended_at - begin_at,
-            cpu=None if cpu is None or used is None else used - cpu,
-            pace=None if publisher.controls_data else between,
-        )  # fmt: skip
+        measurement.record(its, range(first + 1, last + 1), seconds=ended_at - begin_at)
+        if cpu is not None and used is not None:
+            measurement.result.cpu.append(round(used - cpu, 1))
+            measurement.result.changes.append(last - first)
+        if not publisher.controls_data:  # the pace is the target's own
+            pace = (publisher.changed_at - changed_at) / (last - first)
+            measurement.result.pace = round(pace, 3)

@@ -97,7 +97,7 @@ class Run:
             with explained(f"{variant.title} is not right, so nothing is measured", target):
                 verify(variant, target, self._workers[variant])
 
-        self._each(check, new)
+        self._at_once(check, new)
         self._verified |= {(server, variant) for variant in new}
         self.results.verified += [f"{variant.title} ({server})" for variant in new]
 
@@ -144,7 +144,7 @@ class Run:
             for one in measurements:
                 one.result.publish_cpu = baseline
             self.progress.say(f"{scenario.title}: they connect")
-            self._each(connect, measurements)
+            self._at_once(connect, measurements)
             for number in range(grid.rounds):
                 self._take_round(grid, scenario, measurements, number)
         finally:
@@ -186,16 +186,13 @@ class Run:
                 turn(measurements[place])
         self.progress.finish_round()
 
-    def _each(self, work: Callable[[Item], object], items: Sequence[Item]) -> None:
-        """Do this for each item, at a shared server alone."""
-        if self._shared is None:
-            self._at_once(work, items)
-        else:
-            for item in items:
-                work(item)
-
     def _at_once(self, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[Outcome]:
-        """Return each item's outcome; one failure stops the others."""
+        """Return each item's outcome; one failure stops the others.
+
+        At a shared server, one follows the other.
+        """
+        if self._shared is not None:
+            return [work(item) for item in items]
         with ThreadPoolExecutor(max(1, len(items))) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
