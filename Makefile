@@ -1,6 +1,7 @@
 # make run    start the page; options in ARGS, as in: make run ARGS="--port 5055"
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
+# make test-busy   all tests three times in a row beside four busy loops: none may depend on speed
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
 # make figures   renew the figures in README and docs from docs/results/, with cog
 # All set up what they need, in .venv, and what the tests need of the system with apt.
@@ -11,7 +12,7 @@ VENV ?= .venv
 APT := apt-get -qq -o DPkg::Lock::Timeout=120
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run compare test test-all check figures packages clean
+.PHONY: run compare test test-all test-busy pytest check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
@@ -19,7 +20,10 @@ run: $(VENV)/run
 compare: $(VENV)/compare
 	@exec $(VENV)/bin/python compare.py $(ARGS)
 
-test: packages check
+test: packages check pytest
+
+# Without lint and types.
+pytest: | packages $(VENV)/test
 ifeq ($(ARGS),)
 	# Five workers, also on two cores: most tests wait most of the time. `worksteal` gives a worker
 	# tests that follow each other, which share their servers and their browser.
@@ -34,6 +38,12 @@ test-all:
 		echo "== $$python"; \
 		$(MAKE) test PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
 	done
+
+# The loops are ended by their ids, also when a test fails, and by Ctrl-C.
+test-busy: packages $(VENV)/test
+	@loops=; trap 'kill $$loops' EXIT; trap 'exit 130' INT TERM HUP; \
+	for loop in 1 2 3 4; do sh -c 'while :; do :; done' & loops="$$loops $$!"; done; \
+	for run in 1 2 3; do echo "== run $$run of 3"; $(MAKE) --no-print-directory pytest || exit 1; done
 
 # JavaScript is checked only where a node is there that can; .ci/run always has one.
 NPM := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 18))' 2>/dev/null && command -v npm)

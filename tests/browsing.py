@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +16,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from pushlab.transports import TRANSPORTS
-from tests.clients import LabPage
-from tests.conftest import ROOT, Server, eventually, starting
+from tests.clients import HANG_TIMEOUT, LabPage
+from tests.conftest import ROOT, Server, eventually, starting, until_same
 
 LANES = tuple(TRANSPORTS)
 #: Those that run at first; an event stream would hold one more of a browser's six connections.
@@ -114,6 +114,7 @@ class Browser(webdriver.Chrome):
                 "prefs", {"profile.managed_default_content_settings.javascript": 2}
             )
         super().__init__(options, Service("/usr/bin/chromedriver"))
+        self.set_script_timeout(HANG_TIMEOUT)
         self._events: list[Event] = []
         self.server: Server  #: that of the page that is open
 
@@ -311,19 +312,6 @@ class Part:
         if self.carries != carry:
             self.press("carry")
         self.browser.until_live(self.selector)
-
-
-def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
-    """Wait until both are equal; fail with how they differ."""
-    last: list[Any] = []
-
-    def same() -> bool:
-        last[:] = both()
-        return bool(last[0] == last[1])
-
-    with suppress(AssertionError):
-        eventually(same)
-    assert last[0] == last[1]
 
 
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

@@ -21,7 +21,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.clients import HANG_TIMEOUT, Http, LabPage, RawSocket
+from tests.clients import HANG_TIMEOUT, Http, LabPage, RawSocket, Wire
 
 pytest_plugins = ["tests.browsing"]
 
@@ -41,6 +41,33 @@ def eventually(condition: Callable[[], Any], *, timeout: float = HANG_TIMEOUT) -
         time.sleep(pause)
         pause = min(1.5 * pause, 0.1)  # asking a browser costs as much as what is waited for
     return result
+
+
+def until_same(both: Callable[[], tuple[Any, Any]]) -> None:
+    """Wait until both are equal; fail with how they differ."""
+    last: list[Any] = []
+
+    def same() -> bool:
+        last[:] = both()
+        return bool(last[0] == last[1])
+
+    with suppress(AssertionError):
+        eventually(same)
+    assert last[0] == last[1]
+
+
+def takes(seconds: float, attempt: Callable[[], float], *, late: float = 0.05) -> None:
+    """Check that each attempt takes this long, and hardly longer where the machine is free.
+
+    An attempt returns the seconds that it took. A busy machine gets as many as it needs.
+    """
+
+    def in_time() -> bool:
+        took = attempt()
+        assert took >= seconds
+        return took < seconds + late
+
+    eventually(in_time)
 
 
 #: Every program, so that none outlives a test that fails.
@@ -96,6 +123,26 @@ class Program:
     def memory(self) -> int:
         """Resident bytes."""
         return psutil.Process(self.process.pid).memory_info().rss  # type: ignore[no-any-return]
+
+    def until_idle(self) -> None:
+        """Wait until it has done all that it was asked to: no thread of it runs."""
+        pids = [self.process.pid, *(each.pid for each in self.children)]
+
+        def is_idle() -> bool:
+            states = [
+                task.read_text().rpartition(") ")[2][0]
+                for pid in pids
+                for task in Path(f"/proc/{pid}/task").glob("*/stat")
+            ]
+            return set(states) == {"S"}
+
+        # More than once: a thread may pass its turn on between two looks.
+        eventually(lambda: all(is_idle() for _ in range(5)))
+
+    @property
+    def children(self) -> list[psutil.Process]:
+        """The processes that it has started."""
+        return list(psutil.Process(self.process.pid).children(recursive=True))
 
     def wait(self, timeout: float = HANG_TIMEOUT) -> int:
         """Return the exit status, with all output read."""
@@ -253,6 +300,16 @@ _lanes = count(1)
 def lane() -> str:
     """A lane's name that no other test uses."""
     return f"l{next(_lanes)}-lane"
+
+
+def pytest_exception_interact(call: pytest.CallInfo[Any]) -> None:
+    """Close what a failing test has opened: its end would fail another test."""
+    frames = [entry.frame for entry in call.excinfo.traceback] if call.excinfo else []
+    for value in (value for frame in frames for value in frame.f_locals.values()):
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, socket.socket | RawSocket | Wire):
+                with suppress(OSError):
+                    each.close()
 
 
 @pytest.fixture(scope="session")

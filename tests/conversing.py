@@ -36,5 +36,4 @@ if __name__ == "__main__":
     logging.basicConfig()
     listener = listen("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))
     print(f"at http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    settings = ServerSettings(ping_interval=0.5)
-    Server(listener, app, settings, on_shutdown=[feed.close, hub.close]).serve_forever()
+    Server(listener, app, ServerSettings(), on_shutdown=[feed.close, hub.close]).serve_forever()

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from bench.servers import HOSTED, free_port, nginx, nginx_configuration
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 
@@ -82,6 +84,10 @@ class Proxied(Server):
         self.is_at(f"{'https' if tls else 'http'}://127.0.0.1:{self.port}")
         eventually(lambda: self.responds(f"{prefix}/data"))
 
+    @property
+    def children(self) -> list[psutil.Process]:
+        return [*super().children, psutil.Process(self.nginx.process.pid), *self.nginx.children]
+
     def stop(self) -> int:
         """Stop the server, then nginx, which passes its close frames."""
         status = super().stop()
@@ -89,7 +95,10 @@ class Proxied(Server):
 
 
 def with_limits(**limits: float) -> dict[str, str]:
-    """Return the environment for a server with other limits."""
+    """Return the environment for a server with other limits, also such as "lab.meter.CUT".
+
+    A limit of an hour shows that something else ends what a test waits for.
+    """
     folders = os.pathsep.join((str(ROOT / "tests" / "with_limits"), str(ROOT)))
     return {"PYTHONPATH": folders, "LIMITS": json.dumps(limits)}
 

@@ -15,7 +15,7 @@ from pushlab.hub import Hub
 
 app = Flask(__name__)
 feed = Feed()
-hub = Hub(ping_interval=1.0, max_subscribers=4)
+hub = Hub(max_subscribers=4)
 feed.subscribe(hub.broadcast)
 
 

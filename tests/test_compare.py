@@ -18,6 +18,9 @@ from bench.scenarios import DIRECT, FLASK, UNKNOWN, VARIANTS, Variant
 from bench.servers import SERVERS, command, missing
 from tests.conftest import ROOT, Program, Start, eventually
 
+#: Seconds for a whole run, at most.
+RUN_TIMEOUT = 240
+
 FEW = ["--clients", "2", "--pace", "0.2", "--changes", "4"]
 
 
@@ -32,14 +35,14 @@ def comparing(*arguments: str | Path) -> Iterator[Program]:
         if program.process.poll() is None:
             family = psutil.Process(program.process.pid).children(recursive=True)
             program.process.terminate()
-            program.wait(30)
+            program.wait()
         assert not [one for one in family if one.is_running() and one.status() != "zombie"]
 
 
 def compare(*arguments: str | Path) -> tuple[int, Program]:
     """Run it; return the exit status and the program."""
     with comparing(*arguments) as program:
-        return program.wait(60), program
+        return program.wait(RUN_TIMEOUT), program
 
 
 def children(program: Program, named: str) -> list[psutil.Process]:
@@ -116,9 +119,9 @@ def test_a_server_that_dies_is_reported(tmp_path: Path) -> None:
     variants = ("--transports", "websocket,longpoll", "--payloads", "carry")
     many = ("--clients", "2", "--pace", "0.05", "--changes", "200", "--rtt", "0,60")
     with comparing(*variants, *many, "--output", tmp_path) as program:
-        eventually(lambda: "turn 2" in program.log, timeout=60)
+        eventually(lambda: "turn 2" in program.log, timeout=RUN_TIMEOUT)
         children(program, "serve.py")[0].kill()
-        assert program.wait(40) == 1
+        assert program.wait(RUN_TIMEOUT) == 1
     assert program.err[-1].startswith("compare.py: ")
     assert "2 browsers, near: the server died" in program.err[-1]
     assert "Traceback" not in program.log
@@ -137,10 +140,10 @@ def test_a_run_that_is_stopped_keeps_what_was_measured(
     variants = ("--transports", "websocket", "--payloads", "carry")
     many = ("--clients", "2", "--pace", "0.02", "--changes", "400")
     with comparing(*variants, *many, "--output", tmp_path) as program:
-        eventually(lambda: "turn 2" in program.log, timeout=60)
+        eventually(lambda: "turn 2" in program.log, timeout=RUN_TIMEOUT)
         started = psutil.Process(program.process.pid).children(recursive=True)
         program.process.send_signal(stop)
-        assert program.wait(40) == 130
+        assert program.wait(RUN_TIMEOUT) == 130
     assert "Traceback" not in program.log
     assert not [one for one in started if one.is_running() and one.status() != "zombie"]
     found = results_in(tmp_path)
@@ -253,7 +256,7 @@ def refused(
     """Run compare.py, which must end with one line; return that."""
     done = subprocess.run(
         [*python, "compare.py", *map(str, arguments)], env={**os.environ, **environment},
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=RUN_TIMEOUT, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout == ""

@@ -85,7 +85,6 @@ def check(endpoint: Endpoint, case: Case) -> None:
     end = (TEXT, b"the end") if endpoint.echoes else (PONG, b"the end")
     with RawSocket(endpoint.server.port, endpoint.path) as socket:
         assert socket.status == 101
-        socket.socket.settimeout(5)
         for number, piece in enumerate(case.pieces):
             if number:
                 time.sleep(0.0005)  # so that they are received one by one, most of them

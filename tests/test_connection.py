@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pushlab.websocket.connection import Connection, ConnectionClosed
-from tests.clients import BINARY, CONTINUATION, PING, TEXT, close_frame, frame
+from tests.clients import BINARY, CONTINUATION, HANG_TIMEOUT, PING, TEXT, close_frame, frame
 
 
 class BareConnection(Connection):
@@ -25,7 +25,7 @@ class BareConnection(Connection):
 @pytest.fixture
 def pair() -> Any:
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(HANG_TIMEOUT)
     with ours, theirs:
         yield BareConnection(ours), theirs
 
@@ -39,7 +39,7 @@ def test_a_close_ends_receive_at_once(pair: Any) -> None:
         target=lambda: received.extend([connection.receive(), connection.receive()])
     )
     reader.start()
-    reader.join(5)
+    reader.join()
     assert received == ["before", None]
     assert client.recv(100) == b"\x88\x02\x03\xe8"
     with pytest.raises(ConnectionClosed):

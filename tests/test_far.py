@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from lab.settings import parse
-from tests.clients import Http, RawSocket
+from tests.clients import HANG_TIMEOUT, Http, RawSocket
 from tests.conftest import Program, Server, Start, eventually
+from tests.hosting import with_limits
 
 
 def far_ports(server: Server, count: int) -> dict[float, int]:
@@ -67,11 +68,9 @@ def test_a_stopping_server_closes_with_1001_through_a_far_port(
 
 
 def test_without_connections_it_ends_at_once(start: Start) -> None:
-    server = start("serve.py", "--far", "500")
+    server = start("serve.py", "--far", "500", environment=with_limits(SHUTDOWN_TIMEOUT=3600))
     far_ports(server, 1)
-    begun = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - begun < 4
 
 
 def test_no_relay_outlives_its_server(start: Start) -> None:
@@ -81,7 +80,7 @@ def test_no_relay_outlives_its_server(start: Start) -> None:
     assert len(relays) == 1
     server.process.kill()
     server.wait()
-    assert psutil.wait_procs(relays, timeout=10)[1] == []
+    assert psutil.wait_procs(relays, timeout=HANG_TIMEOUT)[1] == []
 
 
 def test_the_page_links_to_all_ports_of_the_server(start: Start) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 import pytest
 from websockets import Subprotocol
-from websockets.sync.client import connect
 
 from bench.servers import free_port
 from pushlab import limits
@@ -36,6 +35,7 @@ from tests.clients import (
     RawSocket,
     close_frame,
     frame,
+    open_websocket,
     read_all,
 )
 from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually
@@ -157,7 +157,7 @@ def test_a_terminal_does_not_obey_a_log_line(text: str) -> None:
 def test_control_characters_of_a_request_are_escaped(start: Start, program: str) -> None:
     server = start(program, "--log-level", "info")
     for target in ("/\x1b]0;mine\x07", "/\x9b2J"):
-        with socket.create_connection(("127.0.0.1", server.port), 10) as client:
+        with socket.create_connection(("127.0.0.1", server.port), HANG_TIMEOUT) as client:
             client.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1"))
             assert client.recv(12).startswith(b"HTTP/1.1 4")
     eventually(lambda: server.log.count("\n") >= 2)
@@ -257,9 +257,11 @@ def test_many_lines_at_once_hold_up_nothing(start: Start, program: str) -> None:
 def test_a_client_that_is_gone_frees_its_place(
     start: Start, program: str, accept: str, how: str
 ) -> None:
-    server = start(program, "--source", "http", "--max-connections", "3")
+    # Neither an event stream's heartbeat nor the poll's end is to show that it is gone.
+    rare = with_limits(HEARTBEAT=3600, POLL_TIMEOUT=3600)
+    server = start(program, "--source", "http", "--max-connections", "3", environment=rare)
     cursor = server.http.get("/data").json["cursor"]
-    request = f"GET /update?after={cursor}&timeout=60 HTTP/1.1\r\nHost: localhost\r\n"
+    request = f"GET /update?after={cursor}&carry=1 HTTP/1.1\r\nHost: localhost\r\n"
     with ExitStack() as clients:
         held: list[socket.socket] = []
 
@@ -286,7 +288,6 @@ def test_a_client_that_is_gone_frees_its_place(
             if how == "reset":
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.close()
-        # Long before the polls' 60 seconds: `eventually` would give up.
         eventually(lambda: status() == 200)
 
 
@@ -427,7 +428,8 @@ def test_a_close_code_that_must_not_be_sent_is_an_error(start: Start, code: int)
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("program", SERVERS)
 def test_each_signal_closes_sockets_with_1001(program: str, name: str) -> None:
-    server = Server(program)
+    # SIGHUP is ignored by whatever `nohup` has started, such as these tests.
+    server = Server(program, command=("env", "--default-signal", sys.executable))
     with RawSocket(server.port) as browser:
         browser.json()
         server.process.send_signal(signal.Signals[name])
@@ -573,7 +575,7 @@ def test_a_route_can_choose_a_subprotocol(
     (tmp_path / "app.py").write_text(APP)
     server = Server(str(tmp_path / "app.py"), "--far", "none")
     names = [Subprotocol(name) for name in offered] if offered else None
-    with connect(f"ws://127.0.0.1:{server.port}/", subprotocols=names) as browser:
-        assert browser.recv(10) == str(chosen)
+    with open_websocket(f"ws://127.0.0.1:{server.port}/", subprotocols=names) as browser:
+        assert browser.recv(HANG_TIMEOUT) == str(chosen)
         assert browser.subprotocol == chosen
     assert server.stop() == 0

@@ -27,6 +27,7 @@ from tests.clients import (
     handshake,
 )
 from tests.conftest import Server, eventually, starting
+from tests.hosting import with_limits
 
 pytestmark = pytest.mark.alone
 
@@ -35,7 +36,9 @@ pytestmark = pytest.mark.alone
 UPDATES = 20
 RECEIVED_WITHIN, TIMES_SLOWER = 0.2, 5
 #: Seconds for an attack, and for each of its sockets, on a machine that does other things, too.
-ATTACK_TIMEOUT = 60
+ATTACK_TIMEOUT = 180
+#: So that an attack that is slow on a busy machine is not cut short.
+PATIENT = with_limits(PING_INTERVAL=3600, HEADER_TIMEOUT=3600)
 #: Bytes by which an attack may make the server grow: allocators keep some.
 GROWTH = 5_000_000
 #: Bytes of a connection that a greenlet serves: its stack, its buffers, its environ.
@@ -76,9 +79,11 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """A server that has already allocated what it needs once."""
     with starting() as start:
         if request.param == "blocking":
-            target = Target(start("tests/conversing.py"), "/echo", echoes=True)
+            server = start("tests/conversing.py", environment=PATIENT)
+            target = Target(server, "/echo", echoes=True)
         else:
-            target = Target(start(request.param, "--source", "http"), "/update", echoes=False)
+            server = start(request.param, "--source", "http", environment=PATIENT)
+            target = Target(server, "/update", echoes=False)
         for number in range(50):
             with target.open() as warm:
                 warm.send(frame(TEXT, b"x" * 65_536) + frame(PING) + frame(3))
@@ -232,7 +237,7 @@ def send_after_1009(sock: RawSocket, pieces: Iterable[bytes], *, within: int) ->
             sent += len(piece)
             if reader.code is None:
                 sent_until_closed = sent
-    reader.join(10)
+    reader.join(ATTACK_TIMEOUT)
     assert reader.code == 1009
     assert sent_until_closed <= within
 
@@ -307,7 +312,9 @@ def send_handshakes_slowly(target: Target, enough: threading.Event) -> None:
     request = handshake(target.path)
     with ExitStack() as stack:
         slow = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", target.server.port), 15))
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", target.server.port), ATTACK_TIMEOUT)
+            )
             for _ in range(50)
         ]
         for byte in request:

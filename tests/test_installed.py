@@ -23,7 +23,7 @@ ENVIRONMENT = {
 def run(*command: str | Path, cwd: Path) -> str:
     """Run to the end; return what was printed."""
     done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=180, env=ENVIRONMENT, check=False
+        command, cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -4,12 +4,10 @@ import json
 import os
 import re
 import socket
-import statistics
 import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -24,11 +22,11 @@ from lab.meter import Exchange
 from lab.pace import PACES
 from lab.settings import Settings
 from pushlab.feed import Feed
-from pushlab.limits import SHUTDOWN_TIMEOUT
 from pushlab.websocket import connection as pushlab_connection
 from tests.clients import (
     BINARY,
     CLOSE,
+    HANG_TIMEOUT,
     TEXT,
     LabPage,
     RawSocket,
@@ -36,6 +34,7 @@ from tests.clients import (
     frame,
 )
 from tests.conftest import PROGRAMS, Server, Start, eventually
+from tests.hosting import with_limits
 from tests.test_connection import BareConnection
 from tests.transports import sequence
 
@@ -63,32 +62,34 @@ def test_the_first_message_is_about_the_lab(server: Server, page: LabPage) -> No
 
 
 def test_the_newest_reading_comes_at_once_and_so_does_each_change(
-    server: Server, page: LabPage
+    start: Start, program: str
 ) -> None:
+    """They do not wait for a report."""
+    server = start(
+        program,
+        "--source",
+        "http",
+        environment=with_limits(**{"lab.instruments.REPORT_INTERVAL": 3600}),
+    )
     server.publish({"text": "€ <&> \u2028", "half": "\ud83d"})
-    with LabPage(server.ws) as late:
+    with LabPage(server.ws) as page, LabPage(server.ws) as late:
         newest = server.http.get("/data").json
         for each in (page, late):
             reading = each.wait_for("reading", newest.__eq__)
             assert reading["value"] == {"text": "€ <&> \u2028", "half": "\ud83d"}
         for number in range(3):
-            begun = time.monotonic()
             server.publish({"n": number})
             reading = server.http.get("/data").json
             assert page.wait_for("reading") == late.wait_for("reading") == reading
-            assert time.monotonic() - begun < 0.9, "it waited for a report"
 
 
 @once
 def test_reports_come_once_a_second(server: Server, page: LabPage) -> None:
-    page.wait_for("meters")
-    times = [time.monotonic()]
-    for _ in range(4):
+    begun = page.clock()
+    for _ in range(5):
         assert page.wait_for("meters") == {}
-        times.append(time.monotonic())
         server.publish({})  # which causes no report
-    gaps = [after - before for before, after in pairwise(times)]
-    assert statistics.median(gaps) == pytest.approx(lab.REPORT_INTERVAL, abs=0.35)
+    assert page.clock() - begun >= 4 * 1000 * lab.REPORT_INTERVAL - 1
 
 
 @pytest.mark.parametrize("sent", [0, -1, 12345.678, 1e17, -1.5e-300, 2**53, 10**17 + 1])
@@ -252,9 +253,7 @@ def test_a_page_that_reads_nothing_delays_no_other(start: Start) -> None:
         silent.send(frame(TEXT, b"nonsense") * 1000)
         page.wait_for("reading", lambda reading: reading["cursor"] == newest)
         assert page.clock()
-        begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < SHUTDOWN_TIMEOUT + 4  # it gets no longer than others
     assert server.log == ""
 
 
@@ -335,7 +334,6 @@ def test_a_stopping_server_closes_all_sessions(start: Start, program: str) -> No
         pages = [stack.enter_context(LabPage(server.ws)) for _ in range(5)]
         for page in pages:
             page.wait_for("reading")
-        begun = time.monotonic()
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         for page in pages:
@@ -345,7 +343,6 @@ def test_a_stopping_server_closes_all_sessions(start: Start, program: str) -> No
             assert page.socket.close_code == 1001
         stopping.join()
     assert server.process.returncode == 0
-    assert time.monotonic() - begun < 4
     assert server.log == ""
 
 
@@ -407,7 +404,7 @@ def test_native_threads_report_every_exchange_once(monkeypatch: pytest.MonkeyPat
     instruments = Lab(feed, Settings(source="http"), freeze=time.sleep)
     instruments.meters.are_counting = True
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(HANG_TIMEOUT)
     page = PageEnd(theirs)
 
     def serve() -> None:
@@ -442,8 +439,7 @@ def test_native_threads_report_every_exchange_once(monkeypatch: pytest.MonkeyPat
     try:
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + 10
-        while len(reported) < 2000 and time.monotonic() < deadline:
+        while len(reported) < 2000:
             message = page.json()
             if "clock" in message:
                 page.send(watch)
@@ -454,8 +450,8 @@ def test_native_threads_report_every_exchange_once(monkeypatch: pytest.MonkeyPat
         sys.setswitchinterval(interval)
     assert sorted(reported) == [worker * 1000 + n for worker in range(4) for n in range(500)]
     for thread in threads:
-        thread.join(5)
+        thread.join()
     feed.close()
     page.close()
-    serving.join(5)
+    serving.join()
     ours.close()

@@ -17,10 +17,9 @@ from tests.browsing import (
     Browser,
     Part,
     check_looks,
-    until_same,
 )  # fmt: skip
 from tests.clients import LabPage
-from tests.conftest import Server, Start, eventually, starting
+from tests.conftest import Server, Start, eventually, starting, until_same
 from tests.relay import Relay
 
 LabOf = Callable[[Server], LabPage]
@@ -137,15 +136,20 @@ def test_the_period_of_short_polling(tab: Browser) -> None:
     assert choice.first_selected_option.get_attribute("value") == "500"
     begun = tab.lane_ids["poll"]
 
-    def shortest(lane: str) -> float:
-        """The least seconds between requests; 0 before there are three."""
+    def gaps(lane: str) -> list[float]:
+        """The seconds between requests."""
         sent = [request.sent_at for request in tab.requests if request.lane == lane]
-        return min(b - a for a, b in pairwise(sent)) if len(sent) > 2 else 0.0
+        return [b - a for a, b in pairwise(sent)]
 
+    def mean_gap(number: int) -> float:
+        found = gaps(f"{begun}-{number}")
+        return sum(found) / len(found) if len(found) > 1 else 0.0
+
+    # One gap may be shorter or longer on a busy machine, but they add up.
     choice.select_by_value("250")
-    eventually(lambda: 0.15 < shortest(f"{begun}-2") < 0.45)
+    eventually(lambda: mean_gap(2) > 0.24 and min(gaps(f"{begun}-2")) < 0.45)
     choice.select_by_value("1000")
-    assert eventually(lambda: shortest(f"{begun}-3")) > 0.6
+    eventually(lambda: mean_gap(3) > 0.95)
 
 
 # Cut, and lost.
@@ -197,7 +201,9 @@ def test_a_reading_that_does_not_come_is_lost(page_server: Server, browser: Brow
         browser.publish("stalled", "[data-truth], [data-transport]:not([data-transport=websocket])")
         lane.until(lambda lane: lane["lost"] != "0")
         assert time.monotonic() - published > 5, "it might still have come"
-        time.sleep(0.5)  # several ticks, each of which could count it again
+        for _ in range(3):  # ticks, each of which could count it again
+            since = browser.truth["since"]
+            browser.truth.until(lambda part, since=since: part["since"] != since)  # type: ignore[misc]
         assert (lane["value"], lane["lost"], lane.state) == ("before", "1", "live")
         socket.resume()
         browser.until_live(text="stalled")
@@ -264,8 +270,6 @@ def test_the_controls(clockwork: Browser, lab_of: LabOf) -> None:
     tab.control("pause").click()
     until_paced("paused")
     sequence, _ = newest()
-    all_show(tab, sequence)
-    time.sleep(0.6)  # in which there would have been a change, often enough
     all_show(tab, sequence)
     tab.control("change").click()
     all_show(tab, sequence + 1)

@@ -20,6 +20,7 @@ from bench.scenarios import VARIANTS, Variant
 from bench.servers import SERVERS, started
 from bench.target import ServerDied, Target
 from bench.verify import verify
+from tests.clients import HANG_TIMEOUT
 from tests.conftest import ROOT, Program, Server, eventually, starting
 from tests.relay import Relay
 
@@ -135,7 +136,14 @@ def test_bytes_are_those_of_the_wire_and_equal_in_every_run(
     name = variant.title.replace("Short polling", "short poll").replace("Long polling", "long poll")
     one = costs[name.replace("signal", "signal then fetch")]
     vain = costs["short poll, nothing new"]
-    runs = [measured(target, worker, result(variant), turns=2) for _ in range(2)]
+
+    def in_time() -> Result | None:
+        """A run; None if the machine was so busy that a reading was superseded."""
+        run = measured(target, worker, result(variant), turns=2)
+        assert run.lost == 0
+        return None if run.coalesced else run
+
+    runs = [eventually(in_time) for _ in range(2)]
     for run in runs:
         assert (run.seen, run.coalesced, run.lost, run.published) == (6, 0, 0, 2)
         assert len(run.notified_ms) == len(run.received_ms) == 6
@@ -167,7 +175,7 @@ def test_every_byte_that_passes_is_counted(
         polls = variant.transport == "poll"
         worker.do("begin", begin_at=time.time(), ticks=3 * polls, period=0.05 * polls)
         target.publisher.change()
-        found = worker.do("finish", sequence=target.newest, deadline=time.time() + 5)
+        found = worker.do("finish", sequence=target.newest, deadline=time.time() + HANG_TIMEOUT)
         turn = Traffic(**found["traffic"])
         assert found["lost"] == 0
         assert turn.bytes > 0
@@ -227,7 +235,8 @@ def test_a_server_that_dies_is_reported(worker: Worker) -> None:
 
 
 def test_two_clocks_of_one_machine_agree(server: Server) -> None:
-    assert abs(clock.offset("127.0.0.1", server.port, name=f"127.0.0.1:{server.port}")) < 0.05
+    name = f"127.0.0.1:{server.port}"
+    eventually(lambda: abs(clock.offset("127.0.0.1", server.port, name=name)) < 0.05)
 
 
 def test_a_server_without_a_clock(server: Server) -> None:
@@ -245,6 +254,6 @@ def test_a_connection_that_was_idle_for_too_long_is_opened_again(worker: Worker)
             eventually(lambda: relay.connections and relay.connections[0].closed.is_set())
             worker.do("begin", begin_at=time.time(), ticks=1, period=0.05)
             target.publisher.change()
-            found = worker.do("finish", sequence=target.newest, deadline=time.time() + 5)
+            found = worker.do("finish", sequence=target.newest, deadline=time.time() + HANG_TIMEOUT)
             assert found["lost"] == 0
             assert len(relay.connections) == 2

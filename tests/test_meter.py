@@ -12,7 +12,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +23,7 @@ from lab.meter import Exchange, Meter, Meters
 from tests.clients import (
     BINARY,
     CLOSE,
+    HANG_TIMEOUT,
     PING,
     PONG,
     RESET,
@@ -38,7 +38,7 @@ from tests.clients import (
     Wire,
     frame,
 )
-from tests.conftest import Server, Start, eventually, starting
+from tests.conftest import Server, Start, eventually, starting, until_same
 from tests.relay import Relay
 
 VARIANTS = {
@@ -79,8 +79,7 @@ def costs(page: LabPage, lane: str) -> Cost:
 
 def assert_cost(page: LabPage, lane: str, cost: Cost) -> None:
     """Fail unless the lane's cost becomes this, and then stays."""
-    with suppress(AssertionError):
-        eventually(lambda: costs(page, lane) == cost, timeout=3)
+    until_same(lambda: (costs(page, lane), cost))
     assert costs(page, lane) == cost
 
 
@@ -160,7 +159,7 @@ def test_a_request_costs_what_both_witnesses_see(
     [[asked_at, held, status, up, down]] = page.exchanges[lane]
     assert (status, up, down) == (case.status, relay.up, relay.down)
     assert held >= case.held * 1000
-    assert abs(asked_at + held - time.time() * 1000) < 20_000
+    assert abs(asked_at + held - time.time() * 1000) < 1000 * HANG_TIMEOUT
 
 
 def test_a_response_with_the_largest_value(
@@ -294,7 +293,7 @@ def test_an_event_stream_costs_its_headers_and_chunks(
         assert_cost(page, lane, Cost(relay.up, relay.down, 1))
         [[_, held, status, up, down]] = page.exchanges[lane]  # reported at once: it has no end
         assert (status, up) == (200, relay.up)
-        assert held < 5000
+        assert held >= 0
         assert 0 < down < relay.down
         for number in range(3):
             server.publish({"number": number, "text": "x" * number * 8000})
@@ -417,7 +416,7 @@ def test_a_reset_websocket_costs_what_it_was_sent(
         assert browser.json()["cursor"] == newest
         browser.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
     [connection] = relay.connections
-    assert connection.closed.wait(5)
+    assert connection.closed.wait(HANG_TIMEOUT)
     server.publish({"n": "for no subscriber"})
     assert_cost(page, lane, Cost(relay.up, relay.down, 1))
 
@@ -496,7 +495,7 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
         for opened in (stream, poll, browser):
             opened.close()
         for connection in relay.connections:
-            assert connection.closed.wait(5)
+            assert connection.closed.wait(HANG_TIMEOUT)
         for name, passed in witnesses.items():
             [connection] = relay.naming(f"lane={name} ")
             assert (connection.up, connection.down) == passed
@@ -601,22 +600,27 @@ def test_so_have_a_stream_and_a_rejected_handshake(server: Server, lane: str, ne
         sent = time.time()
         wire.socket.sendall(events(lane))
         asked_at, held = timing(wire.head()[1])
-        assert sent - 0.0001 <= asked_at / 1000 <= time.time() + 0.0001
-        assert held < 5000
+        received = time.time()
+        assert sent - 0.0001 <= asked_at / 1000 <= received + 0.0001
+        assert 0 <= held / 1000 <= received - sent + 0.0001
     with Socket(server.port, lane, "&after=x") as browser:
         assert timing(browser.headers)[0] >= sent * 1000 - 0.1
 
 
-def test_a_held_polls_response_has_the_time(server: Server, lane: str, newest: str) -> None:
+def test_a_held_polls_response_has_the_time(
+    server: Server, page: LabPage, lane: str, newest: str
+) -> None:
+    """That of a poll which ends without news is in CASES."""
     with Wire(server.port) as wire:
-        response = wire.request(request(f"/update?after={newest}&timeout=0.3&lane={lane}"))
-        assert response.status == 204
-        assert 300 <= timing(response.headers)[1] < 5000
-
+        sent = time.time()
         wire.socket.sendall(request(f"/update?after={newest}&lane={lane}"))
-        time.sleep(0.5)  # the time that is measured, once the server has read the request
+        eventually(lambda: costs(page, lane).up)
+        held_at = time.time()
+        time.sleep(0.2)  # the time that is measured
+        published = time.time()
         server.publish({"n": 2})
-        assert 200 <= timing(wire.response().headers)[1] < 5000
+        held = timing(wire.response().headers)[1]
+        assert published - held_at - 0.0001 <= held / 1000 <= time.time() - sent + 0.0001
 
 
 def test_direct_dispatch_responds_as_flask_does(start: Start) -> None:
@@ -772,9 +776,9 @@ def test_the_relay_itself(server: Server) -> None:
         wire.socket.settimeout(0.05)
         with pytest.raises(TimeoutError):
             wire.socket.recv(1)
-        wire.socket.settimeout(5)
+        wire.socket.settimeout(HANG_TIMEOUT)
         connection.resume()
         assert wire.socket.recv(9) == b"HTTP/1.1 "
         connection.cut()
         wire.rest()
-        assert connection.closed.wait(5)
+        assert connection.closed.wait(HANG_TIMEOUT)

@@ -1,53 +1,60 @@
-"""Clients that never reply are dropped, and delay no other.
-
-tests/conversing.py pings them every second.
-"""
+"""Clients that never reply delay no other, and are dropped."""
 
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from tests.clients import HANG_TIMEOUT, RawSocket
+from tests.clients import RawSocket
 from tests.conftest import ROOT, Server, Start, eventually
+from tests.hosting import with_limits
 
-#: Readings published meanwhile, at least. Nine in ten must arrive within this many seconds, and so
-#: many times what they take without silent clients; a server that waited would take seconds.
-UPDATES = 20
-RECEIVED_WITHIN, TIMES_SLOWER = 0.4, 5
+
+@pytest.fixture(params=[3600, 0.5], ids=["seldom", "often"])
+def server(start: Start, request: pytest.FixtureRequest) -> Server:
+    """A server that pings its clients so seldom, or often, in seconds."""
+    pings = with_limits(PING_INTERVAL=request.param, PONG_TIMEOUT=request.param)
+    return start("tests/conversing.py", environment=pings)
 
 
 @pytest.fixture
-def pinging(start: Start) -> Server:
-    return start("tests/conversing.py")
+def pings_often(request: pytest.FixtureRequest) -> bool:
+    return bool(request.node.callspec.params["server"] < 1)
 
 
-def publish_until(server: Server, text: str, dropped: Callable[[], bool]) -> float:
-    """Publish until the silent clients are dropped; return another's delay."""
-    delays: list[float] = []
+def publish(server: Server, text: str) -> None:
+    assert server.http.request("POST", "/push", text.encode()).status == 200
+
+
+def check_news(server: Server, text: str) -> None:
+    """Fail unless another client receives each reading, while no client is dropped."""
     with RawSocket(server.port, "/push") as witness:
-        deadline = time.monotonic() + HANG_TIMEOUT
-        while len(delays) < UPDATES or not dropped():
-            assert time.monotonic() < deadline, "the silent clients are not dropped"
-            began, published = time.monotonic(), f"{len(delays):4}{text}"
-            assert server.http.request("POST", "/push", published.encode()).status == 200
-            while witness.json()["value"].get("text") != published:
+        for number in range(20):
+            publish(server, f"{number:4}{text}")
+            while witness.json()["value"].get("text") != f"{number:4}{text}":
                 pass
-            delays.append(time.monotonic() - began)
-            time.sleep(0.02)
-    return sorted(delays)[len(delays) * 9 // 10]
 
 
-def test_clients_that_read_but_never_reply_are_dropped(pinging: Server) -> None:
-    usual, descriptors = publish_until(pinging, "", lambda: True), pinging.descriptors
+def publish_until(server: Server, text: str, condition: Callable[[], bool]) -> None:
+    def published() -> bool:
+        publish(server, text)
+        return condition()
+
+    eventually(published)
+
+
+def test_clients_that_read_but_never_reply(server: Server, pings_often: bool) -> None:
+    descriptors = server.descriptors
     with ExitStack() as stack:
-        silent = [stack.enter_context(RawSocket(pinging.port, path))
+        silent = [stack.enter_context(RawSocket(server.port, path))
                   for path in ("/push", "/push", *["/echo"] * 20)]  # fmt: skip
+        if not pings_often:
+            check_news(server, "")
+            return
         ended = []
 
         def read_to_the_end(each: RawSocket) -> None:
@@ -58,36 +65,41 @@ def test_clients_that_read_but_never_reply_are_dropped(pinging: Server) -> None:
         readers = [threading.Thread(target=read_to_the_end, args=[each]) for each in silent]
         for reader in readers:
             reader.start()
-        delay = publish_until(pinging, "", lambda: len(ended) == len(silent))
-        assert delay < RECEIVED_WITHIN + TIMES_SLOWER * usual
+        publish_until(server, "", lambda: len(ended) == len(silent))
         for reader in readers:
             reader.join()
         # The server has closed its sockets, although the clients have not.
-        eventually(lambda: pinging.descriptors <= descriptors)
+        eventually(lambda: server.descriptors <= descriptors)
 
 
-@pytest.mark.parametrize("size", [10, 15_000])
-def test_a_frozen_client_is_dropped(pinging: Server, size: int) -> None:
-    """Its kernel still acknowledges bytes, while there is room."""
-    text = "x" * size
-    usual, descriptors = publish_until(pinging, text, lambda: True), pinging.descriptors
+@contextmanager
+def frozen_client(server: Server) -> Iterator[None]:
+    """A process with three WebSockets that has been stopped."""
     program = (
         "import sys\n"
         "from tests.clients import RawSocket\n"
-        f"sockets = [RawSocket({pinging.port}, path) for path in ('/push', '/push', '/echo')]\n"
+        f"sockets = [RawSocket({server.port}, path) for path in ('/push', '/push', '/echo')]\n"
         "print('connected', flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as frozen:  # fmt: skip
+                          stdout=subprocess.PIPE) as client:  # fmt: skip
         try:
-            assert frozen.stdout is not None
-            assert frozen.stdout.readline() == b"connected\n"
-            frozen.send_signal(signal.SIGSTOP)
-            delay = publish_until(
-                pinging, text, lambda: pinging.http.get("/subscribers").body == b"1"
-            )
-            assert delay < RECEIVED_WITHIN + TIMES_SLOWER * usual
-            eventually(lambda: pinging.descriptors <= descriptors)
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"connected\n"
+            client.send_signal(signal.SIGSTOP)
+            yield
         finally:
-            frozen.kill()
+            client.kill()
+
+
+@pytest.mark.parametrize("size", [10, 15_000])
+def test_a_frozen_client(server: Server, pings_often: bool, size: int) -> None:
+    """Its kernel still acknowledges bytes, while there is room."""
+    text, descriptors = "x" * size, server.descriptors
+    with frozen_client(server):
+        if not pings_often:
+            check_news(server, text)
+            return
+        publish_until(server, text, lambda: server.http.get("/subscribers").body == b"0")
+        eventually(lambda: server.descriptors <= descriptors)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -112,22 +113,22 @@ def test_ctrl_c_ends_sockets_and_streams(threads: Start) -> None:
             received += piece
         assert received.endswith(b"0\r\n\r\n")
         stream.close()
-        assert server.wait(10) == 0
+        assert server.wait() == 0
         assert [code.result() for code in codes] == [1001, 1001]
         assert server.log == ""
 
 
 def test_a_silent_connection_delays_no_other(threads: Start) -> None:
     """Neither in its TLS handshake nor in its headers."""
-    server = threads("--head-timeout", "1")
-    began = time.monotonic()
-    silent = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(20)]
-    with server.websocket() as client:
-        client.json()
-    for each in silent:
-        assert each.recv(1) == b""
-        each.close()
-    assert 0.7 < time.monotonic() - began < 5
+    for timeout in ("3600", "1"):
+        server = threads("--head-timeout", timeout)
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+        with server.websocket() as client:
+            client.json()
+        for each in silent:
+            if timeout == "1":
+                assert each.recv(1) == b"", "it is closed in the end"
+            each.close()
 
 
 def test_a_lane_is_cut_and_counted(start: Start) -> None:
@@ -172,13 +173,12 @@ def test_the_whole_server_is_frozen(start: Start) -> None:
     beating = threading.Thread(target=beat)
     beating.start()
     eventually(lambda: len(beats) > 5)
-    began = time.monotonic()
     freeze(0.5)
-    ended = time.monotonic()
+    before = len(beats)
+    eventually(lambda: len(beats) > before + 1)
     done.set()
     beating.join()
-    assert ended - began >= 0.5
-    assert not [beat for beat in beats if began + 0.05 < beat < ended - 0.05]
+    assert max(after - before for before, after in pairwise(beats)) >= 0.5
 
 
 # The thread that watches sockets.
@@ -202,7 +202,7 @@ def test_a_closed_channel_is_not_called(pair: tuple[socket.socket, socket.socket
         channel.on_close(closed.set)
         channel.watch(called.append, "old", writing=False)
         channel.close()
-        assert closed.wait(5)
+        assert closed.wait(HANG_TIMEOUT)
         assert ours.fileno() == -1
         channel.close()
         channel.watch(called.append, "old", writing=False)
@@ -216,7 +216,7 @@ def test_a_closed_channel_is_not_called(pair: tuple[socket.socket, socket.socket
 
     channel.watch(receive, readable, writing=False)
     pair[1].send(b"x")
-    assert readable.wait(5)
+    assert readable.wait(HANG_TIMEOUT)
     assert called == []
     channel.close()
 
@@ -229,12 +229,12 @@ def test_a_callback_that_fails_does_not_stop_the_others(
     broken, closed = ThreadChannel(ours, watch), threading.Event()
     broken.on_close(closed.set)
     broken.watch(lambda number: 1 // number, 0, writing=True)
-    assert closed.wait(5)
+    assert closed.wait(HANG_TIMEOUT)
     assert "ZeroDivisionError" in caplog.text
     readable = threading.Event()
     channel = ThreadChannel(pair[0], watch)
     channel.watch(threading.Event.set, readable, writing=True)
-    assert readable.wait(5)
+    assert readable.wait(HANG_TIMEOUT)
     channel.close()
     theirs.close()
 
@@ -399,6 +399,7 @@ def test_a_connection_that_is_being_sent_to_gets_its_close_frame_after_that() ->
 def test_a_blocked_connection_does_not_delay_a_shutdown() -> None:
     connection = ThreadConnection()
     with connection._sending:
-        began = time.monotonic()
-        close_all([connection])
-        assert time.monotonic() - began < 3
+        closing = threading.Thread(target=close_all, args=[[connection]], daemon=True)
+        closing.start()
+        closing.join(HANG_TIMEOUT)
+        assert not closing.is_alive()

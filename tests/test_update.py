@@ -1,7 +1,7 @@
 """The URL /update: its parameters, Last-Event-ID, and heartbeats."""
 
 import time
-from typing import Any
+from contextlib import closing
 from urllib.parse import quote
 
 import pytest
@@ -62,18 +62,15 @@ def test_last_event_id_takes_precedence_over_after(server: Server) -> None:
     """A reconnecting browser sends the URL of its first request."""
     old, newest = server.publish({"n": 1}), server.publish({"n": 2})
 
-    def received(after: str, last: str) -> Any:
-        browser = EventStream(server, after=after, last_event_id=last)
-        try:
-            return browser.receive(timeout=0.3)
-        except TimeoutError:
-            return None
-        finally:
-            browser.close()
+    def opened(after: str, last: str) -> EventStream:
+        return EventStream(server, after=after, last_event_id=last)
 
-    assert received(old, newest) is None
-    assert received(newest, old) == {"cursor": newest}
-    assert received(newest, "nonsense of another server") == {"cursor": newest}
+    for last in (old, "nonsense of another server"):
+        with closing(opened(newest, last)) as browser:
+            assert browser.receive() == {"cursor": newest}
+    with closing(opened(old, newest)) as browser:
+        third = server.publish({"n": 3})
+        assert browser.receive() == {"cursor": third}, "the second is known"
 
 
 def test_an_idle_event_stream_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:

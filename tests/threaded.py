@@ -12,7 +12,7 @@ from tests.routes import app, feed, hub
 if __name__ == "__main__":
     logging.basicConfig()
     settings = options.parse(sys.argv[1:])
-    upgrade = WerkzeugUpgrade(app.wsgi_app, settings, ping_interval=0.5, ping_timeout=0.5)
+    upgrade = WerkzeugUpgrade(app.wsgi_app, settings, **settings.connection_options())
     app.wsgi_app = upgrade  # type: ignore[method-assign]
     listener = listen(settings.host, settings.port)
     server = Server(listener, app, settings, on_shutdown=(feed.close, upgrade.close, hub.close))

@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 import websocket
-from websockets.sync.client import ClientConnection, connect
 
-from tests.clients import HANG_TIMEOUT
+from tests.clients import HANG_TIMEOUT, open_websocket
 from tests.conftest import Server
 from tests.transports.base import query
 
@@ -15,10 +14,8 @@ class WebSocket:
     """The `websockets` library."""
 
     def __init__(self, server: Server, *, after: str | None = None, carry: bool = False) -> None:
-        # The types of websockets differ between the releases for Python 3.10 and for later ones.
-        self._opened = connect(server.ws + query(carry, after))
-        entered: Any = self._opened.__enter__()
-        self.socket: ClientConnection = entered
+        self._opened = open_websocket(server.ws + query(carry, after))
+        self.socket = self._opened.__enter__()
 
     def receive(self, *, timeout: float = HANG_TIMEOUT) -> Any:
         return json.loads(self.socket.recv(timeout))

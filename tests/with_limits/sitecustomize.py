@@ -1,22 +1,44 @@
-"""Changes limits of any server before it starts: LIMITS is JSON.
+"""Changes limits of any program before it starts: LIMITS is JSON.
 
-Python imports this by its name, where PYTHONPATH has this folder.
+Python imports this by its name, where PYTHONPATH has this folder. Each module is changed when the
+program has imported it, as gevent patches before other imports.
 """
 
 import json
 import os
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
-# Without the rest of the package: gevent patches before other imports.
-_path = Path(__file__).parents[2] / "pushlab" / "limits.py"
-_spec = spec_from_file_location("pushlab.limits", _path)
-assert _spec
-assert _spec.loader
-limits = module_from_spec(_spec)
-_spec.loader.exec_module(limits)
-for name, value in json.loads(os.environ["LIMITS"]).items():
-    assert hasattr(limits, name), name
-    setattr(limits, name, value)
-sys.modules["pushlab.limits"] = limits
+changes: dict[str, dict[str, Any]] = {}
+for path, value in json.loads(os.environ["LIMITS"]).items():
+    module, _, name = path.rpartition(".")
+    changes.setdefault(module or "pushlab.limits", {})[name] = value
+
+
+class Changing(MetaPathFinder):
+    """Finds the modules that are to be changed."""
+
+    def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
+        values = changes.pop(fullname, None)
+        if values is None:
+            return None
+        spec = find_spec(fullname)
+        assert spec
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            for name, value in values.items():
+                assert hasattr(module, name), name
+                setattr(module, name, value)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Changing())
