@@ -13,8 +13,8 @@ from flask import Flask, abort, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from examples.chat_rooms import Rooms
-from pushlab.websocket.connection import Connection
 from pushlab.websocket.frames import CloseReason
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.policy import configure
 
 LONGEST_NAME, LONGEST_TEXT = 30, 1000
@@ -38,7 +38,7 @@ def page(room: str) -> str:
 @app.route("/chat/<room>", websocket=True, endpoint="chat")  # beside its page
 def chat(room: str) -> str:
     """Join under the name in `?name=`; pass messages on."""
-    socket: Connection = request.environ["wsgi.websocket"]
+    socket = connection_of(request.environ)
     name = checked("name", request.args.get("name", ""))
     with rooms.joined(checked("room", room), socket, name) as member:
         while (text := socket.receive()) is not None:

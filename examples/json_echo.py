@@ -14,7 +14,7 @@ from collections import Counter
 
 from flask import Flask, Response, jsonify, render_template, request
 
-from pushlab.websocket.connection import Connection
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.json_text import loads
 from pushlab.wsgi.policy import configure
 
@@ -25,7 +25,7 @@ close_codes: Counter[str] = Counter()
 @app.route("/websocket", websocket=True)
 def websocket() -> str:
     """Reply to each message, until the browser disconnects."""
-    socket: Connection = request.environ["wsgi.websocket"]
+    socket = connection_of(request.environ)
     try:
         while (message := socket.receive()) is not None:
             socket.send(json.dumps(reply_to(message)))

@@ -13,7 +13,7 @@ from flask import Flask, abort, render_template, request, session
 from flask.typing import ResponseReturnValue
 
 from examples.logins import Logins, Password
-from pushlab.websocket.connection import Connection
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.policy import configure
 
 app = configure(Flask(__name__))
@@ -48,7 +48,7 @@ def log_out() -> ResponseReturnValue:
 @app.route("/whoami", websocket=True)
 def whoami() -> str:
     """Send the user's name, and each message with its sender."""
-    socket: Connection = request.environ["wsgi.websocket"]
+    socket = connection_of(request.environ)
     with logins.using(session.get("login"), socket):
         socket.send(json.dumps({"you": session["name"]}))
         while isinstance(message := socket.receive(), str):

@@ -25,6 +25,7 @@ from pushlab.hosting.lifecycle import Hosting
 from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
 from pushlab.transports import TRANSPORTS, routes
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
 from pushlab.wsgi.cross_origin import CrossOrigin
 from pushlab.wsgi.direct import Direct
@@ -117,7 +118,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.route("/lab", websocket=True, endpoint="lab")
     def instruments() -> str:
         """The instruments and the controls of a page."""
-        lab.serve(request.environ["wsgi.websocket"], request.environ)
+        lab.serve(connection_of(request.environ), request.environ)
         return ""
 
     @app.get("/healthz")

@@ -7,6 +7,7 @@ one way: sockets -> hosting -> transports -> hub -> feed -> wsgi -> websocket ->
 from pushlab.feed import Feed, Reading
 from pushlab.hub import Hub
 from pushlab.sockets import Sockets
+from pushlab.websocket.middleware import connection_of
 
-__all__ = ["Feed", "Hub", "Reading", "Sockets"]
+__all__ = ["Feed", "Hub", "Reading", "Sockets", "connection_of"]
 __version__ = "2.0.0.dev0"

@@ -10,9 +10,10 @@ import logging
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from pushlab import limits
 
@@ -32,11 +33,18 @@ class Reading:
     value: Mapping[str, Any]
     signal: bytes  #: {"cursor"}: "data ready", no more
     carry: bytes  #: {"cursor", "changed_at", "value"}: the reading itself
+    #: When it was published, by the monotonic clock: that of the day may be set meanwhile.
+    published_at: float = field(default_factory=time.monotonic)
 
     @property
     def sequence(self) -> int:
         """The number of this reading in its epoch, from 0."""
         return int(self.cursor.rpartition("-")[2])
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was published, by the monotonic clock."""
+        return time.monotonic() - self.published_at
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
@@ -45,10 +53,13 @@ def encode(value: Mapping[str, Any]) -> bytes:
     Raises ValueError for NaN and the infinities, which JSON does not have, and for a value that is
     nested too deeply; TypeError for a type that JSON does not have.
     """
+    value = dict(value)  # of mappings, json.dumps takes only dicts
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     except RecursionError as error:
         raise ValueError("the value is nested too deeply") from error
+    except (TypeError, ValueError) as error:  # "Object of type Decimal is not JSON serializable"
+        raise type(error)(f"the value cannot be published: {error}") from error
     try:
         return text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: legal in JSON if it stays escaped
@@ -62,17 +73,25 @@ class Feed:
     something to show and something to be newer than.
     """
 
+    #: The feeds of this process: a server closes them when it stops.
+    instances: ClassVar["weakref.WeakSet[Feed]"] = weakref.WeakSet()
+    #: Why this process may not have a feed; set by a server of several processes.
+    forbidden: ClassVar[str] = ""
+
     def __init__(self) -> None:
+        if Feed.forbidden:
+            raise RuntimeError(Feed.forbidden)
+        Feed.instances.add(self)
         # A new epoch for every life of the feed: after a restart an old cursor names nothing,
         # so the browser that has it receives the newest reading at once.
         self.epoch = secrets.token_hex(4)
         self.closed = False
         self._publishing = threading.Lock()
-        self._listeners: list[Callable[[Reading], None]] = []
+        self._listeners: tuple[Callable[[Reading], None], ...] = ()
+        self._changing_listeners = threading.Lock()
         # The newest reading together with the event that is set when it is superseded. One tuple,
         # so that no thread can read the one without the other.
         self._now = (self._reading(0, {}), threading.Event())
-        self._published_at = time.monotonic()
 
     @property
     def latest(self) -> Reading:
@@ -96,14 +115,22 @@ class Feed:
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Make the value the newest reading; notify waiters and listeners.
 
-        None publishes the newest value once more, as a new reading. Raises TypeError or ValueError
-        for a value that JSON cannot carry, and ValueTooLarge; the newest reading is then still the
-        one before.
+        The value is a mapping of what JSON has: dicts with names that are strings, numbers or None,
+        lists, tuples, strings, numbers, booleans and None. Later changes of the mapping do not
+        change the reading that is sent. None publishes the newest value once more, as a new
+        reading.
+
+        Raises TypeError for any other value, or one within it, such as a Decimal, a date, bytes or
+        a set; ValueError for NaN and the infinities, which JSON does not have, and for a value that
+        contains itself or is nested too deeply; ValueTooLarge for more than `limits.MAX_VALUE`
+        bytes of JSON. Nothing has happened then: the newest reading is still the one before.
         """
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
         with self._publishing:  # listeners receive readings in their order
             value = self.latest.value if value is None else value
             reading = self._reading(self.latest.sequence + 1, value)
-            superseded, self._published_at = self._now[1], time.monotonic()
+            superseded = self._now[1]
             self._now = (reading, superseded if self.closed else threading.Event())
             superseded.set()
             for listener in self._listeners:
@@ -130,11 +157,24 @@ class Feed:
     @property
     def age(self) -> float:
         """Seconds since the newest reading, by the monotonic clock."""
-        return time.monotonic() - self._published_at
+        return self.latest.age
 
     def subscribe(self, listener: Callable[[Reading], None]) -> None:
         """Call the listener with every reading; it must not block."""
-        self._listeners.append(listener)
+        with self._changing_listeners:
+            self._listeners = (*self._listeners, listener)
+
+    def unsubscribe(self, listener: Callable[[Reading], None]) -> None:
+        """Undo one `subscribe`.
+
+        A `publish` under way may still call the listener. Raises ValueError if there is none.
+        """
+        with self._changing_listeners:
+            listeners = list(self._listeners)
+            if listener not in listeners:
+                raise ValueError(f"{listener} is not subscribed")
+            listeners.remove(listener)
+            self._listeners = tuple(listeners)
 
     def wait(self, after: str | None, *, timeout: float) -> Reading | None:
         """Return the newest reading once it is not `after`.

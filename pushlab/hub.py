@@ -14,11 +14,14 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import ClassVar
 
 from pushlab import limits
 from pushlab.feed import Feed, Reading
-from pushlab.websocket.connection import Channel, Connection
+from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import (
     CloseConnection,
     CloseReason,
@@ -26,6 +29,7 @@ from pushlab.websocket.frames import (
     Ping,
     Pong,
     TextMessage,
+    check_close,
     encode,
 )
 
@@ -59,6 +63,7 @@ class Subscriber:
         "channel",
         "closing",
         "decoder",
+        "hub",
         "last_sent",
         "read_closed",
         "send",
@@ -66,7 +71,10 @@ class Subscriber:
         "unsent",
     )
 
-    def __init__(self, channel: Channel, slot: set["Subscriber"], *, carry: bool) -> None:
+    def __init__(
+        self, hub: "Hub", channel: Channel, slot: set["Subscriber"], *, carry: bool
+    ) -> None:
+        self.hub = hub
         self.channel = channel
         self.send: Send = channel.send
         self.slot = slot
@@ -86,6 +94,17 @@ class Subscriber:
         #: The browser has closed or broken a rule: what it sends is no longer read.
         self.read_closed = False
 
+    def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:
+        """Send a close frame, from any thread, without waiting.
+
+        The socket is closed as soon as the browser has replied, and about `limits.CLOSE_TIMEOUT`
+        seconds later if it does not reply. Does nothing if it is closing already. A reason has at
+        most 123 bytes of UTF-8, the rest is cut off; codes from 4000 on are yours (RFC 6455 section
+        7.4.2). Raises ValueError for a code that must not be sent.
+        """
+        check_close(code, reason)
+        self.hub.close_subscriber(self, CloseConnection(code, reason))
+
 
 class Hub:
     """All open push WebSockets of one feed: `feed.subscribe(hub.broadcast)`.
@@ -93,12 +112,16 @@ class Hub:
     `ping_interval` is in seconds. More than `max_subscribers` are closed with 1013.
     """
 
+    #: The hubs of this process: a server closes them when it stops.
+    instances: ClassVar["weakref.WeakSet[Hub]"] = weakref.WeakSet()
+
     def __init__(
         self,
         *,
         ping_interval: float = limits.PING_INTERVAL,
         max_subscribers: float = math.inf,
     ) -> None:
+        Hub.instances.add(self)
         self._lock = threading.RLock()
         self._frames: _Frames | None = None  # of the newest reading
         self._broadcasting = False
@@ -119,6 +142,7 @@ class Hub:
         self._closing_deadlines: dict[Subscriber, float] = {}  # for the browser's close frame
         self._keepalive_thread: threading.Thread | None = None
         self._closed = False
+        self._stopped = threading.Event()  # the keepalive thread ends
         self._empty = threading.Event()
         self._empty.set()
 
@@ -127,18 +151,20 @@ class Hub:
 
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
-    ) -> None:
+    ) -> Subscriber:
         """Take the connection's socket; send it every reading from now.
 
         The newest reading is sent at once unless `after` is its cursor. A reading is a text frame:
-        `{"cursor"}`, or with `carry` the whole reading. Closes with 1013 when the hub is full, with
-        1001 when it is closing.
+        `{"cursor"}`, or with `carry` the whole reading. Returns what can close it later.
+
+        Raises ConnectionClosed, which a route need not catch, if the browser is gone; and if the
+        hub is full or closed, after a close frame with 1013 or 1001.
         """
         if self._closed or len(self) >= self._max_subscribers:
             connection.close((_GOING_AWAY if self._closed else _FULL).code)
-            return
+            raise ConnectionClosed("the hub is closed" if self._closed else "the hub is full")
         channel, early = connection.detach()
-        subscriber = Subscriber(channel, random.choice(self._slots), carry=carry)
+        subscriber = Subscriber(self, channel, random.choice(self._slots), carry=carry)
         with self._lock:
             if self._frames is None:
                 self._frames = _Frames(feed.latest)
@@ -158,6 +184,7 @@ class Hub:
             self._catch_up(subscriber)
             if early:
                 self._handle_data(subscriber, early)
+        return subscriber
 
     def broadcast(self, reading: Reading) -> None:
         """Send the reading to every subscriber, without waiting for any.
@@ -230,15 +257,28 @@ class Hub:
         return self._signalled.get(send) or self._carried[send]
 
     def close(self) -> None:
-        """Close every socket with 1001; wait up to CLOSE_TIMEOUT."""
+        """Close every socket with 1001; wait up to CLOSE_TIMEOUT.
+
+        Everything that the hub has started has ended then, its keepalive thread included.
+        """
         with self._lock:
             self._closed = True
             for subscriber in self._subscribers():
                 self._start_closing(subscriber, _GOING_AWAY)
         self._empty.wait(limits.CLOSE_TIMEOUT)
+        self._stopped.set()
         with self._lock:
             for subscriber in self._subscribers():
                 self._drop(subscriber)
+            thread = self._keepalive_thread
+        if thread is not None:
+            thread.join(limits.CLOSE_TIMEOUT)
+
+    def close_subscriber(self, subscriber: Subscriber, event: CloseConnection) -> None:
+        """Close one of its sockets: `Subscriber.close`."""
+        with self._lock:
+            if subscriber in subscriber.slot:
+                self._start_closing(subscriber, event)
 
     def _subscribers(self) -> list[Subscriber]:
         return [subscriber for slot in self._slots for subscriber in slot]
@@ -367,17 +407,25 @@ class Hub:
     # Keepalive.
 
     def _keepalive(self) -> None:
-        """Ping one slot after another, all within one interval."""
-        while True:
-            for slot in self._slots:
-                time.sleep(self._ping_interval / len(self._slots))
-                with self._lock:
-                    for subscriber in tuple(slot):
+        """Ping one slot after another, all within one interval.
+
+        Also enforces CLOSE_TIMEOUT. Ends when the hub is closed or has no subscriber.
+        """
+        gap = self._ping_interval / len(self._slots)
+        slots, ping_due = cycle(self._slots), time.monotonic() + gap
+        while not self._stopped.wait(min(1.0, max(0.0, ping_due - time.monotonic()))):
+            now = time.monotonic()
+            with self._lock:
+                if now >= ping_due:
+                    ping_due = now + gap
+                    for subscriber in tuple(next(slots)):
                         self._ping(subscriber)
-                    now = time.monotonic()
-                    late = [each for each, due in self._closing_deadlines.items() if due < now]
-                    for subscriber in late:
-                        self._drop(subscriber)
+                late = [each for each, due in self._closing_deadlines.items() if due < now]
+                for subscriber in late:
+                    self._drop(subscriber)
+                if not len(self):
+                    self._keepalive_thread = None
+                    return
 
     def _ping(self, subscriber: Subscriber) -> None:
         if subscriber.closing:

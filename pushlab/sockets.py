@@ -13,6 +13,8 @@ from flask import Blueprint, Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
+from pushlab.websocket import handshake
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.responses import WSGI, Environ
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -69,19 +71,18 @@ class SocketMiddleware:
         self.sockets = sockets
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        socket = environ.get("wsgi.websocket")
-        if socket is None:
+        if "wsgi.websocket" not in environ and not handshake.is_websocket_upgrade(environ):
             return self.wsgi_app(environ, start_response)
         adapter = self.sockets.url_map.bind_to_environ(environ)
         try:
-            view, values = adapter.match()
+            view, values = adapter.match(websocket=True)
         except RequestRedirect as redirect:
             return redirect(environ, start_response)
         except HTTPException:
             return self.wsgi_app(environ, start_response)
         with self.app.request_context(environ):
             try:
-                cast(Callable[..., Any], view)(socket, **values)
+                cast(Callable[..., Any], view)(connection_of(environ), **values)
             except Exception as error:
                 # The app's own error handlers; an error that they do not handle is raised again.
                 response = self.app.make_response(self.app.handle_user_exception(error))

@@ -19,7 +19,7 @@ from lab.settings import Settings
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.gevent_server import Server, freeze
 from pushlab.hosting.listener import listen
-from pushlab.hub import Hub
+from pushlab.hub import Hub, Subscriber
 from pushlab.websocket.connection import Connection
 
 port, fault = int(sys.argv[1]), sys.argv[2]
@@ -39,8 +39,8 @@ class ForgetfulHub(Hub):
 
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
-    ) -> None:
-        super().add(connection, feed, after=feed.latest.cursor, carry=carry)
+    ) -> Subscriber:
+        return super().add(connection, feed, after=feed.latest.cursor, carry=carry)
 
     def broadcast(self, reading: Reading) -> None:
         if fault != "silence":

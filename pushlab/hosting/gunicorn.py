@@ -5,17 +5,27 @@
 """
 
 import os
+import signal
+import sys
+import time
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import gevent
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from pushlab import limits
+from pushlab.feed import Feed
 from pushlab.hosting.gevent_server import Handler, Server
 from pushlab.hosting.lifecycle import announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.socket_options import configure
+
+_SEVERAL_WORKERS = (
+    "gunicorn has several workers, each of which would have a feed of its own, so that browsers "
+    "would miss what is published in another one: start it with --workers 1"
+)
 
 
 class GunicornHandler(Handler):
@@ -77,8 +87,25 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     server_class = GunicornServer
     wsgi_handler = GunicornHandler
-    #: For an app that brings none; a configuration file may set it.
-    settings = ServerSettings()
+    #: For an app that brings none; a configuration file may set it. Any Host is accepted, as a
+    #: proxy in front of gunicorn passes on the name that the browser used.
+    settings = ServerSettings(allow_hosts=None)
+
+    def load_wsgi(self) -> None:
+        """Load the app; refuse several workers that have feeds."""
+        super().load_wsgi()
+        if self.cfg.workers == 1:
+            return
+        Feed.forbidden = _SEVERAL_WORKERS
+        if not Feed.instances:
+            return
+        if self.age % self.cfg.workers == 1:
+            self.log.error(_SEVERAL_WORKERS)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
+        # One of them says so and stops gunicorn, which prints a traceback if two do.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(1)
+        sys.exit()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Begin the shutdown at once; gunicorn looks once a second."""

@@ -24,6 +24,7 @@ from pushlab.hosting.listener import listen
 from pushlab.hosting.log_lines import NonBlockingHandler
 from pushlab.hosting.metering import Meters
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hub import Hub
 from pushlab.wsgi.responses import Environ, error
 
 __all__ = ["Hosting", "StartupError", "announce", "hosting_of", "serve", "shutdown_at_exit",
@@ -35,6 +36,17 @@ _SEVERAL_PROCESSES = error(
 )
 
 
+def close_feeds_and_hubs() -> None:
+    """End every wait, and close every hub's sockets with 1001."""
+    for feed in tuple(Feed.instances):
+        feed.close()
+    closing = [threading.Thread(target=hub.close) for hub in tuple(Hub.instances)]
+    for thread in closing:
+        thread.start()
+    for thread in closing:
+        thread.join()
+
+
 @dataclass(frozen=True)
 class Hosting:
     """What a server asks of an app: `app.extensions["pushlab"]`."""
@@ -42,7 +54,7 @@ class Hosting:
     name: str
     settings: ServerSettings
     #: Called when the server stops: the app closes what it has opened.
-    on_shutdown: tuple[Callable[[], None], ...] = ()  #: such as Hub.close, which sends 1001
+    on_shutdown: tuple[Callable[[], None], ...] = (close_feeds_and_hubs,)
     meters: Meters | None = None
 
 

@@ -30,7 +30,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 5000  #: 0 takes any free one
     allow_origins: tuple[str, ...] = ()
-    allow_hosts: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] | None = ()  #: on loopback, beside its own names; None: any
     trusted_proxies: tuple[Network, ...] = ()
     max_connections: int | None = None  #: None: as many as the system allows
     header_timeout: float = limits.HEADER_TIMEOUT  #: seconds

@@ -155,10 +155,10 @@ class WerkzeugUpgrade(Upgrade):
         self.conversing: set[ThreadConnection] = set()
 
     @classmethod
-    def of(cls, app: Flask, settings: ServerSettings) -> "WerkzeugUpgrade":
+    def of(cls, app: Flask, settings: ServerSettings | None = None) -> "WerkzeugUpgrade":
         """Return the app's middleware; add it if there is none."""
         if not isinstance(app.wsgi_app, cls):
-            app.wsgi_app = cls(app.wsgi_app, settings)  # type: ignore[method-assign]
+            app.wsgi_app = cls(app.wsgi_app, settings or ServerSettings())  # type: ignore[method-assign]
         return app.wsgi_app
 
     def __call__(

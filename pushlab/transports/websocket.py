@@ -6,6 +6,7 @@
 
 from pushlab.feed import Feed
 from pushlab.hub import Hub
+from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ
 
@@ -17,4 +18,4 @@ def update(hub: Hub, feed: Feed, environ: Environ) -> None:
     socket.
     """
     after, _, carry = parameters.read(environ)
-    hub.add(environ["wsgi.websocket"], feed, after=after, carry=carry)
+    hub.add(connection_of(environ), feed, after=after, carry=carry)

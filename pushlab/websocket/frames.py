@@ -12,6 +12,7 @@ from wsproto.connection import ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import (
+    LOCAL_ONLY_CLOSE_REASONS,
     CloseReason,
     FrameDecoder,
     FrameProtocol,
@@ -22,7 +23,7 @@ from wsproto.frame_protocol import (
 from pushlab import limits
 
 __all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
-           "Pong", "TextMessage", "encode"]  # fmt: skip
+           "Pong", "TextMessage", "check_close", "encode"]  # fmt: skip
 
 #: A close code of IANA's registry that wsproto lacks.
 BAD_GATEWAY = 1014
@@ -34,6 +35,17 @@ _NO_RESERVED_BITS = RsvBits(False, False, False)
 def encode(event: Event) -> bytes:
     """Encode one server-to-client frame (RFC 6455 section 5.2: not masked)."""
     return bytes(Framing(ConnectionType.SERVER).send(event))
+
+
+def check_close(code: int, reason: str = "") -> None:
+    """Raise ValueError for what no close frame may have.
+
+    RFC 6455 section 7.4.2 and IANA's registry say which codes there are.
+    """
+    registered = {BAD_GATEWAY, *CloseReason} - {*LOCAL_ONLY_CLOSE_REASONS}
+    if not (code in registered or 3000 <= code <= 4999):
+        raise ValueError(f"{code} is not a close code that can be sent")
+    reason.encode()
 
 
 class _FrameGauge(Extension):

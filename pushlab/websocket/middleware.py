@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
+from werkzeug.exceptions import NotImplemented as NotImplementedResponse
+
 from pushlab import limits
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Connection, ConnectionClosed
@@ -20,6 +22,29 @@ logger = logging.getLogger(__name__)
 
 Environ = dict[str, Any]
 WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class NoWebSocket(NotImplementedResponse):
+    """The 501 for a server that cannot open WebSockets."""
+
+    description = (
+        'there is no environ["wsgi.websocket"]: this server has no WebSockets; start the app with '
+        "pushlab.hosting.gevent_server.run(app), gunicorn -k pushlab.hosting.gunicorn.Worker, or "
+        "flask run after pushlab.hosting.werkzeug.WerkzeugUpgrade.of(app)"
+    )
+
+
+def connection_of(environ: Environ) -> Connection:
+    """Return the request's WebSocket, `environ["wsgi.websocket"]`.
+
+    Raises NoWebSocket, an HTTP error, if the server has not opened one.
+    """
+    connection = environ.get("wsgi.websocket")
+    if connection is None:
+        logger.error("%s", NoWebSocket.description)
+        raise NoWebSocket
+    found: Connection = connection
+    return found
 
 
 class HTTPResponse(NamedTuple):

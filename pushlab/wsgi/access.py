@@ -1,6 +1,8 @@
 """Access: which Host, Origin and client a server accepts."""
 
 import ipaddress
+import json
+import logging
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -8,6 +10,8 @@ from typing import Any
 from pushlab.websocket import handshake
 from pushlab.wsgi.proxy_headers import FORWARDED_MISSING, Network, apply_forwarded, parse_address
 from pushlab.wsgi.responses import Environ, Response, error
+
+logger = logging.getLogger(__name__)
 
 #: The beginnings of the header fields that proxies add.
 _FORWARDED = ("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED", "HTTP_X_REAL_IP",
@@ -34,6 +38,7 @@ class AccessPolicy:
         self._allow_hosts = allow_hosts
         self._trusted_proxies = trusted_proxies
         self._accepted_hosts: set[str] = set()
+        self._logged: set[str] = set()
 
     def check(self, environ: Environ) -> Response | None:
         """Return the response that rejects the request, or None.
@@ -44,12 +49,12 @@ class AccessPolicy:
         if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and not host:
             return missing_host()
         if host is not None and not self.accepts_host(host):
-            return misdirected(host)
+            return self._rejected(misdirected(host), host)
         if self._trusted_proxies:
             apply_forwarded(environ, self._trusted_proxies)
             forwarded = environ.get("HTTP_HOST")
             if forwarded != host and not self.accepts_host(forwarded or ""):
-                return misdirected(str(forwarded))
+                return self._rejected(misdirected(str(forwarded)), str(forwarded))
         if not handshake.is_websocket_upgrade(environ):
             return None
         environ["HTTP_UPGRADE"] = "websocket"  # also where it was one of a list
@@ -59,8 +64,15 @@ class AccessPolicy:
             return missing_host()
         if not origin_allowed(environ, self._allow_origins):
             origin = environ["HTTP_ORIGIN"]
-            return error("403 Forbidden", f"origin {origin!r} is not allowed here")
+            return self._rejected(foreign(origin), origin)
         return None
+
+    def _rejected(self, response: Response, name: str) -> Response:
+        """Log a rejection once for each of a hundred names."""
+        if name not in self._logged and len(self._logged) < 100:
+            self._logged.add(name)
+            logger.warning("rejected: %s", json.loads(b"".join(response.body))["error"])
+        return response
 
     def accepts_host(self, host: str) -> bool:
         """Tell whether the Host header names this server."""
@@ -131,4 +143,11 @@ def missing_host() -> Response:
 
 def misdirected(host: str) -> Response:
     """Return the 421 of RFC 9110 section 15.5.20."""
-    return error("421 Misdirected Request", f"{host!r} is not served here; see --allow-host")
+    how = "--allow-host, or allow_hosts= in an app of your own, adds a name"
+    return error("421 Misdirected Request", f"Host {host!r} is not served here; {how}")
+
+
+def foreign(origin: str) -> Response:
+    """Return the 403 for a WebSocket of another origin's page."""
+    how = "--allow-origin, or allow_origins= in an app of your own, adds one"
+    return error("403 Forbidden", f"origin {origin!r} is not allowed here; {how}")
