@@ -55,7 +55,10 @@ def statuses(port: int, data: bytes) -> list[int]:
         received = read_all(client)
     if b" HTTP/1.0\r\n" in data:  # such a client knows no chunks
         assert b"chunked" not in received
-    return [int(code) for code in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", received)]
+    codes = [int(code) for code in re.findall(rb"HTTP/1\.1 ([0-9]{3}) ", received)]
+    # RFC 9110 section 6.6.1.
+    assert received.count(b"\r\nDate: ") >= len([code for code in codes if 200 <= code < 500])
+    return codes
 
 
 def test_the_table_is_read_whole() -> None:

@@ -148,6 +148,7 @@ def test_what_uwsgis_parser_lets_pass(server: Hosted, sent: str, status: int | N
     """And no traceback: the fixture looks for one."""
     response = exchange(server.port, sent.encode("latin-1"))
     assert (int(response.split()[1]) if response else None) == status
+    assert response.count(b"\r\nDate: ") == (status is not None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])  # SIGTERM is in the contract

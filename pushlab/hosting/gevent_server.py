@@ -37,7 +37,7 @@ from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
-from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, WSGI, raw_error
+from pushlab.wsgi.responses import WSGI, raw_error, service_unavailable
 from pushlab.wsgi.waiting import WAIT
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self.socket.settimeout(limits.REJECT_TIMEOUT if has_time else 0.0)
             with suppress(OSError):
                 self.socket.recv(16 * 1024)
-            self.socket.sendall(SERVICE_UNAVAILABLE)
+            self.socket.sendall(service_unavailable())
             self.socket.shutdown(socket.SHUT_WR)
             self.socket.recv(16 * 1024)
         except OSError:

@@ -41,7 +41,7 @@ from pushlab.hosting.threaded_sockets import abort
 from pushlab.hosting.tls import is_plain_http
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
 from pushlab.websocket.handshake import is_websocket_upgrade
-from pushlab.wsgi.responses import SERVICE_UNAVAILABLE, raw_error
+from pushlab.wsgi.responses import raw_error, service_unavailable
 
 logger = logging.getLogger(__name__)
 requests = logging.getLogger("pushlab.requests")
@@ -404,7 +404,7 @@ class Server(ThreadedWSGIServer):
         with suppress(OSError):
             request.setblocking(False)
             if self.ssl_context is None:
-                request.send(SERVICE_UNAVAILABLE)
+                request.send(service_unavailable())
         self.shutdown_request(request)
 
     def _serve(self, request: Any, client_address: Any) -> None:
@@ -438,7 +438,7 @@ class Server(ThreadedWSGIServer):
                 request.do_handshake()
             with suppress(TimeoutError):
                 request.recv(16 * 1024)
-            request.sendall(SERVICE_UNAVAILABLE)
+            request.sendall(service_unavailable())
             request.shutdown(socket.SHUT_WR)
             request.recv(16 * 1024)
         except OSError:

@@ -25,6 +25,7 @@ from urllib.parse import unquote
 from weakref import WeakSet
 
 import uwsgi
+from werkzeug.http import http_date
 
 from pushlab import limits
 from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
@@ -201,12 +202,17 @@ class UwsgiUpgrade(Upgrade):
         self._connections: WeakSet[Any] = WeakSet()
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def start(status: str, headers: Any, *exception: Any) -> Any:
+            if not any(name.lower() == "date" for name, _ in headers):
+                headers = [*headers, ("Date", http_date())]  # uWSGI adds none
+            return start_response(status, headers, *exception)
+
         response = _parse(environ)
         if response is not None:
-            return response(environ, start_response)
+            return response(environ, start)
         environ[WAIT] = partial(wait_and_look, uwsgi.connection_fd())
         try:
-            body = super().__call__(environ, start_response)
+            body = super().__call__(environ, start)
         except ConnectionClosed:
             return ()
         if body is _UPGRADED:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import flask
+from werkzeug.http import http_date
 
 Environ = dict[str, Any]
 WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -58,10 +59,12 @@ def raw_error(status: str, message: str) -> bytes:
 
     The connection ends with it (`Connection: close`).
     """
-    response = error(status, message, ("Connection", "close"))
+    # A server that has a clock must send the date (RFC 9110 section 6.6.1).
+    response = error(status, message, ("Date", http_date()), ("Connection", "close"))
     lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in response.headers)]
     return "\r\n".join([*lines, "", ""]).encode() + b"".join(response.body)
 
 
-#: What every client beyond the connection limit receives.
-SERVICE_UNAVAILABLE = raw_error("503 Service Unavailable", "this server is full; try again later")
+def service_unavailable() -> bytes:
+    """Return what every client beyond the connection limit receives."""
+    return raw_error("503 Service Unavailable", "this server is full; try again later")
