@@ -387,23 +387,23 @@ def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
         browser.quit()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser for all tests of a file."""
+    """A browser for all tests."""
     with browsing(tmp_path_factory.mktemp("profile")) as browser:
         yield browser
 
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """The file's browser, reset after each test."""
+    """The browser, reset after each test."""
     yield chromium
     assert chromium.errors() == []
     chromium.look_as_before()
     chromium.get("about:blank")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page_server() -> Iterator[Server]:
     """A server for page tests, which publish its data."""
     with starting() as start:
@@ -412,13 +412,13 @@ def page_server() -> Iterator[Server]:
 
 @pytest.fixture
 def tab(browser: Browser, page_server: Server) -> Browser:
-    """The file's browser with the page open and live."""
+    """The browser with the page open and live."""
     return browser.visit(page_server)
 
 
 @pytest.fixture(scope="module")
 def modules(chromium: Browser, page_server: Server) -> Browser:
-    """The file's browser, for scripts that import the page's modules."""
+    """The browser, for scripts that import the page's modules."""
     chromium.open(page_server.url)
     return chromium
 

@@ -135,9 +135,19 @@ def servers() -> Iterator[dict[tuple[str, str], Example]]:
         server.check_end()
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+# gunicorn's worker shares its code with gevent's server: there one example is enough.
+@pytest.fixture(scope="module", params=[host for host in HOSTS if host != "gunicorn"])
 def run(request: pytest.FixtureRequest, servers: dict[tuple[str, str], Example]) -> Run:
     return Run(str(request.param), servers)
+
+
+Own = Callable[[str], Example]
+
+
+@pytest.fixture
+def own(servers: dict[tuple[str, str], Example]) -> Own:
+    """An example, on the host that it is made for."""
+    return lambda example: Run(own_host(example), servers)(example)
 
 
 PASSWORD = "open sesame, ü"
@@ -182,10 +192,10 @@ def test_an_unknown_example_is_one_line(host: str) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_policy_of_its_page_is_strict(example: str, run: Run) -> None:
-    page = run(example).http.get("/")
+def test_the_policy_of_its_page_is_strict(example: str, own: Own) -> None:
+    page = own(example).http.get("/")
     if page.status == 302:
-        page = run(example).http.get(page.headers["Location"])
+        page = own(example).http.get(page.headers["Location"])
     assert page.status == 200
     assert "script-src 'self'" in page.headers["Content-Security-Policy"]
     assert "unsafe" not in page.headers["Content-Security-Policy"]
@@ -193,8 +203,8 @@ def test_the_policy_of_its_page_is_strict(example: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_errors_are_json(example: str, run: Run) -> None:
-    http = run(example).http
+def test_errors_are_json(example: str, own: Own) -> None:
+    http = own(example).http
     for response, status in (
         (http.get("/nowhere"), 404),
         (http.post("/nowhere", {}), 404),
@@ -202,7 +212,7 @@ def test_errors_are_json(example: str, run: Run) -> None:
     ):
         assert response.status == status
         assert set(response.json) == {"error"}
-    assert run(example).status("/nowhere") == 404
+    assert own(example).status("/nowhere") == 404
 
 
 def test_it_runs_from_any_folder(tmp_path: Path) -> None:
@@ -215,8 +225,9 @@ def test_it_runs_from_any_folder(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_stopping_server_closes_with_1001(run: Run) -> None:
-    server = Example("echo", run.host)
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_stopping_server_closes_with_1001(host: str) -> None:
+    server = Example("echo", host)
     with server.connect("/echo") as socket:
         socket.send("still here?")
         assert socket.recv(HANG_TIMEOUT) == "still here?"
@@ -481,7 +492,6 @@ def log_in(server: Example, name: str = "Ann", **headers: str) -> dict[str, str]
     return {"Cookie": cookie.partition(";")[0]}
 
 
-Own = Callable[[str], Example]
 JSON = {"Content-Type": "application/json"}
 
 
@@ -577,12 +587,6 @@ def test_threads_rejects_an_unknown_job(run: Run) -> None:
 
 
 # Their pages, in Chromium, on one server.
-
-
-@pytest.fixture
-def own(servers: dict[tuple[str, str], Example]) -> Callable[[str], Example]:
-    """An example, on the host that it is made for."""
-    return lambda example: Run(own_host(example), servers)(example)
 
 
 def state(browser: Browser) -> str:

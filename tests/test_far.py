@@ -83,27 +83,6 @@ def test_no_relay_outlives_its_server(start: Start) -> None:
     assert psutil.wait_procs(relays, timeout=HANG_TIMEOUT)[1] == []
 
 
-def test_the_page_links_to_all_ports_of_the_server(start: Start) -> None:
-    """On each port, and marks the current one."""
-    server = start("serve.py", "--source", "http", "--far", "50", "--far", "2")
-    ports = {0.0: server.port, **far_ports(server, 2)}
-    eventually(lambda: "away" in server.http.get("/").body.decode())
-    for distance, here in ports.items():
-        page = Http("127.0.0.1", here).get("/").body.decode()
-        places = re.search(r'<nav class="segments" aria-label="Distance">(.*?)</nav>', page, re.S)
-        assert places
-        links = re.findall(r'href="http://127\.0\.0\.1:(\d+)/" ?(.*?)>(.*?)<', places[1])
-        assert links == [
-            (
-                str(its_port),
-                'aria-current="page"' if its_port == here else "",
-                f"{its_distance:g} ms away" if its_distance else "here",
-            )
-            for its_distance, its_port in ports.items()
-        ]
-        assert (f"You are {distance:g} ms away" in page) == (distance > 0)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,7 +20,7 @@ from lab.settings import Settings
 from pushlab.feed import Feed
 from pushlab.transports import TRANSPORTS
 from tests.browsing import Browser, browsing, violations
-from tests.conftest import ROOT, Server, eventually, starting, until_same
+from tests.conftest import ROOT, Server, eventually, until_same
 from tests.test_http import app_of
 
 FILES = {
@@ -162,16 +161,10 @@ def test_no_id_is_one_of_the_main_page(client: FlaskClient, page: Page) -> None:
 # In the browser.
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with starting() as start:
-        yield start("serve.py", "--source", "http")
-
-
 @pytest.fixture
-def visited(browser: Browser, server: Server) -> Browser:
+def visited(browser: Browser, page_server: Server) -> Browser:
     """The main page, without a dialog, with the focus on a button."""
-    browser.open(server.url)
+    browser.open(page_server.url)
     browser.execute_script("document.querySelector('[data-action=stop]').focus()")
     return browser
 
@@ -284,7 +277,7 @@ def test_a_failure_is_shown_in_words(visited: Browser) -> None:
     [(390, "dark"), (1000, "light"), (1400, "dark")],
 )
 def test_it_fits_and_can_be_read(
-    visited: Browser, server: Server, axe: str, width: int, scheme: str
+    visited: Browser, page_server: Server, axe: str, width: int, scheme: str
 ) -> None:
     visited.look(width=width, scheme=scheme)
     show_code(visited)
@@ -293,7 +286,7 @@ def test_it_fits_and_can_be_read(
     assert (size["width"] == width) == (width == 390), "all of a phone's screen, and only there"
     check_look(visited, axe, width)
 
-    visited.get(f"{server.url}/code/websocket#browser-9")
+    visited.get(f"{page_server.url}/code/websocket#browser-9")
     visited.picture(f"code, {scheme}, {width} px")
     check_look(visited, axe, width)
 
@@ -310,11 +303,11 @@ def check_look(browser: Browser, axe: str, width: int) -> None:
     assert violations(browser, axe) == []
 
 
-def test_copying_the_code_copies_no_line_numbers(chromium: Browser, server: Server) -> None:
-    permissions = {"permissions": ["clipboardReadWrite"], "origin": server.url}
+def test_copying_the_code_copies_no_line_numbers(chromium: Browser, page_server: Server) -> None:
+    permissions = {"permissions": ["clipboardReadWrite"], "origin": page_server.url}
     chromium.execute_cdp_cmd("Browser.grantPermissions", permissions)
     for transport, files in FILES.items():
-        chromium.get(f"{server.url}/code/{transport}")
+        chromium.get(f"{page_server.url}/code/{transport}")
         for file in files:
             code = chromium.find(f"[aria-label='{file}']")
             chromium.execute_script("getSelection().selectAllChildren(arguments[0])", code)
@@ -327,19 +320,19 @@ def test_copying_the_code_copies_no_line_numbers(chromium: Browser, server: Serv
             assert copied == (ROOT / file).read_text().rstrip("\n"), file
 
 
-def test_a_long_line_scrolls_by_keyboard(browser: Browser, server: Server) -> None:
+def test_a_long_line_scrolls_by_keyboard(browser: Browser, page_server: Server) -> None:
     browser.look(width=390, height=844)
-    browser.get(f"{server.url}/code/websocket")
+    browser.get(f"{page_server.url}/code/websocket")
     code = browser.find("pre")
     browser.execute_script("arguments[0].focus()", code)
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT * 3).perform()
     eventually(lambda: browser.execute_script("return arguments[0].scrollLeft", code) > 0)
 
 
-def test_the_page_needs_no_javascript(server: Server, tmp_path: Path) -> None:
+def test_the_page_needs_no_javascript(page_server: Server, tmp_path: Path) -> None:
     with browsing(tmp_path, javascript=False) as browser:
-        browser.get(f"{server.url}/code/poll#browser-2")
+        browser.get(f"{page_server.url}/code/poll#browser-2")
         second = (ROOT / FILES["poll"][1]).read_text().splitlines()[1]
         assert browser.find(":target").text.strip() == second
         browser.find_element(By.PARTIAL_LINK_TEXT, "Pushlab").click()
-        assert browser.current_url == f"{server.url}/"
+        assert browser.current_url == f"{page_server.url}/"
