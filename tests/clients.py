@@ -237,9 +237,10 @@ class RawSocket(Closing):
         return last
 
     def close_payload(self) -> bytes:
-        """Reply to the close frame; return its payload."""
+        """Reply to pings and to the close frame; return its payload."""
         while (got := self.frame()) is not None and got[0] != CLOSE:
-            pass
+            if got[0] == PING:
+                self.send(frame(PONG, got[1]))
         assert got is not None, "the stream ended without a close frame"
         with suppress(OSError):  # the server may have closed the connection
             self.send(frame(CLOSE, got[1]))

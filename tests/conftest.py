@@ -21,7 +21,7 @@ import psutil
 import pytest
 import trustme
 
-from tests.clients import HANG_TIMEOUT, Http, LabPage, RawSocket, Wire
+from tests.clients import HANG_TIMEOUT, CountingTLS, Http, LabPage, RawSocket, Wire
 
 pytest_plugins = ["tests.browsing"]
 
@@ -334,12 +334,25 @@ def certificate(certificate_folder: Path) -> tuple[str, str]:
     return str(certificate_folder / "cert.pem"), str(certificate_folder / "key.pem")
 
 
+@pytest.fixture(scope="session")
+def tls_options(certificate: tuple[str, str]) -> tuple[str, ...]:
+    """The options for TLS."""
+    return "--certfile", certificate[0], "--keyfile", certificate[1]
+
+
 @pytest.fixture
 def trust(authority: trustme.CA) -> ssl.SSLContext:
     """A context that trusts the authority alone."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def counting_tls(trust: ssl.SSLContext) -> Callable[[socket.socket], ssl.SSLSocket]:
+    """Begin TLS on a connection, and count what passes within."""
+    trust.sslsocket_class = CountingTLS
+    return lambda plain: trust.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import psutil
 import pytest
-import trustme
 
 from lab import instruments as lab
 from lab import meter
@@ -19,7 +18,6 @@ from pushlab.wsgi import access
 from tests.clients import (
     HANG_TIMEOUT,
     UPGRADE,
-    CountingTLS,
     LabPage,
     LabPageOverTLS,
     RawSocket,
@@ -249,19 +247,13 @@ def test_a_cut_aborts_the_lanes_connections_and_no_others(
         lanes.close()
 
 
-def test_a_cut_over_tls(start: Start, authority: trustme.CA, certificate: tuple[str, str]) -> None:
-    server = start("serve.py", "--source", "clock", "--every", "90", "--certfile", certificate[0],
-                   "--keyfile", certificate[1])  # fmt: skip
-    context = ssl.create_default_context()
-    context.sslsocket_class = CountingTLS
-    authority.configure_trust(context)
-
-    def tls(plain: socket.socket) -> ssl.SSLSocket:
-        return context.wrap_socket(plain, server_hostname="127.0.0.1")
-
-    with LabPageOverTLS(server.ws, context=context) as page:
+def test_a_cut_over_tls(
+    start: Start, tls_options: tuple[str, ...], trust: ssl.SSLContext, counting_tls: Any
+) -> None:
+    server = start("serve.py", "--source", "clock", "--every", "90", *tls_options)
+    with LabPageOverTLS(server.ws, context=trust) as page:
         before = page.wait_for("reading", lambda it: sequence(it["cursor"]) > 0)["cursor"]
-        cut, other = (Lanes(server, page, name, before, wrap=tls) for name in "ab")
+        cut, other = (Lanes(server, page, name, before, wrap=counting_tls) for name in "ab")
         for name in cut.names:
             page.do("cut", lane=name)
         cut.check_aborted()

@@ -479,15 +479,16 @@ def test_bytes_that_came_while_the_server_stood_still_count(
     name: str, certificate_folder: Path
 ) -> None:
     """Past the deadlines for headers, bodies, idle connections and the TLS handshake."""
-    environment = with_limits(BODY_TIMEOUT=2, IDLE_TIMEOUT=2)
-    options = ("--source", "http", "--header-timeout", "2")
+    environment = with_limits(BODY_TIMEOUT=5, IDLE_TIMEOUT=5)
+    options = ("--source", "http", "--header-timeout", "5")
     server = start_server(name, certificate_folder, *options, environment=environment)
     with ExitStack() as stack:
 
         def opened(kind: str) -> socket.socket:
             if kind != "TLS":
                 return stack.enter_context(server.open_socket())
-            return stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 15))
+            address = "127.0.0.1", server.port
+            return stack.enter_context(socket.create_connection(address, HANG_TIMEOUT))
 
         halves = dict(HALVES)
         if server.tls:
@@ -500,7 +501,7 @@ def test_bytes_that_came_while_the_server_stood_still_count(
         if "idle" in clients:
             assert clients["idle"].recv(65536).startswith(b"HTTP/1.1 200")
         assert server.http.get("/data").status == 200  # and so all have been accepted
-        with standing_still(server, 3):
+        with standing_still(server, 6):
             for kind, client in clients.items():
                 client.sendall(halves[kind][1])
         received = {kind: client.recv(65536)[:11] for kind, client in clients.items()}

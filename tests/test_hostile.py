@@ -29,8 +29,6 @@ from tests.clients import (
 from tests.conftest import Server, eventually, starting
 from tests.hosting import with_limits
 
-pytestmark = pytest.mark.alone
-
 #: Readings published during an attack. Nine in ten must arrive within this many seconds, and so
 #: many times what they take without an attack: some hundredths of a second on a quiet machine.
 UPDATES = 20
@@ -338,6 +336,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("attack", "growth"), ATTACKS.items(), ids=[attack.__name__ for attack in ATTACKS]
 )

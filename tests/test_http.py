@@ -283,9 +283,8 @@ def test_deeply_nested_json_is_no_error_of_the_server(server: Server) -> None:
 # TLS.
 
 
-def test_tls(start: Start, certificate: tuple[str, str], trust: ssl.SSLContext) -> None:
-    options = ("--certfile", certificate[0], "--keyfile", certificate[1])
-    server = start("serve.py", "--source", "http", *options)
+def test_tls(start: Start, tls_options: tuple[str, ...], trust: ssl.SSLContext) -> None:
+    server = start("serve.py", "--source", "http", *tls_options)
     assert server.url.startswith("https://")
     http = Http("127.0.0.1", server.port, tls=trust)
     assert http.get("/data").status == 200

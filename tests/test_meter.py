@@ -12,10 +12,10 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
-import trustme
 
 from lab import instruments as lab
 from lab import meter
@@ -30,7 +30,6 @@ from tests.clients import (
     TEXT,
     UPGRADE,
     CountingSocket,
-    CountingTLS,
     LabPage,
     LabPageOverTLS,
     RawSocket,
@@ -449,10 +448,11 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
     newest = server.publish({"n": 1})
     witnesses: dict[str, tuple[int, int]] = {}
     cost: dict[str, tuple[int, int]] = {}  # requests, and of these empty
-    with Relay(server.port) as relay:
+    with Relay(server.port) as relay, ThreadPoolExecutor() as pool:
         # Three that stay.
         stream, poll = Wire(relay.port), Wire(relay.port)
         browser = Socket(relay.port, "socket")
+        handshake, closed = browser.passed[0], pool.submit(browser.close_code)
         stream.socket.sendall(events("stream"))
         poll.socket.sendall(request(f"/update?after={newest}&lane=poll"))
         stream.until(b"\r\n:\n\n\r\n")  # a heartbeat
@@ -476,14 +476,13 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
             hasty.sendall(text)
             hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             hasty.close()
-        browser.read_until((PING, b""))
-        browser.send(frame(PONG))
+        eventually(lambda: browser.passed[0] > handshake)  # a pong
         stream.until(b"\r\n:\n\n\r\n")
         stream.until(b"\r\n:\n\n\r\n")
 
         stopping = threading.Thread(target=server.stop)
         stopping.start()
-        assert browser.close_code() == 1001
+        assert closed.result() == 1001
         assert stream.rest().endswith(b"0\r\n\r\n")
         assert poll.response().status == 204
         assert poll.rest() == b""
@@ -512,19 +511,11 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
 
 
 def test_over_tls_the_plain_text_is_counted(
-    start: Start, authority: trustme.CA, certificate: tuple[str, str]
+    start: Start, tls_options: tuple[str, ...], trust: ssl.SSLContext, counting_tls: Any
 ) -> None:
-    server = start("serve.py", "--source", "http", "--certfile", certificate[0],
-                   "--keyfile", certificate[1])  # fmt: skip
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    newest = json.loads(https(server, context, "POST", b'{"n": 1}').body)["cursor"]
-    context.sslsocket_class = CountingTLS
-
-    def tls(plain: socket.socket) -> ssl.SSLSocket:
-        return context.wrap_socket(plain, server_hostname="127.0.0.1")
-
-    with LabPageOverTLS(server.ws, context=context) as page:
+    server = start("serve.py", "--source", "http", *tls_options)
+    newest, tls = server.publish({"n": 1}), counting_tls
+    with LabPageOverTLS(server.ws, context=trust) as page:
         cases = list(CASES.values())
         with Wire(server.port, wrap=tls) as wire:
             for case in cases:
@@ -544,7 +535,7 @@ def test_over_tls_the_plain_text_is_counted(
                     browser.send(b"".join(frames))
                 browser.read_until((PONG, b"49"))
                 assert_cost(page, name, Cost(*browser.passed, 1))
-                https(server, context, "POST", b'{"text": "%s"}' % (b"x" * 16_000))
+                server.publish({"text": "x" * 16_000})
                 assert len(browser.json()["value"]["text"]) == 16_000
                 assert_cost(page, name, Cost(*browser.passed, 1))
                 browser.send(b"".join(FRAMES["close"]))
@@ -552,15 +543,6 @@ def test_over_tls_the_plain_text_is_counted(
                     pass
                 assert_cost(page, name, Cost(*browser.passed, 1))
     assert server.log == ""
-
-
-def https(server: Server, context: ssl.SSLContext, method: str, body: bytes) -> Response:
-    def tls(plain: socket.socket) -> ssl.SSLSocket:
-        return context.wrap_socket(plain, server_hostname="127.0.0.1")
-
-    context.sslsocket_class = CountingTLS
-    with Wire(server.port, wrap=tls) as wire:
-        return wire.request(request("/data", method, Content_Length=str(len(body))) + body)
 
 
 # Server-Timing.

@@ -9,8 +9,6 @@ import pytest
 from tests.clients import RawSocket
 from tests.conftest import Server, Start
 
-pytestmark = pytest.mark.alone
-
 BROWSERS = 2000
 
 

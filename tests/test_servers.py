@@ -122,7 +122,6 @@ def test_a_push_socket_costs_little(server: Server) -> None:
         eventually(lambda: threads(server) <= before)
 
 
-@pytest.mark.alone
 def test_the_memory_of_held_requests_can_be_measured() -> None:
     """As for docs/results/servers.json, without what a server needs for itself."""
     (kinds,) = memory.measure(["servers/threads.py"], runs=1).values()

@@ -36,10 +36,9 @@ PROGRAM = "servers/threads.py"
 
 
 @pytest.fixture(params=["plain", "TLS"])
-def threads(request: pytest.FixtureRequest, start: Start, certificate: tuple[str, str]) -> Start:
+def threads(request: pytest.FixtureRequest, start: Start, tls_options: tuple[str, ...]) -> Start:
     """Start servers/threads.py, without TLS and with it."""
-    tls = ["--certfile", certificate[0], "--keyfile", certificate[1]]
-    tls = tls if request.param == "TLS" else []
+    tls = tls_options if request.param == "TLS" else ()
     return lambda *options: start(PROGRAM, "--source", "http", *tls, *options)
 
 
