@@ -69,6 +69,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             halfway=f"{far / 2:g} ms",
             present="present" in request.args,
             counted=lab.meters.are_counting,
+            source=lab.source_problem,
         )
         page = Response(text)
         page.headers["Content-Security-Policy"] = content_security_policy(request.host)
@@ -124,6 +125,8 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.get("/healthz")
     def health() -> ResponseReturnValue:
         """200 while the data changes as it should, else 503."""
+        if lab.source_state != "running":
+            return jsonify(error=lab.source_problem, source=lab.source_state), 503
         age = feed.age
         allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
         if feed.closed or (settings.source in PACED and age > allowed):

@@ -4,7 +4,9 @@ To the page the server sends JSON objects with one or more of these names:
 
 - `lab`, once, at first: the feed's epoch, whether the page may control the data, the paces to
   choose from; `"metered": false` where the server counts no bytes.
-- `reading`: the newest reading, as soon as it changes.
+- `reading`: the newest reading, as soon as it changes, with its `age` in seconds, which does not
+  depend on how the clock is set.
+- `source`: in words, why the data does not change any more.
 - `meters`, once a second, with `pace`: for each lane that the page watches the sums, and the
   exchanges that have finished since the last report, as in `meter.Record`.
 - `clock`: the server's time, with the time that the page sent.
@@ -62,13 +64,35 @@ class Lab:
         #: The server's ports by round trip in milliseconds.
         self.ports: dict[float, int] = {}
         self.is_paced = settings.source in PACED
+        self.source_state = "running"  #: or "ended" or "failed"
+        self.source_problem = ""  #: the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
         self._freeze = freeze
         self._unfrozen_at = -math.inf
 
     def source_values(self) -> Iterator[Value]:
-        """Yield the source's values at the pace that pages set."""
-        return SOURCES[self.settings.source](self.pace)
+        """Yield the source's values at the pace that pages set.
+
+        Whatever ends the source is logged, shown by the page and told by /healthz.
+        """
+        name = self.settings.source
+        try:
+            yield from SOURCES[name](self.pace)
+        except GeneratorExit:  # its last value could not be published
+            self._source_stopped("failed")
+            raise
+        except Exception:
+            self._source_stopped("failed")
+            logger.exception("the source %s failed", name)
+        else:
+            if name != "http":
+                self._source_stopped("ended")
+
+    def _source_stopped(self, state: str) -> None:
+        self.source_state = state
+        what = f"The source {self.settings.source} has {state}"
+        self.source_problem = f"{what}: the data does not change any more."
+        logger.warning("%s", self.source_problem)
 
     @contextmanager
     def far_ports(self, port: int) -> Iterator[None]:
@@ -137,7 +161,7 @@ class LabSession:
         if not lab.meters.are_counting:
             about["metered"] = False
         try:
-            self._send(lab=about, pace=lab.pace.name)
+            self._send(lab=about, **self._state())
         except ConnectionClosed:
             return
         threading.Thread(target=self._report_until_closed, name="lab", daemon=True).start()
@@ -163,18 +187,23 @@ class LabSession:
                 reading = feed.wait(after, timeout=max(0.0, due - time.monotonic()))
                 if reading is not None:
                     after = reading.cursor
-                    self._socket.send(f'{{"reading":{reading.carry.decode()}}}')
+                    carry = reading.carry.decode()
+                    self._socket.send(f'{{"reading":{carry},"age":{reading.age:.6f}}}')
                 if time.monotonic() >= due:
                     due = time.monotonic() + REPORT_INTERVAL
                     self._report()
         except ConnectionClosed:
             pass  # `receive` ends, too
 
+    def _state(self) -> dict[str, str]:
+        problem = self._lab.source_problem
+        return {"pace": self._lab.pace.name, **({"source": problem} if problem else {})}
+
     def _report(self) -> None:
         with self._reporting:  # two threads report, and each exchange is reported once
             lanes = self._watched if self._lab.meters.are_counting else ()
             meters = {lane: self._measured(lane) for lane in lanes}
-            self._send(meters=meters, pace=self._lab.pace.name)
+            self._send(meters=meters, **self._state())
 
     def _measured(self, lane: str) -> dict[str, Any]:
         meter, last = self._watched[lane]

@@ -1,7 +1,7 @@
 // @ts-check
 /** A card: a reading, how old it is, and the state of the connection that brings it. */
 
-import { serverNow } from "./clock.js";
+import { browserNow, changedHere } from "./clock.js";
 import { sequence } from "./cursor.js";
 import { find, reducedMotion, write } from "./dom.js";
 import { age, headline } from "./reading.js";
@@ -12,7 +12,8 @@ const SHORT = 14; // characters
 const LONG = 48; // a longer headline is shown small, in a box that scrolls
 
 export class Card {
-	#changedAt = 0;
+	/** @type {Reading} */
+	#reading = { cursor: "", changed_at: 0, value: {} };
 	/** @type {number | null} */
 	#retryAt = null;
 	cursor = "";
@@ -25,7 +26,7 @@ export class Card {
 	/** @param {Reading} reading */
 	show(reading) {
 		this.cursor = this.element.dataset.cursor = reading.cursor;
-		this.#changedAt = reading.changed_at * 1000;
+		this.#reading = reading;
 		const text = headline(reading.value);
 		const value = this.write("value", text);
 		value.dataset.size = text.length > LONG ? "small" : text.length > SHORT ? "medium" : "large";
@@ -52,7 +53,7 @@ export class Card {
 	}
 
 	tick() {
-		this.write("since", age(serverNow() - this.#changedAt, { tenths: !reducedMotion.matches }));
+		this.write("since", age(browserNow() - changedHere(this.#reading), { tenths: !reducedMotion.matches }));
 		const seconds = this.#retryAt && Math.ceil((this.#retryAt - Date.now()) / 1000);
 		this.write("countdown", seconds === null ? "" : ` in ${Math.max(1, seconds)} s`);
 	}

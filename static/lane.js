@@ -2,7 +2,7 @@
 /** A lane: one transport on the page, what it brings, how late, and at what cost. */
 
 import { Card } from "./card.js";
-import { oneWay, serverNow, toBrowser, toServer } from "./clock.js";
+import { browserNow, changedHere, oneWay, toBrowser, toServer } from "./clock.js";
 import { showCode } from "./code.js";
 import { makeDiagram } from "./diagram.js";
 import { find, reducedMotion, root } from "./dom.js";
@@ -23,7 +23,7 @@ export class Lane extends Card {
 	#subscription;
 	#server;
 	#enabled;
-	#startedAt = Infinity; // server time
+	#startedAt = Infinity;
 	#due = ""; // the newest cursor, while the lane could have brought it,
 	#dueSince = 0; // since when it could
 	/** @type {Set<WireRecord>} */
@@ -106,7 +106,7 @@ export class Lane extends Card {
 
 	start() {
 		if (!this.#enabled || this.#startedAt < Infinity) return;
-		this.#startedAt = serverNow();
+		this.#startedAt = browserNow();
 		this.measured.run(true);
 		this.#subscription.start();
 	}
@@ -150,7 +150,7 @@ export class Lane extends Card {
 	/** @param {Reading} reading */
 	#showReading(reading) {
 		this.show(reading);
-		this.measured.show(reading, reading.changed_at * 1000 >= this.#startedAt);
+		this.measured.show(reading, changedHere(reading) >= this.#startedAt);
 		this.#showFigures();
 		if (reducedMotion.matches) return;
 		this.field("value").animate([{ color: "var(--transport)" }, {}], 700);

@@ -1,7 +1,7 @@
 // @ts-check
 /** What one lane has measured: how many readings it showed, how late, at what cost. */
 
-import { browserNow, toBrowser } from "./clock.js";
+import { browserNow, changedHere } from "./clock.js";
 import { epoch, isNewer, sequence } from "./cursor.js";
 
 const KEPT = 1000; // latencies
@@ -38,7 +38,7 @@ export class Measurement {
 	#epoch = "";
 	#shown;
 	#lost = "";
-	/** @type {[number, number][]} server time of the change, browser time at which it was shown */
+	/** @type {[import("./clock.js").Change, number][]} and when it was shown */
 	#latencies = [];
 	#ran = 0; // seconds
 	/** @type {number | null} */
@@ -69,7 +69,7 @@ export class Measurement {
 		this.seen += 1;
 		this.coalesced += Math.max(0, sequence(cursor) - from - 1);
 		this.#shown = cursor;
-		if (timely) this.#latencies = [...this.#latencies.slice(1 - KEPT), [changed_at * 1000, browserNow()]];
+		if (timely) this.#latencies = [...this.#latencies.slice(1 - KEPT), [{ cursor, changed_at }, browserNow()]];
 	}
 
 	/** Count a reading as lost, once. @param {string} cursor */
@@ -92,7 +92,7 @@ export class Measurement {
 
 	/** In milliseconds, by what is known of the clocks now. */
 	get latencies() {
-		return this.#latencies.map(([changed, shown]) => Math.max(0, shown - toBrowser(changed)));
+		return this.#latencies.map(([change, shown]) => Math.max(0, shown - changedHere(change)));
 	}
 
 	/** A percentile of the latencies. @param {number} q */

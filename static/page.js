@@ -25,14 +25,19 @@ const send = (/** @type {import("./lab.js").Command} */ command) => {
 const controls = makeControls(find("[data-controls]"), send);
 lab.lanes = () => lanes.map(({ id }) => id);
 lab.onState = (state, retryAt) => server.showState(state, retryAt);
-lab.onMessage = ({ lab, pace, reading, meters, error, frozen }) => {
-	if (lab) {
-		({ epoch } = lab);
-		controls.allow(lab);
+lab.onMessage = ({ lab: about, pace, reading, age, source, meters, error, frozen }) => {
+	if (about) {
+		({ epoch } = about);
+		controls.allow(about);
 	}
+	if (about || source) field("source").textContent = source ?? "";
 	if (pace) controls.showPace(pace);
 	if (reading) {
-		server.add(reading);
+		// The server's clock has been set: ask for its time now.
+		if (!server.add(reading, age)) {
+			lab.send({ do: "clock", sent: browserNow() });
+			tick();
+		}
 		for (const { diagram } of lanes) diagram.wire({ kind: "change", at: reading.changed_at * 1000 });
 	}
 	if (meters) {

@@ -2,6 +2,7 @@
 /** The server's own card: its newest reading, and when each one changed. */
 
 import { Card } from "./card.js";
+import { agrees } from "./clock.js";
 import { details, localTime } from "./reading.js";
 
 /** @typedef {import("./subscription.js").Reading} Reading */
@@ -32,8 +33,13 @@ export class ServerCard extends Card {
 		this.write("changed-at", localTime(changedAt)).setAttribute("datetime", changedAt.toISOString());
 	}
 
-	/** Show a new reading, and remember it. @param {Reading} reading */
-	add(reading) {
+	/**
+	 * Show a new reading, and remember it; return whether its time and its age agree.
+	 * @param {Reading} reading
+	 * @param {number} age in seconds
+	 */
+	add(reading, age) {
+		const same = agrees(reading, age);
 		this.show(reading);
 		const [[oldest]] = this.changes.set(reading.cursor, reading.changed_at * 1000);
 		if (this.changes.size > REMEMBERED) this.changes.delete(oldest);
@@ -42,5 +48,6 @@ export class ServerCard extends Card {
 		this.#values = number === undefined ? [] : [...this.#values.slice(1 - DRAWN), number];
 		const range = "cpu_percent" in reading.value ? [0, 100] : [Math.min(number ?? 0, ...this.#values)];
 		this.drawSparkline(this.#values, ...range);
+		return same;
 	}
 }

@@ -32,6 +32,7 @@ from tests.clients import (
     PONG,
     RESET,
     Http,
+    LabPage,
     RawSocket,
     frame,
     open_websocket,
@@ -247,6 +248,28 @@ def test_many_lines_at_once_hold_up_nothing(start: Start, program: str) -> None:
     eventually(lambda: server.http.get("/data").json["value"] == {"line": "99999"})
     assert int(server.http.get("/data").json["cursor"].rpartition("-")[2]) < 1000
     pipe.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"), [("raise", "failed"), ("unpublishable", "failed"), ("end", "ended")]
+)
+@pytest.mark.parametrize("program", SERVERS)
+def test_a_source_that_stops_is_told(program: str, fault: str, state: str) -> None:
+    server = Server("tests/broken_source.py", environment={"FAULT": fault, "PROGRAM": program})
+    sentence = f"The source load has {state}: the data does not change any more."
+
+    def health() -> tuple[int, Any]:
+        response = server.http.get("/healthz")
+        return response.status, response.json
+
+    eventually(lambda: health() == (503, {"error": sentence, "source": state}))
+    assert server.http.get("/data").json["value"] == {"line": "the last one"}
+    eventually(lambda: sentence in server.log)
+    assert ("Traceback" in server.log) is (state == "failed")
+    assert f">{sentence}</p>" in server.http.get("/").body.decode()
+    with LabPage(server.ws) as page:
+        assert page.wait_for("source") == sentence
+    assert server.stop() == 0
 
 
 # Connections.

@@ -2,7 +2,9 @@
 
 import re
 import signal
+import subprocess
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -84,6 +86,57 @@ def test_time_since_update_ticks(tab: Browser) -> None:
         tab.publish(line)
         eventually(is_right)
         assert re.fullmatch(r"(\d+ min )?\d+(\.\d)? s", tab.truth["since"])
+
+
+#: The age that each part shows, in seconds.
+SHOWN_AGES = """
+return [...document.querySelectorAll("[data-field=since]")].map((it) => {
+  const [, h, min, s] = it.textContent.match(/^(?:(\\d+) h )?(?:(\\d+) min ?)?(?:([\\d.]+) s)?$/);
+  return 3600 * (h ?? 0) + 60 * (min ?? 0) + Number(s ?? 0);
+});
+"""
+FORWARD, BACK = signal.SIGUSR1, signal.SIGUSR2
+
+
+@pytest.mark.parametrize("jumps", [[FORWARD], [BACK], [FORWARD, BACK], [BACK, BACK]], ids=str)
+def test_the_servers_clock_is_set(browser: Browser, jumps: list[signal.Signals]) -> None:
+    """Ages and figures stay right, with a change and without one."""
+    server = Server("tests/set_clock.py", "--source", "http")
+    browser.visit(server)
+    browser.publish("before")
+
+    def ages_are_right() -> bool:
+        # Less than a hang takes, and far less than the hour by which the clock is set.
+        return all(age < 60 for age in browser.execute_script(SHOWN_AGES))
+
+    offset = server.http.get("/data").json["changed_at"] - time.time()
+    for jump in jumps:
+        server.process.send_signal(jump)
+        offset += 3600 if jump is FORWARD else -3600
+
+        def is_known(expected: float = offset * 1000) -> bool:
+            text = browser.find("[data-field=offset]").text.replace("\u2212", "-")
+            return abs(float(text) - expected) < 60_000
+
+        eventually(is_known)  # by the questions about the time alone
+        assert ages_are_right()
+        server.process.send_signal(jump)
+        offset += 3600 if jump is FORWARD else -3600
+        eventually(lambda: abs(published_offset(server) - offset) < 60)  # noqa: B023
+        browser.publish("after")  # perhaps before the page has asked for the time
+        eventually(ages_are_right)
+        for lane in browser.figures.values():
+            assert lane["latency-p95"] is None or lane["latency-p95"] < 60_000
+            assert lane["lost"] == 0
+    browser.visit(server)  # a page that has not seen the clock being set
+    eventually(ages_are_right)
+    assert server.stop() == 0
+
+
+def published_offset(server: Server) -> float:
+    """By how many seconds the time of a new reading differs from ours."""
+    server.publish({"line": "just now"})
+    return float(server.http.get("/data").json["changed_at"]) - time.time()
 
 
 @pytest.mark.parametrize(
@@ -200,6 +253,20 @@ SHOWN: list[tuple[dict[str, Any], str]] = [
     ({"tag": "<b>&amp;</b>", "quote": '"'}, '{"tag": "<b>&amp;</b>", "quote": "\\""}'),
     ({"time": "not a time"}, "not a time"),
 ]
+
+
+def test_the_end_of_the_source_is_shown(browser: Browser, start: Start, axe: str) -> None:
+    server = start("serve.py", "--source", "stdin", stdin=subprocess.PIPE)
+    pipe = server.process.stdin
+    assert pipe is not None
+    browser.visit(server)
+    assert browser.truth["source"] == ""
+    pipe.write("the last line\n")
+    pipe.close()
+    browser.until_live(text="the last line")
+    sentence = "The source stdin has ended: the data does not change any more."
+    browser.truth.until(lambda truth: truth["source"] == sentence)
+    check_looks(browser, axe, "the source has ended", (DESK, "light"), (PHONE, "dark"))
 
 
 def test_each_kind_of_value_is_shown(tab: Browser) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lab import sources, summary
 from lab.pace import Pace
 from pushlab.limits import MAX_VALUE
-from tests.conftest import Start, eventually
+from tests.conftest import Server, Start, eventually
 
 
 def lines(*pieces: bytes) -> list[sources.Value]:
@@ -109,7 +109,14 @@ def test_standard_input_reaches_the_feed_line_by_line(start: Start, program: str
         shows(value)
     pipe.close()  # the end of the input keeps the last reading
     assert server.http.get("/data").json["value"] == {"line": "last"}
-    assert server.http.get("/healthz").status == 200
+    assert "The source stdin has ended" in eventually(lambda: ended(server))
+    assert "The source stdin has ended" in server.log
+
+
+def ended(server: Server) -> str:
+    """What /healthz says once the source has ended."""
+    response = server.http.get("/healthz")
+    return str(response.json["error"]) if response.json.get("source") == "ended" else ""
 
 
 def test_printf_into_the_server(start: Start, program: str) -> None:
