@@ -129,12 +129,10 @@ class Program:
         pids = [self.process.pid, *(each.pid for each in self.children)]
 
         def is_idle() -> bool:
-            states = [
-                task.read_text().rpartition(") ")[2][0]
-                for pid in pids
-                for task in Path(f"/proc/{pid}/task").glob("*/stat")
-            ]
-            return set(states) == {"S"}
+            tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+            with suppress(OSError):  # one of them has ended meanwhile
+                return {task.read_text().rpartition(") ")[2][0] for task in tasks} == {"S"}
+            return False
 
         # More than once: a thread may pass its turn on between two looks.
         eventually(lambda: all(is_idle() for _ in range(5)))

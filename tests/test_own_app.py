@@ -19,7 +19,7 @@ import pytest
 from bench.servers import free_port
 from pushlab import Feed, Hub, limits
 from pushlab.hub import Subscriber
-from tests.clients import CLOSE, HANG_TIMEOUT, Http, RawSocket, close_frame
+from tests.clients import CLOSE, Http, RawSocket, close_frame
 from tests.conftest import ROOT, Program, Server, eventually
 from tests.hosting import BIN
 from tests.test_hub import FakeChannel, FakeConnection, add
@@ -134,6 +134,7 @@ def test_a_stop_closes_what_the_app_has_opened(own_app: OwnApp) -> None:
         cursor = Http("127.0.0.1", own_app.port).get("/poll").json["cursor"]
         with own_app.send_get(f"/poll?after={cursor}") as poll, own_app.send_get("/stream") as sse:
             assert sse.recv(12) == b"HTTP/1.1 200"
+            own_app.until_idle()
             own_app.process.terminate()
             assert pushed.close_code() == 1001
             assert conversing.close_code() == 1001
@@ -221,7 +222,7 @@ def lazily():
 @pytest.mark.parametrize("preload", [(), ("--preload",)])
 def test_several_workers_with_a_feed_are_refused(tmp_path: Path, preload: tuple[str, ...]) -> None:
     server = OwnApp(tmp_path, APP, (*WORKER, "--workers", "2", *preload, "app:app"))
-    assert server.wait(3 * HANG_TIMEOUT) != 0
+    assert server.wait() != 0
     assert "gunicorn has several workers" in server.log
     assert "--workers 1" in server.log
     assert "Exception in worker" not in server.log
