@@ -36,17 +36,22 @@ def load(pace: Pace) -> Iterator[Value]:
     """Yield this machine's load: percentages, and load averages if known."""
     psutil.cpu_percent()  # the first call only starts the measurement
     time.sleep(CPU_WINDOW)
-    measured_at = -math.inf
+    measured_at, problem = -math.inf, ""
     while True:
-        if time.monotonic() >= measured_at + CPU_WINDOW:
-            cpu_percent, measured_at = psutil.cpu_percent(), time.monotonic()
-        value: Value = {
-            "cpu_percent": cpu_percent,
-            "memory_percent": psutil.virtual_memory().percent,
-        }
-        with suppress(OSError):  # some containers and systems have none
-            value["load_average"] = [round(load, 2) for load in psutil.getloadavg()]
-        yield value
+        try:
+            if time.monotonic() >= measured_at + CPU_WINDOW:
+                cpu_percent, measured_at = psutil.cpu_percent(), time.monotonic()
+            value: Value = {
+                "cpu_percent": cpu_percent,
+                "memory_percent": psutil.virtual_memory().percent,
+            }
+        except OSError as error:  # such as having no descriptor left, for a while
+            if problem != (problem := str(error)):
+                logger.warning("cannot measure the load: %s", error)
+        else:
+            with suppress(OSError):  # some containers and systems have none
+                value["load_average"] = [round(load, 2) for load in psutil.getloadavg()]
+            yield value
         pace.wait()
 
 

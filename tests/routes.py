@@ -61,18 +61,16 @@ def subscribers() -> str:
     return str(len(hub))
 
 
-@app.get("/user-timeout")
-def user_timeout() -> str:
-    """Return TCP_USER_TIMEOUT of the accepted connections, in milliseconds."""
-    found = set()
+@app.get("/user-timeout/<int:port>")
+def user_timeout(port: int) -> str:
+    """Return TCP_USER_TIMEOUT of the client at this port, in milliseconds."""
     for path in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # some are not connected, and one was that of the listing
             if stat.S_ISSOCK(path.stat().st_mode):
                 with socket.socket(fileno=os.dup(int(path.name))) as copy:
-                    copy.getpeername()
-                    if copy.getsockname()[1:] == (int(request.environ["SERVER_PORT"]),):
-                        found.add(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
-    return " ".join(map(str, found))
+                    if copy.getpeername()[1:] == (port,):
+                        return str(copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+    return "no such client"
 
 
 @app.route("/fail/<when>", websocket=True)

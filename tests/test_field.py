@@ -402,8 +402,8 @@ def test_no_descriptors_left_is_one_line(name: str, certificate_folder: Path) ->
         eventually(lambda: "cannot accept connections" in server.log)
     eventually(server.responds)
     assert server.stop() == 0
-    assert server.log.count("Too many open files") == 1
-    assert "Traceback" not in server.log
+    lines = server.log.splitlines()
+    assert len(lines) == len(set(lines)) <= 2  # that of the server, and one of its source
 
 
 #: tests/routes.py on every server that sets socket options.
@@ -425,8 +425,12 @@ ROUTES: dict[str, Callable[[], Server]] = {
 def test_a_connection_whose_client_is_unreachable_ends(name: str) -> None:
     """The kernel gives up after TCP_USER_TIMEOUT, whatever is unacknowledged."""
     server = ROUTES[name]()
-    milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
-    assert server.http.get("/user-timeout").body == str(milliseconds).encode()
+    with server.open_socket() as client:
+        path = f"/user-timeout/{client.getsockname()[1]}"
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        client.shutdown(socket.SHUT_WR)
+        milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
+        assert read_all(client).endswith(f"\r\n\r\n{milliseconds}".encode())
     assert server.stop() == 0
 
 

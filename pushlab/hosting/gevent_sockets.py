@@ -13,7 +13,7 @@ from gevent import monkey
 
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.metering import Exchange
-from pushlab.hosting.socket_options import limit_send_buffer
+from pushlab.hosting.socket_options import configure_subscriber
 from pushlab.websocket.connection import Connection
 
 _READ, _WRITE = 1, 2  # libev's and libuv's event masks
@@ -36,7 +36,7 @@ def wait_until_gone(
 
     Raises ConnectionClosed when the server finds out that the client is gone.
     """
-    limit_send_buffer(sock)
+    configure_subscriber(sock)
     number = sock.fileno()
     waiting[number] = gevent.getcurrent()
     try:
@@ -147,7 +147,7 @@ class GeventConnection(Connection):
                 exchange.closed()
                 release_server()
 
-        limit_send_buffer(sock)
+        configure_subscriber(sock)
         if hasattr(sock, "pending"):
             # The server closes a TLS socket when its greenlet ends; that only takes effect
             # when the last file made from it is closed, too.

@@ -19,16 +19,23 @@ def configure(sock: Any) -> None:
     TCP_USER_TIMEOUT says how long the kernel tries to reach a browser whose network is gone; else
     an event stream to it would end after a quarter of an hour.
     """
-    options = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
-        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds))
-    _set(sock, *options)
+    _set(sock, (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *_user_timeout())
 
 
-def limit_send_buffer(sock: Any) -> None:
-    """Bound the bytes that the kernel holds for a subscriber."""
-    _set(sock, (socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER))
+def configure_subscriber(sock: Any) -> None:
+    """Set the options of a connection that waits for news.
+
+    SO_SNDBUF bounds the bytes that the kernel holds for it. It may have come before its server's
+    listener had the other option: gunicorn and uWSGI listen before they import us.
+    """
+    _set(sock, (socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SEND_BUFFER), *_user_timeout())
+
+
+def _user_timeout() -> list[tuple[int, int, int]]:
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+        return []
+    milliseconds = int(limits.ACKNOWLEDGE_TIMEOUT * 1000)
+    return [(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)]
 
 
 def _set(sock: Any, *options: tuple[int, int, int]) -> None:

@@ -19,7 +19,7 @@ from pushlab import limits
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.metering import Exchange
-from pushlab.hosting.socket_options import limit_send_buffer
+from pushlab.hosting.socket_options import configure_subscriber
 from pushlab.websocket import frames
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseConnection, CloseReason
@@ -48,7 +48,7 @@ def wait_and_look(number: int, feed: Feed, after: str | None, *, timeout: float)
 
     A thread cannot wait for a feed and a socket at once, so it looks at the socket now and then.
     """
-    limit_send_buffer(number)
+    configure_subscriber(number)
     deadline = time.monotonic() + timeout
     while True:
         left = deadline - time.monotonic()
@@ -300,7 +300,7 @@ class ThreadConnection(Connection):
 
     def _release(self) -> ThreadChannel:
         channel, self._socket = self._channel, None
-        limit_send_buffer(channel.number)
+        configure_subscriber(channel.number)
         return channel
 
     @property

@@ -31,7 +31,7 @@ from pushlab import limits
 from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
-from pushlab.hosting.socket_options import configure, limit_send_buffer
+from pushlab.hosting.socket_options import configure, configure_subscriber
 from pushlab.hosting.threaded_sockets import wait_and_look
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
@@ -139,7 +139,7 @@ def _gevent_loop() -> _Loop:
 
         def _release(self) -> Channel:
             sock, self._socket = PlainSocket(fileno=self._socket.detach()), None
-            limit_send_buffer(sock)
+            configure_subscriber(sock)
             sock.setblocking(False)
             return GeventChannel(sock, lambda: None)
 
