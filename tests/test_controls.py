@@ -361,10 +361,8 @@ def test_only_browsers_on_this_machine_may_control(start: Start) -> None:
 @pytest.mark.parametrize(
     ("option", "may_control"), [("--controls", True), ("--no-controls", False)]
 )
-def test_controls_for_all_pages_or_none(
-    start: Start, program: str, option: str, may_control: bool
-) -> None:
-    server = start(program, "--source", "http", option)
+def test_controls_for_all_pages_or_none(start: Start, option: str, may_control: bool) -> None:
+    server = start("serve.py", "--source", "http", option)
     for headers in ({}, *FORWARDED):
         with LabPage(server.ws, additional_headers=headers) as page:
             check_rights(server, page, may_control=may_control)

@@ -21,8 +21,8 @@ def far_ports(server: Server, count: int) -> dict[float, int]:
     return {float(line[1]): int(line[2]) for line in lines if line}
 
 
-def test_there_is_one_port_200_ms_away(start: Start, program: str) -> None:
-    server = start(program, "--source", "http", "--far", "200")
+def test_there_is_one_port_200_ms_away(start: Start) -> None:
+    server = start("serve.py", "--source", "http", "--far", "200")
     ((milliseconds, port),) = far_ports(server, 1).items()
     assert milliseconds == 200
     begun = time.monotonic()

@@ -33,13 +33,10 @@ from tests.clients import (
     Wire,
     frame,
 )
-from tests.conftest import PROGRAMS, Server, Start, eventually
+from tests.conftest import Server, Start, eventually
 from tests.hosting import with_limits
 from tests.test_connection import BareConnection
 from tests.transports import sequence
-
-#: For what takes seconds: one of the programs is enough.
-once = pytest.mark.parametrize("program", PROGRAMS[:1], indirect=True)
 
 
 def newest(server: Server) -> int:
@@ -62,11 +59,11 @@ def test_the_first_message_is_about_the_lab(server: Server, page: LabPage) -> No
 
 
 def test_the_newest_reading_comes_at_once_and_so_does_each_change(
-    start: Start, program: str
+    start: Start,
 ) -> None:
     """They do not wait for a report."""
     server = start(
-        program,
+        "serve.py",
         "--source",
         "http",
         environment=with_limits(**{"lab.instruments.REPORT_INTERVAL": 3600}),
@@ -83,7 +80,6 @@ def test_the_newest_reading_comes_at_once_and_so_does_each_change(
             assert page.wait_for("reading") == late.wait_for("reading") == reading
 
 
-@once
 def test_reports_come_once_a_second(server: Server, page: LabPage) -> None:
     begun = page.clock()
     for _ in range(5):
@@ -101,7 +97,6 @@ def test_the_clock(server: Server, page: LabPage, sent: float) -> None:
     assert begun - 0.001 <= clock["at"] / 1000 <= time.time() + 0.001
 
 
-@once
 def test_every_exchange_is_reported_once(server: Server, page: LabPage, lane: str) -> None:
     """However often a page asks for a report, and in whichever report it comes."""
     begun = []
@@ -328,8 +323,8 @@ def test_any_command_is_carried_out_or_rejected(start: Start) -> None:
 # Shutdown, limits, and native threads.
 
 
-def test_a_stopping_server_closes_all_sessions(start: Start, program: str) -> None:
-    server = start(program, "--source", "clock", "--every", "0.05")
+def test_a_stopping_server_closes_all_sessions(start: Start) -> None:
+    server = start("serve.py", "--source", "clock", "--every", "0.05")
     with ExitStack() as stack:
         pages = [stack.enter_context(LabPage(server.ws)) for _ in range(5)]
         for page in pages:

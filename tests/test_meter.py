@@ -42,8 +42,7 @@ from tests.relay import Relay
 
 VARIANTS = {
     "serve.py": ("serve.py",),
-    "serve2.py": ("serve2.py",),
-    "no-direct": ("serve.py", "--no-direct"),
+    "serve2.py --no-direct": ("serve2.py", "--no-direct"),
 }
 
 

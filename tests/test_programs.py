@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,10 @@ def test_an_unreadable_certificate_is_one_line(
         assert mistake[-1] in error
 
 
-@pytest.mark.parametrize("package", packages("requirements.txt"))
+@pytest.mark.parametrize(
+    ("program", "package"),
+    [*product(["serve.py"], packages("requirements.txt")), ("serve2.py", "flask")],
+)
 def test_a_missing_package_is_one_line(program: str, package: str, tmp_path: Path) -> None:
     """An interpreter without the package, as if it had never been installed."""
     (tmp_path / "sitecustomize.py").write_text(

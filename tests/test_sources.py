@@ -90,8 +90,8 @@ def test_http_yields_nothing() -> None:
     assert list(sources.http(Pace())) == []
 
 
-def test_standard_input_reaches_the_feed_line_by_line(start: Start, program: str) -> None:
-    server = start(program, "--source", "stdin", stdin=subprocess.PIPE)
+def test_standard_input_reaches_the_feed_line_by_line(start: Start) -> None:
+    server = start("serve.py", "--source", "stdin", stdin=subprocess.PIPE)
     pipe = server.process.stdin
     assert pipe is not None
 
@@ -119,10 +119,10 @@ def ended(server: Server) -> str:
     return str(response.json["error"]) if response.json.get("source") == "ended" else ""
 
 
-def test_printf_into_the_server(start: Start, program: str) -> None:
+def test_printf_into_the_server(start: Start) -> None:
     with subprocess.Popen(["printf", r"one\ntwo\n"], stdout=subprocess.PIPE) as printf:
         assert printf.stdout is not None
-        server = start(program, "--source", "stdin", stdin=printf.stdout.fileno())
+        server = start("serve.py", "--source", "stdin", stdin=printf.stdout.fileno())
     eventually(lambda: server.http.get("/data").json["value"] == {"line": "two"})
 
 
