@@ -88,6 +88,8 @@ SERVERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gevent": (PATCH + APP + GEVENT, (sys.executable, "app.py")),
     "threads": (APP + THREADS, (sys.executable, "app.py")),
     "gunicorn": (APP, (*WORKER, "app:app")),
+    "uwsgi": (APP, (str(BIN / "uwsgi"), str(ROOT / "servers" / "uwsgi.ini"))),
+    "uwsgi-threads": (APP, (str(BIN / "uwsgi"), str(ROOT / "servers" / "uwsgi-threads.ini"))),
 }
 
 
@@ -98,10 +100,11 @@ class OwnApp(Server):
         self.port = free_port()
         (folder / "app.py").write_text(source.replace("{port}", str(self.port)))
         executable, *arguments = (part.replace("{port}", str(self.port)) for part in command)
+        path = f"{ROOT}:{folder}"
+        environment = {"PYTHONPATH": path, "APP": "app:app", "PORT": str(self.port)}
         Program.__init__(
-            self, *arguments, command=[executable], before=f"cd {folder}",
-            environment={"PYTHONPATH": f"{ROOT}:{folder}"},
-        )  # fmt: skip
+            self, *arguments, command=[executable], before=f"cd {folder}", environment=environment
+        )
         self.is_at(f"http://127.0.0.1:{self.port}")
 
     def until_ready(self) -> "OwnApp":
