@@ -95,8 +95,10 @@ class Program:
         command: Sequence[str] = (sys.executable,),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        # Signals are ignored by what `nohup` or a shell in the background has started: these tests.
+        start = f'{before}; exec env --default-signal "$@"'
         self.process = subprocess.Popen(
-            ["sh", "-c", f'{before}; exec "$@"', "sh", *command, *arguments],
+            ["sh", "-c", start, "sh", *command, *arguments],
             cwd=ROOT,
             stdin=stdin,
             stdout=subprocess.PIPE,

@@ -437,8 +437,7 @@ def test_a_connection_whose_client_is_unreachable_ends(name: str) -> None:
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("program", SERVERS)
 def test_each_signal_closes_sockets_with_1001(program: str, name: str) -> None:
-    # SIGHUP is ignored by whatever `nohup` has started, such as these tests.
-    server = Server(program, command=("env", "--default-signal", sys.executable))
+    server = Server(program)
     with RawSocket(server.port) as browser:
         browser.json()
         server.process.send_signal(signal.Signals[name])
