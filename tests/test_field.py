@@ -318,7 +318,9 @@ def test_a_client_that_is_gone_frees_its_place(
 @pytest.mark.parametrize("name", [*OWN, "serve.py tls", "servers/threads.py tls", *UWSGI])
 def test_a_stream_that_is_not_read_keeps_few_readings(name: str, certificate_folder: Path) -> None:
     """The rest is coalesced: the kernel's buffers would hold 250 of 16 KiB."""
-    server = start_server(name, certificate_folder, "--source", "http")
+    # So that the client is not cut off before everything is published, however long that takes.
+    patient = {**with_limits(RESPONSE_TIMEOUT=3600), "UWSGI_SOCKET_TIMEOUT": "3600"}
+    server = start_server(name, certificate_folder, "--source", "http", environment=patient)
     with server.send_get("/update?carry=1", "Accept: text/event-stream") as stream:
         assert stream.recv(1)
         for _ in range(400):
