@@ -429,8 +429,7 @@ def lab_of() -> Iterator[Callable[[Server], LabPage]]:
     pages: list[LabPage] = []
 
     def lab_of(server: Server) -> LabPage:
-        # Without a limit: messages that no test reads must not hold up its close.
-        pages.append(LabPage(server.ws, max_queue=None))
+        pages.append(LabPage(server.ws))
         return pages[-1]
 
     yield lab_of

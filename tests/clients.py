@@ -86,13 +86,15 @@ _Client = TypeVar("_Client", bound="Closing")
 
 
 def open_websocket(url: str, **options: Any) -> AbstractContextManager[ClientConnection]:
-    """Connect with the `websockets` library, without pings of its own.
+    """Connect with the `websockets` library.
 
-    They would cut off a server that is stopped or busy, and they draw random numbers, which
-    disturbs Hypothesis.
+    It sends no pings: they would cut off a server that is stopped or busy, and they draw random
+    numbers, which disturbs Hypothesis. It queues any number of messages: if it stopped reading,
+    it would not reply to the server's pings either.
     """
-    settings = {"open_timeout": HANG_TIMEOUT, "close_timeout": HANG_TIMEOUT, "ping_interval": None}
-    connection: Any = connect(url, **{**settings, **options})  # its types differ between releases
+    options = {"ping_interval": None, "max_queue": None, **options}
+    timeouts = {"open_timeout": HANG_TIMEOUT, "close_timeout": HANG_TIMEOUT}
+    connection: Any = connect(url, **timeouts, **options)  # its types differ between releases
     opened: AbstractContextManager[ClientConnection] = connection
     return opened
 

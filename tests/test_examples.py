@@ -368,8 +368,7 @@ class Guest(Closing):
     """A member of a room of the chat."""
 
     def __init__(self, server: Example, room: str, name: str) -> None:
-        # Without a limit: messages that no test reads must not make it slow.
-        self._opened = server.connect(f"/chat/{room}?name={name}", max_queue=None)
+        self._opened = server.connect(f"/chat/{room}?name={name}")
         self.socket = self._opened.__enter__()
         self.welcome = self.receive()
 
