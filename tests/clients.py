@@ -92,9 +92,11 @@ def open_websocket(url: str, **options: Any) -> AbstractContextManager[ClientCon
     numbers, which disturbs Hypothesis. It queues any number of messages: if it stopped reading,
     it would not reply to the server's pings either.
     """
-    options = {"ping_interval": None, "max_queue": None, **options}
-    timeouts = {"open_timeout": HANG_TIMEOUT, "close_timeout": HANG_TIMEOUT}
-    connection: Any = connect(url, **timeouts, **options)  # its types differ between releases
+    settings = {
+        "open_timeout": HANG_TIMEOUT, "close_timeout": HANG_TIMEOUT,
+        "ping_interval": None, "max_queue": None,
+    }  # fmt: skip
+    connection: Any = connect(url, **{**settings, **options})  # its types differ between releases
     opened: AbstractContextManager[ClientConnection] = connection
     return opened
 
