@@ -10,6 +10,8 @@ from tests.clients import RawSocket
 from tests.conftest import Server, Start
 
 BROWSERS = 2000
+#: So that no browser is dropped for silence before it is read from.
+OPTIONS = ("--source", "http", "--ping-interval", "3600")
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +24,13 @@ def _descriptors() -> None:
 
 @pytest.fixture
 def crowd(start: Start) -> Iterator[tuple[Server, list[RawSocket]]]:
-    server = start("serve2.py", "--source", "http", "--ping-interval", "3600")
+    server = start("serve2.py", *OPTIONS)
     with ExitStack() as stack:
         yield server, [stack.enter_context(RawSocket(server.port)) for _ in range(BROWSERS)]
 
 
 def test_two_thousand_browsers_take_two_kilobytes_each(start: Start) -> None:
-    server = start("serve.py", "--source", "http")
+    server = start("serve.py", *OPTIONS)
     with ExitStack() as stack:
         for _ in range(100):  # what the server needs only once
             with RawSocket(server.port) as warm:
@@ -48,7 +50,7 @@ def test_two_thousand_browsers_take_two_kilobytes_each(start: Start) -> None:
 
 def test_a_low_limit_on_open_files_is_raised() -> None:
     """Many systems start a process with 256, and allow more."""
-    server = Server("serve.py", "--source", "http", before="ulimit -Sn 200")
+    server = Server("serve.py", *OPTIONS, before="ulimit -Sn 200")
     with ExitStack() as stack:
         browsers = [stack.enter_context(RawSocket(server.port)) for _ in range(300)]
         newest = server.publish({})
