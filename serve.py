@@ -13,28 +13,28 @@ from gevent import monkey
 
 monkey.patch_all()  # before other imports: code that waits now lets other greenlets run
 
-from flask import request
-
 from lab.app import create_app
 from lab.instruments import Lab
 from lab.settings import from_command_line
 from pushlab import Feed, Hub
 from pushlab.hosting import gevent_server, lifecycle
 from pushlab.transports import websocket
+from pushlab.wsgi.direct import direct
+from pushlab.wsgi.responses import Environ
 
 settings = from_command_line(__name__)
 feed = Feed()  # the newest reading; polls and event streams wait on it
-hub = Hub(ping_interval=settings.ping_interval)  # every open WebSocket
-feed.subscribe(hub.broadcast)  # every reading that is published goes to every WebSocket
+hub = Hub(ping_interval=settings.ping_interval)  # every browser that waits
+feed.subscribe(hub.broadcast)  # every reading that is published goes to all of them
 lab = Lab(feed, settings, freeze=gevent_server.freeze)  # the page's instruments and controls
 app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the long poll at /update
 
 
 @app.route("/update", websocket=True, endpoint="websocket")  # beside the long poll, at its URL
-def update() -> str:
+@direct  # a server may call it without Flask
+def update(environ: Environ) -> None:
     """Hand the socket to the hub; the connection stays open."""
-    websocket.update(hub, feed, request.environ)
-    return ""  # Flask wants a response, but the browser has its own: the open WebSocket
+    websocket.update(hub, feed, environ)
 
 
 def publish_changes() -> None:

@@ -26,8 +26,8 @@ from pushlab.websocket.connection import Connection
 
 settings = from_command_line(__name__)
 feed = Feed()  # the newest reading; polls and event streams wait on it
-hub = Hub(ping_interval=settings.ping_interval)  # every open WebSocket
-feed.subscribe(hub.broadcast)  # every reading that is published goes to every WebSocket
+hub = Hub(ping_interval=settings.ping_interval)  # every browser that waits
+feed.subscribe(hub.broadcast)  # every reading that is published goes to all of them
 lab = Lab(feed, settings, freeze=gevent_server.freeze)  # the page's instruments and controls
 app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the long poll at /update
 

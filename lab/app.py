@@ -6,7 +6,7 @@ A server adds the WebSocket route at /update.
 import hmac
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,9 @@ from pushlab.transports import TRANSPORTS, routes
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
 from pushlab.wsgi.cross_origin import CrossOrigin
-from pushlab.wsgi.direct import Direct
+from pushlab.wsgi.direct import Direct, direct
 from pushlab.wsgi.policy import content_security_policy, error_as_json
-from pushlab.wsgi.responses import Environ, error
-from pushlab.wsgi.responses import Response as PlainResponse
+from pushlab.wsgi.responses import error
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,7 +79,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     # /update has a route of its own.
     transports = routes(feed)
     for path, respond in transports.items():
-        app.add_url_rule(path, path, _view(respond))
+        app.add_url_rule(path, path, direct(respond))
 
     @app.post("/data")
     def publish() -> ResponseReturnValue:
@@ -136,17 +135,12 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     app.register_blueprint(source_view.blueprint)
     app.register_error_handler(HTTPException, error_as_json)
     if settings.direct:
-        app.wsgi_app = Direct(app.wsgi_app, transports)  # type: ignore[method-assign]
+        app.wsgi_app = Direct(app)  # type: ignore[method-assign]
     if settings.allow_origins:
         app.wsgi_app = CrossOrigin(  # type: ignore[method-assign]
             app.wsgi_app, settings.allow_origins, paths=transports
         )
     return app
-
-
-def _view(respond: Callable[[Environ], PlainResponse]) -> Callable[[], Response]:
-    """Return a view that responds to the current request."""
-    return lambda: respond(request.environ).for_flask()
 
 
 class Place(NamedTuple):

@@ -86,6 +86,7 @@ class Feed:
         # so the browser that has it receives the newest reading at once.
         self.epoch = secrets.token_hex(4)
         self.closed = False
+        self.hub: Any = None  #: what holds connections that wait; None: they wait in `wait`
         self._publishing = threading.Lock()
         self._listeners: tuple[Callable[[Reading], None], ...] = ()
         self._changing_listeners = threading.Lock()
@@ -160,8 +161,14 @@ class Feed:
         return self.latest.age
 
     def subscribe(self, listener: Callable[[Reading], None]) -> None:
-        """Call the listener with every reading; it must not block."""
+        """Call the listener with every reading; it must not block.
+
+        The hub whose `broadcast` is subscribed holds the connections that wait for this feed.
+        """
+        owner = getattr(listener, "__self__", None)
         with self._changing_listeners:
+            if hasattr(owner, "hold"):
+                self.hub = owner
             self._listeners = (*self._listeners, listener)
 
     def unsubscribe(self, listener: Callable[[Reading], None]) -> None:
@@ -174,6 +181,8 @@ class Feed:
             if listener not in listeners:
                 raise ValueError(f"{listener} is not subscribed")
             listeners.remove(listener)
+            if getattr(listener, "__self__", None) is self.hub:
+                self.hub = None
             self._listeners = tuple(listeners)
 
     def wait(self, after: str | None, *, timeout: float) -> Reading | None:

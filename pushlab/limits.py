@@ -18,7 +18,7 @@ CLOSE_ALL_TIMEOUT = 1.0  #: seconds in which a stopping server closes conversati
 # The hub.
 SEND_BUFFER = 32 * 1024  #: bytes that the kernel may hold for one connection
 ACKNOWLEDGE_TIMEOUT = 30.0  #: seconds until a connection without acknowledgements ends
-BROADCAST_CHUNK = 256  #: subscribers that are sent to before other work gets its turn
+BROADCAST_CHUNK = 512  #: connections that are sent to before other work gets its turn
 
 # Transports.
 POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none
@@ -37,6 +37,9 @@ LINGER = 2.0  #: seconds that a client may take to close after its response
 MAX_REQUEST_LINE = 8192  #: bytes of a request line
 MAX_HEADER_LINES = 100  #: lines of a request's headers
 MAX_HEADER_BYTES = 32 * 1024  #: bytes of a request's headers
+MAX_PIECE = 4096  #: bytes that are read at once of a connection without a greenlet
+REMEMBERED = 512  #: request lines, and headers, whose meaning is remembered
+IDLE_GREENLETS = 32  #: greenlets that are kept for the next request
 MAX_EMPTY_LINES = 4  #: empty lines before a request
 MAX_BODY = 16 * 1024  #: bytes of a request body
 MAX_DISCARDED = 64 * 1024  #: bytes of a body that are read and thrown away

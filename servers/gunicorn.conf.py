@@ -26,8 +26,8 @@ bind = f"{host}:{settings.port}"
 worker_class = "pushlab.hosting.gunicorn.Worker"
 Worker.settings = settings  # for an app that brings none: an example
 workers = 1
-# Requests at a time, and 100 more that can be rejected with 503. Push sockets do not count.
-worker_connections = (settings.max_connections or 10_000) + 100
+# Requests in greenlets at a time. Connections that wait do not count.
+worker_connections = settings.max_connections or 10_000
 graceful_timeout = 4
 certfile, keyfile = settings.certfile, settings.keyfile
 loglevel = settings.log_level

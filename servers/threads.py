@@ -16,8 +16,6 @@ requirements_check.check("requirements.txt", without=("gevent", "gevent-websocke
 
 import os
 
-from flask import request
-
 from lab.app import create_app
 from lab.instruments import Lab
 from lab.settings import from_command_line
@@ -25,6 +23,8 @@ from pushlab import Feed, Hub
 from pushlab.hosting import lifecycle, threaded_server
 from pushlab.hosting.werkzeug import WerkzeugUpgrade
 from pushlab.transports import websocket
+from pushlab.wsgi.direct import direct
+from pushlab.wsgi.responses import Environ
 
 settings = from_command_line(__name__)
 feed = Feed()
@@ -36,10 +36,10 @@ upgrade = WerkzeugUpgrade.of(app, settings)  # Werkzeug's server has no WebSocke
 
 
 @app.route("/update", websocket=True, endpoint="websocket")
-def update() -> str:
+@direct  # a server may call it without Flask
+def update(environ: Environ) -> None:
     """Hand the browser's socket to the hub."""
-    websocket.update(hub, feed, request.environ)
-    return ""
+    websocket.update(hub, feed, environ)
 
 
 def publish_changes() -> None:

@@ -14,7 +14,7 @@ import { bandwidth, duration, size, times } from "./units.js";
 /** @typedef {import("./instruments.js").WireRecord} WireRecord */
 /** @typedef {[arrived: number, held: number, status: number, up: number, down: number]} Exchange */
 
-const LOST_AFTER = 5000; // milliseconds, for which a reading was the newest, and the lane live
+const LOST_AFTER = 15_000; // milliseconds, for which a reading was the newest, and the lane live
 const SLACK = 100; // by which a request and the server's record of it may seem apart
 const REMEMBERED = 100; // requests that the server has yet to report
 const AUDIENCE = 10_000; // browsers

@@ -9,9 +9,10 @@ import math
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BufferedReader, RawIOBase
 from typing import Any
 
 import gevent
@@ -23,7 +24,10 @@ from geventwebsocket.handler import WebSocketHandler
 from pushlab import limits
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
-from pushlab.hosting.gevent_sockets import GeventConnection, abort, wait_until_gone
+from pushlab.hosting.direct import DirectDispatch
+from pushlab.hosting.gevent_connections import ClientConnection, GeventConnection, TLSConnection
+from pushlab.hosting.gevent_sockets import PlainSocket, abort, wait_until_gone
+from pushlab.hosting.greenlet_pool import GreenletPool
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
@@ -32,13 +36,14 @@ from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.request_body import NO_BODY, BadBody, RequestBody
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.timer_wheel import TimerWheel
 from pushlab.hosting.tls import is_plain_http
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
-from pushlab.wsgi.responses import WSGI, raw_error, service_unavailable
-from pushlab.wsgi.waiting import WAIT
+from pushlab.wsgi.responses import WSGI, Headers, Response, encode, raw_error, service_unavailable
+from pushlab.wsgi.waiting import WAIT, Held, Stream, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +65,47 @@ def freeze(seconds: float) -> None:
     monkey.get_original("time", "sleep")(seconds)
 
 
+class Received(RawIOBase):
+    """What a client sends, as a file.
+
+    It begins with what has been read already.
+    """
+
+    def __init__(self, sock: Any, early: bytes) -> None:
+        self._receive_into = sock.recv_into
+        self.early = early
+        self.waits = True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if early := self.early:
+            size = min(len(buffer), len(early))
+            buffer[:size], self.early = early[:size], early[size:]
+            return size
+        if not self.waits:
+            return None
+        count: int = self._receive_into(buffer)
+        return count
+
+
+def _close(sock: Any) -> None:
+    """Close a socket.
+
+    What has come is read before, or closing would reset the connection.
+    """
+    with suppress(OSError):
+        sock.settimeout(0)
+        sock.recv(16 * 1024)
+    with suppress(OSError):
+        sock.close()
+
+
 class Handler(WebSocketHandler):  # type: ignore[misc]
-    """One HTTP connection, and the WebSocket that it may become.
+    """One request, and those that have come behind it.
+
+    An upgrade makes it a WebSocket.
 
     gevent-websocket's handler is the base, and its contract is kept: an upgrade gives the app
     `environ["wsgi.websocket"]`. The object there is ours: the stock one has no size limit, no
@@ -69,6 +113,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     """
 
     server: "Server"
+    socket: Any
     path: str
     logger = logging.getLogger("pushlab.requests")
 
@@ -77,8 +122,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     wants_socket = False
     #: What counts the bytes of the request, if they are counted.
     exchange: Exchange | None = None
-    #: Between two requests: closing the socket loses nothing.
-    idle = False
+    #: What the request waits for, if the hub is to hold the connection.
+    held: Wait | Stream | None = None
     #: The monotonic time by which the next bytes must have come.
     deadline = math.inf
     provided_content_length: str | None
@@ -88,42 +133,61 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         *WebSocketHandler.ignored_socket_errors, errno.ETIMEDOUT, errno.ECONNABORTED
     )  # fmt: skip
 
+    def __init__(
+        self, client: ClientConnection | None, sock: Any, address: Any, server: Any, early: bytes
+    ) -> None:
+        self.client: Any = client
+        self._received = Received(sock, early)
+        super().__init__(sock, address, server, rfile=BufferedReader(self._received))
+
+    def early(self) -> bytes:
+        """Return what has come behind the request, without waiting."""
+        self._received.waits = False
+        early: bytes = self.rfile.peek() + self._received.early  # with what did not fit
+        self._received.waits = True
+        return early
+
     def handle(self) -> None:
-        if self.server.connections >= self.server.max_connections:
-            self._reject_busy()
-            return
-        self.server.connections += 1
-        self.server.handlers.add(self)
+        """Serve what has come; give the connection back."""
+        server, client = self.server, self.client
+        server.handlers.add(self)
         now = time.monotonic()
-        self.deadline, self._slice_ends = now + self.server.header_timeout, now + limits.TIME_SLICE
+        self.deadline = min(client.due, now + server.header_timeout)
+        self._slice_ends = now + limits.TIME_SLICE
+        goes_on = False
         try:
-            super().handle()
+            while not goes_on and self.socket is not None and not server.closed:
+                self.time_start, self.time_finish = time.time(), 0.0
+                result = self.handle_one_request()
+                if result is None:
+                    break
+                if result is not True:
+                    self.status, body = result
+                    self.socket.sendall(body)
+                    break
+                goes_on = self.held is not None or not self.early()
         except OSError as error:
             self.logger.debug("%s: closed before the response: %s", self.client_address, error)
         finally:
-            self.server.handlers.discard(self)
-            if self.connection is None or not self.connection.detached:
-                self.server.release()
+            server.handlers.discard(self)
+            sock, self.socket = self.socket, None
+            if sock is None:
+                if self.connection is None or not self.connection.detached:
+                    server.release()
+            elif goes_on:
+                self._give_back(sock)
+            else:
+                _close(sock)
+                server.release()
 
-    def _reject_busy(self) -> None:
-        """Send 503, and wait a moment for the client's close."""
-        server = self.server
-        server.rejecting += 1
-        has_time = server.rejecting <= limits.MAX_REJECTING
-        try:
-            # Closing before the request has come would reset the connection, and the response could
-            # be lost. So wait for the request, unless there are many to wait for.
-            self.socket.settimeout(limits.REJECT_TIMEOUT if has_time else 0.0)
-            with suppress(OSError):
-                self.socket.recv(16 * 1024)
-            self.socket.sendall(service_unavailable())
-            self.socket.shutdown(socket.SHUT_WR)
-            self.socket.recv(16 * 1024)
-        except OSError:
-            pass  # the client has closed, which is what we want
-        finally:
-            self.rfile.close()
-            server.rejecting -= 1
+    def _give_back(self, sock: Any) -> None:
+        client, held, early = self.client, self.held, self.early()
+        client.take_back(sock)
+        client.park(limits.IDLE_TIMEOUT)  # before it waits, or its end would not be noticed
+        if held is not None:
+            self.server.hold(client, held, self._headers_so_far())
+            if early and isinstance(held, Wait):
+                client.resume(early)
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
@@ -136,7 +200,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         environ["wsgi.input"] = self.wsgi_input.for_application()
         environ["wsgi.input_terminated"] = True
         environ[WAIT] = partial(wait_until_gone, self.server.waiting, self.socket)
-        self.exchange = None
+        self.exchange, self.held = None, None
         meters = self.server.meters
         if meters is not None and not self.headers.has_body:
             self.exchange = meters.open(
@@ -159,15 +223,12 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def read_requestline(self) -> str:
         if self.server.closed:
             return ""  # which ends the connection
-        self.idle, begun = True, time.monotonic()
-        try:
-            line: str = super().read_requestline()
-            for _ in range(limits.MAX_EMPTY_LINES):  # before a request (RFC 9112 section 2.2)
-                if line != "\r\n":
-                    break
-                line = super().read_requestline()
-        finally:
-            self.idle = False
+        begun = time.monotonic()
+        line: str = super().read_requestline()
+        for _ in range(limits.MAX_EMPTY_LINES):  # before a request (RFC 9112 section 2.2)
+            if line != "\r\n":
+                break
+            line = super().read_requestline()
         if (now := time.monotonic()) - begun > _NO_WAIT:  # others have run meanwhile
             self._slice_ends = now + limits.TIME_SLICE
         self._line_size = len(line)
@@ -203,7 +264,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
                 exchange.closed()
         if self.wsgi_input.broken:  # and so is what follows it (RFC 9112 section 11.2)
             self.close_connection = True
-        self.deadline = time.monotonic() + limits.IDLE_TIMEOUT
+        self.deadline = time.monotonic() + self.server.header_timeout
 
     def run_application(self) -> None:
         rejection = self.server.access_policy.check(self.environ)
@@ -296,6 +357,10 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         super().write(data if has_content else b"")
 
     def process_result(self) -> None:
+        if isinstance(self.result, Held) and self._can_be_held(self.result.what):
+            self.result.begin()
+            self.held = self.result.what
+            return
         if self.command != "HEAD":
             super().process_result()
             return
@@ -303,6 +368,22 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             break
         if not self.headers_sent:
             self.write(b"")
+
+    def _can_be_held(self, what: Wait | Stream) -> bool:
+        # The bytes of a lane are counted by request, which a group of polls does not know.
+        return (
+            what.feed.hub is not None
+            and not self.server.logs_requests  # which would be before the response is known
+            and self.exchange is None
+            and self.command == "GET"
+            and self.request_version == "HTTP/1.1"
+            and not self.close_connection
+        )
+
+    def _headers_so_far(self) -> Headers:
+        """Return what app and middleware add to a waiting response."""
+        pairs = ((n.decode("latin-1"), v.decode("latin-1")) for n, v in self.response_headers)
+        return list(pairs)
 
     def _write_with_headers(self, data: bytes) -> None:
         """Write headers and a short body in one packet."""
@@ -357,7 +438,8 @@ class Server(WSGIServer):  # type: ignore[misc]
     ) -> None:
         settings = settings or ServerSettings(host=str(listener.getsockname()[0]))
         self.settings = settings
-        self.hosting = hosting_of(application, settings)
+        app = application
+        self.hosting = hosting_of(app, settings)
         self.meters = self.hosting.meters
         if self.meters is not None:  # in front of all middleware of the app
             application = self.meters.install(application)
@@ -371,6 +453,10 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.connection_options = settings.connection_options()
         self.header_timeout = settings.header_timeout
         self.max_connections = listener_limit(settings.max_connections)
+        self.max_requests = math.inf  # that are in greenlets at a time
+        self._direct = DirectDispatch(app, self.access_policy)
+        self.wheel = TimerWheel(self._call_after)
+        self._greenlets = GreenletPool()
         self.handlers: set[Handler] = set()
         #: By descriptor, the greenlets that wait for news.
         self.waiting: dict[int, Any] = {}
@@ -404,7 +490,12 @@ class Server(WSGIServer):  # type: ignore[misc]
         for late in self._deadlines.passed(clients):
             abort(late.socket)
         for number in gone(self.waiting):
-            gevent.kill(self.waiting[number], ConnectionClosed("the client is gone"))
+            self.loop.run_callback(self._end_wait, number, self.waiting[number])
+
+    def _end_wait(self, number: int, greenlet: Any) -> None:
+        # It may have got its news meanwhile, and serve another client now.
+        if number in self.waiting and self.waiting[number] is greenlet:
+            greenlet.throw(ConnectionClosed("the client is gone"))
 
     def release(self) -> None:
         """Count one connection less."""
@@ -417,14 +508,14 @@ class Server(WSGIServer):  # type: ignore[misc]
         self._stop_requested.set()
         closing = [gevent.spawn(close) for close in self.on_shutdown]
         for handler in tuple(self.handlers):
-            if handler.idle:
-                abort(handler.socket)
-            elif handler.connection is not None and handler.connection.accepted:
+            if handler.connection is not None and handler.connection.accepted:
                 closing.append(gevent.spawn(handler.connection.close, CloseReason.GOING_AWAY))
                 gevent.spawn_later(limits.CLOSE_TIMEOUT, self._abort, handler)
         gevent.joinall(closing, timeout=deadline - time.monotonic())
         while self.handlers and time.monotonic() < deadline:
             gevent.sleep(0.01)
+        for client in self.wheel:  # which await a request
+            client.close()
 
     def _abort(self, handler: Handler) -> None:
         """Abort a conversation that got no close frame."""
@@ -446,18 +537,37 @@ class Server(WSGIServer):  # type: ignore[misc]
             self._timer.start(self._start_accepting_if_started)
             return None
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+    def _call_after(self, seconds: float, callback: Callable[[], None]) -> Any:
+        timer = self.loop.timer(seconds)
+        timer.start(callback)
+        return timer
+
+    # Connections, which have no greenlet unless a request needs one.
+
+    def do_handle(self, sock: Any, address: Any) -> None:
+        """Await the first request of an accepted connection."""
+        if self.ssl_enabled:
+            gevent.spawn(self._begin_tls, sock, address)
+        elif self.connections >= self.max_connections:
+            gevent.spawn(self._reject_busy, sock)
+        else:
+            self.connections += 1
+            plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+            plain.setblocking(False)
+            ClientConnection(plain, self).park(self.header_timeout)
+
+    def _begin_tls(self, sock: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to receive a 503.
         if self.connections + len(self._handshaking) >= self.max_connections + limits.MAX_REJECTING:
+            sock.close()
             return
-        client = _Handshake(client_socket, time.monotonic() + self.header_timeout)
+        client = _Handshake(sock, time.monotonic() + self.header_timeout)
         self._handshaking.add(client)
         try:
-            if is_plain_http(client_socket, type(client_socket)):
+            if is_plain_http(sock, type(sock)):
+                _close(sock)
                 return
-            client.socket = self.wrap_socket(
-                client_socket, do_handshake_on_connect=False, **self.ssl_args
-            )
+            client.socket = self.wrap_socket(sock, do_handshake_on_connect=False, **self.ssl_args)
             client.socket.do_handshake()
         except OSError as error:  # of which SSLError is one
             logger.info("%s: no TLS connection: %s", address[0], error)
@@ -465,8 +575,82 @@ class Server(WSGIServer):  # type: ignore[misc]
             return
         finally:
             self._handshaking.discard(client)
-        with closing(client.socket):
-            self.handle(client.socket, address)
+        if self.connections >= self.max_connections:
+            self._reject_busy(client.socket)
+        else:
+            self.connections += 1
+            TLSConnection(client.socket, self).park(self.header_timeout)
+
+    def _reject_busy(self, sock: Any, *, request_came: bool = False) -> None:
+        """Send 503, and wait a moment for the client's close."""
+        self.rejecting += 1
+        has_time = self.rejecting <= limits.MAX_REJECTING
+        try:
+            # Closing before the request has come would reset the connection, and the response could
+            # be lost. So wait for the request, unless there are many to wait for.
+            sock.settimeout(limits.REJECT_TIMEOUT if has_time else 0.0)
+            if not request_came:
+                with suppress(OSError):
+                    sock.recv(16 * 1024)
+            sock.sendall(service_unavailable())
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(16 * 1024)
+        except OSError:
+            pass  # the client has closed, which is what we want
+        finally:
+            sock.close()
+            self.rejecting -= 1
+
+    @property
+    def logs_requests(self) -> bool:
+        """True if a handler logs each request."""
+        return Handler.logger.isEnabledFor(logging.INFO)
+
+    def serve(self, client: ClientConnection, data: bytes) -> None:
+        """Serve what has come, if need be in a greenlet."""
+        if not self.logs_requests and self._serve_directly(client, data):
+            return
+        try:
+            address = client.address()
+        except OSError:  # it has been reset
+            client.close()
+            return
+        if len(self.handlers) >= self.max_requests:
+            self.connections -= 1
+            gevent.spawn(self._reject_busy, client.lend(), request_came=True)
+            return
+        self._greenlets.run(self._serve, client, address, data)
+
+    def _serve_directly(self, client: ClientConnection, data: bytes) -> bool:
+        """Serve a request without a greenlet, if that is possible."""
+        if b"pgrade:" in data:
+            return self._direct.upgrade(client, data)
+        found = self._direct(client, data)
+        if found is None:
+            return False
+        what, method = found
+        if isinstance(what, Wait | Stream):
+            if method == "HEAD" or what.feed.hub is None:
+                return False
+            self.hold(client, what, what.headers)
+        elif isinstance(what.body, tuple):
+            client.respond(encode(what, is_head=method == "HEAD"))
+        else:  # it may have to wait for its body
+            return False
+        return True
+
+    def _serve(self, client: ClientConnection, address: Any, data: bytes) -> None:
+        self.handler_class(client, client.lend(), address, self, data).handle()
+
+    def hold(self, client: ClientConnection, what: Wait | Stream, headers: Headers) -> None:
+        """Give a connection to the hub."""
+        if isinstance(what, Wait):
+            client.configure()
+            what.feed.hub.hold(client, what, headers)
+        else:
+            client.leave_server()
+            head = encode(Response("200 OK", headers)).removesuffix(b"\r\n")
+            what.feed.hub.stream(client, what, head + b"Transfer-Encoding: chunked\r\n\r\n")
 
 
 def run(

@@ -33,6 +33,7 @@ class GunicornHandler(Handler):
 
     def get_environ(self) -> dict[str, Any]:
         environ = super().get_environ()
+        environ["RAW_URI"] = self.path  # for the log
         # As gunicorn's other workers do; a path that is not below it is passed on as it is.
         prefix, path = os.environ.get("SCRIPT_NAME", "").rstrip("/"), environ["PATH_INFO"]
         if prefix and f"{path}/".startswith(f"{prefix}/"):
@@ -59,6 +60,11 @@ class GunicornServer(Server):
         configure(listener)
         self._stopping: gevent.Greenlet | None = None
         super().__init__(listener, application, settings, **its_options)
+        self.max_requests = self.pool.size  # --worker-connections
+
+    @property
+    def logs_requests(self) -> bool:
+        return bool(self.log.access_log_enabled)
 
     def start(self) -> None:
         """Accept connections, and print where; signals are gunicorn's."""

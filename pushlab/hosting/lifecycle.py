@@ -129,6 +129,8 @@ def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], No
             if not started:
                 feed.reset()
                 started = True
+                if app.wsgi_app is dispatch:  # nothing has been put in front of it
+                    app.wsgi_app = wsgi_app  # type: ignore[method-assign]
                 threading.Thread(target=background, name="source", daemon=True).start()
 
     def dispatch(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from pushlab import limits
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
-_LINES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
+_NAME = re.compile(_TOKEN)
+#: What no header may contain; a carriage return only at the end of a line.
+_CONTROLS = bytes({*range(32), 127} - {*b"\t\r\n"})
 _EMPTY_LINE = re.compile(rb"(?:^|\n)\r?\n")
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20#\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?@]+)(?=[/?]|$)(.*)")
@@ -110,11 +112,14 @@ class RequestHeaders:
         self._values: dict[str, str] = {}
         block = _read(rfile)
         self.size = len(block)  #: bytes, with the empty line
-        if not _LINES.fullmatch(block):
+        is_clean = len(block.translate(None, _CONTROLS)) == len(block)
+        if not is_clean or block.count(b"\r") != block.count(b"\r\n"):
             raise BadRequest("these are no header fields")
         for line in block.decode("latin-1").split("\n")[:-2]:
-            name, _, value = line.partition(":")
-            name, value = name.lower(), value.strip(" \t\r")
+            name, colon, value = line.partition(":")
+            name, value = _NAMES.get(name) or _lower(name), value.strip(" \t\r")
+            if not colon or not name:
+                raise BadRequest("these are no header fields")
             self.fields.append((name, value))
             if name in self._values:
                 if name in _ONCE:
@@ -183,10 +188,28 @@ class RequestHeaders:
         self.fields = [field for field in self.fields if field[0] != name]
 
 
+#: Names in lower case, for those that have come before.
+_NAMES: dict[str, str] = {}
+
+
+def _lower(name: str) -> str:
+    """Return a header's name in lower case, or ""."""
+    if not _NAME.fullmatch(name):
+        return ""
+    if len(_NAMES) < 1000:
+        _NAMES[name] = name.lower()
+    return name.lower()
+
+
 def _read(rfile: BufferedReader) -> bytes:
     """Read up to and with the empty line."""
     # Nearly always all of it has come in one piece, which is in the reader's buffer already.
     waiting = rfile.peek()
+    end = waiting.find(b"\r\n\r\n") + 4
+    is_usual = end > 4 and not waiting.startswith((b"\r", b"\n"))  # no bare line feeds either
+    is_usual = is_usual and waiting.find(b"\n\r\n", 0, end - 1) == waiting.find(b"\n\n", 0, end)
+    if is_usual and waiting.count(b"\n", 0, end) <= limits.MAX_HEADER_LINES:
+        return rfile.read(end)
     empty_line = _EMPTY_LINE.search(waiting)
     if empty_line and waiting.count(b"\n", 0, empty_line.end()) <= limits.MAX_HEADER_LINES:
         return rfile.read(empty_line.end())

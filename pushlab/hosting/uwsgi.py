@@ -141,7 +141,7 @@ def _gevent_loop() -> _Loop:
             sock, self._socket = PlainSocket(fileno=self._socket.detach()), None
             configure_subscriber(sock)
             sock.setblocking(False)
-            return GeventChannel(sock, lambda: None)
+            return GeventChannel(sock)
 
         def close_going_away(self) -> bool:
             """Close with 1001, in a greenlet of its own."""

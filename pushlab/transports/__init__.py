@@ -12,6 +12,10 @@ from typing import NamedTuple
 from pushlab.feed import Feed
 from pushlab.wsgi.accept import prefers
 from pushlab.wsgi.responses import Environ, Response
+from pushlab.wsgi.waiting import Stream, Wait
+
+#: What a transport's function returns: a response, or one that waits for news.
+Outcome = Response | Wait | Stream
 
 
 class Colour(NamedTuple):
@@ -80,7 +84,7 @@ _ALL = (
 TRANSPORTS = {transport.name: transport for transport in _ALL}
 
 
-def routes(feed: Feed) -> dict[str, Callable[[Environ], Response]]:
+def routes(feed: Feed) -> dict[str, Callable[[Environ], Outcome]]:
     """Return by path the functions for GET and HEAD."""
     paths: dict[str, list[Transport]] = {}
     for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
@@ -89,14 +93,14 @@ def routes(feed: Feed) -> dict[str, Callable[[Environ], Response]]:
     return {path: _route(feed, shared) for path, shared in paths.items()}
 
 
-def _route(feed: Feed, transports: list[Transport]) -> Callable[[Environ], Response]:
+def _route(feed: Feed, transports: list[Transport]) -> Callable[[Environ], Outcome]:
     candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
 
-    def respond(environ: Environ) -> Response:
+    def respond(environ: Environ) -> Outcome:
         module = next(
             module for accept, module in candidates if not accept or prefers(environ, accept)
         )
-        response: Response = module.update(feed, environ)
+        response: Outcome = module.update(feed, environ)
         return response
 
     return respond

@@ -4,10 +4,15 @@
 ETag (RFC 9110 section 13.1.2). `HEAD /data` returns the same headers without the reading: a signal.
 """
 
+from functools import lru_cache
+
 from werkzeug.http import parse_etags
 
+from pushlab import limits
 from pushlab.feed import Feed
 from pushlab.wsgi.responses import Environ, Response, json_response
+
+etags = lru_cache(limits.REMEMBERED)(parse_etags)  #: all that have the newest reading name the same
 
 
 def update(feed: Feed, environ: Environ) -> Response:
@@ -16,8 +21,8 @@ def update(feed: Feed, environ: Environ) -> Response:
     # A cache may keep it, but has to ask before it uses it again.
     headers = [("Cache-Control", "no-cache"), ("ETag", f'"{reading.cursor}"')]
     wanted, known = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")
-    if wanted and not parse_etags(wanted).contains(reading.cursor):  # before the other (13.2.2)
+    if wanted and not etags(wanted).contains(reading.cursor):  # before the other (13.2.2)
         return Response("412 Precondition Failed", [*headers, ("Content-Length", "0")])
-    if known and parse_etags(known).contains_weak(reading.cursor):
+    if known and etags(known).contains_weak(reading.cursor):
         return Response("304 Not Modified", headers)
     return json_response("200 OK", reading.carry, *headers)

@@ -5,40 +5,40 @@
 itself and says with `Last-Event-ID` where it was (WHATWG HTML section 9.2).
 """
 
-from collections.abc import Iterator
-
 from pushlab import limits
-from pushlab.feed import Feed
-from pushlab.websocket.connection import ConnectionClosed
+from pushlab.feed import Feed, Reading
 from pushlab.wsgi import parameters
-from pushlab.wsgi.responses import Environ, Response
-from pushlab.wsgi.waiting import wait
+from pushlab.wsgi.responses import Environ
+from pushlab.wsgi.waiting import Stream
+
+HEADERS = [
+    ("Content-Type", "text/event-stream; charset=utf-8"),
+    ("Cache-Control", "no-store"),
+    ("X-Accel-Buffering", "no"),  # or nginx would collect the events
+]
 
 
-def update(feed: Feed, environ: Environ) -> Response:
+def update(feed: Feed, environ: Environ) -> Stream:
     """Return a stream of every change from now on."""
     after, _, carry = parameters.read(environ)
     # The URL of a reconnecting EventSource is still its first one: the newer cursor counts.
     after = environ.get("HTTP_LAST_EVENT_ID", after)
-    headers = [
-        ("Content-Type", "text/event-stream; charset=utf-8"),
-        ("Cache-Control", "no-store"),
-        ("X-Accel-Buffering", "no"),  # or nginx would collect the events
-    ]
-    return Response("200 OK", headers, events(feed, environ, after, carry=carry))
+    return Stream(
+        feed,
+        after,
+        HEADERS,
+        first=b"retry: %d\n\n" % limits.RETRY,
+        event=carry_reading if carry else signal_reading,
+        heartbeat=b":\n\n",  # a comment, so that proxies do not cut what is silent
+        interval=limits.HEARTBEAT,
+    )
 
 
-def events(feed: Feed, environ: Environ, after: str | None, *, carry: bool) -> Iterator[bytes]:
-    """Yield the stream in pieces until the feed is closed."""
-    yield b"retry: %d\n\n" % limits.RETRY
-    while not feed.closed:
-        try:
-            reading = wait(feed, environ, after, timeout=limits.HEARTBEAT)
-        except ConnectionClosed:
-            return
-        if reading is None:
-            yield b":\n\n"  # a comment, so that proxies do not cut what is silent
-        else:
-            after = reading.cursor
-            data = reading.carry if carry else reading.signal
-            yield b"id: %s\ndata: %s\n\n" % (after.encode(), data)
+def signal_reading(reading: Reading) -> bytes:
+    """Return the event that says that there is a reading."""
+    return b"id: %s\ndata: %s\n\n" % (reading.cursor.encode(), reading.signal)
+
+
+def carry_reading(reading: Reading) -> bytes:
+    """Return the event that brings the reading."""
+    return b"id: %s\ndata: %s\n\n" % (reading.cursor.encode(), reading.carry)

@@ -74,6 +74,11 @@ class AccessPolicy:
             logger.warning("rejected: %s", json.loads(b"".join(response.body))["error"])
         return response
 
+    @property
+    def trusts_proxies(self) -> bool:
+        """True if what some clients say of others is used."""
+        return bool(self._trusted_proxies)
+
     def accepts_host(self, host: str) -> bool:
         """Tell whether the Host header names this server."""
         if self._allow_hosts is None or host in self._accepted_hosts:

@@ -1,34 +1,94 @@
-"""Dispatch in front of Flask: a function per path.
+"""Dispatch in front of Flask, for functions of the environ.
 
 Flask's request context, routing and response objects are two thirds of what a short response costs.
-The functions are those that Flask's routes call, so what one reads is what runs. Whatever such a
-function refuses goes on to Flask, which calls it again and makes the error response.
+A view marked with `direct` is a function of the environ, which Flask's route calls, and which a
+server may call itself: what one reads is what runs. Whatever such a function refuses goes on to
+Flask, which calls it again and makes the error response.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from functools import cached_property, wraps
 from typing import Any
 
+import flask
+from flask import Flask, signals
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.exceptions import ClientDisconnected, HTTPException
 
-from pushlab.wsgi.responses import WSGI, Environ, Response
+from pushlab.wsgi.responses import Environ, Response
+from pushlab.wsgi.waiting import Stream, Wait
+
+#: What responds; None where the function has taken the request's WebSocket.
+Function = Callable[[Environ], Response | Wait | Stream | None]
+#: Instead of a method, for the function that takes a WebSocket.
+WEBSOCKET = "WEBSOCKET"
+
+_SIGNALS = (signals.request_started, signals.request_finished, signals.request_tearing_down,
+            signals.appcontext_pushed, signals.appcontext_popped)  # fmt: skip
+
+
+def direct(function: Function) -> Callable[[], flask.Response]:
+    """Make a view of a function of the environ."""
+
+    @wraps(function)
+    def view() -> flask.Response:
+        response = function(flask.request.environ)
+        # Flask wants a response; after a handshake the browser has had its own.
+        return flask.Response() if response is None else response.for_flask()
+
+    view.direct = function  # type: ignore[attr-defined]
+    return view
 
 
 class Direct:
-    """WSGI middleware that serves GET and HEAD of some paths."""
+    """WSGI middleware that calls an app's direct views."""
 
-    def __init__(self, wsgi_app: WSGI, routes: Mapping[str, Callable[[Environ], Response]]) -> None:
-        self.wsgi_app = wsgi_app
-        self.routes = routes
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.wsgi_app = app.wsgi_app
+
+    @classmethod
+    def of(cls, app: Any) -> "Direct | None":
+        """Return the app's, if nothing stands in front."""
+        found = getattr(app, "wsgi_app", None)
+        return found if isinstance(found, cls) and found.passes_nothing_by else None
+
+    @property
+    def passes_nothing_by(self) -> bool:
+        """True unless the app wants to see every request."""
+        app = self.app
+        return not (
+            app.before_request_funcs
+            or app.after_request_funcs
+            or app.teardown_request_funcs
+            or app.teardown_appcontext_funcs
+            or app.url_value_preprocessors
+            or any(signal.receivers for signal in _SIGNALS)
+            or type(app.session_interface) is not SecureCookieSessionInterface
+        )
+
+    @cached_property  # when the first request comes, all routes are there
+    def functions(self) -> dict[tuple[str, str], Function]:
+        """The functions by method and path."""
+        found = {}
+        for rule in self.app.url_map.iter_rules():
+            function = getattr(self.app.view_functions.get(rule.endpoint), "direct", None)
+            if function is not None and not (rule.arguments or rule.subdomain or rule.host):
+                methods = (
+                    {WEBSOCKET} if rule.websocket else {"GET", "HEAD"} & (rule.methods or set())
+                )
+                found.update({(method, rule.rule): function for method in methods})
+        return found
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        respond = self.routes.get(environ["PATH_INFO"])
-        is_plain = environ["REQUEST_METHOD"] in ("GET", "HEAD") and "wsgi.websocket" not in environ
-        if respond is None or not is_plain:
+        method = WEBSOCKET if "wsgi.websocket" in environ else environ["REQUEST_METHOD"]
+        function = self.functions.get((method, environ["PATH_INFO"]))
+        if function is None or method == WEBSOCKET or not self.passes_nothing_by:
             return self.wsgi_app(environ, start_response)
         try:
-            response = respond(environ)
+            response = function(environ)
         except ClientDisconnected:  # there is no client to respond to
             raise
         except HTTPException:
             return self.wsgi_app(environ, start_response)
-        return response(environ, start_response)
+        return () if response is None else response(environ, start_response)

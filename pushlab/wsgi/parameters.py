@@ -4,6 +4,7 @@ Every function raises Werkzeug's BadRequest, which names the parameter.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
@@ -26,14 +27,20 @@ class Parameters(NamedTuple):
 
 def read(environ: Environ) -> Parameters:
     """Return the request's parameters; the first of each name counts."""
-    query: dict[str, str] = {}
-    for name, value in parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True):
-        query.setdefault(name, value)
+    query = _parse(environ.get("QUERY_STRING", ""))
     return Parameters(
         after=_after(query.get("after")),
         timeout=_timeout(query.get("timeout")),
         carry=_carry(query.get("carry", "0")),
     )
+
+
+@lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
+def _parse(text: str) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(text, keep_blank_values=True):
+        query.setdefault(name, value)
+    return query
 
 
 def is_cursor(text: str) -> bool:

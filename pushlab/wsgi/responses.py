@@ -1,7 +1,9 @@
 """Responses made without Flask, and the servers' JSON errors."""
 
 import json
+import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 import flask
@@ -42,6 +44,23 @@ class Response:
         if not any(name == "Content-Type" for name, _ in self.headers):
             del response.headers["Content-Type"]  # Flask's default, for no body
         return response
+
+
+def encode(
+    response: Response, more: Iterable[tuple[str, str]] = (), *, is_head: bool = False
+) -> bytes:
+    """Return a response's bytes on a kept-alive connection."""
+    lines = [f"HTTP/1.1 {response.status}"]
+    lines += [f"{name}: {value}" for name, value in response.headers]
+    lines += [f"{name}: {value}" for name, value in more]
+    body = b"".join(response.body)
+    if body and not any(name == "Content-Length" for name, _ in response.headers):
+        lines.append(f"Content-Length: {len(body)}")
+    lines += [f"Date: {_date(int(time.time()))}", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + (b"" if is_head else body)
+
+
+_date = lru_cache(maxsize=1)(http_date)  # a Date header's value, for each second
 
 
 def json_response(status: str, body: bytes, *headers: tuple[str, str]) -> Response:
