@@ -9,7 +9,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import re
 import sys
+from typing import Any
 
 from flask import request
 
@@ -19,37 +21,35 @@ from lab.settings import Settings
 from pushlab.feed import Feed, Reading
 from pushlab.hosting.gevent_server import Server, freeze
 from pushlab.hosting.listener import listen
-from pushlab.hub import Hub, Subscriber
-from pushlab.websocket.connection import Connection
+from pushlab.hub import Hub
 
 port, fault = int(sys.argv[1]), sys.argv[2]
 
 
-class ForgetfulFeed(Feed):
-    """A feed whose wait has the fault."""
-
-    def wait(self, after: str | None, *, timeout: float) -> Reading | None:
-        if fault == "stutter" and self.latest.sequence > 0:
-            return first[0]
-        return super().wait(self.latest.cursor, timeout=60 if fault == "silence" else timeout)
-
-
 class ForgetfulHub(Hub):
-    """A hub that sends a new subscriber nothing."""
-
-    def add(
-        self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
-    ) -> Subscriber:
-        return super().add(connection, feed, after=feed.latest.cursor, carry=carry)
+    """A hub that notifies nobody, or always of the first reading."""
 
     def broadcast(self, reading: Reading) -> None:
         if fault != "silence":
             super().broadcast(first[0] if fault == "stutter" else reading)
 
 
+class ForgetfulApp:
+    """Middleware for which each browser has the newest reading."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ.pop("HTTP_LAST_EVENT_ID", None)
+        newest = f"after={feed.latest.cursor}"
+        environ["QUERY_STRING"] = re.sub(r"after=[\w-]+", newest, environ["QUERY_STRING"])
+        return self._app(environ, start_response)
+
+
 settings = Settings(source="http", far=(), direct=False)
 first: list[Reading] = []
-feed = ForgetfulFeed()
+feed = Feed()
 feed.subscribe(lambda reading: first.append(reading))
 hub = ForgetfulHub()
 feed.subscribe(hub.broadcast)
@@ -59,9 +59,17 @@ app = create_app(feed, hub, Lab(feed, settings, freeze=freeze), settings)
 @app.route("/update", websocket=True, endpoint="websocket")
 def update() -> str:
     """Give the socket to the hub."""
-    hub.add(request.environ["wsgi.websocket"], feed, carry=request.args.get("carry") == "1")
+    hub.add(
+        request.environ["wsgi.websocket"],
+        feed,
+        after=request.args.get("after"),
+        carry=request.args.get("carry") == "1",
+    )
     return ""
 
+
+if fault == "amnesia":
+    app.wsgi_app = ForgetfulApp(app.wsgi_app)  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     listener = listen("127.0.0.1", port)

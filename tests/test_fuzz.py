@@ -407,7 +407,8 @@ requests = st.one_of(
 @examples(300)
 def test_random_requests_are_no_error_of_the_server(fuzzed: Server, request: bytes) -> None:
     status = send(fuzzed, request)
-    assert status is None or status < 500
+    # 501: a method in small letters; 505: another version.
+    assert status is None or status < 500 or status in (501, 505)
 
 
 @pytest.mark.parametrize(

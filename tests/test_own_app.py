@@ -275,6 +275,7 @@ def test_the_sentence_is_true(tmp_path: Path) -> None:
 def test_a_closed_hub_has_ended_what_it_started() -> None:
     feed, hub = Feed(), Hub()
     channel = add(hub, feed, FakeChannel())
+    eventually(lambda: any(each.name == "hub" for each in threading.enumerate()))
     [thread] = [each for each in threading.enumerate() if each.name == "hub"]
     answering = threading.Thread(target=lambda: eventually(channel_is_closing(channel)))
     answering.start()

@@ -257,6 +257,6 @@ def test_the_programs_differ_only_in_how_the_route_is_declared() -> None:
     changed = [line for line in difflib.ndiff(one, two) if line[0] in "+-" and line[2:].strip()]
     assert len(changed) <= 15
     for line in changed:
-        assert re.search(r"import|route|update|[sS]ocket", line), line
+        assert re.search(r"import|route|direct|update|[sS]ocket", line), line
     assert len(one) <= 55
     assert len(two) <= 55

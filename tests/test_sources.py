@@ -110,7 +110,7 @@ def test_standard_input_reaches_the_feed_line_by_line(start: Start) -> None:
     pipe.close()  # the end of the input keeps the last reading
     assert server.http.get("/data").json["value"] == {"line": "last"}
     assert "The source stdin has ended" in eventually(lambda: ended(server))
-    assert "The source stdin has ended" in server.log
+    eventually(lambda: "The source stdin has ended" in server.log)
 
 
 def ended(server: Server) -> str:

@@ -1,0 +1,135 @@
+"""Views that a server may call without Flask, and what makes it leave them to Flask."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.clients import TEXT, frame
+from tests.test_own_app import GEVENT, PATCH, SERVERS, THREADS, OwnApp, running
+
+APP = """
+import sys, threading, traceback
+from flask import Flask, abort, request
+from werkzeug.exceptions import NotFound
+from pushlab import Feed, Hub, connection_of
+from pushlab.transports import longpoll, sse, websocket
+from pushlab.wsgi.direct import Direct, direct
+from pushlab.wsgi.responses import Response, json_response
+
+app = Flask(__name__)
+feed, hub = Feed(), Hub()
+feed.subscribe(hub.broadcast)
+
+def dispatcher():
+    names = {frame.name for frame in traceback.extract_stack()}
+    return b"flask" if "full_dispatch_request" in names else b"direct"
+
+@app.get("/")
+@direct
+def page(environ):
+    return Response("200 OK", [("Content-Type", "text/plain")], (dispatcher(),))
+
+@app.get("/pieces")
+@direct
+def pieces(environ):
+    return Response("200 OK", [], (piece for piece in (b"1", b"2")))
+
+@app.get("/missing")
+@direct
+def missing(environ):
+    raise NotFound("nothing here")
+
+@app.get("/broken")
+@direct
+def broken(environ):
+    raise RuntimeError("broken on purpose")
+
+@app.get("/slow")
+@direct
+def slow(environ):
+    threading.Event().wait(0.01)  # which no event loop can
+    return Response("200 OK", [], (b"waited",))
+
+@app.route("/update", websocket=True)
+@direct
+def update(environ):
+    websocket.update(hub, feed, environ)
+
+@app.route("/echo", websocket=True)
+@direct
+def echo(environ):  # a conversation waits
+    socket = connection_of(environ)
+    socket.send(socket.receive())
+
+{addition}
+app.wsgi_app = Direct(app)
+{after}
+"""
+#: What an app may have that wants to see every request.
+ADDITIONS = {
+    "before_request": "app.before_request(lambda: None)",
+    "after_request": "app.after_request(lambda response: response)",
+    "teardown_request": "app.teardown_request(lambda error: None)",
+    "teardown_appcontext": "app.teardown_appcontext(lambda error: None)",
+    "url_value_preprocessor": "app.url_value_preprocessor(lambda endpoint, values: None)",
+    "signal": "from flask import signals\nsignals.request_started.connect(print)",
+    "session": "from flask.sessions import SessionInterface\n"
+    "class Sessions(SessionInterface):\n    open_session = lambda *_: {}\n"
+    "    save_session = lambda *_: None\napp.session_interface = Sessions()",
+}
+#: A middleware in front sees all requests: nothing is dispatched before it.
+MIDDLEWARE = """
+inner = app.wsgi_app
+seen = []
+def middleware(environ, start_response):
+    def start(status, headers, exc_info=None):
+        return start_response(status, [*headers, ("X-Seen", "yes")], exc_info)
+    return inner(environ, start)
+app.wsgi_app = middleware
+"""
+
+
+def app(addition: str = "", after: str = "") -> str:
+    return APP.replace("{addition}", addition).replace("{after}", after)
+
+
+def on_gevent(folder: Path, source: str) -> tuple[Path, str, tuple[str, ...]]:
+    return folder, PATCH + source + GEVENT, SERVERS["gevent"][1]
+
+
+@pytest.mark.parametrize("server", ["gevent", "threads", "gunicorn"])
+def test_views_of_the_environ(tmp_path: Path, server: str) -> None:
+    ends = {"gevent": (PATCH, GEVENT), "threads": ("", THREADS), "gunicorn": ("", "")}
+    begin, end = ends[server]
+    with running(tmp_path, begin + app() + end, SERVERS[server][1]) as own:
+        assert own.http.get("/").body == b"direct"
+        assert own.http.request("HEAD", "/").body == b""
+        assert own.http.get("/pieces").body == b"12"
+        assert own.http.get("/slow").body == b"waited"
+        assert [own.http.get(path).status for path in ("/missing", "/broken")] == [404, 500]
+        assert own.http.get("/").status == 200
+        with own.websocket() as first, own.websocket() as second:
+            assert first.json() == second.json()
+        with own.websocket("/echo") as conversation:
+            conversation.send(frame(TEXT, b"hello"))
+            assert conversation.frame() == (TEXT, b"hello")
+
+
+@pytest.mark.parametrize("addition", ADDITIONS)
+def test_an_app_that_wants_to_see_every_request(tmp_path: Path, addition: str) -> None:
+    with running(*on_gevent(tmp_path, app(ADDITIONS[addition]))) as own:
+        assert own.http.get("/").body == b"flask"
+        assert_sockets_open(own)
+
+
+def test_a_middleware_in_front(tmp_path: Path) -> None:
+    with running(*on_gevent(tmp_path, app(after=MIDDLEWARE))) as own:
+        response = own.http.get("/")
+        assert response.headers["X-Seen"] == "yes"
+        assert_sockets_open(own)
+
+
+def assert_sockets_open(own: OwnApp) -> None:
+    for _ in range(2):  # the second finds a hub that runs
+        with own.websocket() as socket:
+            assert socket.json()
