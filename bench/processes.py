@@ -165,7 +165,7 @@ def _port_of(pid: int, port: int, output: Path) -> int:
     """Return the server's port; 0 if it has not started."""
     if port:
         return port if _listens(pid, port) and _responds(port) else 0
-    printed = re.search(r"http://[\w.]+:(\d+) ", output.read_text())
+    printed = re.search(r"https?://[\w.]+:(\d+) ", output.read_text())
     return int(printed[1]) if printed else 0
 
 

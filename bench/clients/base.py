@@ -25,6 +25,8 @@ class Client:
     shows it, and does nothing else meanwhile.
     """
 
+    ticks = False  #: asks by itself, once per tick
+
     def __init__(
         self,
         env: "LoadGenerator",

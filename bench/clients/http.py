@@ -2,6 +2,7 @@
 
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 OPENING_PACKETS, CLOSING_PACKETS = 3, 4
 #: What each chunk begins with (RFC 9112 section 7.1).
 _CHUNK = re.compile(rb"([0-9A-Fa-f]+)\r\n")
+
+
+def any_certificate() -> ssl.SSLContext:
+    """Return a context that trusts every server."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 class WrongResponse(Exception):
@@ -104,7 +112,7 @@ class Connection:
 
     def send(self, request: bytes) -> None:
         """Send a request; the one before must have its response."""
-        self._request = request
+        self._request = self._env.vary(request)
         self._env.traffic.requests += 1
         self._send()
 

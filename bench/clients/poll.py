@@ -8,6 +8,8 @@ from bench.clients.http import Response, WrongResponse
 class Poll(Client):
     """The headless half of pushlab/transports/poll.py."""
 
+    ticks = True
+
     def subscribe(self, after: str) -> None:
         """Connect; it asks at every tick."""
         self.cursor = after
@@ -48,7 +50,15 @@ CLIENT = Poll
 
 
 class Fetch(Poll):
-    """GET /data once per tick, whether new or not."""
+    """GET /data at first, then at each tick."""
+
+    def subscribe(self, after: str) -> None:
+        super().subscribe(after)
+        self.poll()
+
+    @property
+    def is_subscribed(self) -> bool:
+        return not self.connection.is_waiting
 
     def tick(self) -> None:
         self._due += 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.clients.base import sequence
 from bench.clients.frames import TEXT, BlockingWebSocket, masked, read_frame
-from bench.clients.http import BlockingConnection, WrongResponse
+from bench.clients.http import BlockingConnection, WrongResponse, any_certificate
 from bench.processes import TIMEOUT
 
 #: What is published, unless something else is given.
@@ -26,11 +26,17 @@ class Publisher:
     changed_at: float  #: when that changed, by the server's clock
     controls_data: bool  #: nothing else changes the data
 
-    def __init__(self, host: str, port: int, *, token: str = "", name: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, *, token: str = "", name: str = "", is_tls: bool = False
+    ) -> None:
         self._headers = {"Host": name or f"{host}:{port}"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+        if is_tls:
+            self._connection = http.client.HTTPSConnection(
+                host, port, timeout=TIMEOUT, context=any_certificate()
+            )
         self._used_at = time.monotonic()
         self.refresh()
 

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from typing import IO, Any, cast
 
 from bench.clients import CLIENTS
 from bench.clients.base import Client
-from bench.clients.http import WrongResponse
+from bench.clients.http import WrongResponse, any_certificate
 from bench.processes import ROOT, TIMEOUT, on_core
 from bench.results import Traffic
 from pushlab.hosting.listener import raise_descriptor_limit
@@ -48,6 +49,8 @@ class LoadGenerator:
         self.traffic = Traffic()
         self.host = ""
         self._address = ("127.0.0.1", 0)
+        self.is_varied = False  #: no two requests on kept-alive connections are alike
+        self._tls: ssl.SSLContext | None = None
         self.selector = selectors.DefaultSelector()  #: the data is what to call if readable
         self._clients: list[Client] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -73,7 +76,18 @@ class LoadGenerator:
             sock.bind((f"{network}.{1 + next(self._connections) // PER_ADDRESS}", 0))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.connect(self._address)
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(sock)
+            sock.setblocking(False)
         return sock
+
+    def vary(self, request: bytes) -> bytes:
+        """Return the request, if `is_varied` unlike any before."""
+        if not self.is_varied:
+            return request
+        number, (line, _, rest) = next(self._number), request.partition(b" HTTP/1.1\r\n")
+        mark = b"&" if b"?" in line else b"?"
+        return b"%b%bn=%d HTTP/1.1\r\nX-Number: %d\r\n%b" % (line, mark, number, number, rest)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Call this at that time, in seconds since the epoch."""
@@ -101,12 +115,16 @@ class LoadGenerator:
         address: list[Any],
         host: str,
         after: str,
+        is_varied: bool = False,
+        is_tls: bool = False,
         **kind: Any,
     ) -> dict[str, Any]:
         """Add clients of this kind, all subscribed.
 
-        Returns their traffic.
+        Returns their traffic. If `is_varied`, each request on a kept-alive connection is another.
         """
+        self.is_varied = is_varied
+        self._tls = (self._tls or any_certificate()) if is_tls else None
         self._address, self.host, self.traffic = (address[0], address[1]), host, Traffic()
         for begin in range(0, clients, CONNECT_BATCH):
             size = min(CONNECT_BATCH, clients - begin)
@@ -156,7 +174,8 @@ class LoadGenerator:
         while (now := time.time()) < give_up_at:
             if self._ticked >= self._ticks:
                 behind = [client for client in behind if client.sequence < sequence]
-                waiting = self._period and any(c.connection.is_waiting for c in self._clients)
+                asking = (c.connection.is_waiting for c in self._clients if c.ticks)
+                waiting = self._period and any(asking)
                 if not behind and not waiting:
                     break
                 idle = any(not c.connection.is_waiting and not c.is_busy for c in behind)
@@ -248,7 +267,8 @@ class LoadGenerator:
             if key.data is None:
                 ordered = True
             else:
-                key.data()
+                with suppress(ssl.SSLWantReadError):  # not all of a record, or none of data
+                    key.data()
         now = time.time()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()

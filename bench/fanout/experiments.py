@@ -4,24 +4,27 @@ Each figure is a list of samples. CPU is taken from the kernel, so other load ad
 is also given as a ratio to a floor that is measured in between, because a core's speed changes.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from bench.clients.chromium import request
+from bench.clients.http import BlockingConnection, read_response
 from bench.fanout.floor import Floor
 from bench.fanout.subscribers import Subscribers, subscribers
 from bench.processes import Process, cpu_of, running
 from bench.statistics import median, quantile
 
-#: Subscribers that come before memory is measured, for what is needed once, not once each.
+#: Clients that come before memory is measured, for what is needed once, not once each.
 FIRST = 200
-#: Parts in which subscribers come: each gives one sample of what a handshake costs.
+#: Parts in which clients come: each gives one sample of what opening costs.
 PARTS = 10
-#: Notifications in one sample, about: with few subscribers, it has more broadcasts.
+#: Notifications, or requests, in one sample, about: with few clients, it has more rounds of them.
 NOTIFICATIONS = 2000
-#: GET requests in one sample, and the connections that they come on.
-FETCHES, CONNECTIONS = 1000, 8
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class Subject:
     name: str
     command: Sequence[str]
     publisher: str = "http"  #: how it is made to broadcast, a key of PUBLISHERS
-    http: bool = True  #: whether it also serves GET /data and the long poll
+    http: bool = True  #: whether it also serves GET /data, long polls and event streams
     packages: Sequence[str] = ()  #: to be installed before
     environment: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    is_varied: bool = False  #: no two requests to it are alike
+    is_tls: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,141 +66,175 @@ class Figure:
         return self, replace(self, what=f"{self.what} / floor", unit="×", samples=ratios)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of client, and the names of its figures."""
+
+    transport: str  #: a key of CLIENTS
+    opening: str
+    cost: str  #: of a change, or a request, for each client
+    one: str  #: the client
+
+
+GET = Kind("fetch", "opening a connection, with a GET", "GET /data", "idle connection")
+POLL = Kind("longpoll", "opening a long poll", "long-poll cycle", "waiting poll")
+STREAM = Kind("sse", "opening a stream", "event", "stream")
+SOCKET = Kind("websocket", "opening a WebSocket", "notification", "push socket")
+KINDS = (GET, POLL, STREAM, SOCKET)
+
+
 @contextmanager
 def serving(subject: Subject) -> Iterator[tuple[Process, Subscribers]]:
     """Run the server, with subscribers."""
+    options = {"is_varied": subject.is_varied, "is_tls": subject.is_tls}
     with (
         running(subject.command, environment=subject.environment) as server,
-        subscribers(server.port, subject.publisher) as those,
+        subscribers(server.port, subject.publisher, **options) as those,
     ):
         yield server, those
 
 
-def _publishing(server: Process, subscribers: Subscribers, rounds: int) -> list[float]:
-    """Return the microseconds of CPU of publishing without subscribers."""
-    cpu_of(server, subscribers.broadcast, 20)
-    return [cpu_of(server, subscribers.broadcast) for _ in range(rounds)]
-
-
 def _in_turns(
-    cost: Callable[[], float], floor: Floor, clients: int, rounds: int
+    cost: Callable[[], float], floor: Floor, times: int, rounds: int
 ) -> tuple[list[float], list[float]]:
     """Return samples of a cost, and of the floor."""
-    pairs = [(cost(), floor.cost(_broadcasts(clients))) for _ in range(rounds)]
-    return [cost for cost, _ in pairs], [of_floor for _, of_floor in pairs]
+    costs, floors = [], []
+    for _ in range(rounds):  # in this order, so that a drift of the machine's speed cancels
+        before = cost()
+        floors.append(floor.cost(2 * times))
+        costs.append((before + cost()) / 2)
+    return costs, floors
 
 
-def _broadcasts(clients: int) -> int:
-    return max(1, NOTIFICATIONS // clients)
-
-
-def push(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
-    """Measure WebSockets: their handshakes, their memory, broadcasts to them."""
-    times = _broadcasts(clients)
-    floors, ours, ms = [], [], []
+def waiting(
+    subject: Subject, kind: Kind, clients: int, floor: Floor, *, rounds: int
+) -> list[Figure]:
+    """Measure clients that wait: how they come, their memory, changes."""
+    times = max(1, NOTIFICATIONS // clients)
     floor.grow(clients)
+    ms: list[float] = []
     with serving(subject) as (server, subscribers):
-        publishings = _publishing(server, subscribers, rounds)
+        cpu_of(server, subscribers.broadcast, 20)
+        publishings = [cpu_of(server, subscribers.broadcast) for _ in range(rounds)]
         first = min(FIRST, clients // 5)
-        subscribers.join(first)
-        cpu_of(server, subscribers.broadcast, 5)
-        memory, others = server.memory(), clients - first
+        subscribers.join(first, kind.transport)
+
+        def act() -> None:
+            if kind is GET:
+                subscribers.fetch(1)
+            else:
+                ms.append(1e3 * subscribers.broadcast())
+
+        cpu_of(server, act, 5)
+        before, others = server.memory(), clients - first
         parts = min(PARTS, others)
-        sizes = iter([others * (n + 1) // parts - others * n // parts for n in range(parts)])
-
-        def handshake() -> float:
-            size = next(sizes)
-            return cpu_of(server, lambda: subscribers.join(size)) / size
-
-        handshakes, openings = _in_turns(handshake, floor, clients, parts)
-        cpu_of(server, subscribers.broadcast, 3)
-        time.sleep(0.1)  # what came twice would fail the next broadcast
-        memory = server.memory() - memory
+        openings, beside = [], []
+        for n in range(parts):
+            size = others * (n + 1) // parts - others * n // parts
+            join = partial(subscribers.join, size, kind.transport)
+            openings.append(cpu_of(server, join) / size)
+            beside.append(floor.cost(times))
+        # Before any change, which could leave something behind for each client.
+        memory = server.memory() - before
+        cpu_of(server, act, 3)
+        time.sleep(0.1)  # what came twice would fail the next change
+        ms.clear()
 
         def cost() -> float:
-            return cpu_of(server, lambda: ms.append(1e3 * subscribers.broadcast()), times) / clients
+            return cpu_of(server, act, times) / clients
 
-        for _ in range(rounds):  # in this order, so that a drift of the machine's speed cancels
-            before = cost()
-            floors.append(floor.cost(2 * times))
-            ours.append((before + cost()) / 2)
+        costs, floors = _in_turns(cost, floor, times, rounds)
+        later = server.memory() - before
     # The request that publishes is not part of a notification: it costs the same for one
     # subscriber and for ten thousand.
-    once = median(publishings) / clients
+    once = 0.0 if kind is GET else median(publishings) / clients
 
     def figure(what: str, samples: list[float], unit: str = "µs") -> Figure:
         return Figure(subject.name, what, clients, unit, samples)
 
     return [
-        figure("floor", floors),
-        figure("publishing", publishings),
-        figure("change", ours),
-        *figure("notification", [cost - once for cost in ours]).in_floors(floors),
-        *figure("handshake", handshakes).in_floors(openings),
-        figure("memory", [memory / others], "bytes"),
-        figure("last received", ms, "ms"),
+        *figure(kind.opening, openings).in_floors(beside),
+        *figure(kind.cost, [cost - once for cost in costs]).in_floors(floors),
+        figure(f"memory per {kind.one}", [memory / others], "bytes"),
+        figure(f"memory per {kind.one}, after the changes", [later / others], "bytes"),
+        *([figure(f"last {kind.one}", ms, "ms")] if ms else []),
+        *([figure("floor", floors), figure("publishing", publishings)] if kind is SOCKET else []),
     ]
 
 
-def requests(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
-    """Measure GET /data on few connections, long polls on many."""
-    each = FETCHES // CONNECTIONS
-    floor.grow(clients)
-    with serving(subject) as (server, subscribers):
-        subscribers.join(CONNECTIONS, "fetch")
-        subscribers.fetch(5)
-
-        def fetch() -> float:
-            return cpu_of(server, lambda: subscribers.fetch(each)) / (each * CONNECTIONS)
-
-        fetches, beside = _in_turns(fetch, floor, clients, rounds)
-        subscribers.close()
-        cycles, floors = _waiting(server, subscribers, "longpoll", clients, floor, rounds)
-    return [
-        Figure(subject.name, "floor beside HTTP", clients, "µs", beside + floors),
-        *Figure(subject.name, "GET /data", CONNECTIONS, "µs", fetches).in_floors(beside),
-        *Figure(subject.name, "long-poll cycle", clients, "µs", cycles).in_floors(floors),
-    ]
+def over_tls(subject: Subject, clients: int) -> list[Figure]:
+    """Measure the memory of clients over TLS."""
+    found = []
+    for kind in KINDS:
+        with serving(subject) as (server, subscribers):
+            first = min(FIRST, clients // 5)
+            cpu_of(server, partial(subscribers.join, first, kind.transport))
+            broadcast = partial(subscribers.broadcast, asking=kind is GET)
+            cpu_of(server, broadcast, 3)
+            before, others = server.memory(), clients - first
+            cpu_of(server, partial(subscribers.join, others, kind.transport))
+            memory = (server.memory() - before) / others
+            broadcast()
+        what = f"memory per {kind.one}, over TLS"
+        found.append(Figure(subject.name, what, clients, "bytes", [memory]))
+    return found
 
 
-def streams(subject: Subject, clients: int, floor: Floor, *, rounds: int) -> list[Figure]:
-    """Measure server-sent events: broadcasts to many streams."""
-    floor.grow(clients)
-    with serving(subject) as (server, subscribers):
-        once = median(_publishing(server, subscribers, rounds)) / clients
-        costs, floors = _waiting(server, subscribers, "sse", clients, floor, rounds)
-    events = [cost - once for cost in costs]
-    return [*Figure(subject.name, "event", clients, "µs", events).in_floors(floors)]
-
-
-def _waiting(
-    server: Process,
-    subscribers: Subscribers,
-    transport: str,
-    clients: int,
-    floor: Floor,
-    rounds: int,
-) -> tuple[list[float], list[float]]:
-    """Return what a broadcast costs per client, and floors.
-
-    Publishing is included, and that those who poll do so again.
-    """
-    subscribers.broadcast()
-    subscribers.join(clients, transport)
-    server.cpu()  # which waits until all of them wait
-    subscribers.broadcast()
-    times = _broadcasts(clients)
-
-    def cost() -> float:
-        return cpu_of(server, subscribers.broadcast, times) / clients
-
-    return _in_turns(cost, floor, clients, rounds)
+#: Of `most`: all of these, and of each as many.
+MIX = "all four"
 
 
 def most(subject: Subject, clients: int, *, rounds: int = 10) -> list[Figure]:
-    """Measure the time to the last of the most subscribers."""
-    with serving(subject) as (_, subscribers):
+    """Measure the time to the last of the most clients."""
+    found = []
+    for kinds in (*((kind,) for kind in KINDS[1:]), KINDS):
+        with serving(subject) as (_, subscribers):
+            subscribers.broadcast()
+            for kind in kinds:
+                subscribers.join(clients // len(kinds), kind.transport)
+            ms = [1e3 * subscribers.broadcast(asking=GET in kinds) for _ in range(rounds)]
+        what = f"last of the most, {MIX if len(kinds) > 1 else kinds[0].one}"
+        found.append(Figure(subject.name, what, clients, "ms", ms))
+    return found
+
+
+def peak(subject: Subject, clients: int, *, rounds: int) -> list[Figure]:
+    """Measure another client's GETs while many polls get a response."""
+    with serving(subject) as (server, subscribers):
+        subscribers.join(clients, POLL.transport)
         subscribers.broadcast()
-        subscribers.join(clients)
-        ms = [1e3 * subscribers.broadcast() for _ in range(rounds)]
-    return [Figure(subject.name, "last received, most sockets", clients, "ms", ms)]
+        server.cpu()
+        quiet = _slowest(server, server.memory, rounds)
+        busy = _slowest(server, subscribers.broadcast, rounds)
+    return [
+        Figure(subject.name, "slowest GET of another client, no change", clients, "ms", quiet),
+        Figure(subject.name, "slowest GET of another client, change", clients, "ms", busy),
+    ]
+
+
+def _slowest(server: Process, work: Callable[[], object], rounds: int) -> list[float]:
+    """Return the milliseconds of the slowest GET during each work."""
+    found: list[float] = []
+    is_finished = threading.Event()
+
+    def ask() -> None:
+        with closing(BlockingConnection("127.0.0.1", server.port)) as connection:
+            asked = request(connection.host, "/data")
+            while not is_finished.wait(0.0005):
+                began = time.perf_counter()
+                connection.send(asked)
+                connection.receive(read_response)
+                found[-1] = max(found[-1], 1e3 * (time.perf_counter() - began))
+
+    with ThreadPoolExecutor() as pool:
+        found.append(0.0)
+        asking = pool.submit(ask)
+        try:
+            for _ in range(rounds):
+                found.append(0.0)
+                work()
+                time.sleep(0.2)  # in which those that poll do so again
+        finally:
+            is_finished.set()
+        asking.result()
+    return found[1:]

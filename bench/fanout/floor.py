@@ -31,17 +31,22 @@ class Floor:
         return cost / self._subscribers.count
 
 
+def build(source: Path, program: str) -> None:
+    """Compile a program; raises NotRunning without a C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise NotRunning(f"the {source.stem} is a program in C: install a C compiler, such as gcc")
+    command = [compiler, "-O2", "-o", program, str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if built.returncode:
+        raise NotRunning(f"{compiler} did not build {source.name}: {built.stderr[-300:]}")
+
+
 @contextmanager
 def floor() -> Iterator[Floor]:
     """Run the floor; raises NotRunning without a C compiler."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
-        raise NotRunning("the floor is a program in C: install a C compiler, such as gcc")
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder, "floor"))
-        command = [compiler, "-O2", "-o", program, str(SOURCE)]
-        built = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if built.returncode:
-            raise NotRunning(f"{compiler} did not build the floor: {built.stderr[-300:]}")
+        build(SOURCE, program)
         with running([program]) as process, subscribers(process.port, "floor") as those:
             yield Floor(process, those)

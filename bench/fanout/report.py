@@ -1,18 +1,22 @@
 """The fan-out benchmark's report: goals, tables, JSON with every sample."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.environment import described
-from bench.fanout.experiments import Figure
+from bench.fanout.experiments import KINDS, MIX, POLL, SOCKET, STREAM, Figure
 from bench.report.tables import as_rst
 from bench.results import as_json
 
 OURS = "Pushlab"
 #: The same, with all requests dispatched by Flask.
 BY_FLASK = "Pushlab by Flask"
+#: The same, dispatched directly, where no two requests are alike.
+NOT_REMEMBERED = "Pushlab, nothing remembered"
+#: The limit of what a server may reach.
+LIMIT = "epoll in C"
 
 
 @dataclass(frozen=True)
@@ -21,66 +25,77 @@ class Goal:
 
     what: str
     most: float
-    clients: int | None = None
+    aim: float | None = None  #: what would be better
+    server: str = OURS
+    against: str = ""  #: another server, in whose medians this is counted
     worst: bool = False
 
-    def aims_at(self, figure: Figure) -> bool:
-        if (figure.server, figure.what) != (OURS, self.what):
-            return False
-        return self.clients in (None, figure.clients)
+    @property
+    def title(self) -> str:
+        title = self.what.replace(" / floor", "")
+        if self.server != OURS:
+            title += f" ({self.server.removeprefix(OURS).strip(' ,')})"
+        return f"{title}, against {self.against}" if self.against else title
 
-    def is_met(self, figure: Figure) -> bool:
-        return (max(figure.samples) if self.worst else figure.median) <= self.most
+    def found(self, report: "Report") -> list[tuple[Figure, float]]:
+        """Return its figures, and the value of each."""
+        found = []
+        for figure in report.named(self.what, self.server):
+            value = max(figure.samples) if self.worst else figure.median
+            if self.against:
+                others = report.named(self.what, self.against, figure.clients)
+                if not others:
+                    continue
+                value /= others[0].median
+            found.append((figure, value))
+        return found
+
+    def is_met(self, report: "Report") -> bool:
+        """Tell whether all figures reach it."""
+        return all(value <= self.most for _, value in self.found(report))
 
 
-#: Microseconds that a floor took where the goals in microseconds were set.
-FLOOR_THEN = 6.8
-_COSTS = (
-    Goal("handshake", 120),
-    Goal("GET /data", 80),
-    Goal("long-poll cycle", 85, clients=1000),
-    Goal("event", 18),
-)
+def _memory() -> Iterator[Goal]:
+    names = [f"memory per {kind.one}" for kind in KINDS]
+    for name in names:
+        yield Goal(name, 1024)
+        yield Goal(f"{name}, after the changes", 1024)
+    for after in ("", ", after the changes"):
+        yield Goal(f"memory per {POLL.one}{after}", 1024, server=BY_FLASK)
+    for name in names:
+        yield Goal(f"{name}, over TLS", 17 * 1024)
+
+
+#: Of a change: a notification and an event.
+_CHANGE, _CHANGE_AIM = 1.25, 1.15
 GOALS = (
-    Goal("notification / floor", 1.10),
-    Goal("memory", 1024, clients=5000),
-    Goal("last received, most sockets", 1000, worst=True),
-    *_COSTS,
-    *(replace(one, what=f"{one.what} / floor", most=one.most / FLOOR_THEN) for one in _COSTS),
-)
+    Goal("long-poll cycle / floor", 3.3),
+    Goal("long-poll cycle / floor", 4.5, server=NOT_REMEMBERED),
+    Goal("long-poll cycle / floor", 2.5, against=LIMIT),
+    Goal("long-poll cycle / floor", 1, against="Node ws"),
+    Goal("long-poll cycle / floor", 47, server=BY_FLASK),
+    Goal("event / floor", _CHANGE, _CHANGE_AIM),
+    Goal("notification / floor", _CHANGE, _CHANGE_AIM),
+    Goal("GET /data / floor", 3.5),
+    Goal(f"{SOCKET.opening} / floor", 14),
+    Goal(f"{STREAM.opening} / floor", 10),
+    *_memory(),
+    *(Goal(f"last of the most, {of}", 1000, worst=True)
+      for of in (*(kind.one for kind in KINDS[1:]), MIX)),
+    Goal("slowest GET of another client, change", 20, worst=True),
+)  # fmt: skip
 
-#: With what dispatches the request. An event or notification needs none.
-_IN_FLOORS = {
-    "notification": "CPU per notification, without it",
-    "handshake": "CPU per WebSocket handshake (by Flask)",
-    "GET /data": "CPU per GET /data (direct)",
-    "long-poll cycle": "CPU per long-poll cycle (direct)",
-    "event": "CPU per server-sent event",
-}
-TITLES = {
-    "floor": "the floor: one send() in a loop",
-    "publishing": "CPU per publishing request, without subscribers",
-    "change": "CPU per change and browser, with the publishing request",
-    "memory": "memory (RSS) per idle push socket",
-    "last received": "time from POST to the last browser",
-    "floor beside HTTP": "the floor, beside the next",
-    "last received, most sockets": "the same, for the most browsers that fit",
-    **_IN_FLOORS,
-    **{f"{what} / floor": f"{title}, in floors" for what, title in _IN_FLOORS.items()},
-}
-#: The columns where all servers stand side by side.
-_PUSH = {
-    "notification / floor": "CPU, floors (p10–p90)",
-    "memory": "bytes per socket",
-    "handshake / floor": "handshake, floors (p10–p90)",
-    "handshake": "µs",
-    "last received": "last received, ms",
-}
-_REQUESTS = {
-    "GET /data / floor": "GET /data, floors (p10–p90)",
-    "GET /data": "µs",
-    "long-poll cycle / floor": "long-poll cycle, floors (p10–p90)",
-    "long-poll cycle": "µs",
+#: What stands side by side: a table's title, and by column the figures.
+_TABLES: dict[str, dict[str, list[str]]] = {
+    "CPU, floors (p10–p90)": {kind.cost: [f"{kind.cost} / floor"] for kind in KINDS},
+    "opening, floors (p10–p90)": {
+        kind.opening.removeprefix("opening "): [f"{kind.opening} / floor"] for kind in KINDS
+    },
+    "bytes, before and after the changes": {
+        kind.one: [f"memory per {kind.one}", f"memory per {kind.one}, after the changes"]
+        for kind in KINDS
+    },
+    "from POST to the last, ms": {kind.one: [f"last {kind.one}"] for kind in KINDS[1:]},
 }
 
 
@@ -106,58 +121,69 @@ class Report:
         unavailable, rows = about.pop("unavailable"), about.pop("figures")
         return cls([Figure(**row) for row in rows], unavailable, about)
 
+    def named(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
+        """Return a server's figures, by clients."""
+        named = [f for f in self.figures if (f.what, f.server) == (what, server)]
+        return [figure for figure in named if clients in (None, figure.clients)]
+
     def all(self, what: str, server: str = OURS, clients: int | None = None) -> list[Figure]:
         """Return a server's figures, by clients; raises LookupError."""
-        named = [f for f in self.figures if (f.what, f.server) == (what, server)]
-        found = [figure for figure in named if clients in (None, figure.clients)]
+        found = self.named(what, server, clients)
         if not found:
             many = "" if clients is None else f" for {clients:,}"
             raise LookupError(f"there is no figure {what!r} of {server}{many}")
         return found
 
     def ours(self) -> str:
-        """Return the table of our own figures, with the goals."""
-        rows: list[tuple[str, ...]] = [("", "N", "median", "p10", "p90", "worst", "goal", "met")]
-        for figure in (figure for figure in self.figures if figure.server in (OURS, BY_FLASK)):
-            goal = next((goal for goal in GOALS if goal.aims_at(figure)), None)
-            title = TITLES[figure.what]
-            if figure.server == BY_FLASK:
-                title = title.replace("(direct)", "(by Flask)")
-            row = [f"{title}, {figure.unit}", f"{figure.clients:,}", number(figure.median)]
-            spread = (figure.quantile(q) for q in (0.1, 0.9, 1))
-            row += [number(each) if len(figure.samples) > 1 else "" for each in spread]
-            met = ["no", "yes"][goal.is_met(figure)] if goal else ""
-            rows.append((*row, number(goal.most) if goal else "", met))
+        """Return the table of our own figures that have goals."""
+        header = ("", "N", "", "", "p10", "p90", "worst", "goal", "met")
+        rows: list[tuple[str, ...]] = [header]
+        for goal in GOALS:
+            for figure, value in goal.found(self):
+                median = value if goal.against else figure.median
+                row = [goal.title, f"{figure.clients:,}", number(median), figure.unit]
+                has_spread = len(figure.samples) > 1 and not goal.against
+                row += [number(figure.quantile(q)) if has_spread else "" for q in (0.1, 0.9, 1)]
+                most, met = number(goal.most), "yes" if value <= goal.most else "no"
+                if goal.aim is not None:
+                    most += f", aim {number(goal.aim)}"
+                    met += ", aim too" if value <= goal.aim else ""
+                rows.append((*row, most, met))
         return as_rst(rows)
 
     def side_by_side(self) -> str:
-        """Return a table of all servers per N."""
-        servers = list(dict.fromkeys([*(f.server for f in self.figures), *self.unavailable]))
-        if {OURS, BY_FLASK}.issuperset(servers):
-            return ""
-        speak_http = {f.server for f in self.figures if f.what in _REQUESTS}
-        sizes = sorted({f.clients for f in self.figures if f.what in _PUSH})
-        parts: list[tuple[str, Mapping[str, str], int | None]] = [
-            *((f"N = {n:,}", _PUSH, n) for n in sizes),
-            ("HTTP", _REQUESTS, None),
-        ]
+        """Return tables of all servers, for each N."""
+        servers = dict.fromkeys(figure.server for figure in self.figures)
+        costs = {f"{kind.cost} / floor" for kind in KINDS}
         tables = []
-        for title, columns, n in parts:
-            rows = [(title, *columns.values())]
-            for server in servers:
-                own = [f for f in self.figures if f.server == server and n in (None, f.clients)]
-                texts = {f.what: _summary(f) for f in own}
-                # A notification needs no dispatch.
-                if server in speak_http if n is None else server != BY_FLASK:
-                    rows.append((server, *(texts.get(what, "–") for what in columns)))
-            tables.append(as_rst(rows))
+        for n in sorted({figure.clients for figure in self.figures if figure.what in costs}):
+            for title, columns in _TABLES.items():
+                rows = [(f"N = {n:,}: {title}", *columns)]
+                for server in servers:
+                    cells = [self._cell(names, server, n) for names in columns.values()]
+                    rows += [(server, *cells)] if any(cells) else []
+                tables.append(as_rst(rows))
         if notes := [f"- {name}: {why}" for name, why in self.unavailable.items()]:
             tables.append("\n".join(["Not measured, or not in full:", "", *notes]))
         return "\n\n".join(tables)
 
+    def in_floors(self) -> str:
+        """Return the medians in floors for the largest N."""
+        names = [*(kind.cost for kind in KINDS), SOCKET.opening, STREAM.opening]
+        n = max(figure.clients for figure in self.all(f"{SOCKET.cost} / floor"))
+        rows = [(f"{n:,}, in floors", *names)]
+        for server in dict.fromkeys(figure.server for figure in self.figures):
+            found = [self.named(f"{name} / floor", server, n) for name in names]
+            if any(found):
+                rows.append((server, *(number(one[0].median) if one else "" for one in found)))
+        return as_rst(rows)
+
+    def _cell(self, names: Sequence[str], server: str, n: int) -> str:
+        return ", ".join(_summary(f) for what in names for f in self.named(what, server, n))
+
     def text(self) -> str:
         """Return what a terminal shows."""
-        return "\n\n".join(filter(None, [self.summary(), self.ours(), self.side_by_side()]))
+        return "\n\n".join([self.summary(), self.ours(), self.side_by_side()])
 
     def summary(self) -> str:
         """Return date, machine, versions and method of the measurement."""

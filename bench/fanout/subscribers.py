@@ -1,9 +1,10 @@
 """A server's subscribers, each frame verified, and its publisher."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from bench.clients.base import sequence
 from bench.clients.http import WrongResponse
@@ -11,7 +12,7 @@ from bench.clients.publisher import FrameSending, PostingAnywhere, Speaking
 from bench.clients.worker import Worker
 
 #: Seconds after which a subscriber that has received nothing counts as missing.
-DELIVERY_TIMEOUT = 10.0
+DELIVERY_TIMEOUT = 60.0
 
 #: How a server is made to broadcast, by name.
 PUBLISHERS: dict[str, type[PostingAnywhere] | type[Speaking] | type[FrameSending]] = {
@@ -29,6 +30,7 @@ class Subscribers:
     _publisher: PostingAnywhere | Speaking | FrameSending
     _worker: Worker
     _timeout: float
+    _options: Mapping[str, bool]
     count: int = 0
 
     def join(self, count: int, transport: str = "websocket", *, carry: bool = False) -> None:
@@ -39,7 +41,7 @@ class Subscribers:
         self._worker.do(
             "open", transport=transport, carry=carry, fetches=False, clients=count,
             address=["127.0.0.1", self._port], host=f"127.0.0.1:{self._port}",
-            after=self._publisher.cursor,
+            after=self._publisher.cursor, **self._options,
         )  # fmt: skip
         self.count += count
 
@@ -48,13 +50,14 @@ class Subscribers:
         self._worker.do("close")
         self.count = 0
 
-    def broadcast(self) -> float:
+    def broadcast(self, *, asking: bool = False) -> float:
         """Publish; return the seconds until the last has received.
 
-        Raises WrongResponse unless each receives the cursor that was published, once.
+        If `asking`, those of "fetch" GET /data meanwhile. Raises WrongResponse unless each receives
+        the cursor that was published, once.
         """
-        self._worker.do("begin")
         began = time.time()
+        self._worker.do("begin", begin_at=began, ticks=int(asking), period=1e-6 * asking)
         self._publisher.change()
         return max(0.0, self._last_received(began) - began)
 
@@ -81,9 +84,20 @@ class Subscribers:
 
 @contextmanager
 def subscribers(
-    port: int, publisher: str = "http", *, inner_port: int = 0, timeout: float = DELIVERY_TIMEOUT
+    port: int,
+    publisher: str = "http",
+    *,
+    inner_port: int = 0,
+    timeout: float = DELIVERY_TIMEOUT,
+    is_varied: bool = False,
+    is_tls: bool = False,
 ) -> Iterator[Subscribers]:
-    """Have a worker, and a publisher."""
-    publishing = PUBLISHERS[publisher]("127.0.0.1", inner_port or port)
+    """Have a worker, and a publisher.
+
+    If `is_varied`, no two HTTP requests of the subscribers are alike.
+    """
+    only_tls: dict[str, Any] = {"is_tls": True} if is_tls else {}
+    publishing = PUBLISHERS[publisher]("127.0.0.1", inner_port or port, **only_tls)
+    options = {"is_varied": is_varied, "is_tls": is_tls}
     with closing(publishing), closing(Worker()) as worker:
-        yield Subscribers(port, publishing, worker, timeout)
+        yield Subscribers(port, publishing, worker, timeout, options)

@@ -24,7 +24,8 @@ from cogapp import Cog
 
 from bench import bytes_on_wire
 from bench.environment import described
-from bench.fanout.report import GOALS, OURS, Report, number
+from bench.fanout.experiments import KINDS, MIX, SOCKET, STREAM
+from bench.fanout.report import GOALS, Report, number
 from bench.processes import ROOT
 from bench.report import tables
 from bench.report.findings import sentences
@@ -130,6 +131,19 @@ def summary() -> None:
     show(as_rst(rows))
 
 
+def missed() -> None:
+    """Print the goals of the fan-out that are not met."""
+    report = fanout()
+    found = [
+        f"- {goal.title}, N = {figure.clients:,}: {number(value)} {figure.unit}, "
+        f"not {number(goal.most)}"
+        for goal in GOALS
+        for figure, value in goal.found(report)
+        if value > goal.most
+    ]
+    show("\n".join(found) or "Nothing: all goals are met.")
+
+
 def findings(name: str) -> None:
     """Print the findings of a comparison."""
     show("\n".join(f"- {sentence}" for sentence in sentences(results(name))))
@@ -205,11 +219,12 @@ def _memory_numbers() -> dict[str, str]:
         return [median(servers[name][kind]) / 1000 for name in names for kind in kinds]
 
     both, push = ("long poll", "event stream"), ("pushed to",)
-    greenlets = ("serve.py", "gunicorn", "flask_sockets.worker", "uwsgi gevent")
+    sockets, greenlets = ("serve.py", "gunicorn", "flask_sockets.worker"), ("uwsgi gevent",)
     threads = ("servers/threads.py", "uwsgi threads", "flask run")
     return {
         "memory per greenlet": f"{_between(kilobytes(both, *greenlets))} KB",
         "memory per thread": f"{_between(kilobytes(both, *threads))} KB",
+        "most per waiting socket": f"{math.floor(max(kilobytes(both, *sockets))) + 1} KB",
         "most per socket pushed to": f"{math.floor(max(kilobytes(push, *servers))) + 1} KB",
         "memory runs": str(len(servers["serve.py"]["pushed to"])),
         "uwsgi gevent memory": f"{kilobytes(push, 'uwsgi gevent')[0]:.1f} KB",
@@ -220,31 +235,28 @@ def _memory_numbers() -> dict[str, str]:
 
 def _fanout_numbers() -> dict[str, str]:
     report = fanout()
-    goals = {goal.what: goal for goal in GOALS}
-    names = {"broadcast": "notification", "handshake": "handshake", "event": "event"}
-    names = {name: f"{what} / floor" for name, what in names.items()}
-    names |= {"cycle": "long-poll cycle", "cycle in floors": "long-poll cycle / floor"}
 
-    def ours(what: str) -> str:
-        return number(report.all(what, OURS, goals[what].clients)[0].median)
+    def floors(what: str) -> str:
+        found = [figure.median for figure in report.all(f"{what} / floor")]
+        return " to ".join(dict.fromkeys(number(each) for each in (min(found), max(found))))
 
-    def range_of(what: str, *servers: str, digits: int = 0) -> str:
-        found = [figure for server in servers for figure in report.all(what, server)]
-        return _between([figure.median for figure in found], digits)
+    def largest(*names: str, unit: float = 1) -> str:
+        values = [max(figure.samples) for what in names for figure in report.all(what)]
+        return number(max(values) / unit)
 
-    p90 = [figure.quantile(0.9) for figure in report.all("notification / floor")]
-    floors = [sample for figure in report.all("floor") for sample in figure.samples]
+    memory = [f"memory per {kind.one}" for kind in KINDS]
+    each = {name: (name, f"{name}, after the changes") for name in memory}
+    ms = [f"last of the most, {one}" for one in (*(kind.one for kind in KINDS[1:]), MIX)]
     return {
-        **{name: ours(what) for name, what in names.items()},
-        **{f"{name} aim": number(goals[of].most).removesuffix(".0") for name, of in names.items()},
-        "bytes per idle socket": ours("memory"),
-        "floor samples": _between(floors, 1),
-        "broadcast": range_of("notification / floor", OURS, digits=2),
-        "broadcast p90": _between(p90, 2),
-        "handshake": range_of("handshake / floor", OURS),
-        "handshake of picows": range_of("handshake / floor", "picows"),
-        "handshake of aiohttp and websockets": range_of(
-            "handshake / floor", "aiohttp", "websockets.broadcast"
+        "notification": floors(SOCKET.cost),
+        "event": floors(STREAM.cost),
+        **{f"bytes per {kind.one}": largest(*each[f"memory per {kind.one}"]) for kind in KINDS},
+        "bytes per waiting browser": largest(*(name for pair in each.values() for name in pair)),
+        "kilobytes over tls": largest(*(f"{name}, over TLS" for name in memory), unit=1024),
+        "last of the most": largest(*ms),
+        "slowest get": largest("slowest GET of another client, change"),
+        "floor samples": _between(
+            [sample for figure in report.all("floor") for sample in figure.samples], 1
         ),
     }
 

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.fanout.experiments import Subject
+from bench.fanout.floor import build
+from bench.processes import NotRunning
 
 SCRIPTS = Path(__file__).parent
 #: Seconds that an installation may take.
@@ -25,6 +27,7 @@ class Unavailable(Exception):
 
 #: The command is the script here; `install` puts its interpreter before it.
 OTHER_SERVERS = (
+    Subject("epoll in C", ["epoll_server.c"]),
     Subject("picows", ["picows_server.py"], "websocket", False, ["picows", "uvloop"]),
     Subject("websockets.broadcast", ["websockets_server.py"], "websocket", False, ["websockets"]),
     Subject("aiohttp", ["aiohttp_server.py"], packages=["aiohttp"]),
@@ -54,6 +57,14 @@ def cache() -> Path:
 def install(server: Subject) -> Subject:
     """Return the server as it can be run; raises Unavailable."""
     (script,) = server.command
+    if script.endswith(".c"):
+        cache().mkdir(parents=True, exist_ok=True)
+        program = str(cache() / Path(script).stem)
+        try:
+            build(SCRIPTS / script, program)
+        except NotRunning as error:
+            raise Unavailable(str(error)) from error
+        return replace(server, command=[program])
     interpreter, versions = (_npm if script.endswith(".js") else _pip)(server.packages)
     environment = {"NODE_PATH": str(cache() / "node_modules")}
     command = [interpreter, str(SCRIPTS / script)]

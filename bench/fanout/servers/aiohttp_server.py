@@ -1,16 +1,26 @@
-"""aiohttp: WebSockets, /data and the long poll, without compression."""
+"""aiohttp: WebSockets, /data, long polls and event streams, without compression."""
 
 import asyncio
 
 from aiohttp import web
-from readings import listen, next_signal, reading
+from readings import event, listen, next_signal, reading
 
+streams: set[web.StreamResponse] = set()
 sockets: set[web.WebSocketResponse] = set()
 waiting: set[asyncio.Future[None]] = set()
 signal = next_signal()
 
 
 async def update(request: web.Request) -> web.StreamResponse:
+    if request.headers.get("Accept") == "text/event-stream":
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(b"retry: 1000\n\n")
+        streams.add(stream)
+        try:
+            await asyncio.get_running_loop().create_future()  # until the client is gone
+        finally:
+            streams.discard(stream)
     if "Upgrade" not in request.headers:
         if request.query.get("after", "") in signal:
             waiting.add(news := asyncio.get_running_loop().create_future())
@@ -33,6 +43,9 @@ async def publish(request: web.Request) -> web.Response:
     signal = next_signal()
     for ws in tuple(sockets):
         await ws.send_str(signal)
+    data = event(signal).encode()
+    for stream in tuple(streams):
+        await stream.write(data)
     for news in waiting:
         news.set_result(None)
     waiting.clear()

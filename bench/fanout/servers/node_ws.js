@@ -1,4 +1,4 @@
-// Node's ws: WebSockets, GET and POST /data and the long poll; without compression.
+// Node: its http, and ws for WebSockets; without compression.
 const crypto = require("node:crypto");
 const http = require("node:http");
 const { WebSocketServer } = require("ws");
@@ -6,11 +6,12 @@ const { WebSocketServer } = require("ws");
 const epoch = crypto.randomBytes(4).toString("hex");
 let sequence = 1;
 let waiting = [];
+const streams = new Set();
 const signal = () => `{"cursor":"${epoch}-${sequence}"}`;
 const reading = () =>
   `{"cursor":"${epoch}-${sequence}","changed_at":1790000000.123456,"value":{"number":1}}`;
 
-function answer(response, status, body) {
+function respond(response, status, body) {
   response.writeHead(status, {
     "Content-Type": "application/json",
     "Content-Length": Buffer.byteLength(body),
@@ -24,17 +25,24 @@ const server = http.createServer((request, response) => {
     request.resume().on("end", () => {
       sequence += 1;
       for (const client of sockets.clients) client.send(signal());
-      const told = waiting;
+      const event = `id: ${epoch}-${sequence}\ndata: ${signal()}\n\n`;
+      for (const stream of streams) stream.write(event);
+      const polls = waiting;
       waiting = [];
-      for (const waiter of told) answer(waiter, 200, signal());
-      answer(response, 201, signal());
+      for (const poll of polls) respond(poll, 200, signal());
+      respond(response, 201, signal());
     });
   } else if (url.pathname === "/data") {
-    answer(response, 200, reading());
+    respond(response, 200, reading());
+  } else if (request.headers.accept === "text/event-stream") {
+    response.writeHead(200, { "Content-Type": "text/event-stream" });
+    response.write("retry: 1000\n\n");
+    streams.add(response);
+    response.on("close", () => streams.delete(response));
   } else if (url.searchParams.get("after") === `${epoch}-${sequence}`) {
     waiting.push(response);
   } else {
-    answer(response, 200, signal());
+    respond(response, 200, signal());
   }
 });
 const sockets = new WebSocketServer({ server, path: "/update", perMessageDeflate: false });

@@ -13,6 +13,11 @@ def next_signal() -> str:
     return f'{{"cursor":"{_epoch}-{next(_numbers)}"}}'
 
 
+def event(signal: str) -> str:
+    """Return the signal's event of an event stream."""
+    return f"id: {json.loads(signal)['cursor']}\ndata: {signal}\n\n"
+
+
 def reading(signal: str) -> str:
     """Return the signal's reading, about as large as Pushlab's."""
     cursor = json.loads(signal)["cursor"]

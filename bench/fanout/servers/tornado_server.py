@@ -1,14 +1,15 @@
-"""Tornado: WebSockets, /data and the long poll, without compression."""
+"""Tornado: WebSockets, /data, long polls and event streams, without compression."""
 
 import asyncio
 import logging
 from typing import Any
 
-from readings import listen, next_signal, reading
+from readings import event, listen, next_signal, reading
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 from tornado.websocket import WebSocketHandler
 
+streams: set["Update"] = set()
 sockets: set["Update"] = set()
 waiting: set[asyncio.Future[None]] = set()
 signal = next_signal()
@@ -24,6 +25,9 @@ class Data(RequestHandler):
         signal = next_signal()
         for ws in sockets:
             ws.write_message(signal)
+        for stream in streams:
+            stream.write(event(signal))
+            stream.flush()
         for news in waiting:
             news.set_result(None)
         waiting.clear()
@@ -36,6 +40,12 @@ class Update(WebSocketHandler):
         if "Upgrade" in self.request.headers:
             await super().get(*args, **kwargs)
             return
+        if self.request.headers.get("Accept") == "text/event-stream":
+            self.set_header("Content-Type", "text/event-stream")
+            self.write("retry: 1000\n\n")
+            self.flush()
+            streams.add(self)
+            await asyncio.Event().wait()  # until the client is gone
         if self.get_argument("after", "") in signal:
             waiting.add(news := asyncio.get_running_loop().create_future())
             await news
@@ -48,6 +58,10 @@ class Update(WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> None:
         pass
+
+    def on_connection_close(self) -> None:
+        streams.discard(self)
+        super().on_connection_close()
 
     def on_close(self) -> None:
         sockets.discard(self)
