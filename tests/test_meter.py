@@ -505,7 +505,8 @@ def test_the_last_bytes_are_counted_and_no_connection_stays(start: Start) -> Non
         }  # fmt: skip
     assert {name: each["open"] for name, each in sums.items() if each["open"]} == {}
     assert sums.pop("reset", {"records": 0})["records"] <= 30
-    assert sums.pop("closed-poll")["records"] == 0, "its client is gone: there is no response"
+    # Its client is gone. On a busy machine the news may come before that is found out.
+    assert sums.pop("closed-poll")["records"] in (0, 1)
     assert {name: each["records"] for name, each in sums.items()} == dict.fromkeys(sums, 1)
 
 

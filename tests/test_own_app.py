@@ -273,10 +273,14 @@ def test_the_sentence_is_true(tmp_path: Path) -> None:
 
 
 def test_a_closed_hub_has_ended_what_it_started() -> None:
+    others = set(threading.enumerate())  # other tests leave their hubs' threads
     feed, hub = Feed(), Hub()
     channel = add(hub, feed, FakeChannel())
-    eventually(lambda: any(each.name == "hub" for each in threading.enumerate()))
-    [thread] = [each for each in threading.enumerate() if each.name == "hub"]
+
+    def its_own() -> list[threading.Thread]:
+        return [each for each in set(threading.enumerate()) - others if each.name == "hub"]
+
+    [thread] = eventually(its_own)
     answering = threading.Thread(target=lambda: eventually(channel_is_closing(channel)))
     answering.start()
     hub.close()
