@@ -26,7 +26,7 @@ from typing import ClassVar, Protocol
 
 from pushlab import limits
 from pushlab.feed import Feed, Reading
-from pushlab.polls import Held, Polls, Send, Turns, send_to
+from pushlab.polls import HeldConnection, Polls, Send, Turns, send_to
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import (
     CloseConnection,
@@ -39,8 +39,7 @@ from pushlab.websocket.frames import (
     encode,
 )
 from pushlab.wsgi.responses import Headers
-from pushlab.wsgi.waiting import Feed as Waitable
-from pushlab.wsgi.waiting import Stream, Wait
+from pushlab.wsgi.waiting import Stream, Wait, Waitable
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +246,7 @@ class Hub:
         first = headers + chunk(stream.first)
         return self._join(channel, encoding, stream.feed, stream.after, first=first)
 
-    def hold(self, connection: Held, wait: Wait, headers: Headers) -> None:
+    def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
         """Hold a connection until its long poll has a response.
 
         `headers` are added to the response's own. The connection is then the server's again.
@@ -328,13 +327,11 @@ class Hub:
             ]
         self._polls.broadcast(news.reading)
         self._silent_since = time.monotonic()
-        turns, size = Turns(), limits.BROADCAST_CHUNK
+        turns = Turns()
         for data, sends in groups:
-            for start in range(0, len(sends), size):
-                chunk = sends[start : start + size]
+            for some in turns.chunks(sends):
                 with self._lock:
-                    self._send_to(chunk, data, news)
-                turns.count(len(chunk))
+                    self._send_to(some, data, news)
         with self._lock:
             if self._news is news:
                 self._broadcasting = False  # within the lock, or a newer one might slip between
@@ -571,15 +568,13 @@ class Hub:
                 for encoding, subscribers in self._up_to_date.items()
                 if not encoding.replies
             ]
-        turns, size = Turns(), limits.BROADCAST_CHUNK
+        turns = Turns()
         for encoding, streams in groups:
-            for start in range(0, len(streams), size):
-                chunk = streams[start : start + size]
+            for some in turns.chunks(streams):
                 with self._lock:
-                    for subscriber in chunk:
+                    for subscriber in some:
                         if self._can_send(subscriber):
                             self._write(subscriber, encoding.ping)
-                turns.count(len(chunk))
 
     def _ping(self, subscriber: Subscriber) -> None:
         if subscriber.closing or not subscriber.encoding.replies:

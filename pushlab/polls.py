@@ -8,7 +8,7 @@ Only a server with an event loop holds connections, so all this runs in one thre
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,13 +20,13 @@ from pushlab.wsgi.waiting import Wait
 Send = Callable[[bytes | memoryview], int]
 
 
-class Held(Protocol):
+class HeldConnection(Protocol):
     """A connection that a server lets the hub hold."""
 
     send: Send
     group: "Group | None"
 
-    def expect_news(self, seconds: float) -> None:
+    def park(self, seconds: float) -> None:
         """Watch the client; call `group.time_out` after so long."""
 
     def respond(self, data: bytes | memoryview) -> None:
@@ -76,6 +76,13 @@ class Turns:
             # Not 0, for which gevent runs what is ready, but does not look at what has arrived.
             time.sleep(1e-6)
 
+    def chunks(self, those: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        """Yield those to send to, in pieces that are counted."""
+        size = limits.BROADCAST_CHUNK
+        for start in range(0, len(those), size):
+            yield those[start : start + size]
+            self.count(min(size, len(those) - start))
+
 
 class Group:
     """Up to BROADCAST_CHUNK polls that get the same bytes."""
@@ -86,9 +93,9 @@ class Group:
         self._wait = wait
         self._headers = headers
         self._forget = forget  # called if nobody waits any more
-        self.held: dict[Send, Held] = {}
+        self.held: dict[Send, HeldConnection] = {}
         #: Requests that have come before the response to the poll.
-        self._early: dict[Held, bytes] = {}
+        self._early: dict[HeldConnection, bytes] = {}
         #: The monotonic time of the response; 0 before it.
         self.responded_at = 0.0
 
@@ -112,7 +119,7 @@ class Group:
         for connection, data in early.items():
             connection.resume(data)
 
-    def received(self, connection: Held, data: bytes) -> None:
+    def received(self, connection: HeldConnection, data: bytes) -> None:
         """Handle bytes before the response, or the client's end."""
         if data:  # the next request, which is read once this one has its response
             self._early[connection] = data
@@ -121,7 +128,7 @@ class Group:
             self._remove(connection)
             connection.close()
 
-    def time_out(self, connection: Held) -> None:
+    def time_out(self, connection: HeldConnection) -> None:
         """Respond to a poll that has waited long enough."""
         early = self._early.pop(connection, None)
         self._remove(connection)
@@ -129,7 +136,7 @@ class Group:
         if early:
             connection.resume(early)
 
-    def _remove(self, connection: Held) -> None:
+    def _remove(self, connection: HeldConnection) -> None:
         connection.group = None
         del self.held[connection.send]
         if not self.held:
@@ -145,7 +152,7 @@ class Polls:
     def __len__(self) -> int:
         return sum(len(group.held) for groups in self._groups.values() for group in groups)
 
-    def hold(self, connection: Held, wait: Wait, headers: Headers) -> None:
+    def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
         """Respond when there is news, with these headers added."""
         latest = wait.feed.latest
         is_over = wait.timeout <= 0 or wait.feed.closed
@@ -159,7 +166,7 @@ class Polls:
             groups.append(Group(wait, headers, partial(self._forget, key)))
         connection.group = groups[-1]
         groups[-1].held[connection.send] = connection
-        connection.expect_news(wait.timeout)
+        connection.park(wait.timeout)
 
     def _forget(self, key: Any, group: Group) -> None:
         groups = self._groups[key]

@@ -12,7 +12,12 @@ from io import BufferedReader, BytesIO
 from typing import Any, cast
 
 from pushlab import limits
-from pushlab.hosting.request_parser import RequestHeaders, RequestLine, parse_request_line
+from pushlab.hosting.request_parser import (
+    RequestHeaders,
+    RequestLine,
+    environ_name,
+    parse_request_line,
+)
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.wsgi.access import AccessPolicy
@@ -38,10 +43,8 @@ class DirectDispatch:
 
         None if the bytes are not exactly one plain request that may go this way.
         """
-        end = data.find(b"\r\n") + 2
-        if data.find(b"\r\n\r\n", end - 2) != len(data) - 4:
-            return None
-        line, headers = _request_line(data[:end]), _headers(data[end:])
+        line, block = _split(data)
+        headers = line and _headers(block)
         found = Direct.of(self._app)
         if not line or not headers or not found:
             return None
@@ -60,12 +63,9 @@ class DirectDispatch:
 
         Returns False if Flask has to dispatch the request.
         """
-        end = data.find(b"\r\n") + 2
-        if data.find(b"\r\n\r\n", end - 2) != len(data) - 4:
-            return False
-        line, found = _request_line(data[:end]), Direct.of(self._app)
+        (line, block), found = _split(data), Direct.of(self._app)
         function = line and found and found.functions.get((WEBSOCKET, line["PATH_INFO"]))
-        headers = function and _parse(data[end:])  # with a key, so it never comes again
+        headers = function and _parse(block)  # with a key, so it never comes again
         if not line or not function or not headers:
             return False
         environ = {**_as_environ(headers), **line}
@@ -129,6 +129,17 @@ class Handshake:
         raise NotDirect(name)
 
 
+def _split(data: bytes) -> tuple[Environ | None, bytes]:
+    """Return a request line's meaning, and the headers' bytes.
+
+    The first is None if the bytes are not exactly one plain request.
+    """
+    end = data.find(b"\r\n") + 2
+    if data.find(b"\r\n\r\n", end - 2) != len(data) - 4:
+        return None, b""
+    return _request_line(data[:end]), data[end:]
+
+
 @lru_cache(limits.REMEMBERED)
 def _request_line(data: bytes) -> Environ | None:
     """Return a request line's meaning; None if unusual."""
@@ -176,13 +187,7 @@ def _parse(block: bytes) -> RequestHeaders | None:
 
 
 def _as_environ(headers: RequestHeaders) -> Environ:
-    return {_key(name): value for name, value in headers.fields}
-
-
-@lru_cache(1000)
-def _key(name: str) -> str:
-    """Return a header's name in the environ."""
-    return f"HTTP_{name.replace('-', '_').upper()}"
+    return {environ_name(name): value for name, value in headers.fields}
 
 
 class _Buffer(BytesIO):

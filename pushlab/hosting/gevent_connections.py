@@ -73,7 +73,7 @@ class ClientConnection(GeventChannel):
     # For the server.
 
     def park(self, seconds: float) -> None:
-        """Await a request; close the connection after so long."""
+        """Await a request, or news; call `time_out` after so long."""
         self.server.wheel.set(self, time.monotonic() + seconds)
         self.watch(ClientConnection._readable, self, writing=False)
 
@@ -151,10 +151,6 @@ class ClientConnection(GeventChannel):
         self._own(plain)
 
     # For a group of polls.
-
-    def expect_news(self, seconds: float) -> None:
-        self.server.wheel.set(self, time.monotonic() + seconds)
-        self.watch(ClientConnection._readable, self, writing=False)
 
     def respond(self, data: bytes | memoryview) -> None:
         try:

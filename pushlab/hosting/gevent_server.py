@@ -33,16 +33,21 @@ from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
+from pushlab.hosting.rejections import is_plain_http, reject_busy
 from pushlab.hosting.request_body import NO_BODY, BadBody, RequestBody
-from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
+from pushlab.hosting.request_parser import (
+    BadRequest,
+    RequestHeaders,
+    environ_name,
+    parse_request_line,
+)
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.timer_wheel import TimerWheel
-from pushlab.hosting.tls import is_plain_http
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
-from pushlab.wsgi.responses import WSGI, Headers, Response, encode, raw_error, service_unavailable
+from pushlab.wsgi.responses import WSGI, Headers, Response, encode, raw_error
 from pushlab.wsgi.waiting import WAIT, Held, Stream, Wait
 
 logger = logging.getLogger(__name__)
@@ -52,9 +57,6 @@ _ONE_WRITE = 64 * 1024
 
 #: Seconds that a read takes at most if it need not wait.
 _NO_WAIT = 20e-6
-
-#: Names of header fields in the environ, for those that have come before.
-_ENVIRON_NAMES: dict[str, str] = {}
 
 
 def freeze(seconds: float) -> None:
@@ -342,15 +344,9 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def _headers(self) -> Iterator[tuple[str, str]]:
         """Yield the header fields by their names in the environ."""
         for name, value in self.headers.fields:
-            key = _ENVIRON_NAMES.get(name)
-            if key is None:
-                key = f"HTTP_{name.replace('-', '_').upper()}"
-                # X_Y would look like X-Y; these two have other names in the environ.
-                if "_" in name or name in ("content-type", "content-length"):
-                    continue
-                if len(_ENVIRON_NAMES) < 1000:
-                    _ENVIRON_NAMES[name] = key
-            yield key, value
+            # X_Y would look like X-Y; these two have other names in the environ.
+            if "_" not in name and name not in ("content-type", "content-length"):
+                yield environ_name(name), value
 
     def write(self, data: bytes) -> None:
         has_content = self.command != "HEAD" and self.code not in (204, 304)
@@ -586,15 +582,9 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.rejecting += 1
         has_time = self.rejecting <= limits.MAX_REJECTING
         try:
-            # Closing before the request has come would reset the connection, and the response could
-            # be lost. So wait for the request, unless there are many to wait for.
+            # It does not wait if there are many to wait for.
             sock.settimeout(limits.REJECT_TIMEOUT if has_time else 0.0)
-            if not request_came:
-                with suppress(OSError):
-                    sock.recv(16 * 1024)
-            sock.sendall(service_unavailable())
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(16 * 1024)
+            reject_busy(sock, request_came=request_came)
         except OSError:
             pass  # the client has closed, which is what we want
         finally:

@@ -60,14 +60,17 @@ class GeventChannel:
 
     def watch(self, callback: Callable[[Any], None], argument: Any, *, writing: bool) -> None:
         events = WRITE if writing else READ
-        if self._watcher is not None:
-            self._watcher.stop()
-            if self._watcher.events != events:
-                self._watcher.close()
-                self._watcher = None
-        if self._watcher is None:
-            self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
-        self._watcher.start(callback, argument)
+        watcher = self._watcher
+        if watcher is not None and watcher.events != events:
+            self._unwatch()
+            watcher = None
+        if watcher is None:
+            watcher = self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
+        elif watcher.active:
+            if watcher.callback is callback and watcher.args[0] is argument:
+                return  # as for each request of a connection
+            watcher.stop()
+        watcher.start(callback, argument)
 
     def shutdown_write(self) -> None:
         with suppress(OSError):  # the browser may be faster; reading will tell

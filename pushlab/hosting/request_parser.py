@@ -6,6 +6,7 @@ headers as e-mail, which costs more than all the rest of a response from memory.
 """
 
 import re
+from functools import lru_cache
 from io import BufferedReader
 from typing import NamedTuple
 
@@ -117,7 +118,7 @@ class RequestHeaders:
             raise BadRequest("these are no header fields")
         for line in block.decode("latin-1").split("\n")[:-2]:
             name, colon, value = line.partition(":")
-            name, value = _NAMES.get(name) or _lower(name), value.strip(" \t\r")
+            name, value = _lower(name), value.strip(" \t\r")
             if not colon or not name:
                 raise BadRequest("these are no header fields")
             self.fields.append((name, value))
@@ -188,17 +189,16 @@ class RequestHeaders:
         self.fields = [field for field in self.fields if field[0] != name]
 
 
-#: Names in lower case, for those that have come before.
-_NAMES: dict[str, str] = {}
-
-
+@lru_cache(limits.REMEMBERED)
 def _lower(name: str) -> str:
     """Return a header's name in lower case, or ""."""
-    if not _NAME.fullmatch(name):
-        return ""
-    if len(_NAMES) < 1000:
-        _NAMES[name] = name.lower()
-    return name.lower()
+    return name.lower() if _NAME.fullmatch(name) else ""
+
+
+@lru_cache(limits.REMEMBERED)
+def environ_name(name: str) -> str:
+    """Return the key of a header in a WSGI environ."""
+    return f"HTTP_{name.replace('-', '_').upper()}"
 
 
 def _read(rfile: BufferedReader) -> bytes:

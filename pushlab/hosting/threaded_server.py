@@ -34,14 +34,14 @@ from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
 from pushlab.hosting.metering import EXCHANGE, Exchange
+from pushlab.hosting.rejections import is_plain_http, reject_busy, service_unavailable
 from pushlab.hosting.request_body import RequestBody
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.threaded_sockets import abort
-from pushlab.hosting.tls import is_plain_http
 from pushlab.hosting.werkzeug import ON_RELEASE, WerkzeugUpgrade
 from pushlab.websocket.handshake import is_websocket_upgrade
-from pushlab.wsgi.responses import raw_error, service_unavailable
+from pushlab.wsgi.responses import raw_error
 
 logger = logging.getLogger(__name__)
 requests = logging.getLogger("pushlab.requests")
@@ -430,17 +430,11 @@ class Server(ThreadedWSGIServer):
     def _reject_busy(self, request: Any, client_address: Any) -> None:
         """Send 503, and wait a moment for the client's close."""
         try:
-            # Closing before the request has come would reset the connection, and the response could
-            # be lost. So wait for the request.
             request.settimeout(limits.REJECT_TIMEOUT)
             request = self._wrap(request)
             if self.ssl_context is not None:
                 request.do_handshake()
-            with suppress(TimeoutError):
-                request.recv(16 * 1024)
-            request.sendall(service_unavailable())
-            request.shutdown(socket.SHUT_WR)
-            request.recv(16 * 1024)
+            reject_busy(request)
         except OSError:
             pass  # the client has closed, which is what we want
         finally:

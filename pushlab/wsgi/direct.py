@@ -81,14 +81,13 @@ class Direct:
         return found
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        method = WEBSOCKET if "wsgi.websocket" in environ else environ["REQUEST_METHOD"]
-        function = self.functions.get((method, environ["PATH_INFO"]))
-        if function is None or method == WEBSOCKET or not self.passes_nothing_by:
+        function = self.functions.get((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+        if function is None or "wsgi.websocket" in environ or not self.passes_nothing_by:
             return self.wsgi_app(environ, start_response)
         try:
             response = function(environ)
         except ClientDisconnected:  # there is no client to respond to
             raise
         except HTTPException:
-            return self.wsgi_app(environ, start_response)
-        return () if response is None else response(environ, start_response)
+            response = None
+        return (response or self.wsgi_app)(environ, start_response)

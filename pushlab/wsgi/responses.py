@@ -49,7 +49,10 @@ class Response:
 def encode(
     response: Response, more: Iterable[tuple[str, str]] = (), *, is_head: bool = False
 ) -> bytes:
-    """Return a response's bytes on a kept-alive connection."""
+    """Return a response's bytes, with a Date.
+
+    A server that has a clock must send it (RFC 9110 section 6.6.1).
+    """
     lines = [f"HTTP/1.1 {response.status}"]
     lines += [f"{name}: {value}" for name, value in response.headers]
     lines += [f"{name}: {value}" for name, value in more]
@@ -78,12 +81,4 @@ def raw_error(status: str, message: str) -> bytes:
 
     The connection ends with it (`Connection: close`).
     """
-    # A server that has a clock must send the date (RFC 9110 section 6.6.1).
-    response = error(status, message, ("Date", http_date()), ("Connection", "close"))
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in response.headers)]
-    return "\r\n".join([*lines, "", ""]).encode() + b"".join(response.body)
-
-
-def service_unavailable() -> bytes:
-    """Return what every client beyond the connection limit receives."""
-    return raw_error("503 Service Unavailable", "this server is full; try again later")
+    return encode(error(status, message, ("Connection", "close")))

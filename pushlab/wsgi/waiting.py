@@ -18,8 +18,8 @@ from pushlab.wsgi.responses import Environ, Headers, Response
 WAIT = "pushlab.wait"
 
 
-class Feed(Protocol):
-    """What can be waited for."""
+class Waitable(Protocol):
+    """A feed."""
 
     closed: bool
     hub: Any  #: what holds connections that wait; None: nothing does
@@ -32,7 +32,7 @@ class Feed(Protocol):
         """Return the newest reading once it is not `after`."""
 
 
-def wait(feed: Feed, environ: Environ, after: str | None, *, timeout: float) -> Any:
+def wait(feed: Waitable, environ: Environ, after: str | None, *, timeout: float) -> Any:
     """Wait as `feed.wait` does.
 
     Raises ConnectionClosed if the client is gone.
@@ -68,7 +68,7 @@ class Wait(_Waiting):
     seconds. Waits with the same `after` and `respond` get the same bytes.
     """
 
-    feed: Feed
+    feed: Waitable
     after: str | None
     timeout: float
     respond: Callable[[Any], Response]
@@ -86,7 +86,7 @@ class Stream(_Waiting):
     the same bytes. After `interval` seconds without news, `heartbeat` is sent.
     """
 
-    feed: Feed
+    feed: Waitable
     after: str | None
     headers: Headers
     first: bytes
