@@ -9,15 +9,12 @@ import math
 import multiprocessing
 import os
 import select
-import shlex
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from http.client import HTTPConnection
 from typing import Any, NamedTuple
 
 import click
@@ -25,15 +22,13 @@ import click
 from bench import command_line
 from bench.clients import chromium
 from bench.clients.frames import PING, BlockingWebSocket, masked
-from bench.clients.http import WrongResponse
-from bench.environment import about
-from bench.processes import ROOT, Process
+from bench.clients.http import BlockingConnection, Response, WrongResponse, read_response
+from bench.clients.publisher import Posting
+from bench.processes import Process
 from bench.report.tables import as_rst, shown
-from bench.results import as_json
 from bench.servers import HTTP_SOURCE, SERVERS, missing, started
 
 COMMAND = "python -m bench.fairness"
-RESULT = ROOT / "docs" / "results" / "fairness.json"
 
 #: Seconds between two changes.
 PACE = 0.2
@@ -82,7 +77,7 @@ def pipeline(
     """Return a client that pipelines requests for this path."""
 
     def attack(port: int) -> None:
-        known = str(json.loads(get(port))["cursor"]) if is_known else ""
+        known = str(json.loads(get(port).body)["cursor"]) if is_known else ""
         one = chromium.request(f"127.0.0.1:{port}", path, known=known)
         flood(port, b"", one * 100, reads=reads, most=most)
 
@@ -99,7 +94,7 @@ ATTACKS = (
     Attack("none"),
     Attack("GET /data, pipelined", pipeline("/data")),
     Attack("304, pipelined", pipeline("/data", is_known=True)),
-    Attack("polls that end at once, pipelined", pipeline("/update?after=none")),
+    Attack("polls that end at once, pipelined", pipeline("/update?after=other-0")),
     Attack("3 MB of requests, responses never read", pipeline("/data", reads=False, most=3e6)),
     Attack("pings on a WebSocket", pings),
     Attack("32,768 lines at a time", lines=lambda: b"line\n" * 32_768),
@@ -144,20 +139,20 @@ FIGURES = (
 )
 
 
-def get(port: int, method: str = "GET", body: bytes | None = None) -> bytes:
-    """Request /data on a new connection; return the body."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
-        connection.request(method, "/data", body)
-        response = connection.getresponse()
-        if response.status >= 400:
-            raise WrongResponse(f"{method} /data got {response.status}")
-        return response.read()
+def get(port: int) -> Response:
+    """Get /data on a new connection."""
+    with closing(BlockingConnection("127.0.0.1", port, timeout=TIMEOUT)) as connection:
+        connection.send(chromium.request(connection.host, "/data"))
+        response: Response = connection.receive(read_response)
+    if response.status != 200:
+        raise WrongResponse(f"GET /data got {response.status}")
+    return response
 
 
 class Changes:
     """Changes that are made and seen, in two threads."""
 
-    def __init__(self, port: int, make: Callable[[bytes], object]) -> None:
+    def __init__(self, port: int, make: Callable[[dict[str, float]], object]) -> None:
         self._make = make
         self._made: list[float] = []
         self._late: dict[float, float] = {}
@@ -175,7 +170,7 @@ class Changes:
             at = round(time.time(), 6)
             self._made.append(at)
             with suppress(OSError, WrongResponse):  # it is missed, then
-                self._make(json.dumps({"at": at}).encode())
+                self._make({"at": at})
 
     def _see_all(self) -> None:
         with suppress(OSError, WrongResponse):
@@ -208,11 +203,15 @@ def measure(server: str, attack: Attack, seconds: float) -> Measured:
                 streams["stderr"] = descriptor
         process = stack.enter_context(started(server, options=attack.options, **streams))
 
-        def make(value: bytes) -> None:
-            if attack.lines is None:
-                get(process.inner_port, "POST", value)
-            else:
-                pipe.write(attack.lines() + value + b"\n")
+        make: Callable[[dict[str, float]], object]
+        if attack.lines is None:
+            publisher = stack.enter_context(closing(Posting("127.0.0.1", process.inner_port)))
+            make = publisher.change
+        else:
+            lines = attack.lines
+
+            def make(value: dict[str, float]) -> None:
+                pipe.write(lines() + json.dumps(value).encode() + b"\n")
 
         if attack.client is not None:  # forks, so before there are threads here
             attacker = multiprocessing.Process(target=attack.client, args=(process.port,))
@@ -260,23 +259,19 @@ def tables(raw: dict[str, Any]) -> list[str]:
     default=",".join(SERVERS), metavar="NAMES", help=f"Some of {', '.join(SERVERS)}.")  # fmt: skip
 @click.option("--seconds", type=command_line.between(1, 600), default=3, show_default=True,
     help="How long each attack lasts.")  # fmt: skip
-@command_line.update_docs_option(f"Write {RESULT.relative_to(ROOT)} and renew the docs.")
-@click.pass_context
-def fairness(
-    context: click.Context, /, servers: Sequence[str], seconds: float, *, update_docs: bool
-) -> None:
+@command_line.update_docs_option("Write docs/results/fairness.json.")
+def fairness(servers: Sequence[str], seconds: float, *, update_docs: bool) -> None:
     """Measure, print the tables, write the results."""
     measured = []
     for server in (one for one in servers if not missing(one)):
         for attack in ATTACKS:
             click.echo(f"{server}: {attack.name}", err=True)
             measured.append(measure(server, attack, seconds)._asdict())
-    raw = {"command": context.obj, **about(), "seconds": seconds, "measured": measured}
-    print("\n\n".join(tables(raw)))
+    found = {"seconds": seconds, "measured": measured}
+    print("\n\n".join(tables(found)))
     if update_docs:
-        RESULT.write_text(as_json(raw))
+        command_line.publish("fairness", f"{COMMAND} --seconds {seconds:g}", found)
 
 
 if __name__ == "__main__":
-    command = shlex.join([*COMMAND.split(), *sys.argv[1:]])
-    command_line.run(fairness, None, COMMAND, obj=command)
+    command_line.run(fairness, None, COMMAND)
