@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.clients import PING, PONG, RESET, TEXT, UPGRADE, Closing, LabPage, Wire, frame
+from tests.clients import PING, PONG, RESET, TEXT, UPGRADE, LabPage, Wire, frame
 from tests.conftest import Server, Start, eventually, starting
 from tests.hosting import with_limits
 
@@ -67,16 +67,15 @@ def holds(kind: str) -> bool:
     return "poll" in kind and not kind.endswith(("over at once", "over soon", "head"))
 
 
-class Client(Closing):
+class Client(Wire):
     """A connection that sends requests in pieces, and reads the responses."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__(server.port, wrap=server.wrap)
         self._server = server
-        self.socket = server.open_socket()
-        self._reader: Any = self.socket.makefile("rb")
         self._unsent = b""
         self._ends: list[tuple[str, str, int]] = []  # requests by the bytes behind them
-        self.sent: list[tuple[str, str]] = []  # without a response
+        self.pending: list[tuple[str, str]] = []  # without a response
         self.takes_requests = True
         self.became = ""
 
@@ -85,7 +84,7 @@ class Client(Closing):
         return bool(self._unsent)
 
     def __repr__(self) -> str:
-        return f"<{self._ends}, sent {self.sent}, {self.became}>"
+        return f"<{self._ends}, pending {self.pending}, {self.became}>"
 
     def add(self, kind: str, cursor: str) -> None:
         """Note a request to send."""
@@ -100,25 +99,25 @@ class Client(Closing):
         piece, self._unsent = self._unsent[:size], self._unsent[size:]
         self.socket.sendall(piece)
         ends = [(kind, cursor, end - len(piece)) for kind, cursor, end in self._ends]
-        self.sent += [(kind, cursor) for kind, cursor, end in ends if end <= 0]
+        self.pending += [(kind, cursor) for kind, cursor, end in ends if end <= 0]
         self._ends = [each for each in ends if each[2] > 0]
 
     def read(self, cursors: list[str]) -> None:
         """Read each response that must be there, and no more."""
-        while self.sent:
-            kind, after = self.sent[0]
+        while self.pending:
+            kind, after = self.pending[0]
             if holds(kind) and after == cursors[-1]:
                 return
-            del self.sent[0]
+            del self.pending[0]
             self._read_response(kind, after, cursors)
         if self.became:
             self.read_to_news(cursors[-1])
 
     def _read_response(self, kind: str, after: str, cursors: list[str]) -> None:
-        status, headers = self._head()
+        status, headers = self.head()
         if kind == "expect":
             assert status == 100
-            status, headers = self._head()
+            status, headers = self.head()
         self.became = kind if kind.startswith(("stream", "websocket")) else ""
         if self.became:
             assert status == STATUS[kind.partition(",")[0]]
@@ -127,7 +126,7 @@ class Client(Closing):
                 self._until_frame(PONG, b"early")
             return
         body = (
-            self._reader.read(int(headers.get("content-length", 0)))
+            self._reader.read(int(headers.get("Content-Length", 0)))
             if "HEAD" not in REQUESTS[kind][0]
             else b""
         )
@@ -141,15 +140,6 @@ class Client(Closing):
             assert kind == "poll, head" or any(cursor.encode() in body for cursor in news), body
         if kind.startswith("last"):
             assert self._reader.read() == b"", "nothing follows the last response"
-
-    def _head(self) -> tuple[int, dict[str, str]]:
-        line = self._reader.readline()
-        assert line.startswith(b"HTTP/1.1 "), line
-        headers = {}
-        while field := self._reader.readline().decode().strip():
-            name, _, value = field.partition(": ")
-            headers[name.lower()] = value
-        return int(line.split()[1]), headers
 
     def read_to_news(self, cursor: str) -> None:
         """Read a stream, or a WebSocket, up to the newest reading."""
@@ -177,12 +167,6 @@ class Client(Closing):
         self.socket.sendall(frame(PING, b"ping"))
         self._until_frame(PONG, b"ping")
 
-    def rest(self) -> bytes:
-        """Read to the end, which may be a reset."""
-        with suppress(ConnectionError):
-            return bytes(self._reader.read())
-        return b""
-
     def shut_down(self) -> None:
         """Send the end; the server closes when it has seen it."""
         with suppress(OSError):  # it may have closed already
@@ -193,10 +177,6 @@ class Client(Closing):
     def reset(self) -> None:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.close()
-
-    def close(self) -> None:
-        self._reader.close()
-        self.socket.close()
 
 
 class Browsers(RuleBasedStateMachine):
@@ -280,7 +260,10 @@ class Browsers(RuleBasedStateMachine):
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     options = request.getfixturevalue("tls_options") if request.param == "tls" else ()
     with starting() as start:
-        yield start("tests/owners.py", "--source", "http", "--ping-interval", "3600", *options)
+        yield start(
+            "tests/owners.py", "--source", "http", "--ping-interval", "3600",
+            "--header-timeout", "60", *options,
+        )  # fmt: skip
 
 
 def test_every_state_has_one_owner_and_every_request_one_response(server: Server) -> None:
