@@ -12,6 +12,9 @@ VENV ?= .venv
 APT := apt-get -qq -o DPkg::Lock::Timeout=120
 INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
+# Where it is set, each server that a test starts would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run compare test test-all test-busy pytest check figures packages clean
 
 run: $(VENV)/run

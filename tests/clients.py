@@ -142,7 +142,9 @@ def frame(
     if not masked:
         return head + payload
     key = os.urandom(4)
-    return head + key + bytes(byte ^ key[i % 4] for i, byte in enumerate(payload))
+    mask = (key * (len(payload) // 4 + 1))[: len(payload)]
+    both = int.from_bytes(payload, "big") ^ int.from_bytes(mask, "big")
+    return head + key + both.to_bytes(len(payload), "big")
 
 
 def close_frame(code: int, reason: bytes = b"") -> bytes:

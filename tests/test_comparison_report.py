@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -17,7 +19,7 @@ from rich.console import Console
 
 from bench import output
 from bench.processes import ROOT
-from bench.report import findings, plots, tables, terminal
+from bench.report import findings, tables, terminal
 from bench.report.formatting import away, clients, duration, significant, size
 from bench.report.html import page
 from bench.report.tables import Table
@@ -44,6 +46,12 @@ def changed(entries: list[Result], variant: Variant | None = None, **values: Any
 @pytest.fixture(scope="module")
 def results() -> Results:
     return sample_results()
+
+
+@pytest.fixture(scope="module")
+def plots() -> ModuleType:
+    """Import Matplotlib where it is used: each worker imports all tests."""
+    return import_module("bench.report.plots")
 
 
 # Raw samples.
@@ -400,7 +408,7 @@ def test_plots_are_xml_and_have_few_points(folder: Path) -> None:
         assert path.stat().st_size < 150_000
 
 
-def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
+def test_plots_are_the_same_every_time(plots: ModuleType, tmp_path: Path) -> None:
     pair = [plots.draw(made_of([result(WS)]), tmp_path / name) for name in ("first", "second")]
     assert [plot.svg.stem for plot in pair[0]] == ["latency", "bytes"]
     for one, other in zip(*pair, strict=True):
@@ -420,7 +428,7 @@ def test_plots_are_the_same_every_time(tmp_path: Path) -> None:
     ],
 )
 def test_only_what_is_known_is_drawn(
-    entries: list[Result], names: list[str], tmp_path: Path
+    plots: ModuleType, entries: list[Result], names: list[str], tmp_path: Path
 ) -> None:
     results = made_of(entries)
     assert [name for name, drawer in plots.DRAWERS.items() if drawer(results)] == names
@@ -430,7 +438,7 @@ def test_only_what_is_known_is_drawn(
 
 
 @pytest.mark.parametrize("of_one", ["", "gevent"])
-def test_a_plot_of_one_of_several_servers_says_which(of_one: str) -> None:
+def test_a_plot_of_one_of_several_servers_says_which(plots: ModuleType, of_one: str) -> None:
     own = [result(WS), result(WS, clients=1000)]
     drawn = plots.DRAWERS["cpu"](made_of(own + changed(own, server="threads") * bool(of_one)))
     assert drawn
