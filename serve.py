@@ -34,7 +34,7 @@ app = create_app(feed, hub, lab, settings)  # plain Flask: the page, /data, the 
 @direct  # a server may call it without Flask
 def update(environ: Environ) -> None:
     """Hand the socket to the hub; the connection stays open."""
-    websocket.update(hub, feed, environ)
+    websocket.update(hub, [feed], environ)
 
 
 def publish_changes() -> None:

@@ -38,7 +38,7 @@ sockets = Sockets(app)  # Flask-Sockets keeps its routes apart from those of Fla
 @sockets.route("/update")
 def update(socket: Connection) -> None:
     """Hand the socket to the hub; the connection stays open."""
-    websocket.update(hub, feed, request.environ)
+    websocket.update(hub, [feed], request.environ)
 
 
 def publish_changes() -> None:

@@ -77,7 +77,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
     # GET /data is the short poll; GET /update the long poll, or an event stream. A WebSocket at
     # /update has a route of its own.
-    transports = routes(feed)
+    transports = routes(lambda environ: (feed,))
     for path, respond in transports.items():
         app.add_url_rule(path, path, direct(respond))
 

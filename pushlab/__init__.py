@@ -1,7 +1,7 @@
 """Server push for Flask, by WebSocket, event stream or polling.
 
 RULE: the library imports neither the demo (`lab`) nor the measurement (`bench`). Inside, imports go
-one way: sockets -> hosting -> transports -> hub -> feed -> wsgi -> websocket -> limits.
+one way: sockets -> hosting -> transports -> hub -> wsgi -> feed -> websocket -> limits.
 """
 
 from pushlab.feed import Feed, Reading

@@ -1,8 +1,9 @@
-"""The feed: the newest reading, and waiting for the next.
+"""The feed: a topic's readings, and waiting for the next.
 
-A feed keeps one reading, the newest. A subscriber that has an older one receives the newest, never
-a backlog. Nothing here knows about browsers, and plain `threading` primitives serve native threads
-and, after gevent's monkey patching, greenlets alike.
+A feed that keeps one reading is a state: a subscriber that has an older one receives the newest,
+never a backlog. One that keeps more is a log: a subscriber receives each reading once, in order,
+from where it was. Nothing here knows about browsers, and plain `threading` primitives serve native
+threads and, after gevent's monkey patching, greenlets alike.
 """
 
 import json
@@ -11,9 +12,11 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from itertools import islice
+from typing import Any, ClassVar, NamedTuple
 
 from pushlab import limits
 
@@ -26,15 +29,20 @@ class ValueTooLarge(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One state of the data, encoded once in both payloads."""
+    """A value with a cursor, encoded once in both payloads.
+
+    With `is_reset` it has no value: a subscriber's cursor names nothing that the log still keeps.
+    """
 
     cursor: str
     changed_at: float  #: seconds since the epoch, server clock
     value: Mapping[str, Any]
-    signal: bytes  #: {"cursor"}: "data ready", no more
+    signal: bytes  #: {"cursor"}: "data ready", no more; with a topic's name if it has one
     carry: bytes  #: {"cursor", "changed_at", "value"}: the reading itself
+    feed: Any = field(default=None, repr=False, compare=False)
     #: When it was published, by the monotonic clock: that of the day may be set meanwhile.
     published_at: float = field(default_factory=time.monotonic)
+    is_reset: bool = False
 
     @property
     def sequence(self) -> int:
@@ -45,6 +53,45 @@ class Reading:
     def age(self) -> float:
         """Seconds since it was published, by the monotonic clock."""
         return time.monotonic() - self.published_at
+
+
+class Position(NamedTuple):
+    """Where a subscriber is in a feed."""
+
+    feed: "Feed"
+    after: str | None  #: the cursor of the last reading that it has; None if it has none
+
+
+def news(positions: Sequence[Position]) -> list[Reading]:
+    """Return what a subscriber at these positions lacks."""
+    return [reading for feed, after in positions for reading in feed.since(after)]
+
+
+def wait(
+    positions: Sequence[Position], *, timeout: float, woken: threading.Event | None = None
+) -> list[Reading]:
+    """Return what is missing there, once something is.
+
+    Returns nothing after `timeout` seconds, when a feed is closed, and when somebody else has set
+    `woken`.
+
+    Every call has an event of its own, which is set once and never cleared, and which the feeds
+    have before they are looked at: so no reading can come between the look and the wait. One event
+    for all, with `set(); clear()`, would be missed by every caller that is not waiting at that
+    instant.
+    """
+    woken = woken or threading.Event()
+    for feed, _ in positions:
+        feed.wake(woken)
+    try:
+        found = news(positions)
+        if not found and not any(feed.closed for feed, _ in positions):
+            woken.wait(timeout)
+            found = news(positions)
+        return found
+    finally:
+        for feed, _ in positions:
+            feed.forget(woken)
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
@@ -69,49 +116,96 @@ def encode(value: Mapping[str, Any]) -> bytes:
 class Feed:
     """A sequence of readings, of which it keeps the newest.
 
-    Before the first `publish` the newest reading is number 0, an empty value: there is always
-    something to show and something to be newer than.
+    `keep` is how many: with 1 it is a state, with more a log. Before the first `publish` the
+    newest reading is number 0, an empty value: there is always something to show and something to
+    be newer than. With a `topic`, its messages name it, and number 0 is a cursor without a value.
     """
+
+    __slots__ = (
+        "__weakref__", "_keeping", "_kept", "_listeners", "_publishing",
+        "_waiting", "closed", "epoch", "hub", "keep", "latest", "topic",
+    )  # fmt: skip
 
     #: The feeds of this process: a server closes them when it stops.
     instances: ClassVar["weakref.WeakSet[Feed]"] = weakref.WeakSet()
     #: Why this process may not have a feed; set by a server of several processes.
     forbidden: ClassVar[str] = ""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = 1, *, topic: str = "", epoch: str = "") -> None:
         if Feed.forbidden:
             raise RuntimeError(Feed.forbidden)
-        Feed.instances.add(self)
+        if keep < 1:
+            raise ValueError("a feed keeps at least 1 reading")
+        self.keep = keep
+        self.topic = topic
         # A new epoch for every life of the feed: after a restart an old cursor names nothing,
         # so the browser that has it receives the newest reading at once.
-        self.epoch = secrets.token_hex(4)
+        self.epoch = epoch or secrets.token_hex(4)
         self.closed = False
         self.hub: Any = None  #: what holds connections that wait; None: they wait in `wait`
         self._publishing = threading.Lock()
         self._listeners: tuple[Callable[[Reading], None], ...] = ()
-        self._changing_listeners = threading.Lock()
-        # The newest reading together with the event that is set when it is superseded. One tuple,
-        # so that no thread can read the one without the other.
-        self._now = (self._reading(0, {}), threading.Event())
+        self._keeping = threading.Lock()  # held for moments only, so also by those who listen
+        self._waiting: set[threading.Event] = set()
+        self._kept: deque[Reading] = deque(maxlen=keep)
+        self.latest = self._reading(0, {})  #: the newest reading
+        Feed.instances.add(self)
 
     @property
-    def latest(self) -> Reading:
-        """The newest reading."""
-        return self._now[0]
+    def is_log(self) -> bool:
+        """True if every reading counts, not only the newest."""
+        return self.keep > 1
 
     def _reading(self, sequence: int, value: Mapping[str, Any]) -> Reading:
         encoded = encode(value)
         if len(encoded) > (most := limits.MAX_VALUE):
             raise ValueTooLarge(f"the value is {len(encoded)} bytes long; {most} are allowed")
         cursor, changed_at = f"{self.epoch}-{sequence}", round(time.time(), 6)
+        signal = self._message(cursor)
+        is_position = self.topic and not sequence
         return Reading(
             cursor=cursor,
             changed_at=changed_at,
             value=value,
-            signal=encode({"cursor": cursor}),
-            carry=b'{"cursor":"%s","changed_at":%s,"value":%s}'
-            % (cursor.encode(), f"{changed_at:.6f}".encode(), encoded),
+            signal=signal,
+            carry=signal
+            if is_position
+            else b'%s,"changed_at":%s,"value":%s}'
+            % (signal[:-1], f"{changed_at:.6f}".encode(), encoded),
+            feed=self,
         )
+
+    def _message(self, cursor: str, **more: Any) -> bytes:
+        topic = {"topic": self.topic} if self.topic else {}
+        return encode({**topic, "cursor": cursor, **more})
+
+    def since(self, after: str | None) -> Sequence[Reading]:
+        """Return what a subscriber lacks that has this cursor.
+
+        None, a foreign epoch, an older sequence and one not reached yet all name another reading
+        than the newest. Of a state, that is the newest. Of a log, it is every reading after it, in
+        order, and after None every one since the first; if it does not keep them any more, one
+        reset, whose cursor is the newest.
+        """
+        latest = self.latest
+        if after == latest.cursor:
+            return ()
+        if self.keep == 1:
+            return (latest,)
+        with self._keeping:
+            latest = self.latest
+            if after is None and not self._kept:
+                return (latest,)
+            epoch, _, sequence = (after or f"{self.epoch}-0").rpartition("-")
+            is_ours = epoch == self.epoch and sequence.isdecimal()
+            missing = latest.sequence - int(sequence) if is_ours else -1
+            if 0 <= missing <= len(self._kept):
+                return tuple(islice(self._kept, len(self._kept) - missing, None))
+        return (self._reset_to(latest),)
+
+    def _reset_to(self, latest: Reading) -> Reading:
+        message = self._message(latest.cursor, reset=True)
+        return Reading(latest.cursor, latest.changed_at, {}, message, message, self, is_reset=True)
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Make the value the newest reading; notify waiters and listeners.
@@ -126,20 +220,35 @@ class Feed:
         contains itself or is nested too deeply; ValueTooLarge for more than `limits.MAX_VALUE`
         bytes of JSON. Nothing has happened then: the newest reading is still the one before.
         """
-        if value is not None and not isinstance(value, Mapping):
-            raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+        check_value(value)
         with self._publishing:  # listeners receive readings in their order
-            value = self.latest.value if value is None else value
-            reading = self._reading(self.latest.sequence + 1, value)
-            superseded = self._now[1]
-            self._now = (reading, superseded if self.closed else threading.Event())
-            superseded.set()
-            for listener in self._listeners:
-                try:
-                    listener(reading)
-                except Exception:  # one broken listener must not keep readings from the others
-                    logger.exception("a listener failed at reading %s", reading.cursor)
+            return self._publish(self.latest.value if value is None else value)
+
+    def begin(self, value: Mapping[str, Any]) -> None:
+        """Publish the value if nothing was published before."""
+        check_value(value)
+        with self._publishing:
+            if not self.latest.sequence:
+                self._publish(value)
+
+    def _publish(self, value: Mapping[str, Any]) -> Reading:
+        reading = self._reading(self.latest.sequence + 1, value)
+        self._append(reading)
         return reading
+
+    def _append(self, reading: Reading) -> None:
+        """Keep a reading; notify waiters and listeners."""
+        with self._keeping:
+            self.latest = reading
+            self._kept.append(reading)
+            waiting, self._waiting = self._waiting, set()
+        for woken in waiting:
+            woken.set()
+        for listener in self._listeners:
+            try:
+                listener(reading)
+            except Exception:  # one broken listener must not keep readings from the others
+                logger.exception("a listener failed at reading %s", reading.cursor)
 
     def reset(self) -> None:
         """Begin a new epoch, as a new feed would.
@@ -149,11 +258,11 @@ class Feed:
         """
         with self._publishing:
             self.epoch = secrets.token_hex(4)
-            superseded = self._now[1]
-            self._now = (self._reading(0, {}), threading.Event())
-            superseded.set()
-            for listener in self._listeners:
-                listener(self.latest)
+            with self._keeping:
+                self._kept.clear()
+            self._append(self._reading(0, {}))
+            with self._keeping:
+                self._kept.clear()
 
     @property
     def age(self) -> float:
@@ -166,7 +275,7 @@ class Feed:
         The hub whose `broadcast` is subscribed holds the connections that wait for this feed.
         """
         owner = getattr(listener, "__self__", None)
-        with self._changing_listeners:
+        with self._keeping:
             if hasattr(owner, "hold"):
                 self.hub = owner
             self._listeners = (*self._listeners, listener)
@@ -176,7 +285,7 @@ class Feed:
 
         A `publish` under way may still call the listener. Raises ValueError if there is none.
         """
-        with self._changing_listeners:
+        with self._keeping:
             listeners = list(self._listeners)
             if listener not in listeners:
                 raise ValueError(f"{listener} is not subscribed")
@@ -185,28 +294,34 @@ class Feed:
                 self.hub = None
             self._listeners = tuple(listeners)
 
+    def wake(self, woken: threading.Event) -> None:
+        """Set the event when there is a reading, once."""
+        with self._keeping:
+            self._waiting.add(woken)
+
+    def forget(self, woken: threading.Event) -> None:
+        """Undo `wake`."""
+        with self._keeping:
+            self._waiting.discard(woken)
+
     def wait(self, after: str | None, *, timeout: float) -> Reading | None:
         """Return the newest reading once it is not `after`.
 
-        None, a foreign epoch, an older sequence and one not reached yet all name another
-        reading, so the newest is returned at once. Returns None after `timeout` seconds, and
-        when the feed is closed.
-
-        Every reading has an event of its own, which is set once and never cleared: a caller waits
-        for the end of just the reading that it has, and if that has ended already, not at all. One
-        event for all, with `set(); clear()`, would be missed by every caller that is not waiting at
-        that instant.
+        Returns None after `timeout` seconds, and when the feed is closed.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            reading, superseded = self._now
-            if reading.cursor != after:
-                return reading
-            if self.closed or not superseded.wait(max(0.0, deadline - time.monotonic())):
-                return None
+        found = wait((Position(self, after),), timeout=timeout)
+        return found[-1] if found else None
 
     def close(self) -> None:
         """End every wait, now and from now on."""
-        with self._publishing:
+        with self._keeping:
             self.closed = True
-            self._now[1].set()
+            waiting, self._waiting = self._waiting, set()
+        for woken in waiting:
+            woken.set()
+
+
+def check_value(value: Any) -> None:
+    """Raise TypeError unless it is a mapping, or None."""
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")

@@ -1,13 +1,14 @@
 """The hub: every waiting browser, notified without waiting for any.
 
 A route hands its connection to the hub and returns. From then on only the hub reads and writes it.
-It keeps no thread, no greenlet and no request per browser:
+It keeps no thread, no greenlet and no request per browser, and none per feed:
 
 - A long poll is a connection in a group (polls.py), and gets one response.
 - A WebSocket or an event stream is a Subscriber. News is encoded once for all that are encoded
   alike, and written to every socket that has room for it.
-- A subscriber whose socket is full is behind. It gets the newest reading when there is room,
-  never a backlog, and is dropped if it stays behind.
+- A subscriber whose socket is full is behind: all it has is a cursor. When there is room, it gets
+  what it lacks from the feed; of a state, only the newest reading. If it stays behind, it is
+  dropped.
 - What browsers send is read when it arrives: pongs, pings and close frames.
 """
 
@@ -18,14 +19,15 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import cycle
 from typing import ClassVar, Protocol
 
 from pushlab import limits
-from pushlab.feed import Feed, Reading
+from pushlab.feed import Feed, Position, Reading
 from pushlab.polls import HeldConnection, Polls, Send, Turns, send_to
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import (
@@ -39,12 +41,18 @@ from pushlab.websocket.frames import (
     encode,
 )
 from pushlab.wsgi.responses import Headers
-from pushlab.wsgi.waiting import Stream, Wait, Waitable
+from pushlab.wsgi.waiting import Follower, Stream, Wait, last_event_id
 
 logger = logging.getLogger(__name__)
 
 _GOING_AWAY = CloseConnection(CloseReason.GOING_AWAY)
 _FULL = CloseConnection(CloseReason.TRY_AGAIN_LATER)
+_REVOKED = CloseConnection(4401, "you were disconnected; log in again")
+
+_NOBODY: set[Send] = set()  # one object for all that are not broadcasting
+
+#: What our close frames are called where a follower has left.
+_REASONS = {_GOING_AWAY: "shutdown", _FULL: "full", _REVOKED: "disconnected"}
 
 
 class Encoding(Protocol):
@@ -53,8 +61,10 @@ class Encoding(Protocol):
     ping: bytes  #: sent where nothing else was for a while
     replies: bool  #: whether browsers send anything: pongs, pings, close frames
 
-    def news(self, reading: Reading) -> bytes:
-        """Return the reading as it is sent."""
+    def news(self, reading: Reading, last_id: str) -> bytes:
+        """Return the bytes of a reading.
+
+        `last_id` names the cursors of all feeds."""
 
     def close(self, event: CloseConnection) -> bytes:
         """Return what ends the connection."""
@@ -69,7 +79,7 @@ class Frames:
     def __init__(self, *, carry: bool) -> None:
         self._carry = carry
 
-    def news(self, reading: Reading) -> bytes:
+    def news(self, reading: Reading, last_id: str) -> bytes:
         return encode(TextMessage((reading.carry if self._carry else reading.signal).decode()))
 
     def close(self, event: CloseConnection) -> bytes:
@@ -84,12 +94,12 @@ class Chunks:
 
     replies = False
 
-    def __init__(self, event: Callable[[Reading], bytes], heartbeat: bytes) -> None:
+    def __init__(self, event: Callable[[Reading, str], bytes], heartbeat: bytes) -> None:
         self._event = event
         self.ping = chunk(heartbeat)
 
-    def news(self, reading: Reading) -> bytes:
-        return chunk(self._event(reading))
+    def news(self, reading: Reading, last_id: str) -> bytes:
+        return chunk(self._event(reading, last_id))
 
     def close(self, event: CloseConnection) -> bytes:
         return chunk(b"")
@@ -106,20 +116,76 @@ chunks = lru_cache(maxsize=100)(Chunks)
 
 
 class _News:
-    """A reading in every encoding that has been needed."""
+    """Readings in every encoding that has been needed."""
 
-    __slots__ = ("_encoded", "cursor", "reading")
+    __slots__ = ("_encoded", "cursor", "readings")
 
-    def __init__(self, reading: Reading) -> None:
-        self.cursor = reading.cursor
-        self.reading = reading
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self.cursor = readings[-1].cursor
+        self.readings = readings
         self._encoded: dict[Encoding, bytes] = {}
 
     def by(self, encoding: Encoding) -> bytes:
         data = self._encoded.get(encoding)
         if data is None:
-            data = self._encoded[encoding] = encoding.news(self.reading)
+            pieces = [encoding.news(reading, reading.cursor) for reading in self.readings]
+            data = self._encoded[encoding] = b"".join(pieces)
         return data
+
+
+class Audience:
+    """The subscribers of one feed."""
+
+    __slots__ = (
+        "apart", "broadcasting", "feed", "news", "previous", "removed", "silent_since",
+        "size", "unsent", "up_to_date",
+    )  # fmt: skip
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.size = 0  #: all subscribers, also those that are behind
+        self.news = _News((feed.latest,))  #: what was broadcast last
+        # Those that have every reading so far, in the order in which they came. The keys are their
+        # sockets' `send`: a broadcast only has to call each key. Subscribers that are behind or
+        # closing are not in these dicts.
+        self.up_to_date: dict[Encoding, dict[Send, Following]] = {}
+        #: Not behind, and yet not up to date: ahead of the broadcast, or with bytes of their own.
+        self.apart: dict[Following, None] = {}
+        self.broadcasting = False
+        # While broadcasting: those that are not yet sent to, and the cursor that they have; and
+        # those that have left since, which are skipped.
+        self.unsent: Iterable[tuple[bytes, Sequence[Send]]] = ()
+        self.previous = self.news.cursor
+        self.removed: set[Send] = _NOBODY
+        self.silent_since = time.monotonic()  # nothing was sent to all since then
+
+
+class Following:
+    """A subscriber in the audience of one feed."""
+
+    __slots__ = ("after", "audience", "subscriber")
+
+    def __init__(self, subscriber: "Subscriber", audience: Audience, after: str | None) -> None:
+        self.subscriber = subscriber
+        self.audience = audience
+        self.after = after  #: the last reading that was sent, if it is not up to date
+
+    def leave_broadcasts(self, *, to_return: bool = True) -> None:
+        """Be no longer sent to, also by the current broadcast."""
+        audience, subscriber = self.audience, self.subscriber
+        audience.apart.pop(self, None)
+        group = audience.up_to_date.get(subscriber.encoding, {})
+        if group.pop(subscriber.send, None) is None:
+            return
+        if not group:
+            del audience.up_to_date[subscriber.encoding]
+        if audience.broadcasting:
+            if to_return:
+                is_sent = not any(subscriber.send in sends for _, sends in audience.unsent)
+                self.after = audience.news.cursor if is_sent else audience.previous
+            audience.removed.add(subscriber.send)
+        else:
+            self.after = audience.news.cursor
 
 
 class Subscriber:
@@ -131,8 +197,9 @@ class Subscriber:
         "closing",
         "decoder",
         "encoding",
+        "follower",
+        "followings",
         "hub",
-        "last_sent",
         "read_closed",
         "send",
         "slot",
@@ -147,18 +214,17 @@ class Subscriber:
         self.send: Send = channel.send
         self.slot = slot
         self.encoding = encoding
-        #: Last reading sent to this subscriber outside the broadcast. A subscriber that falls
-        #: behind because of a ping may get the latest reading twice; browsers ignore the repeated
-        #: cursor.
-        self.last_sent: _News | None = None
+        self.followings: tuple[Following, ...] = ()
+        self.follower: Follower | None = None
         #: The rest of a frame that did not fit; nothing else may be sent before it.
         self.unsent: bytes | memoryview = b""
         #: Only while a message or a frame is incomplete.
         self.decoder: Decoder | None = None
         #: A ping was sent, and its pong has not come.
         self.awaiting_pong = False
-        #: Our close frame is sent or unsent, or the socket is gone: nothing more is sent.
-        self.closing = False
+        #: Why it ends, if our close frame is sent or unsent, or the socket is gone: nothing more is
+        #: sent then.
+        self.closing = ""
         #: The browser has closed or broken a rule: what it sends is no longer read.
         self.read_closed = False
 
@@ -175,9 +241,10 @@ class Subscriber:
 
 
 class Hub:
-    """All browsers that wait for news of one feed: `feed.subscribe(hub.broadcast)`.
+    """All browsers that wait for news: `feed.subscribe(hub.broadcast)`.
 
-    `ping_interval` is in seconds. More than `max_subscribers` are closed with 1013.
+    One hub serves any number of feeds. `ping_interval` is in seconds. More than `max_subscribers`
+    are closed with 1013.
     """
 
     #: The hubs of this process: a server closes them when it stops.
@@ -191,24 +258,14 @@ class Hub:
     ) -> None:
         Hub.instances.add(self)
         self._lock = threading.RLock()
-        self._news: _News | None = None  # the newest reading
+        self._audiences: dict[Feed, Audience] = {}  # of feeds that have subscribers
         self._polls = Polls()
-        self._broadcasting = False
         self._max_subscribers = max_subscribers
-        # Subscribers that have every reading so far, in the order in which they came. The keys are
-        # their sockets' `send`: a broadcast only has to call each key. Subscribers that are behind
-        # or closing are not in these dicts.
-        self._up_to_date: dict[Encoding, dict[Send, Subscriber]] = {}
-        # Skipped in the current broadcast: `_already_sent` already have this reading; `_removed`
-        # were removed after the broadcast took its snapshot.
-        self._already_sent: set[Send] = set()
-        self._removed: set[Send] = set()
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
         # Each joins a slot at random, so that ten thousand pings never fall on one moment.
         self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
         self._ping_interval = ping_interval
         self._deadlines: dict[Subscriber, float] = {}  # for a close frame, or for room
-        self._silent_since = 0.0  # streams have got nothing since then
         self._keepalive_thread: threading.Thread | None = None
         self._keepalive_ended = threading.Event()
         self._keepalive_ended.set()
@@ -225,17 +282,30 @@ class Hub:
     ) -> Subscriber:
         """Take the connection's socket; send it every reading from now.
 
-        The newest reading is sent at once unless `after` is its cursor. A reading is a text frame:
-        `{"cursor"}`, or with `carry` the whole reading. Returns what can close it later.
+        What it lacks that has the cursor `after` is sent at once (`Feed.since`). A reading is a
+        text frame: `{"cursor"}`, or with `carry` the whole reading. Returns what can close it
+        later.
 
         Raises ConnectionClosed, which a route need not catch, if the browser is gone; and if the
         hub is full or closed, after a close frame with 1013 or 1001.
         """
+        return self.follow(connection, (Position(feed, after),), carry=carry)
+
+    def follow(
+        self,
+        connection: Connection,
+        positions: Sequence[Position],
+        *,
+        carry: bool = False,
+        follower: Follower | None = None,
+    ) -> Subscriber:
+        """Take the connection's socket as `add` does, for several feeds."""
         if self._closed or len(self) >= self._max_subscribers:
             connection.close((_GOING_AWAY if self._closed else _FULL).code)
             raise ConnectionClosed("the hub is closed" if self._closed else "the hub is full")
         channel, early = connection.detach()
-        return self._join(channel, READINGS if carry else SIGNALS, feed, after, early=early)
+        encoding = READINGS if carry else SIGNALS
+        return self._join(channel, encoding, positions, follower=follower, early=early)
 
     def stream(self, channel: Channel, stream: Stream, headers: bytes) -> Subscriber:
         """Take a connection; send it headers, and then the stream.
@@ -244,7 +314,9 @@ class Hub:
         """
         encoding = chunks(stream.event, stream.heartbeat)
         first = headers + chunk(stream.first)
-        return self._join(channel, encoding, stream.feed, stream.after, first=first)
+        return self._join(
+            channel, encoding, stream.positions, follower=stream.follower, first=first
+        )
 
     def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
         """Hold a connection until its long poll has a response.
@@ -257,106 +329,129 @@ class Hub:
         self,
         channel: Channel,
         encoding: Encoding,
-        feed: Waitable,
-        after: str | None,
+        positions: Sequence[Position],
         *,
+        follower: Follower | None,
         first: bytes = b"",
         early: bytes = b"",
     ) -> Subscriber:
         subscriber = Subscriber(self, channel, random.choice(self._slots), encoding)
         thread: threading.Thread | None = None
         with self._lock:
-            if self._news is None:
-                self._news = _News(feed.latest)
-            if self._news.cursor == after:
-                subscriber.last_sent = self._news
+            subscriber.followings = tuple(
+                Following(subscriber, self._audience_of(feed), after) for feed, after in positions
+            )
+            for following in subscriber.followings:
+                following.audience.size += 1
             subscriber.slot.add(subscriber)
+            subscriber.follower = follower
             self._empty.clear()
             if self._keepalive_thread is None:
                 thread = threading.Thread(target=self._keep_alive, name="hub", daemon=True)
                 self._keepalive_thread = thread
                 self._keepalive_ended.clear()
             channel.watch(self._readable, subscriber, writing=False)
-            if first:
-                if subscriber.last_sent is None:  # in one packet
-                    subscriber.last_sent = self._news
-                    first += self._news.by(encoding)
+            ending = self._ending(follower)
+            if ending is None:
+                self._catch_up(subscriber, first)
+            else:
                 self._write(subscriber, first)
-            if self._closed:  # while the 101 was sent
-                self._start_closing(subscriber, _GOING_AWAY)
-            elif len(self) > self._max_subscribers:  # others were added at the same time
-                self._start_closing(subscriber, _FULL)
-            self._catch_up(subscriber)
+                self._start_closing(subscriber, ending)
             if early:
                 self._handle_data(subscriber, early)
+        if follower is not None:
+            # At once, if it was revoked meanwhile.
+            follower.attach(partial(self.close_subscriber, subscriber, _REVOKED))
         if thread is not None:
             # `start` waits, which is not possible in an event loop: another thread calls it. gevent
             # may have replaced the function since the import.
             _thread.start_new_thread(thread.start, ())
         return subscriber
 
-    def broadcast(self, reading: Reading) -> None:
-        """Send the reading to every subscriber, without waiting for any.
+    def _ending(self, follower: Follower | None) -> CloseConnection | None:
+        """Return how a new subscriber is closed at once."""
+        if self._closed:  # while the 101 was sent
+            return _GOING_AWAY
+        if follower is not None and follower.is_revoked:
+            return _REVOKED
+        # Others were added at the same time.
+        return _FULL if len(self) > self._max_subscribers else None
 
-        Other work gets its turn after every `limits.BROADCAST_CHUNK` subscribers. A call during
-        another one only sets the newer reading: the call in progress sends it.
+    def _audience_of(self, feed: Feed) -> Audience:
+        audience = self._audiences.get(feed)
+        if audience is None:
+            audience = self._audiences[feed] = Audience(feed)
+        return audience
+
+    def broadcast(self, reading: Reading) -> None:
+        """Send what is new in the feed, waiting for nobody.
+
+        Other work gets its turn after every `limits.BROADCAST_CHUNK` subscribers. During another
+        call for the same feed it does nothing: the call in progress sends what came meanwhile.
         """
+        feed: Feed = reading.feed
+        self._polls.broadcast(feed)
         with self._lock:
-            self._news = _News(reading)
-            self._already_sent.clear()
-            if self._broadcasting:
+            audience = self._audiences.get(feed)
+            if audience is None or audience.broadcasting:
                 return
-            self._broadcasting = True
+            audience.broadcasting = True
+            audience.removed = set()
+        audience.silent_since = time.monotonic()
+        turns = Turns()
         try:
-            while self._broadcast_newest():
+            while self._broadcast_news(audience, turns):
                 pass
         except BaseException:
-            self._broadcasting = False
+            self._end_broadcast(audience)
             raise
 
-    def _broadcast_newest(self) -> bool:
-        """Send the newest reading; return whether a newer one came."""
+    def _broadcast_news(self, audience: Audience, turns: Turns) -> bool:
+        """Send what is new since the last broadcast.
+
+        Returns False if nothing is."""
         with self._lock:
-            news = self._news
-            assert news is not None  # noqa: S101 - `broadcast` has set it
-            self._removed.clear()
-            groups = [
-                (news.by(encoding), tuple(subscribers))
-                for encoding, subscribers in self._up_to_date.items()
-                if subscribers
-            ]
-        self._polls.broadcast(news.reading)
-        self._silent_since = time.monotonic()
-        turns = Turns()
-        for data, sends in groups:
-            for some in turns.chunks(sends):
-                with self._lock:
-                    self._send_to(some, data, news)
-        with self._lock:
-            if self._news is news:
-                self._broadcasting = False  # within the lock, or a newer one might slip between
+            readings = audience.feed.since(audience.news.cursor)
+            if not readings:
+                self._end_broadcast(audience)  # within the lock, or news might slip between
                 return False
-            return True
+            audience.previous, audience.news = audience.news.cursor, _News(readings)
+            audience.removed = set()
+            size = limits.BROADCAST_CHUNK
+            unsent = audience.unsent = deque(
+                (audience.news.by(encoding), sends[start : start + size])
+                for encoding, sends in [(each, tuple(o)) for each, o in audience.up_to_date.items()]
+                for start in range(0, len(sends), size)
+            )
+            apart = tuple(audience.apart)
+        while unsent:
+            with self._lock:
+                data, sends = unsent.popleft()
+                self._send_to(audience, sends, data)
+            turns.count(len(sends))
+        for some in turns.chunks(apart):
+            with self._lock:
+                for following in some:
+                    if following in audience.apart:
+                        self._catch_up(following.subscriber)
+        return True
 
-    def _send_to(self, sends: Sequence[Send], data: bytes, news: _News) -> None:
+    @staticmethod
+    def _end_broadcast(audience: Audience) -> None:
+        audience.broadcasting = False
+        audience.unsent, audience.removed = (), _NOBODY
+
+    def _send_to(self, audience: Audience, sends: Sequence[Send], data: bytes) -> None:
         """Send the same bytes to each."""
-        if self._removed or self._already_sent:
-            removed, already_sent = self._removed, self._already_sent
-            sends = [send for send in sends if send not in removed and send not in already_sent]
+        if removed := audience.removed:
+            sends = [send for send in sends if send not in removed]
         for send, sent in send_to(sends, data):
-            subscriber = self._subscriber_of(send)
+            groups = audience.up_to_date.values()
+            subscriber = next(group[send] for group in groups if send in group).subscriber
             if sent < 0:
-                self._drop(subscriber)
+                self._drop(subscriber, "closed")
             else:
-                subscriber.last_sent = news
                 self._fall_behind(subscriber, memoryview(data)[sent:])
-
-    def _group(self, subscriber: Subscriber) -> dict[Send, Subscriber]:
-        """Return those with the same bytes that are not behind."""
-        return self._up_to_date.setdefault(subscriber.encoding, {})
-
-    def _subscriber_of(self, send: Send) -> Subscriber:
-        return next(group[send] for group in self._up_to_date.values() if send in group)
 
     def close(self) -> None:
         """Close every socket with 1001; wait up to CLOSE_TIMEOUT.
@@ -365,7 +460,7 @@ class Hub:
         """
         with self._lock:
             self._closed = True
-        self._polls.broadcast(None)  # which waits, as nobody may that holds the lock
+        self._polls.close()  # which waits, as nobody may that holds the lock
         with self._lock:
             for subscriber in self._subscribers():
                 self._start_closing(subscriber, _GOING_AWAY)
@@ -373,7 +468,7 @@ class Hub:
         self._stopped.set()
         with self._lock:
             for subscriber in self._subscribers():
-                self._drop(subscriber)
+                self._drop(subscriber, subscriber.closing)
             thread = self._keepalive_thread
         self._keepalive_ended.wait(limits.CLOSE_TIMEOUT)
         if thread is not None and thread.ident is not None:  # it has been started
@@ -390,35 +485,63 @@ class Hub:
 
     # Writing. The hub is a socket's only writer, so no two frames can mix.
 
-    def _catch_up(self, subscriber: Subscriber) -> None:
-        """Send the newest reading if missing; then join the broadcasts."""
-        news = self._news
-        if news is None:
-            return
-        if subscriber.last_sent is not news and self._can_send(subscriber):
-            subscriber.last_sent = news
-            self._write(subscriber, news.by(subscriber.encoding))
-        if subscriber.last_sent is news and self._can_send(subscriber):
-            self._group(subscriber)[subscriber.send] = subscriber
-            self._already_sent.add(subscriber.send)
+    def _catch_up(self, subscriber: Subscriber, first: bytes = b"") -> None:
+        """Send what it lacks, as far as there is room.
+
+        Then it joins the broadcasts. `first` is sent before, in one packet with the beginning.
+        """
+        data = first
+        for following in subscriber.followings:
+            audience, encoding = following.audience, subscriber.encoding
+            if subscriber.send in audience.up_to_date.get(encoding, ()):
+                continue
+            readings = audience.feed.since(following.after)
+            if readings == audience.news.readings and not self._has_own_ids(subscriber):
+                following.after = audience.news.cursor
+                data += audience.news.by(encoding)
+                continue
+            for reading in readings:
+                following.after = reading.cursor
+                last_id = last_event_id(each.after for each in subscriber.followings)
+                data += encoding.news(reading, last_id)
+                if len(data) >= limits.CATCH_UP:
+                    self._write(subscriber, data)
+                    data = b""
+                    if not self._can_send(subscriber):
+                        return
+        if data:
+            self._write(subscriber, data)
+        if self._can_send(subscriber):
+            for following in subscriber.followings:
+                self._join_broadcasts(following)
+
+    def _join_broadcasts(self, following: Following) -> None:
+        audience, subscriber = following.audience, following.subscriber
+        if following.after == audience.news.cursor and not self._has_own_ids(subscriber):
+            audience.apart.pop(following, None)
+            group = audience.up_to_date.setdefault(subscriber.encoding, {})
+            group[subscriber.send] = following
+        else:
+            audience.apart[following] = None
+
+    @staticmethod
+    def _has_own_ids(subscriber: Subscriber) -> bool:
+        """Tell whether its events have ids of their own."""
+        return not subscriber.encoding.replies and len(subscriber.followings) > 1
 
     @staticmethod
     def _can_send(subscriber: Subscriber) -> bool:
         return not subscriber.unsent and not subscriber.closing
 
-    def _leave_broadcast(self, subscriber: Subscriber) -> None:
-        """Remove a subscriber from broadcasts, also from the current one."""
-        group = self._up_to_date.get(subscriber.encoding, {})
-        if group.pop(subscriber.send, None) and not group:
-            del self._up_to_date[subscriber.encoding]
-        self._already_sent.discard(subscriber.send)
-        if self._broadcasting:
-            self._removed.add(subscriber.send)
+    @staticmethod
+    def _leave_broadcasts(subscriber: Subscriber, *, to_return: bool) -> None:
+        for following in subscriber.followings:
+            following.leave_broadcasts(to_return=to_return)
 
     def _fall_behind(self, subscriber: Subscriber, rest: bytes | memoryview) -> None:
         # While it does not read what we send, we do not read what it sends: a browser that pings
         # without ever reading the pongs must not make its unsent bytes grow.
-        self._leave_broadcast(subscriber)
+        self._leave_broadcasts(subscriber, to_return=True)
         subscriber.unsent = rest
         if not subscriber.encoding.replies:  # no ping finds out that it stays behind
             self._deadlines.setdefault(subscriber, time.monotonic() + limits.RESPONSE_TIMEOUT)
@@ -433,7 +556,7 @@ class Hub:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._drop(subscriber)
+            self._drop(subscriber, "closed")
             return
         if sent < len(data):
             self._fall_behind(subscriber, memoryview(data)[sent:])
@@ -448,7 +571,7 @@ class Hub:
                 return
             if not subscriber.encoding.replies:
                 if subscriber.closing:
-                    self._drop(subscriber)
+                    self._drop(subscriber, subscriber.closing)
                     return
                 self._deadlines.pop(subscriber, None)
             subscriber.channel.watch(self._readable, subscriber, writing=False)
@@ -471,7 +594,7 @@ class Hub:
             if data:
                 self._handle_data(subscriber, data)
             else:
-                self._drop(subscriber)
+                self._drop(subscriber, subscriber.closing or "closed")
 
     def _handle_data(self, subscriber: Subscriber, data: bytes) -> None:
         """Act on control frames; ignore messages."""
@@ -503,20 +626,29 @@ class Hub:
     def _start_closing(self, subscriber: Subscriber, event: CloseConnection) -> None:
         """Send our close frame, once; CLOSE_TIMEOUT starts."""
         if not subscriber.closing:
-            subscriber.closing = True
-            self._leave_broadcast(subscriber)
+            subscriber.closing = _REASONS.get(event, "closed")
+            self._leave_broadcasts(subscriber, to_return=False)
             self._deadlines[subscriber] = time.monotonic() + limits.CLOSE_TIMEOUT
             self._write(subscriber, subscriber.encoding.close(event))
             if not subscriber.encoding.replies and not subscriber.unsent:
-                self._drop(subscriber)
+                self._drop(subscriber, subscriber.closing)
 
-    def _drop(self, subscriber: Subscriber) -> None:
-        subscriber.closing = True
-        self._leave_broadcast(subscriber)
+    def _drop(self, subscriber: Subscriber, reason: str) -> None:
+        """Close the socket; the reason is for the follower."""
+        subscriber.closing = reason
+        self._leave_broadcasts(subscriber, to_return=False)
         subscriber.unsent = b""
-        subscriber.slot.discard(subscriber)
         self._deadlines.pop(subscriber, None)
         subscriber.channel.close()
+        if subscriber not in subscriber.slot:
+            return
+        subscriber.slot.discard(subscriber)
+        for following in subscriber.followings:
+            following.audience.size -= 1
+            if not following.audience.size:
+                del self._audiences[following.audience.feed]
+        if subscriber.follower is not None:
+            subscriber.follower.left(reason)
         if not len(self):
             self._empty.set()
 
@@ -537,7 +669,6 @@ class Hub:
         """
         gap = self._ping_interval / len(self._slots)
         slots, ping_due = cycle(self._slots), time.monotonic() + gap
-        self._silent_since = time.monotonic()
         while not self._stopped.wait(self._until(ping_due)):
             now = time.monotonic()
             with self._lock:
@@ -547,52 +678,60 @@ class Hub:
                         self._ping(subscriber)
                 late = [each for each, due in self._deadlines.items() if due < now]
                 for subscriber in late:
-                    self._drop(subscriber)
+                    self._drop(subscriber, subscriber.closing or "slow")
                 if not len(self):
                     self._keepalive_thread = None
                     return
-            if now >= self._silent_since + limits.HEARTBEAT:
-                self._silent_since = now
-                self._beat()
+            self._beat(now)
 
     def _until(self, ping_due: float) -> float:
         """Return the seconds until something is due."""
-        due = min(ping_due, self._silent_since + limits.HEARTBEAT)
+        with self._lock:
+            silent_since = [audience.silent_since for audience in self._audiences.values()]
+        due = min([ping_due, *(since + limits.HEARTBEAT for since in silent_since)])
         return min(1.0, max(0.0, due - time.monotonic()))
 
-    def _beat(self) -> None:
-        """Show every event stream that the server is there."""
+    def _beat(self, now: float) -> None:
+        """Send a heartbeat to event streams that were silent."""
         with self._lock:
-            groups = [
-                (encoding, tuple(subscribers.values()))
-                for encoding, subscribers in self._up_to_date.items()
-                if not encoding.replies
+            silent = [
+                audience
+                for audience in self._audiences.values()
+                if now >= audience.silent_since + limits.HEARTBEAT
             ]
-        turns = Turns()
-        for encoding, streams in groups:
-            for some in turns.chunks(streams):
-                with self._lock:
-                    for subscriber in some:
-                        if self._can_send(subscriber):
-                            self._write(subscriber, encoding.ping)
+            streams = {
+                following.subscriber: None
+                for audience in silent
+                for group in (*map(dict.values, audience.up_to_date.values()), audience.apart)
+                for following in group
+                if not following.subscriber.encoding.replies
+            }
+            for audience in silent:
+                audience.silent_since = now
+        for some in Turns().chunks(tuple(streams)):
+            with self._lock:
+                for subscriber in some:
+                    if self._can_send(subscriber):
+                        self._write(subscriber, subscriber.encoding.ping)
 
     def _ping(self, subscriber: Subscriber) -> None:
         if subscriber.closing or not subscriber.encoding.replies:
             return
         if subscriber.awaiting_pong:
             # Where the process has stood still, the pong may be there, or room for the ping.
-            last_sent = subscriber.last_sent
+            sent = [following.after for following in subscriber.followings]
             if not subscriber.unsent:
                 self._readable(subscriber)
             else:
                 self._writable(subscriber)
-                if not subscriber.unsent or subscriber.last_sent is not last_sent:
+                now_sent = [following.after for following in subscriber.followings]
+                if not subscriber.unsent or now_sent != sent:
                     return  # the ping has been sent only now
             if subscriber.closing:
                 return
         if subscriber.awaiting_pong:  # for a whole interval: no pong, or no room even for the ping
             logger.info("no pong from a browser within %s s: dropped", self._ping_interval)
-            self._drop(subscriber)
+            self._drop(subscriber, "slow" if subscriber.unsent else "silent")
             return
         subscriber.awaiting_pong = True
         self._write(subscriber, subscriber.encoding.ping)

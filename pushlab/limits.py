@@ -6,6 +6,9 @@ docs/reference/limits.rst names those that have an option, too. This module impo
 
 # Readings.
 MAX_VALUE = 16 * 1024  #: bytes of a reading's value as compact JSON
+MAX_TOPICS = 32  #: topics that one connection may follow
+MAX_TOPIC_NAME = 200  #: bytes of a topic's name
+CATCH_UP = 16 * 1024  #: bytes of a log that are sent at once to a subscriber that is behind
 
 # WebSocket connections (RFC 6455).
 MAX_MESSAGE = 64 * 1024  #: bytes of a message from the browser, whole or in fragments

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from pushlab import limits
-from pushlab.feed import Reading
+from pushlab.feed import Feed, Reading, news
 from pushlab.wsgi.responses import Headers, encode
-from pushlab.wsgi.waiting import Wait
+from pushlab.wsgi.waiting import REVOKED, Follower, Wait
 
 Send = Callable[[bytes | memoryview], int]
 
@@ -87,25 +87,48 @@ class Turns:
 class Group:
     """Up to BROADCAST_CHUNK polls that get the same bytes."""
 
-    __slots__ = ("_early", "_forget", "_headers", "_wait", "held", "responded_at")
+    __slots__ = (
+        "_early",
+        "_followers",
+        "_forget",
+        "_headers",
+        "held",
+        "key",
+        "responded_at",
+        "wait",
+    )
 
-    def __init__(self, wait: Wait, headers: Headers, forget: Callable[["Group"], None]) -> None:
-        self._wait = wait
+    def __init__(
+        self, key: Any, wait: Wait, headers: Headers, forget: Callable[["Group"], None]
+    ) -> None:
+        self.key = key
+        self.wait = wait
         self._headers = headers
         self._forget = forget  # called if nobody waits any more
         self.held: dict[Send, HeldConnection] = {}
         #: Requests that have come before the response to the poll.
         self._early: dict[HeldConnection, bytes] = {}
+        #: Whose polls those are that have somebody to tell.
+        self._followers: dict[HeldConnection, Follower] = {}
         #: The monotonic time of the response; 0 before it.
         self.responded_at = 0.0
 
-    def _encode(self, reading: Reading | None) -> bytes:
-        return encode(self._wait.respond(reading), self._headers)
+    def add(self, connection: HeldConnection, follower: Follower | None) -> None:
+        """Hold a connection."""
+        connection.group = self
+        self.held[connection.send] = connection
+        if follower is not None:
+            self._followers[connection] = follower
+            follower.attach(partial(self._revoke, connection))
 
-    def respond(self, reading: Reading | None) -> None:
+    def _encode(self, found: Sequence[Reading]) -> bytes:
+        return encode(self.wait.respond(found), self._headers)
+
+    def respond(self, found: Sequence[Reading]) -> None:
         """Send the response to all."""
-        data = self._encode(reading)
+        data = self._encode(found)
         self.responded_at = time.monotonic()
+        followers, self._followers = self._followers, {}
         for send, sent in send_to(self.held, data):
             connection = self.held[send]
             connection.group = None
@@ -118,6 +141,8 @@ class Group:
         early, self._early = self._early, {}
         for connection, data in early.items():
             connection.resume(data)
+        for follower in followers.values():
+            follower.left("answered")
 
     def received(self, connection: HeldConnection, data: bytes) -> None:
         """Handle bytes before the response, or the client's end."""
@@ -125,72 +150,94 @@ class Group:
             self._early[connection] = data
             connection.ignore()
         else:
-            self._remove(connection)
+            self._remove(connection, "closed")
             connection.close()
 
     def time_out(self, connection: HeldConnection) -> None:
         """Respond to a poll that has waited long enough."""
+        self._respond_to(connection, self._encode(()), "answered")
+
+    def _revoke(self, connection: HeldConnection) -> None:
+        """Respond to a poll whose follower is revoked."""
+        if connection.send in self.held:
+            self._respond_to(connection, encode(REVOKED), "disconnected")
+
+    def _respond_to(self, connection: HeldConnection, data: bytes, reason: str) -> None:
         early = self._early.pop(connection, None)
-        self._remove(connection)
-        connection.respond(self._encode(None))
+        self._remove(connection, reason)
+        connection.respond(data)
         if early:
             connection.resume(early)
 
-    def _remove(self, connection: HeldConnection) -> None:
+    def _remove(self, connection: HeldConnection, reason: str) -> None:
         connection.group = None
         del self.held[connection.send]
         if not self.held:
             self._forget(self)
+        follower = self._followers.pop(connection, None)
+        if follower is not None:
+            follower.left(reason)
 
 
 class Polls:
     """All polls that wait, by what they wait for."""
 
     def __init__(self) -> None:
-        self._groups: dict[Any, list[Group]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(group.held) for groups in self._groups.values() for group in groups)
+        #: Groups that have room.
+        self._open: dict[Any, Group] = {}
+        #: All groups, at each feed that they wait for, in the order in which they came.
+        self._groups: dict[Feed, dict[Group, None]] = {}
 
     def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
         """Respond when there is news, with these headers added."""
-        latest = wait.feed.latest
-        is_over = wait.timeout <= 0 or wait.feed.closed
-        if is_over or latest.cursor != wait.after:  # published meanwhile
-            news = latest if latest.cursor != wait.after else None
-            connection.respond(encode(wait.respond(news), headers))
+        found, follower = news(wait.positions), wait.follower
+        if follower is not None and follower.is_revoked:
+            connection.respond(encode(REVOKED))
+            follower.left("disconnected")
             return
-        key = wait.after, wait.respond, tuple(headers)
-        groups = self._groups.setdefault(key, [])
-        if not groups or len(groups[-1].held) >= limits.BROADCAST_CHUNK:
-            groups.append(Group(wait, headers, partial(self._forget, key)))
-        connection.group = groups[-1]
-        groups[-1].held[connection.send] = connection
+        if found or wait.timeout <= 0 or wait.is_closed:  # published meanwhile
+            connection.respond(encode(wait.respond(found), headers))
+            if follower is not None:
+                follower.left("answered")
+            return
+        key = wait.positions, wait.respond, tuple(headers)
+        group = self._open.get(key)
+        if group is None or len(group.held) >= limits.BROADCAST_CHUNK:
+            group = self._open[key] = Group(key, wait, headers, self._forget)
+            for feed, _ in wait.positions:
+                self._groups.setdefault(feed, {})[group] = None
+        group.add(connection, follower)
         connection.park(wait.timeout)
 
-    def _forget(self, key: Any, group: Group) -> None:
-        groups = self._groups[key]
-        groups.remove(group)
-        if not groups:
-            del self._groups[key]
+    def _forget(self, group: Group) -> None:
+        if self._open.get(group.key) is group:
+            del self._open[group.key]
+        for feed, _ in group.wait.positions:
+            groups = self._groups[feed]
+            del groups[group]
+            if not groups:
+                del self._groups[feed]
 
-    def broadcast(self, reading: Reading | None) -> None:
-        """Respond to all that lack this reading; None: to all.
+    def broadcast(self, feed: Feed) -> None:
+        """Respond to all that lack a reading of this feed.
 
         Other work gets its turn after every `limits.BROADCAST_CHUNK` polls. One that comes
         meanwhile with the new cursor waits on.
         """
+        self._respond(tuple(self._groups.get(feed, ())), even_without_news=False)
+
+    def close(self) -> None:
+        """Respond to all."""
+        groups = dict.fromkeys(group for groups in self._groups.values() for group in groups)
+        self._respond(tuple(groups), even_without_news=True)
+
+    def _respond(self, groups: Sequence[Group], *, even_without_news: bool) -> None:
         turns = Turns()
-        cursor = reading.cursor if reading else None
-        waiting = [
-            (key, group)
-            for key, groups in self._groups.items()
-            if key[0] != cursor
-            for group in groups
-        ]
-        for key, group in waiting:
+        for group in groups:
             if not group.held:  # timed out, or another broadcast was faster: that of `close`
                 continue
-            self._forget(key, group)
-            turns.count(len(group.held))
-            group.respond(reading)
+            found = news(group.wait.positions)
+            if found or even_without_news:
+                self._forget(group)
+                turns.count(len(group.held))
+                group.respond(found)

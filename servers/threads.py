@@ -39,7 +39,7 @@ upgrade = WerkzeugUpgrade.of(app, settings)  # Werkzeug's server has no WebSocke
 @direct  # a server may call it without Flask
 def update(environ: Environ) -> None:
     """Hand the browser's socket to the hub."""
-    websocket.update(hub, feed, environ)
+    websocket.update(hub, [feed], environ)
 
 
 def publish_changes() -> None:

@@ -44,7 +44,7 @@ def owners() -> dict[str, Any]:
     """Return how many each owner has, and what is wrong."""
     (server,) = servers
     (hub,) = hubs
-    groups = [group for groups in hub._polls._groups.values() for group in groups]
+    groups = {group for groups in hub._polls._groups.values() for group in groups}
     held = {each for group in groups for each in group.held.values()}
     owned: dict[str, set[Any]] = {
         "wheel": set(server.wheel),

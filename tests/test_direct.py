@@ -53,7 +53,7 @@ def slow(environ):
 @app.route("/update", websocket=True)
 @direct
 def update(environ):
-    websocket.update(hub, feed, environ)
+    websocket.update(hub, [feed], environ)
 
 @app.route("/echo", websocket=True)
 @direct

@@ -42,11 +42,11 @@ def page():
 
 @app.get("/poll")
 def poll():
-    return longpoll.update(feed, request.environ).for_flask()
+    return longpoll.update([feed], request.environ).for_flask()
 
 @app.get("/stream")
 def stream():
-    return sse.update(feed, request.environ).for_flask()
+    return sse.update([feed], request.environ).for_flask()
 
 @app.route("/update", websocket=True)
 def update():

@@ -76,7 +76,7 @@ def test_last_event_id_takes_precedence_over_after(server: Server) -> None:
 def test_an_idle_event_stream_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HEARTBEAT", 0.01)
     feed = Feed()
-    body = sse.update(feed, {"QUERY_STRING": f"after={feed.latest.cursor}"}).response({}).body
+    body = sse.update([feed], {"QUERY_STRING": f"after={feed.latest.cursor}"}).response({}).body
     stream = iter(body)
     assert [next(stream) for _ in range(3)] == [b"retry: 1000\n\n", b":\n\n", b":\n\n"]
     newest = feed.publish({}).cursor.encode()

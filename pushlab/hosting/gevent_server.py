@@ -368,7 +368,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def _can_be_held(self, what: Wait | Stream) -> bool:
         # The bytes of a lane are counted by request, which a group of polls does not know.
         return (
-            what.feed.hub is not None
+            what.hub is not None
             and not self.server.logs_requests  # which would be before the response is known
             and self.exchange is None
             and self.command == "GET"
@@ -620,7 +620,7 @@ class Server(WSGIServer):  # type: ignore[misc]
             return False
         what, method = found
         if isinstance(what, Wait | Stream):
-            if method == "HEAD" or what.feed.hub is None:
+            if method == "HEAD" or what.hub is None:
                 return False
             self.hold(client, what, what.headers)
         elif isinstance(what.body, tuple):
@@ -636,11 +636,11 @@ class Server(WSGIServer):  # type: ignore[misc]
         """Give a connection to the hub."""
         if isinstance(what, Wait):
             client.configure()
-            what.feed.hub.hold(client, what, headers)
+            what.hub.hold(client, what, headers)
         else:
             client.leave_server()
             head = encode(Response("200 OK", headers)).removesuffix(b"\r\n")
-            what.feed.hub.stream(client, what, head + b"Transfer-Encoding: chunked\r\n\r\n")
+            what.hub.stream(client, what, head + b"Transfer-Encoding: chunked\r\n\r\n")
 
 
 def run(

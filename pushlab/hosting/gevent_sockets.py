@@ -1,7 +1,7 @@
 """Sockets on gevent's loop: the hub's channel, and abort."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +9,8 @@ import gevent
 import gevent.socket
 from gevent import monkey
 
-from pushlab.feed import Feed, Reading
+from pushlab import feed
+from pushlab.feed import Position, Reading
 from pushlab.hosting.socket_options import configure_subscriber
 
 READ, WRITE = 1, 2  # libev's and libuv's event masks
@@ -26,17 +27,18 @@ def abort(sock: Any) -> None:
 
 
 def wait_until_gone(
-    waiting: dict[int, Any], sock: Any, feed: Feed, after: str | None, *, timeout: float
-) -> Reading | None:
+    waiting: dict[int, Any], sock: Any, positions: Sequence[Position], **options: Any
+) -> list[Reading]:
     """Wait for news, among the `waiting` of a server.
 
-    Raises ConnectionClosed when the server finds out that the client is gone.
+    The options are those of `feed.wait`. Raises ConnectionClosed when the server finds out that
+    the client is gone.
     """
     configure_subscriber(sock)
     number = sock.fileno()
     waiting[number] = gevent.getcurrent()
     try:
-        return feed.wait(after, timeout=timeout)
+        return feed.wait(positions, **options)
     finally:
         waiting.pop(number, None)
 

@@ -11,12 +11,12 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from pushlab import limits
-from pushlab.feed import Feed, Reading
+from pushlab import feed, limits
+from pushlab.feed import Position, Reading
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.metering import Exchange
 from pushlab.hosting.socket_options import configure_subscriber
@@ -43,18 +43,27 @@ def abort(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
-def wait_and_look(number: int, feed: Feed, after: str | None, *, timeout: float) -> Reading | None:
+def wait_and_look(
+    number: int,
+    positions: Sequence[Position],
+    *,
+    timeout: float,
+    woken: threading.Event | None = None,
+) -> list[Reading]:
     """Wait for news; raises ConnectionClosed if the client is gone.
 
     A thread cannot wait for a feed and a socket at once, so it looks at the socket now and then.
     """
     configure_subscriber(number)
     deadline = time.monotonic() + timeout
+    woken = woken or threading.Event()
     while True:
         left = deadline - time.monotonic()
-        reading = feed.wait(after, timeout=max(0.0, min(left, limits.LOOK_INTERVAL)))
-        if reading is not None or left <= limits.LOOK_INTERVAL or feed.closed:
-            return reading
+        look = max(0.0, min(left, limits.LOOK_INTERVAL))
+        found = feed.wait(positions, timeout=look, woken=woken)
+        is_closed = any(position.feed.closed for position in positions)
+        if found or woken.is_set() or left <= limits.LOOK_INTERVAL or is_closed:
+            return found or feed.news(positions)  # it may have been woken after its wait
         if gone([number]):
             raise ConnectionClosed("the client is gone")
 

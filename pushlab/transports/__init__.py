@@ -5,7 +5,7 @@ RULE: one module per transport; its function `update` runs whatever dispatches t
 plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how to add one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
@@ -84,23 +84,30 @@ _ALL = (
 TRANSPORTS = {transport.name: transport for transport in _ALL}
 
 
-def routes(feed: Feed) -> dict[str, Callable[[Environ], Outcome]]:
-    """Return by path the functions for GET and HEAD."""
+def routes(
+    feeds_of: Callable[[Environ], Sequence[Feed]],
+) -> dict[str, Callable[[Environ], Outcome]]:
+    """Return by path the functions for GET and HEAD.
+
+    `feeds_of` returns the feeds that a request asks for.
+    """
     paths: dict[str, list[Transport]] = {}
     for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
         if not transport.upgrades:
             paths.setdefault(transport.path, []).append(transport)
-    return {path: _route(feed, shared) for path, shared in paths.items()}
+    return {path: _route(feeds_of, shared) for path, shared in paths.items()}
 
 
-def _route(feed: Feed, transports: list[Transport]) -> Callable[[Environ], Outcome]:
+def _route(
+    feeds_of: Callable[[Environ], Sequence[Feed]], transports: list[Transport]
+) -> Callable[[Environ], Outcome]:
     candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
 
     def respond(environ: Environ) -> Outcome:
         module = next(
             module for accept, module in candidates if not accept or prefers(environ, accept)
         )
-        response: Outcome = module.update(feed, environ)
+        response: Outcome = module.update(feeds_of(environ), environ)
         return response
 
     return respond

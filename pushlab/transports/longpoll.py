@@ -2,10 +2,13 @@
 
 `GET /update?after=C` is held until the newest reading is not C. The response is a signal, or with
 `carry=1` the reading. After `timeout` seconds (`limits.POLL_TIMEOUT`) it is 204, and the browser
-asks again (RFC 6202).
+asks again (RFC 6202). Of feeds with names it is an array, with everything that is missing.
 """
 
-from pushlab.feed import Feed, Reading
+from collections.abc import Sequence
+
+from pushlab import feed
+from pushlab.feed import Feed, Position, Reading
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ, Response, json_response
 from pushlab.wsgi.waiting import Wait
@@ -14,23 +17,44 @@ from pushlab.wsgi.waiting import Wait
 NO_STORE = ("Cache-Control", "no-store")
 
 
-def update(feed: Feed, environ: Environ) -> Response | Wait:
+def update(feeds: Sequence[Feed], environ: Environ) -> Response | Wait:
     """Respond with news, or wait for it."""
-    after, timeout, carry = parameters.read(environ)
-    respond = carry_reading if carry else signal_reading
-    if feed.latest.cursor != after:
-        return respond(feed.latest)
-    return Wait(feed, after, timeout, respond)
+    topics, afters, timeout, carry = parameters.read(environ)
+    if topics:
+        respond = carry_readings if carry else signal_readings
+    else:
+        respond = carry_reading if carry else signal_reading
+    positions = tuple(map(Position, feeds, afters))
+    found = feed.news(positions)
+    return respond(found) if found else Wait(positions, timeout, respond)
 
 
-def signal_reading(reading: Reading | None) -> Response:
+def signal_reading(found: Sequence[Reading]) -> Response:
     """Return a signal; 204 if there is nothing new."""
-    return json_response("200 OK", reading.signal, NO_STORE) if reading else nothing_new()
+    return json_response("200 OK", found[-1].signal, NO_STORE) if found else nothing_new()
 
 
-def carry_reading(reading: Reading | None) -> Response:
+def carry_reading(found: Sequence[Reading]) -> Response:
     """Return the reading; 204 if there is nothing new."""
-    return json_response("200 OK", reading.carry, NO_STORE) if reading else nothing_new()
+    return json_response("200 OK", found[-1].carry, NO_STORE) if found else nothing_new()
+
+
+def signal_readings(found: Sequence[Reading]) -> Response:
+    """Return an array of signals, the last of each topic."""
+    last = {reading.feed: reading.signal for reading in found}
+    return array(list(last.values()))
+
+
+def carry_readings(found: Sequence[Reading]) -> Response:
+    """Return an array of readings, each topic's in order."""
+    return array([reading.carry for reading in found])
+
+
+def array(messages: list[bytes]) -> Response:
+    """Return a JSON array; 204 without messages."""
+    if not messages:
+        return nothing_new()
+    return json_response("200 OK", b"[%s]" % b",".join(messages), NO_STORE)
 
 
 def nothing_new() -> Response:

@@ -4,6 +4,7 @@
 ETag (RFC 9110 section 13.1.2). `HEAD /data` returns the same headers without the reading: a signal.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from werkzeug.http import parse_etags
@@ -15,9 +16,9 @@ from pushlab.wsgi.responses import Environ, Response, json_response
 etags = lru_cache(limits.REMEMBERED)(parse_etags)  #: all that have the newest reading name the same
 
 
-def update(feed: Feed, environ: Environ) -> Response:
+def update(feeds: Sequence[Feed], environ: Environ) -> Response:
     """Return the newest reading, unless the browser has it."""
-    reading = feed.latest
+    reading = feeds[0].latest
     # A cache may keep it, but has to ask before it uses it again.
     headers = [("Cache-Control", "no-cache"), ("ETag", f'"{reading.cursor}"')]
     wanted, known = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")

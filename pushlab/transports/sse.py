@@ -2,11 +2,14 @@
 
 `GET /update` with `Accept: text/event-stream` begins a stream of events, each with its cursor as
 `id:` and a signal, or with `carry=1` the reading, as `data:`. A browser's EventSource reconnects by
-itself and says with `Last-Event-ID` where it was (WHATWG HTML section 9.2).
+itself and says with `Last-Event-ID` where it was (WHATWG HTML section 9.2). Of several feeds the id
+has the cursors of all, in the order in which the request names them.
 """
 
+from collections.abc import Sequence
+
 from pushlab import limits
-from pushlab.feed import Feed, Reading
+from pushlab.feed import Feed, Position, Reading
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ
 from pushlab.wsgi.waiting import Stream
@@ -18,14 +21,17 @@ HEADERS = [
 ]
 
 
-def update(feed: Feed, environ: Environ) -> Stream:
+def update(feeds: Sequence[Feed], environ: Environ) -> Stream:
     """Return a stream of every change from now on."""
-    after, _, carry = parameters.read(environ)
-    # The URL of a reconnecting EventSource is still its first one: the newer cursor counts.
-    after = environ.get("HTTP_LAST_EVENT_ID", after)
+    _, afters, _, carry = parameters.read(environ)
+    # The URL of a reconnecting EventSource is still its first one: the newer cursors count.
+    last_id = environ.get("HTTP_LAST_EVENT_ID")
+    if last_id is not None:
+        cursors = last_id.split(",")
+        # An id that is not ours names no reading of these feeds, as a foreign cursor does.
+        afters = tuple(cursors if len(cursors) == len(feeds) else [last_id] * len(feeds))
     return Stream(
-        feed,
-        after,
+        tuple(Position(feed, after or None) for feed, after in zip(feeds, afters, strict=True)),
         HEADERS,
         first=b"retry: %d\n\n" % limits.RETRY,
         event=carry_reading if carry else signal_reading,
@@ -34,11 +40,11 @@ def update(feed: Feed, environ: Environ) -> Stream:
     )
 
 
-def signal_reading(reading: Reading) -> bytes:
+def signal_reading(reading: Reading, last_id: str) -> bytes:
     """Return the event that says that there is a reading."""
-    return b"id: %s\ndata: %s\n\n" % (reading.cursor.encode(), reading.signal)
+    return b"id: %s\ndata: %s\n\n" % (last_id.encode(), reading.signal)
 
 
-def carry_reading(reading: Reading) -> bytes:
+def carry_reading(reading: Reading, last_id: str) -> bytes:
     """Return the event that brings the reading."""
-    return b"id: %s\ndata: %s\n\n" % (reading.cursor.encode(), reading.carry)
+    return b"id: %s\ndata: %s\n\n" % (last_id.encode(), reading.carry)

@@ -4,18 +4,24 @@
 `carry=1` the reading. A browser that names an old reading, or none, receives the newest at once.
 """
 
-from pushlab.feed import Feed
+from collections.abc import Sequence
+
+from pushlab.feed import Feed, Position
 from pushlab.hub import Hub
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ
+from pushlab.wsgi.waiting import Follower
 
 
-def update(hub: Hub, feed: Feed, environ: Environ) -> None:
+def update(
+    hub: Hub, feeds: Sequence[Feed], environ: Environ, follower: Follower | None = None
+) -> None:
     """Hand the request's socket to the hub.
 
     A 400 for a bad parameter comes before the 101: the hub accepts the handshake when it takes the
     socket.
     """
-    after, _, carry = parameters.read(environ)
-    hub.add(connection_of(environ), feed, after=after, carry=carry)
+    _, afters, _, carry = parameters.read(environ)
+    positions = tuple(map(Position, feeds, afters))
+    hub.follow(connection_of(environ), positions, carry=carry, follower=follower)

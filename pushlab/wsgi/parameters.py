@@ -1,4 +1,4 @@
-"""The query parameters of /update, checked: after, timeout and carry.
+"""The query parameters, checked: topic, after, timeout and carry.
 
 Every function raises Werkzeug's BadRequest, which names the parameter.
 """
@@ -20,27 +20,61 @@ _SECONDS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,9})?")
 class Parameters(NamedTuple):
     """What a browser asks for."""
 
-    after: str | None  #: the cursor that it has, or None
+    topics: tuple[str, ...]  #: as named; none for the stream that has no name
+    afters: tuple[str | None, ...]  #: for each topic the cursor that it has, or None
     timeout: float  #: seconds that a long poll may be held
     carry: bool  #: whether news carries the reading, or only signals that there is one
 
 
 def read(environ: Environ) -> Parameters:
-    """Return the request's parameters; the first of each name counts."""
-    query = _parse(environ.get("QUERY_STRING", ""))
-    return Parameters(
-        after=_after(query.get("after")),
-        timeout=_timeout(query.get("timeout")),
-        carry=_carry(query.get("carry", "0")),
-    )
+    """Return the request's parameters.
+
+    Of `timeout` and `carry` the first counts, and of `after` where no topic is named.
+    """
+    topics, afters, timeout, carry = _parse(environ.get("QUERY_STRING", ""))
+    return Parameters(topics, afters, _timeout(timeout), carry)
 
 
 @lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
-def _parse(text: str) -> dict[str, str]:
-    query: dict[str, str] = {}
+def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | None, bool]:
+    query: dict[str, list[str]] = {}
     for name, value in parse_qsl(text, keep_blank_values=True):
-        query.setdefault(name, value)
-    return query
+        query.setdefault(name, []).append(value)
+    topics, afters = query.get("topic", []), query.get("after", [])
+    if topics:
+        _check_topics(topics)
+        if afters and len(afters) != len(topics):
+            raise BadRequest(f"after: {len(afters)} of them for {len(topics)} topics")
+    else:
+        afters = afters[:1]
+    cursors = [_after(text, may_be_empty=bool(topics)) for text in afters]
+    return (
+        tuple(topics),
+        tuple(cursors) or (None,) * max(1, len(topics)),
+        query["timeout"][0] if "timeout" in query else None,
+        _carry(query.get("carry", ["0"])[0]),
+    )
+
+
+def _check_topics(topics: list[str]) -> None:
+    if len(topics) > limits.MAX_TOPICS:
+        raise BadRequest(f"topic: {len(topics)} of them; {limits.MAX_TOPICS} are allowed")
+    if len(set(topics)) < len(topics):
+        raise BadRequest("topic: the same one twice")
+    for topic in topics:
+        if problem := topic_problem(topic):
+            raise BadRequest(f"topic: {problem}")
+
+
+def topic_problem(topic: str) -> str:
+    """Return what is wrong with a topic's name, or nothing."""
+    if not topic:
+        return "a name without a character"
+    if not topic.isprintable():  # control characters, and halves of surrogate pairs
+        return "a name with control characters"
+    if (size := len(topic.encode())) > limits.MAX_TOPIC_NAME:
+        return f"a name of {size} bytes; {limits.MAX_TOPIC_NAME} are allowed"
+    return ""
 
 
 def is_cursor(text: str) -> bool:
@@ -48,8 +82,10 @@ def is_cursor(text: str) -> bool:
     return _CURSOR.fullmatch(text) is not None
 
 
-def _after(cursor: str | None) -> str | None:
-    if cursor is not None and not is_cursor(cursor):
+def _after(cursor: str, *, may_be_empty: bool) -> str | None:
+    if may_be_empty and not cursor:
+        return None
+    if not is_cursor(cursor):
         raise BadRequest("after: not a cursor, which looks like 8f3a91c2-41")
     return cursor
 

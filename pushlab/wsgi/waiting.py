@@ -5,52 +5,79 @@ connection without a thread or greenlet gives it to the hub, and the request is 
 server the request waits in its thread or greenlet: same function, same bytes.
 """
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import flask
 
+from pushlab import feed as feeds
+from pushlab.feed import Position, Reading
 from pushlab.websocket.connection import ConnectionClosed
-from pushlab.wsgi.responses import Environ, Headers, Response
+from pushlab.wsgi.responses import Environ, Headers, Response, error
 
 #: Where a server leaves its way of waiting in a request whose client may go.
 WAIT = "pushlab.wait"
 
-
-class Waitable(Protocol):
-    """A feed."""
-
-    closed: bool
-    hub: Any  #: what holds connections that wait; None: nothing does
-
-    @property
-    def latest(self) -> Any:
-        """The newest reading."""
-
-    def wait(self, after: str | None, *, timeout: float) -> Any:
-        """Return the newest reading once it is not `after`."""
+#: The response to a follower that is revoked while it waits.
+REVOKED = error(
+    "401 Unauthorized", "you were disconnected; log in again", ("Cache-Control", "no-store")
+)
 
 
-def wait(feed: Waitable, environ: Environ, after: str | None, *, timeout: float) -> Any:
-    """Wait as `feed.wait` does.
+class Follower(Protocol):
+    """Whose a response that waits is."""
 
-    Raises ConnectionClosed if the client is gone.
-    """
-    servers_own = environ.get(WAIT)
-    if servers_own is None:
-        return feed.wait(after, timeout=timeout)
-    return servers_own(feed, after, timeout=timeout)
+    is_revoked: bool  #: it may not follow any more
+
+    def attach(self, end: Callable[[], object]) -> None:
+        """Call `end` when it is revoked, from any thread."""
+
+    def left(self, reason: str) -> None:
+        """Take note that it does not wait any more."""
 
 
 class _Waiting:
     """A response that is not there yet."""
 
+    positions: tuple[Position, ...]
     headers: Headers
+    follower: Follower | None
+
+    @property
+    def hub(self) -> Any:
+        """What holds connections that wait, or None."""
+        hub = self.positions[0].feed.hub
+        return hub if all(feed.hub is hub for feed, _ in self.positions) else None
+
+    @property
+    def is_closed(self) -> bool:
+        """True if a feed is closed: nothing more will come."""
+        return any(feed.closed for feed, _ in self.positions)
 
     def response(self, environ: Environ) -> Response:
         """Return the response once it is there."""
         raise NotImplementedError
+
+    def _wait(self, environ: Environ) -> Callable[..., list[Reading]]:
+        """Return how this request waits.
+
+        What is returned raises ConnectionClosed if the client is gone.
+        """
+        woken = None
+        if self.follower is not None:
+            woken = threading.Event()
+            self.follower.attach(woken.set)
+        return partial(environ.get(WAIT, feeds.wait), woken=woken)
+
+    def _is_revoked(self) -> bool:
+        return self.follower is not None and self.follower.is_revoked
+
+    def _left(self, reason: str) -> None:
+        if self.follower is not None:
+            self.follower.left(reason)
 
     def __call__(self, environ: Environ, start_response: Any) -> "Held":
         return Held(self, [], environ, start_response)
@@ -64,52 +91,76 @@ class _Waiting:
 class Wait(_Waiting):
     """A response that is made when there is news.
 
-    That is once the newest reading is not `after`; `respond` gets it, or None after `timeout`
-    seconds. Waits with the same `after` and `respond` get the same bytes.
+    That is once something is missing at the positions; `respond` gets it, or nothing after
+    `timeout` seconds. Waits with the same positions and `respond` get the same bytes.
     """
 
-    feed: Waitable
-    after: str | None
+    positions: tuple[Position, ...]
     timeout: float
-    respond: Callable[[Any], Response]
+    respond: Callable[[Sequence[Reading]], Response]
     headers: Headers = field(default_factory=list)  #: known before there is news
+    follower: Follower | None = None
 
     def response(self, environ: Environ) -> Response:
-        return self.respond(wait(self.feed, environ, self.after, timeout=self.timeout))
+        reason = "closed"
+        try:
+            found = self._wait(environ)(self.positions, timeout=self.timeout)
+            reason = "answered"
+        finally:
+            is_revoked = self._is_revoked()
+            self._left(reason)
+        return REVOKED if is_revoked else self.respond(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Stream(_Waiting):
     """A response without an end: an event for each reading.
 
-    It begins with `first`, and has every reading after `after`. Streams with the same `event` get
-    the same bytes. After `interval` seconds without news, `heartbeat` is sent.
+    It begins with `first`, and has every reading after the positions. `event` gets the reading, and
+    the cursors of all positions as text. Streams with the same `event` get the same bytes. After
+    `interval` seconds without news, `heartbeat` is sent.
     """
 
-    feed: Waitable
-    after: str | None
+    positions: tuple[Position, ...]
     headers: Headers
     first: bytes
-    event: Callable[[Any], bytes]
+    event: Callable[[Reading, str], bytes]
     heartbeat: bytes
     interval: float
+    follower: Follower | None = None
 
     def response(self, environ: Environ) -> Response:
         return Response("200 OK", self.headers, self._pieces(environ))
 
     def _pieces(self, environ: Environ) -> Iterator[bytes]:
-        yield self.first
-        after = self.after
-        while not self.feed.closed:
-            try:
-                reading = wait(self.feed, environ, after, timeout=self.interval)
-            except ConnectionClosed:
-                return
-            if reading is None:
-                yield self.heartbeat
-            else:
-                after = reading.cursor
-                yield self.event(reading)
+        wait = self._wait(environ)
+        after = dict(self.positions)
+        reason = "closed"
+        try:
+            yield self.first
+            while not self.is_closed:
+                found = wait(tuple(map(Position._make, after.items())), timeout=self.interval)
+                if self._is_revoked():
+                    reason = "disconnected"
+                    return
+                if not found:
+                    yield self.heartbeat
+                for reading in found:
+                    after[reading.feed] = reading.cursor
+                    yield self.event(reading, last_event_id(after.values()))
+            reason = "shutdown"
+        except ConnectionClosed:
+            return
+        finally:
+            self._left(reason)
+
+
+def last_event_id(cursors: Iterable[str | None]) -> str:
+    """Return an event's id: the cursor of every feed.
+
+    With it a browser resumes all of them (WHATWG HTML section 9.2.6).
+    """
+    return ",".join(cursor or "" for cursor in cursors)
 
 
 class Held:
