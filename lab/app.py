@@ -7,6 +7,7 @@ import hmac
 import re
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +78,9 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
 
     # GET /data is the short poll; GET /update the long poll, or an event stream. A WebSocket at
     # /update has a route of its own.
-    transports = routes(lambda environ: (feed,))
+    transports = routes()
     for path, respond in transports.items():
-        app.add_url_rule(path, path, direct(respond))
+        app.add_url_rule(path, path, direct(partial(respond, [feed])))
 
     @app.post("/data")
     def publish() -> ResponseReturnValue:

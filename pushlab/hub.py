@@ -264,7 +264,7 @@ class Hub:
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
         # Each joins a slot at random, so that ten thousand pings never fall on one moment.
         self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
-        self._ping_interval = ping_interval
+        self.ping_interval = ping_interval  #: seconds
         self._deadlines: dict[Subscriber, float] = {}  # for a close frame, or for room
         self._keepalive_thread: threading.Thread | None = None
         self._keepalive_ended = threading.Event()
@@ -352,16 +352,16 @@ class Hub:
                 self._keepalive_ended.clear()
             channel.watch(self._readable, subscriber, writing=False)
             ending = self._ending(follower)
-            if ending is None:
-                self._catch_up(subscriber, first)
-            else:
+            if ending is not None:
                 self._write(subscriber, first)
                 self._start_closing(subscriber, ending)
+            elif follower is not None:
+                # Before it is sent anything: what is published after it is revoked must not be.
+                follower.attach(partial(self.close_subscriber, subscriber, _REVOKED))
+            if not subscriber.closing:
+                self._catch_up(subscriber, first)
             if early:
                 self._handle_data(subscriber, early)
-        if follower is not None:
-            # At once, if it was revoked meanwhile.
-            follower.attach(partial(self.close_subscriber, subscriber, _REVOKED))
         if thread is not None:
             # `start` waits, which is not possible in an event loop: another thread calls it. gevent
             # may have replaced the function since the import.
@@ -667,7 +667,7 @@ class Hub:
         Also sends the heartbeats of streams, and enforces deadlines. Ends when the hub is closed or
         has no subscriber.
         """
-        gap = self._ping_interval / len(self._slots)
+        gap = self.ping_interval / len(self._slots)
         slots, ping_due = cycle(self._slots), time.monotonic() + gap
         while not self._stopped.wait(self._until(ping_due)):
             now = time.monotonic()
@@ -730,7 +730,7 @@ class Hub:
             if subscriber.closing:
                 return
         if subscriber.awaiting_pong:  # for a whole interval: no pong, or no room even for the ping
-            logger.info("no pong from a browser within %s s: dropped", self._ping_interval)
+            logger.info("no pong from a browser within %s s: dropped", self.ping_interval)
             self._drop(subscriber, "slow" if subscriber.unsent else "silent")
             return
         subscriber.awaiting_pong = True

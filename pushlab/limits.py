@@ -26,6 +26,7 @@ BROADCAST_CHUNK = 512  #: connections that are sent to before other work gets it
 # Transports.
 POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none
 MAX_POLL_TIMEOUT = 60.0  #: seconds that a browser may ask a long poll to be held
+POLL_GRACE = 5.0  #: seconds between two polls until their browser counts as gone
 LOOK_INTERVAL = 0.5  #: seconds between looks whether a waiting client is gone
 HEARTBEAT = 15.0  #: seconds of silence until an event stream sends a comment
 RETRY = 1000  #: milliseconds until a browser reopens an event stream

@@ -30,7 +30,19 @@ IMPORTS = {
 }
 
 #: The parts of the library: each imports only those after it.
-PARTS = ("sockets", "hosting", "transports", "hub", "polls", "wsgi", "feed", "websocket", "limits")
+PARTS = (
+    "push",
+    "presence",
+    "sockets",
+    "hosting",
+    "transports",
+    "hub",
+    "polls",
+    "wsgi",
+    "feed",
+    "websocket",
+    "limits",
+)
 
 #: What only one folder of the library imports.
 RESERVED = {

@@ -659,6 +659,6 @@ def run(
     serves. `changes` are fields of ServerSettings, such as `port=8000`. Exits with status 1 and one
     line if the server cannot start.
     """
-    settings = replace(settings or ServerSettings(), **changes)
+    settings = replace(settings or hosting_of(app, ServerSettings()).settings, **changes)
     start = background and partial(gevent.spawn, background)
     serve(Server, app, settings, start, on_shutdown, while_serving)

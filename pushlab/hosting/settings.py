@@ -198,6 +198,37 @@ def check(options: Mapping[str, Any]) -> None:
         raise click.UsageError("--keyfile needs --certfile")
 
 
+def from_config(config: Mapping[str, Any]) -> ServerSettings:
+    """Return the settings that an app's configuration gives.
+
+    `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS` (None, the default, accepts any) and
+    `PUSHLAB_TRUSTED_PROXIES` are lists, or texts with commas; `PUSHLAB_PING_INTERVAL` is in
+    seconds. Raises ValueError with one line.
+    """
+
+    def texts(name: str) -> list[str]:
+        value = config.get(name) or ()
+        return [each.strip() for each in value.split(",")] if isinstance(value, str) else [*value]
+
+    name = "PUSHLAB_ALLOW_ORIGINS"
+    try:
+        origins = _origins(None, None, texts(name))
+        name = "PUSHLAB_ALLOW_HOSTS"
+        hosts = None if config.get(name) is None else _hosts(None, None, texts(name))
+        name = "PUSHLAB_TRUSTED_PROXIES"
+        proxies = _networks(None, None, texts(name))
+        name = "PUSHLAB_PING_INTERVAL"
+        ping_interval = seconds(None, None, config.get(name, limits.PING_INTERVAL))
+    except click.BadParameter as error:
+        raise ValueError(f"{name}: {error.message}") from None
+    return ServerSettings(
+        allow_origins=origins,
+        allow_hosts=hosts,
+        trusted_proxies=proxies,
+        ping_interval=ping_interval or limits.PING_INTERVAL,
+    )
+
+
 def exit_with(message: str) -> NoReturn:
     """Exit with one line and status 2."""
     print(message, file=sys.stderr)

@@ -465,7 +465,7 @@ def run(
 
     The same as `gevent_server.run`, with `background` in a thread of its own.
     """
-    settings = replace(settings or ServerSettings(), **changes)
+    settings = replace(settings or hosting_of(app, ServerSettings()).settings, **changes)
     upgrade = WerkzeugUpgrade.of(app, settings)
     start = background and threading.Thread(target=background, name="background", daemon=True).start
     serve(Server, app, settings, start, (upgrade.close, *on_shutdown), while_serving)

@@ -84,30 +84,27 @@ _ALL = (
 TRANSPORTS = {transport.name: transport for transport in _ALL}
 
 
-def routes(
-    feeds_of: Callable[[Environ], Sequence[Feed]],
-) -> dict[str, Callable[[Environ], Outcome]]:
-    """Return by path the functions for GET and HEAD.
+#: What chooses the transport that a request asks for: a function of feeds and the environ.
+Respond = Callable[[Sequence[Feed], Environ], Outcome]
 
-    `feeds_of` returns the feeds that a request asks for.
-    """
+
+def routes() -> dict[str, Respond]:
+    """Return by path what responds to GET and HEAD."""
     paths: dict[str, list[Transport]] = {}
     for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
         if not transport.upgrades:
             paths.setdefault(transport.path, []).append(transport)
-    return {path: _route(feeds_of, shared) for path, shared in paths.items()}
+    return {path: _route(shared) for path, shared in paths.items()}
 
 
-def _route(
-    feeds_of: Callable[[Environ], Sequence[Feed]], transports: list[Transport]
-) -> Callable[[Environ], Outcome]:
+def _route(transports: list[Transport]) -> Respond:
     candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
 
-    def respond(environ: Environ) -> Outcome:
+    def respond(feeds: Sequence[Feed], environ: Environ) -> Outcome:
         module = next(
             module for accept, module in candidates if not accept or prefers(environ, accept)
         )
-        response: Outcome = module.update(feeds_of(environ), environ)
+        response: Outcome = module.update(feeds, environ)
         return response
 
     return respond

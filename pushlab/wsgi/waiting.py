@@ -8,7 +8,6 @@ server the request waits in its thread or greenlet: same function, same bytes.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import flask
@@ -61,16 +60,20 @@ class _Waiting:
         """Return the response once it is there."""
         raise NotImplementedError
 
-    def _wait(self, environ: Environ) -> Callable[..., list[Reading]]:
-        """Return how this request waits.
+    def _wait(
+        self, environ: Environ, positions: tuple[Position, ...], *, timeout: float
+    ) -> list[Reading]:
+        """Wait in this request, as its server does.
 
-        What is returned raises ConnectionClosed if the client is gone.
+        Raises ConnectionClosed if the client is gone.
         """
-        woken = None
+        woken = threading.Event()
         if self.follower is not None:
-            woken = threading.Event()
             self.follower.attach(woken.set)
-        return partial(environ.get(WAIT, feeds.wait), woken=woken)
+        found: list[Reading] = environ.get(WAIT, feeds.wait)(
+            positions, timeout=timeout, woken=woken
+        )
+        return found
 
     def _is_revoked(self) -> bool:
         return self.follower is not None and self.follower.is_revoked
@@ -104,7 +107,7 @@ class Wait(_Waiting):
     def response(self, environ: Environ) -> Response:
         reason = "closed"
         try:
-            found = self._wait(environ)(self.positions, timeout=self.timeout)
+            found = self._wait(environ, self.positions, timeout=self.timeout)
             reason = "answered"
         finally:
             is_revoked = self._is_revoked()
@@ -133,13 +136,13 @@ class Stream(_Waiting):
         return Response("200 OK", self.headers, self._pieces(environ))
 
     def _pieces(self, environ: Environ) -> Iterator[bytes]:
-        wait = self._wait(environ)
         after = dict(self.positions)
         reason = "closed"
         try:
             yield self.first
             while not self.is_closed:
-                found = wait(tuple(map(Position._make, after.items())), timeout=self.interval)
+                positions = tuple(map(Position._make, after.items()))
+                found = self._wait(environ, positions, timeout=self.interval)
                 if self._is_revoked():
                     reason = "disconnected"
                     return

@@ -1,0 +1,179 @@
+"""Followers, and the functions that an app wants called.
+
+A socket or stream follows from its handshake until it ends. A long poll ends with every response,
+so its browser has left only if no other poll comes within `limits.POLL_GRACE`.
+"""
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask
+
+from pushlab import limits
+
+logger = logging.getLogger(__name__)
+
+#: Why a poll is not waiting any more, if its browser is still there.
+ANSWERED = "answered"
+
+
+class Follower:
+    """A browser that follows topics over one connection.
+
+    It lives as long as what waits for it: nothing else refers to it.
+    """
+
+    __slots__ = (
+        "__weakref__", "_end", "_lock", "_on_attach", "_on_left", "_reason", "address",
+        "has_followed", "identity", "is_revoked", "joined", "since", "topics", "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        topics: Sequence[str],
+        identity: str | None,
+        transport: str,
+        address: str,
+        on_attach: Callable[["Follower"], None],
+        on_left: Callable[["Follower", str], None],
+    ) -> None:
+        self.topics = tuple(topics)
+        self.identity = identity  #: what the app's `identify` has returned
+        self.transport = transport  #: "longpoll", "sse" or "websocket"
+        self.address = address  #: of the client, or of a proxy that is not trusted
+        self.since = time.time()  #: seconds since the epoch
+        self.is_revoked = False
+        self.joined: tuple[str, ...] = ()  #: the topics that count it
+        self.has_followed = False  #: it has waited
+        self._on_attach = on_attach
+        self._on_left = on_left
+        self._end: Callable[[], object] | None = None
+        self._reason = ""
+        self._lock = threading.Lock()
+
+    def attach(self, end: Callable[[], object]) -> None:
+        """Call `end` when it is revoked; it waits from now on."""
+        with self._lock:
+            self._end = end
+            is_revoked = self.is_revoked
+        if is_revoked:
+            end()
+        elif not self.has_followed:
+            self.has_followed = True
+            self._on_attach(self)
+
+    def revoke(self) -> None:
+        """End its connection: it may not follow any more."""
+        with self._lock:
+            self.is_revoked = True
+            end = self._end
+        if end is not None:
+            end()
+
+    def left(self, reason: str) -> None:
+        """Take note, once, that it does not wait any more."""
+        with self._lock:
+            if self._reason:
+                return
+            self._reason, self._end = reason, None
+        self._on_left(self, reason)
+
+    def __del__(self) -> None:
+        self.left("closed")  # a request failed before it could wait
+
+    @property
+    def browser(self) -> Any:
+        """What the polls of one browser have in common."""
+        return self.identity or self.address, self.topics
+
+
+@dataclass
+class _Polling:
+    """A browser that polls, perhaps in several tabs."""
+
+    follower: Follower  #: its first poll
+    held: int = 0  #: polls that wait
+    due: float = math.inf  #: when it counts as gone, by the monotonic clock
+    reason: str = ""
+
+
+class Presence:
+    """Calls functions when followers come and go, one after another.
+
+    They run in one thread, or greenlet, of their own, with an app context: so they may wait, and an
+    exception in one is logged and harms nobody. It starts with the first function.
+    """
+
+    def __init__(self) -> None:
+        self.on_follow: list[Callable[[Follower], object]] = []
+        self.on_leave: list[Callable[[Follower, str], object]] = []
+        self._app: Flask | None = None
+        self._events: queue.SimpleQueue[tuple[Follower, str]] = queue.SimpleQueue()
+        self._starting = threading.Lock()
+        self._is_started = False
+        #: Browsers that poll.
+        self._polling: dict[Any, _Polling] = {}
+
+    def init_app(self, app: Flask) -> None:
+        """Call the functions with a context of this app."""
+        self._app = app
+
+    def changed(self, follower: Follower, reason: str = "") -> None:
+        """Take note that it came, or with a reason that it left."""
+        if not self.on_follow and not self.on_leave:
+            return
+        with self._starting:
+            if not self._is_started:
+                self._is_started = True
+                threading.Thread(target=self._run, name="presence", daemon=True).start()
+        self._events.put((follower, reason))
+
+    def _run(self) -> None:
+        while True:
+            due = min((each.due for each in self._polling.values()), default=math.inf)
+            left = min(due - time.monotonic(), threading.TIMEOUT_MAX)
+            try:
+                follower, reason = self._events.get(timeout=max(0.0, left))
+            except queue.Empty:
+                self._expire()
+            else:
+                self._handle(follower, reason)
+                del follower  # which must not outlive the event
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        for browser, polling in tuple(self._polling.items()):
+            if polling.due <= now:
+                del self._polling[browser]
+                self._call(self.on_leave, polling.follower, polling.reason)
+
+    def _handle(self, follower: Follower, reason: str) -> None:
+        if follower.transport != "longpoll":
+            if reason:
+                self._call(self.on_leave, follower, reason)
+            else:
+                self._call(self.on_follow, follower)
+            return
+        polling = self._polling.get(follower.browser)
+        if polling is None:
+            polling = self._polling[follower.browser] = _Polling(follower)
+            self._call(self.on_follow, follower)
+        polling.held += -1 if reason else 1
+        polling.reason = "closed" if reason == ANSWERED else reason
+        grace = limits.POLL_GRACE if reason == ANSWERED else 0.0
+        polling.due = math.inf if polling.held else time.monotonic() + grace
+
+    def _call(self, functions: Sequence[Callable[..., object]], *arguments: Any) -> None:
+        assert self._app is not None  # noqa: S101 - routes are where an app is
+        for function in functions:
+            try:
+                with self._app.app_context():
+                    function(*arguments)
+            except Exception:
+                logger.exception("%s failed", getattr(function, "__name__", function))

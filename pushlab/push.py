@@ -1,0 +1,383 @@
+"""Push: topics, permissions and routes for a Flask app.
+
+    push = Push(app)
+
+    @push.topic("orders/<int:user>", keep=1000)
+    def orders(user):
+        if user != session.get("user"):
+            abort(403)
+
+    push.publish("orders/7", {"order": 1})
+
+A topic's function runs in the request of who asks, before anything is accepted. With that the
+request is over: what waits holds no thread, no context and no database session on a server whose
+connections the hub can have.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
+
+import flask
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import (
+    BadRequest,
+    Forbidden,
+    HTTPException,
+    NotFound,
+    ServiceUnavailable,
+    Unauthorized,
+)
+from werkzeug.routing import Map, Rule
+
+from pushlab.feed import Feed, Reading
+from pushlab.hosting.lifecycle import Hosting, close_feeds_and_hubs, shutdown_at_exit
+from pushlab.hosting.settings import from_config
+from pushlab.hosting.werkzeug import WerkzeugUpgrade
+from pushlab.hub import Hub
+from pushlab.presence import Follower, Presence
+from pushlab.transports import routes, websocket
+from pushlab.wsgi import parameters
+from pushlab.wsgi.cross_origin import CrossOrigin
+from pushlab.wsgi.policy import error_as_json
+from pushlab.wsgi.responses import Environ, Response
+from pushlab.wsgi.waiting import REVOKED, Stream
+
+STATIC = Path(__file__).parent / "static"
+
+SEVERAL_PROCESSES = (
+    "this server runs several processes, each of which would push only to its own browsers; start "
+    "it with one"
+)
+
+Permission = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Rule(NamedTuple):
+    """What `Push.topic` was given."""
+
+    function: Permission
+    keep: int
+    blueprint: str | None
+
+
+class _Topic:
+    """A topic that somebody follows, or that keeps something."""
+
+    __slots__ = ("feed", "followers", "is_published", "users")
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.followers = 0
+        self.users = 0  #: requests and publishers that are using the feed
+        self.is_published = False  #: not only begun with what its function returned
+
+
+class Push:
+    """Topics that browsers follow, and programs publish to.
+
+    `url_prefix` is where the routes are, `identify` is called in the request of who asks, and
+    returns the user's identity for `disconnect`, or None.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        url_prefix: str = "/push",
+        identify: Callable[[], Any] = lambda: None,
+    ) -> None:
+        self.url_prefix = url_prefix.rstrip("/")
+        self.hub = Hub()
+        self._identify = identify
+        self._rules = Map(strict_slashes=False, merge_slashes=False)
+        # A follower may end while the lock is held, when it is garbage.
+        self._lock = threading.RLock()
+        self._topics: dict[str, _Topic] = {}
+        self._followers: dict[str, WeakSet[Follower]] = {}  # by identity
+        # The same for all logs: one that is forgotten, as nobody has published to it, goes on where
+        # it was when it is made again.
+        self._epoch = secrets.token_hex(4)
+        self._presence = Presence()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Add the routes, and what a server needs to know.
+
+        Reads `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS`, `PUSHLAB_TRUSTED_PROXIES` and
+        `PUSHLAB_PING_INTERVAL` from `app.config`. Raises ValueError if one of them is wrong.
+        """
+        settings = from_config(app.config)
+        self.hub.ping_interval = settings.ping_interval
+        self._presence.init_app(app)
+        app.extensions["pushlab"] = Hosting(app.name, settings)
+        app.extensions["push"] = self
+        app.jinja_env.globals.setdefault("push", self)
+        paths = {f"{self.url_prefix}{path}": respond for path, respond in routes().items()}
+        for path, respond in paths.items():
+            app.add_url_rule(path, f"push {path}", self._view(respond))
+        path = f"{self.url_prefix}/update"
+        app.add_url_rule(path, "push websocket", self._websocket, websocket=True)
+        app.add_url_rule(f"{self.url_prefix}/<path:filename>", "push static", _static)
+        if settings.allow_origins:
+            app.wsgi_app = CrossOrigin(  # type: ignore[method-assign]
+                app.wsgi_app, settings.allow_origins, paths=paths
+            )
+        # Outermost; it does nothing on servers that open WebSockets themselves.
+        upgrade = WerkzeugUpgrade.of(app, settings)
+        shutdown_at_exit((close_feeds_and_hubs, upgrade.close))
+
+    # Topics.
+
+    def topic(self, name: str, *, keep: int = 1, blueprint: str | None = None) -> Callable[[F], F]:
+        """Return a decorator for the function of a topic.
+
+        `name` may have variables, as a URL rule has them. `keep` is how many readings its feeds
+        keep: 1 makes them states, more makes them logs. The function is called with the variables,
+        in the request of who asks, after the `before_request` functions of the app and of
+        `blueprint`. It refuses with `abort`. Of a state it may return the value, a dict: it counts
+        if nothing was published yet.
+        """
+
+        def decorator(function: F) -> F:
+            self._rules.add(Rule(f"/{name}", endpoint=_Rule(function, keep, blueprint)))
+            return function
+
+        return decorator
+
+    def _match(self, topic: str) -> tuple[_Rule, Mapping[str, Any]]:
+        """Return a topic's rule and variables.
+
+        Raises NotFound.
+        """
+        try:
+            rule, values = self._rules.bind("").match(f"/{topic}")
+        except HTTPException:
+            raise NotFound(f"there is no topic {topic!r}") from None
+        found: _Rule = rule
+        return found, values
+
+    @contextmanager
+    def _using(self, topic: str, keep: int) -> Iterator[_Topic]:
+        """Have a topic that is not forgotten meanwhile."""
+        with self._lock:
+            found = self._topics.get(topic)
+            if found is None:
+                feed = Feed(keep, topic=topic, epoch=self._epoch if keep > 1 else "")
+                feed.subscribe(self.hub.broadcast)
+                found = self._topics[topic] = _Topic(feed)
+            found.users += 1
+        try:
+            yield found
+        finally:
+            with self._lock:
+                found.users -= 1
+                self._forget_if_unused(topic)
+
+    def _forget_if_unused(self, topic: str) -> None:
+        found = self._topics[topic]
+        if not (found.followers or found.users or found.is_published):
+            del self._topics[topic]
+
+    # For the app.
+
+    def publish(self, topic: str, value: Mapping[str, Any]) -> Reading:
+        """Make the value the topic's newest reading.
+
+        From a request, a thread or a greenlet. Browsers get it in the order of the calls. Raises
+        TypeError and ValueError for what JSON cannot say (`Feed.publish`), and ValueError for a
+        name that no topic has.
+        """
+        if not isinstance(value, Mapping):
+            raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+        if flask.has_request_context() and request.environ.get("wsgi.multiprocess"):
+            raise RuntimeError(SEVERAL_PROCESSES)
+        with self._using(topic, self._keep_of(topic)) as found:
+            reading = found.feed.publish(value)
+            found.is_published = True
+        return reading
+
+    def _keep_of(self, topic: str) -> int:
+        if problem := parameters.topic_problem(topic):
+            raise ValueError(f"topic: {problem}")
+        try:
+            rule, _ = self._match(topic)
+        except NotFound as error:
+            raise ValueError(error.description) from None
+        return rule.keep
+
+    def cursor(self, topic: str) -> str:
+        """Return the newest cursor, for a page being made.
+
+        The page follows from there, and misses nothing that is published meanwhile.
+        """
+        with self._using(topic, self._keep_of(topic)) as found:
+            return found.feed.latest.cursor
+
+    def disconnect(self, identity: Any) -> int:
+        """End everything that was opened by this identity.
+
+        Its sockets are closed with 4401, its streams end, and its polls get 401. What is published
+        afterwards is not sent to them. Returns how many there were.
+        """
+        with self._lock:
+            followers = tuple(self._followers.get(str(identity), ()))
+        for follower in followers:
+            follower.revoke()
+        return len(followers)
+
+    def count(self, topic: str) -> int:
+        """Return how many browsers follow a topic."""
+        found = self._topics.get(topic)
+        return found.followers if found else 0
+
+    def topics(self) -> list[str]:
+        """Return the names of topics with followers or readings."""
+        return sorted(self._topics)
+
+    def on_follow(self, function: F) -> F:
+        """Call the function with every Follower that comes."""
+        self._presence.on_follow.append(function)
+        return function
+
+    def on_leave(self, function: F) -> F:
+        """Call the function with a Follower that left, and why.
+
+        The reason is "closed", "disconnected", "silent" (no pong), "slow", "full" or "shutdown".
+        """
+        self._presence.on_leave.append(function)
+        return function
+
+    # Requests.
+
+    def _view(self, respond: Callable[..., Any]) -> Callable[[], ResponseReturnValue]:
+        def view() -> ResponseReturnValue:
+            try:
+                with self._admitted("") as (feeds, follower):
+                    outcome = respond(feeds, request.environ)
+                    if follower.is_revoked:  # what was published afterwards may be in it
+                        outcome = REVOKED
+                    if isinstance(outcome, Response):
+                        follower.left("answered")
+                    else:
+                        follower.transport = "sse" if isinstance(outcome, Stream) else "longpoll"
+                        outcome = replace(outcome, follower=follower)
+                    response: flask.Response = outcome.for_flask()
+                    return response
+            except HTTPException as error:
+                return error_as_json(error)
+
+        return view
+
+    def _websocket(self) -> ResponseReturnValue:
+        try:
+            with self._admitted("websocket") as (feeds, follower):
+                websocket.update(self.hub, feeds, request.environ, follower)
+        except HTTPException as error:
+            return error_as_json(error)
+        return ""
+
+    @contextmanager
+    def _admitted(self, transport: str) -> Iterator[tuple[list[Feed], Follower]]:
+        """Have the feeds that the request may follow.
+
+        Raises HTTPException if it may not.
+        """
+        environ: Environ = request.environ
+        if environ.get("wsgi.multiprocess"):
+            raise ServiceUnavailable(SEVERAL_PROCESSES)
+        topics = parameters.read(environ).topics
+        if not topics:
+            raise BadRequest("topic: none is named")
+        matched = [self._match(topic) for topic in topics]
+        identity = self._identify()
+        follower = Follower(
+            topics,
+            None if identity is None else str(identity),
+            transport,
+            request.remote_addr or "",
+            self._presence.changed,
+            self._left,
+        )
+        if follower.identity is not None:  # from here on, `disconnect` finds it
+            with self._lock:
+                self._followers.setdefault(follower.identity, WeakSet()).add(follower)
+        try:
+            values = [_permit(rule, values) for rule, values in matched]
+            feeds = [
+                self._follow(topic, rule, value, follower)
+                for topic, (rule, _), value in zip(topics, matched, values, strict=True)
+            ]
+            yield feeds, follower
+        except BaseException:
+            follower.left("refused")
+            raise
+
+    def _follow(self, topic: str, rule: _Rule, value: Any, follower: Follower) -> Feed:
+        with self._using(topic, rule.keep) as found:
+            if value is not None:
+                if found.feed.is_log:
+                    raise TypeError(f"{topic!r} is a log: its function returns None")
+                found.feed.begin(value)
+            with self._lock:
+                found.followers += 1
+                follower.joined += (topic,)
+            return found.feed
+
+    def _left(self, follower: Follower, reason: str) -> None:
+        with self._lock:
+            for topic in follower.joined:
+                self._topics[topic].followers -= 1
+                self._forget_if_unused(topic)
+            if follower.identity is not None:
+                its = self._followers.get(follower.identity)
+                if its is not None:
+                    its.discard(follower)
+                    if not its:
+                        del self._followers[follower.identity]
+        if follower.has_followed:
+            self._presence.changed(follower, reason)
+
+
+def _permit(rule: _Rule, values: Mapping[str, Any]) -> Any:
+    """Call a topic's function; return the value of a state.
+
+    Raises HTTPException if it refuses.
+    """
+    app = flask.current_app
+    for before in app.before_request_funcs.get(rule.blueprint, ()) if rule.blueprint else ():
+        _refuse_with(app.ensure_sync(before)())
+    found = app.ensure_sync(rule.function)(**values)
+    if found is None or isinstance(found, Mapping):
+        return found
+    _refuse_with(found)
+    return None
+
+
+def _refuse_with(found: Any) -> None:
+    """Refuse with the response that a function returned, if any.
+
+    A redirect, such as Flask-Login's to the page for logging in, means 401.
+    """
+    if found is None:
+        return
+    status = flask.current_app.make_response(found).status_code
+    if status < 400:
+        raise Unauthorized("log in first")
+    raise HTTP_ERRORS.get(status, Forbidden)()
+
+
+HTTP_ERRORS: dict[int, type[HTTPException]] = {401: Unauthorized, 403: Forbidden, 404: NotFound}
+
+
+def _static(filename: str) -> flask.Response:
+    """Return a file of the browser half."""
+    return flask.send_from_directory(STATIC, filename)
