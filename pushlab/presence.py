@@ -58,7 +58,7 @@ class Follower:
         self._lock = threading.Lock()
 
     def attach(self, end: Callable[[], object]) -> None:
-        """Call `end` when it is revoked; it waits from now on."""
+        """Call `end` when it is revoked, from now on."""
         with self._lock:
             self._end = end
             is_revoked = self.is_revoked
@@ -125,7 +125,7 @@ class Presence:
         self._app = app
 
     def changed(self, follower: Follower, reason: str = "") -> None:
-        """Take note that it came, or with a reason that it left."""
+        """Take note that it came or, with a reason, left."""
         if not self.on_follow and not self.on_leave:
             return
         with self._starting:

@@ -69,7 +69,7 @@ class _Rule(NamedTuple):
 
 
 class _Topic:
-    """A topic that somebody follows, or that keeps something."""
+    """A topic with followers or with readings."""
 
     __slots__ = ("feed", "followers", "is_published", "users")
 
