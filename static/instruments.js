@@ -66,9 +66,14 @@ export function withInstruments(Transport, title) {
 		}
 
 		/** @override @type {typeof Transport.prototype.received} */
-		received(message) {
-			this.messages += 1;
-			return super.received(message);
+		received(messages) {
+			this.messages += messages.length;
+			return super.received(messages);
+		}
+
+		/** @override The lab's feed is a state, so that the newest reading is all that is new. */
+		requestNews() {
+			return this.request("/data");
 		}
 
 		/** @override @type {typeof Transport.prototype.request} */
@@ -76,12 +81,12 @@ export function withInstruments(Transport, title) {
 			const record = this.#begin(`${options.method ?? "GET"} ${path}`);
 			try {
 				const reply = await super.request(path, options);
-				const { status, headers, message } = reply;
+				const { status, headers, messages } = reply;
 				record.received = browserNow();
 				const times = headers.get("Server-Timing")?.match(/in;dur=(.+), held;dur=(.+)/);
 				if (times) Object.assign(record, { arrived: +times[1], responded: +times[1] + +times[2] });
 				record.empty = status !== 200;
-				if (!record.empty) record.brings = contentOf(message);
+				if (!record.empty) record.brings = contentOf(messages[0] ?? {});
 				this.onWire(record);
 				return reply;
 			} catch (error) {
@@ -105,7 +110,7 @@ export function withInstruments(Transport, title) {
 		}
 
 		/** @override @param {MessageEvent<string>} event */
-		onMessage(event) {
+		async onMessage(event) {
 			const { data, lastEventId, target } = event;
 			const isFrame = target instanceof WebSocket;
 			const message = JSON.parse(data);
@@ -119,7 +124,7 @@ export function withInstruments(Transport, title) {
 				cursor: message.cursor,
 				changed_at: message.changed_at,
 			});
-			super.onMessage(event);
+			await super.onMessage(event);
 		}
 
 		/**

@@ -66,7 +66,8 @@ export class Lane extends Card {
 			this.measurements.set(this.carries, new Measurement(this.cursor));
 			this.measured.run(this.#startedAt < Infinity);
 			this.#requests.clear();
-			Object.assign(subscription, { lane: this.id, after: this.cursor, messages: 0 });
+			const after = new Map([["", this.cursor]]);
+			Object.assign(subscription, { lane: this.id, after, messages: 0 });
 			subscription.restart();
 			lab.watch();
 			this.#showFigures();

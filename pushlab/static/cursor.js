@@ -1,17 +1,14 @@
-// @ts-check
 /** Cursors: `<epoch>-<sequence>`, the position of a reading in its feed. */
 
-/** The random name of the feed's current life. @param {string} cursor */
-export const epoch = (cursor) => cursor.split("-")[0];
+/** @param {string} [cursor] */
+const parts = (cursor = "") => /^([0-9a-z]+)-(\d+)$/i.exec(cursor) ?? [];
 
-/** The reading's number, counted up from 1. @param {string} cursor */
-export const sequence = (cursor) => Number(cursor.split("-")[1]);
+/** The random name of the feed's current life. @param {string} [cursor] */
+export const epoch = (cursor) => parts(cursor)[1];
 
-/**
- * Whether a cursor names a reading that a subscriber at `after` has not received.
- * @param {string} cursor
- * @param {string} after
- */
-export function isNewer(cursor, after) {
-	return epoch(cursor) !== epoch(after) || sequence(cursor) > sequence(after);
-}
+/** The reading's number, counted up from 1. @param {string} [cursor] */
+export const sequence = (cursor) => Number(parts(cursor)[2]);
+
+/** Whether it is not among what `after` has seen. @param {string} cursor @param {string} [after] */
+export const isNewer = (cursor, after) =>
+	epoch(cursor) !== epoch(after) || sequence(cursor) > sequence(after);

@@ -1,99 +1,82 @@
-// @ts-check
 /** A subscription: what every transport has in common, from the message to the reading. */
 
-import { isNewer } from "./cursor.js";
+import { isNewer, sequence } from "./cursor.js";
 import { Reconnector, sleep } from "./reconnector.js";
 
 const TIMEOUT = 10_000; // milliseconds, as all of these
-const QUIET = 30_000; // a connection that brings nothing for this long is checked
-const STALE_AFTER = 1000; // a fetch that takes longer is shown
-const GRACE = 2000; // how far a transport may lag behind /data
+const QUIET = 30_000; // a connection that is silent for as long is checked
+const STALE_AFTER = 1000; // what a fetch may take
+const GRACE = 2000; // by which a transport may lag behind a request
 
 /** @typedef {{ cursor: string, changed_at: number, value: any }} Reading */
-/** @typedef {{ cursor: string, changed_at?: number, value?: any }} Message a reading, or a signal */
-/** @typedef {{ status: number, headers: Headers, message: Message }} Reply */
-/**
- * @typedef {object} RequestOptions
- * @property {Record<string, any>} [query]
- * @property {number} [timeout] milliseconds
- * @property {"GET" | "HEAD"} [method]
- * @property {string} [etag] a cursor: the server responds with 304 if it is still the newest
- */
+/** @typedef {RequestInit & { query?: Record<string, any>, timeout?: number }} RequestOptions */
 
-/** Follows the feed over one transport; a subclass says in `connect(signal)` how news arrives. */
+/** Follows topics; how news arrives is said by a subclass's `connect(signal)`. */
 export class Subscription extends Reconnector {
-	/** The path below which the app is, such as "/push". */
-	root = "";
-	/** The cursor of the reading that was received last. */
-	after = "";
-	/** Whether messages carry the reading, or only signal that there is one. */
+	root = ""; // the path of the app, such as "/push"
+	topics = [""]; // the lab's has no name
+	/** @type {Map<string, string>} by topic, the cursor of the last reading */
+	after = new Map();
 	carry = true;
-	/** @type {(reading: Reading) => void} */
-	onReading = () => {};
+	onReading = (/** @type {Reading} */ _reading) => {};
+	onReset = (/** @type {object} */ _reset) => {};
 
 	/** The query that every push transport begins with. */
 	get query() {
-		return { carry: this.carry ? 1 : 0, after: this.after };
+		const after = this.topics.map((topic) => this.after.get(topic) ?? "");
+		return { carry: Number(this.carry), topic: this.topics.filter(Boolean), after };
 	}
 
-	/**
-	 * @param {string} path
-	 * @param {Record<string, any>} [query]
-	 */
-	url(path, query) {
-		return this.root + path + (query ? `?${new URLSearchParams(query)}` : "");
+	/** @param {string} path @param {Record<string, any>} query */
+	url(path, query = {}) {
+		const pairs = Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
+		return `${this.root}${path}?${new URLSearchParams(pairs)}`;
 	}
 
 	/** @override @param {AbortSignal} signal */
 	newConnection(signal) {
-		// The network came or went: an older connection may be dead without having noticed.
+		// The network came or went: a connection may be dead without having noticed.
 		for (const event of ["online", "offline"]) addEventListener(event, () => this.check(), { signal });
-		return { newest: this.after, wanted: null, fetching: null, keepWatching() {} };
+		return { newest: new Map(this.after), fetching: null, keepWatching() {} };
 	}
 
-	/**
-	 * Take a reading, or a signal that makes us fetch one. Rejects if that fetch fails.
-	 * @param {Message} message
-	 */
-	async received(message) {
+	/** Rejects if fetching what they signal fails. @param {any[]} messages */
+	async received(messages) {
 		const { connection } = this;
-		if (isNewer(message.cursor, connection.newest)) connection.newest = message.cursor;
-		if ("value" in message) return this.#show(/** @type {Reading} */ (message));
-		// However many signals arrive during a fetch, one more fetch has what the last of them means.
-		connection.wanted = message.cursor;
-		connection.fetching ??= this.#fetch(connection).finally(() => (connection.fetching = null));
+		this.#take(messages, this.carry);
+		// However many signals arrive during a fetch, one more fetch has what they mean.
+		if (this.#isBehind()) connection.fetching ??= this.#fetch().finally(() => (connection.fetching = null));
 		return connection.fetching;
 	}
 
-	/**
-	 * Send a request that ends with the connection, at the latest. Rejects for an error status.
-	 * @param {string} path
-	 * @param {RequestOptions} [options]
-	 * @returns {Promise<Reply>}
-	 */
-	async request(path, { query, timeout = TIMEOUT, method = "GET", etag } = {}) {
+	/** Rejects for an error status. @param {string} path @param {RequestOptions} options */
+	async request(path, { query, timeout = TIMEOUT, ...init } = {}) {
 		const signal = AbortSignal.any([this.connection.signal, AbortSignal.timeout(timeout)]);
-		/** @type {Record<string, string>} */
-		const request = etag ? { "If-None-Match": `"${etag}"` } : {};
-		// Not through the browser's cache: it would hide the 304, and make requests wait for each other.
-		const response = await fetch(this.url(path, query), { method, headers: request, signal, cache: "no-store" });
+		// The browser's cache would hide the 304, and make requests wait for each other.
+		const response = await fetch(this.url(path, query), { ...init, signal, cache: "no-store", redirect: "manual" });
 		const text = await response.text();
-		const { status, headers } = response;
-		if (!response.ok && status !== 304) throw new Error(`${path}: ${status}`);
-		const message = text ? JSON.parse(text) : { cursor: headers.get("ETag")?.slice(1, -1) };
-		return { status, headers, message };
+		signal.throwIfAborted();
+		const { headers } = response;
+		const status = response.status || 401; // a redirect is hidden, and leads to a login
+		if (status >= 400) throw Object.assign(new Error(`${path}: ${status}`), { status });
+		return { status, headers, messages: text ? [JSON.parse(text)].flat() : [] };
 	}
 
-	/**
-	 * Watch a connection that stays open; return the listener for its `open` event.
-	 * @param {(reason: unknown) => void} fail
-	 * @returns {() => void}
-	 */
+	/** Request what `after` lacks. @param {number} carry */
+	requestNews(carry) {
+		return this.request("/update", { query: { ...this.query, carry, timeout: 0 } });
+	}
+
+	async catchUp() {
+		this.#take((await this.requestNews(1)).messages, true);
+	}
+
+	/** Watch a connection; return the listener for `open`. @param {(error: any) => void} fail */
 	onOpen(fail) {
 		const { connection } = this;
 		const { signal } = connection;
-		let timer = setTimeout(() => fail(new Error("timeout")), TIMEOUT);
-		// A browser does not show pings and comments to the page: is the server quiet, or gone?
+		let timer = setTimeout(fail, TIMEOUT);
+		// A browser does not show pings and comments: is the server quiet, or gone?
 		connection.keepWatching = () => {
 			clearTimeout(timer);
 			if (!signal.aborted) timer = setTimeout(() => this.check().then(connection.keepWatching), QUIET);
@@ -108,45 +91,59 @@ export class Subscription extends Reconnector {
 		};
 	}
 
-	/**
-	 * The listener for the `message` events of such a connection.
-	 * @param {MessageEvent<string>} event
-	 */
-	onMessage({ data }) {
+	/** @param {MessageEvent<string>} event */
+	async onMessage({ data }) {
 		const { connection } = this;
 		connection.keepWatching();
-		// A fetch that fails is a connection that fails: the next one begins with what is missing.
-		this.received(JSON.parse(data)).catch(connection.abort);
+		try {
+			await this.received([JSON.parse(data)]);
+		} catch (error) {
+			connection.abort(error); // the next one begins with what is missing
+		}
 	}
 
-	/** Connect again if the server cannot be reached, or if this transport does not bring its news. */
+	/** Connect again if the server cannot be reached, or has what did not arrive. */
 	async check() {
 		const { connection } = this;
 		try {
-			const { cursor } = (await this.request("/data")).message;
-			if (!isNewer(cursor, connection.newest)) return;
-			await sleep(GRACE, connection.signal);
-			if (isNewer(cursor, connection.newest)) throw new Error(`${cursor} did not arrive`);
+			const { messages } = await this.requestNews(0);
+			const isLate = () => messages.some(({ topic = "", cursor }) => isNewer(cursor, connection.newest.get(topic)));
+			if (isLate()) await sleep(GRACE, connection.signal);
+			if (!isLate()) return;
+			connection.liveSince = NaN; // it only seemed so
+			throw new Error("it did not arrive");
 		} catch (error) {
 			connection.abort(error);
 		}
 	}
 
-	/** @param {any} connection */
-	async #fetch(connection) {
-		while (connection.wanted && isNewer(connection.wanted, this.after)) {
-			connection.wanted = null;
+	#isBehind() {
+		const newest = this.connection?.newest ?? [];
+		return [...newest].some(([topic, cursor]) => isNewer(cursor, this.after.get(topic)));
+	}
+
+	async #fetch() {
+		while (this.#isBehind()) {
 			const slow = setTimeout(() => this.enter("stale"), STALE_AFTER);
-			const { message } = await this.request("/data").finally(() => clearTimeout(slow));
-			this.#show(/** @type {Reading} */ (message));
+			const { after } = this.query;
+			await this.catchUp().finally(() => clearTimeout(slow));
+			if (`${after}` === `${this.query.after}`) throw new Error("nothing new");
 			if (this.state === "stale") this.enter("live");
 		}
 	}
 
-	/** @param {Reading} reading */
-	#show(reading) {
-		if (!isNewer(reading.cursor, this.after)) return;
-		this.after = reading.cursor;
-		this.onReading(reading);
+	/** @param {any[]} messages @param {boolean} carried not signals: without a value, only a position */
+	#take(messages, carried) {
+		for (const message of messages) {
+			const { topic = "", cursor, reset } = message ?? {};
+			const newest = this.connection?.newest; // a callback may have stopped us
+			if (!newest || !this.topics.includes(topic) || !(sequence(cursor) >= 0)) continue;
+			const isNew = (/** @type {string} */ after) => (reset ? cursor !== after : isNewer(cursor, after));
+			if (isNew(newest.get(topic))) newest.set(topic, cursor);
+			if (!(carried || reset) || !isNew(this.after.get(topic) ?? "")) continue;
+			this.after.set(topic, cursor);
+			if (reset) this.onReset({ topic, cursor });
+			else if ("value" in message) this.onReading(message);
+		}
 	}
 }

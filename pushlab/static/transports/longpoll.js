@@ -1,4 +1,3 @@
-// @ts-check
 /** Long polling: send a request, which the server holds until there is news; then send the next. */
 
 import { Subscription } from "../subscription.js";
@@ -10,18 +9,21 @@ export default class LongPollSubscription extends Subscription {
 	/** @override @param {AbortSignal} signal */
 	async connect(signal) {
 		// The first request is not held: its response shows that the server is there.
-		await this.#poll({ query: { ...this.query, timeout: 0 } });
-		while (!signal.aborted) await this.#poll({ query: this.query, timeout: TIMEOUT });
+		await poll(this, { query: { ...this.query, timeout: 0 } });
+		while (!signal.aborted) await poll(this, { query: this.query, timeout: TIMEOUT });
 	}
+}
 
-	/** @param {import("../subscription.js").RequestOptions} options */
-	async #poll(options) {
-		const { after } = this;
-		const { status, message } = await this.request("/update", options);
-		this.live();
-		if (status === 204) return; // no news
-		await this.received(message);
-		// The same request would get the same response at once, again and again.
-		if (this.after === after) throw new Error(`${message.cursor} is not new`);
-	}
+/**
+ * @param {Subscription} subscription
+ * @param {import("../subscription.js").RequestOptions} options
+ */
+async function poll(subscription, options) {
+	const { after } = subscription.query;
+	const { status, messages } = await subscription.request("/update", options);
+	subscription.live();
+	if (status === 204) return; // no news
+	await subscription.received(messages);
+	// The same request would get the same response at once, again and again.
+	if (String(after) === String(subscription.query.after)) throw new Error("nothing new");
 }

@@ -1,4 +1,3 @@
-// @ts-check
 /** Short polling: request again and again; most responses say that there is nothing new. */
 
 import { sleep } from "../reconnector.js";
@@ -9,16 +8,18 @@ export default class PollSubscription extends Subscription {
 	/** Milliseconds from one request to the next. */
 	period = 500;
 
-	/** @override @param {AbortSignal} signal */
-	async connect(signal) {
-		while (!signal.aborted) {
+	/** @override @param {AbortSignal} ended */
+	async connect(ended) {
+		while (!ended.aborted) {
 			const next = performance.now() + this.period;
 			// The response to HEAD only signals that there is news; the one to GET carries it.
 			const method = this.carry ? "GET" : "HEAD";
-			const { status, message } = await this.request("/data", { method, etag: this.after });
+			const known = { "If-None-Match": `"${this.after.get("")}"` };
+			const { status, headers, messages } = await this.request("/data", { method, headers: known });
 			this.live();
-			if (status === 200) await this.received(message);
-			await sleep(next - performance.now(), signal);
+			const signal = { cursor: headers.get("ETag")?.slice(1, -1) };
+			if (status === 200) await this.received(this.carry ? messages : [signal]);
+			await sleep(next - performance.now(), ended);
 		}
 	}
 }

@@ -1,4 +1,3 @@
-// @ts-check
 /** Server-sent events: one request whose response never ends; every event in it is a message. */
 
 import { Subscription } from "../subscription.js";

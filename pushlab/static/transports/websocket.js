@@ -1,4 +1,3 @@
-// @ts-check
 /** WebSocket: one open connection, on which the server sends whenever there is news. */
 
 import { Subscription } from "../subscription.js";
@@ -11,7 +10,7 @@ export default class WebSocketSubscription extends Subscription {
 			const socket = new WebSocket(this.url("/update", this.query));
 			socket.onopen = this.onOpen(fail);
 			socket.onmessage = (event) => this.onMessage(event);
-			socket.onclose = ({ code }) => fail(new Error(`closed with ${code}`));
+			socket.onclose = ({ code }) => fail({ closeCode: code });
 			signal.addEventListener("abort", () => socket.close(1000));
 		});
 	}
