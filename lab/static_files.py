@@ -12,11 +12,12 @@ from pushlab.transports import TRANSPORTS
 OWN = Path(__file__).resolve().parent.parent / "static"
 LIBRARY = Path(pushlab.__file__).parent / "static"
 
-#: Every JavaScript module, as in its URL below /static/.
+#: Every JavaScript module of the page, as in its URL below /static/; push.js is for others.
 MODULES = sorted(
     module.relative_to(folder).as_posix()
     for folder in (OWN, LIBRARY)
     for module in folder.rglob("*.js")
+    if module.name != "push.js"
 )
 
 #: One hue per transport, for its lane and for its name in a sentence.

@@ -115,6 +115,7 @@ class Browser(webdriver.Chrome):
             )
         super().__init__(options, Service("/usr/bin/chromedriver"))
         self.set_script_timeout(HANG_TIMEOUT)
+        self.get("about:blank")  # a new tab's page has requests of its own, which are logged
         self._events: list[Event] = []
         self.server: Server  #: that of the page that is open
 

@@ -50,7 +50,7 @@ def test_the_wheel_has_the_library_alone(wheel: Path) -> None:
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in library.rglob("*")
-        if path.suffix in (".py", ".js") or path.name == "py.typed"
+        if path.suffix in (".py", ".js") or path.name in ("py.typed", "push.d.ts")
     }
     assert {"pushlab/py.typed", "pushlab/static/transports/websocket.js"} < expected
     with zipfile.ZipFile(wheel) as archive:

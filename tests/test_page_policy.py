@@ -115,9 +115,9 @@ def test_it_requests_nothing_from_other_servers(page_server: Server, browser: Br
     assert [url for url in urls if not url.startswith(ours)] == []
     # As many as there are: whatever is preloaded is used, whatever is used is preloaded.
     static = f"{page_server.url}/static/"
-    assert {url.removeprefix(static) for url in urls if url.endswith(".js")} == {
-        str(path.relative_to(folder)) for folder in FOLDERS for path in folder.rglob("*.js")
-    }
+    files = {str(path.relative_to(folder)) for folder in FOLDERS for path in folder.rglob("*.js")}
+    scripts = {url.removeprefix(static) for url in urls if url.endswith(".js")}
+    assert scripts == files - {"push.js"}, "that is for apps of one's own"
     assert browser.complaints() == []
 
 
@@ -129,10 +129,10 @@ def without_comments(text: str) -> str:
 
 
 def test_it_is_small() -> None:
-    """60 kB of code, and not much more with comments."""
-    paths = [path for folder in FOLDERS for path in folder.rglob("*.*")]
+    """62 kB of code, 10 of them the library's, and not much more with comments."""
+    paths = [path for folder in FOLDERS for path in folder.rglob("*.*") if path.name != "push.js"]
     files = {path.name: path.read_text() for path in paths if path.suffix in (".js", ".css")}
-    assert sum(len(without_comments(text)) for text in files.values()) < 60_000
+    assert sum(len(without_comments(text)) for text in files.values()) < 62_000
     assert sum(map(len, files.values())) < 85_000
 
 
