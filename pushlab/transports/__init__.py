@@ -7,15 +7,17 @@ plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from pushlab.feed import Feed
-from pushlab.wsgi.accept import prefers
-from pushlab.wsgi.responses import Environ, Response
-from pushlab.wsgi.waiting import Stream, Wait
+if TYPE_CHECKING:  # names and colours need no Flask, as in a load generator
+    from pushlab.feed import Feed
+    from pushlab.wsgi.responses import Environ, Response
+    from pushlab.wsgi.waiting import Stream, Wait
 
-#: What a transport's function returns: a response, or one that waits for news.
-Outcome = Response | Wait | Stream
+    #: What a transport's function returns: a response, or one that waits for news.
+    Outcome: TypeAlias = Response | Wait | Stream
+    #: What chooses the transport that a request asks for: a function of feeds and the environ.
+    Respond: TypeAlias = Callable[[Sequence[Feed], Environ], Outcome]
 
 
 class Colour(NamedTuple):
@@ -84,11 +86,7 @@ _ALL = (
 TRANSPORTS = {transport.name: transport for transport in _ALL}
 
 
-#: What chooses the transport that a request asks for: a function of feeds and the environ.
-Respond = Callable[[Sequence[Feed], Environ], Outcome]
-
-
-def routes() -> dict[str, Respond]:
+def routes() -> "dict[str, Respond]":
     """Return by path what responds to GET and HEAD."""
     paths: dict[str, list[Transport]] = {}
     for transport in sorted(_ALL, key=lambda each: not each.accept):  # the particular ones first
@@ -97,10 +95,12 @@ def routes() -> dict[str, Respond]:
     return {path: _route(shared) for path, shared in paths.items()}
 
 
-def _route(transports: list[Transport]) -> Respond:
+def _route(transports: list[Transport]) -> "Respond":
+    from pushlab.wsgi.accept import prefers
+
     candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
 
-    def respond(feeds: Sequence[Feed], environ: Environ) -> Outcome:
+    def respond(feeds: "Sequence[Feed]", environ: "Environ") -> "Outcome":
         module = next(
             module for accept, module in candidates if not accept or prefers(environ, accept)
         )
