@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
 from pushlab.websocket import handshake
-from pushlab.websocket.middleware import connection_of
+from pushlab.websocket.middleware import connection_of, run_websocket_app
 from pushlab.wsgi.responses import WSGI, Environ
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -46,11 +46,15 @@ class Sockets:
         return decorator
 
     def add_url_rule(
-        self, rule: str, endpoint: str | None, view: Callable[..., Any], **options: Any
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Callable[..., Any] | None = None,
+        **options: Any,
     ) -> None:
         """Add a socket route; the endpoint is ignored."""
         options.pop("provide_automatic_options", None)  # of blueprints, about HTTP's OPTIONS
-        self.url_map.add(Rule(rule, endpoint=view, websocket=True, **options))
+        self.url_map.add(Rule(rule, endpoint=view_func, websocket=True, **options))
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
         """Add the socket routes of a blueprint, below its `url_prefix`."""
@@ -73,6 +77,12 @@ class SocketMiddleware:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         if "wsgi.websocket" not in environ and not handshake.is_websocket_upgrade(environ):
             return self.wsgi_app(environ, start_response)
+        stock = environ.get("wsgi.websocket")
+        if type(stock).__module__ == "geventwebsocket.websocket":
+            from pushlab.hosting.gevent_sockets import StockConnection
+
+            run_websocket_app(self, environ, StockConnection(stock))
+            return []
         adapter = self.sockets.url_map.bind_to_environ(environ)
         try:
             view, values = adapter.match(websocket=True)
@@ -82,12 +92,25 @@ class SocketMiddleware:
             return self.wsgi_app(environ, start_response)
         with self.app.request_context(environ):
             try:
-                cast(Callable[..., Any], view)(connection_of(environ), **values)
+                self.converse(cast(Callable[..., Any], view), environ, **values)
             except Exception as error:
                 # The app's own error handlers; an error that they do not handle is raised again.
                 response = self.app.make_response(self.app.handle_user_exception(error))
                 return response(environ, start_response)
         return []
+
+    def converse(self, view: Callable[..., Any], environ: Environ, **values: Any) -> None:
+        """Call a route with the request's WebSocket."""
+        view(connection_of(environ), **values)
+
+
+def __getattr__(name: str) -> Any:
+    """Return what `gunicorn -k pushlab.sockets.worker` asks for."""
+    if name != "worker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pushlab.hosting.gunicorn import Worker
+
+    return Worker
 
 
 def _make_flask_sockets_worker_safe() -> None:

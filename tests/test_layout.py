@@ -31,6 +31,7 @@ IMPORTS = {
 
 #: The parts of the library: each imports only those after it.
 PARTS = (
+    "revived",
     "push",
     "presence",
     "sockets",
@@ -94,7 +95,7 @@ def test_parts_of_the_library_import_downward() -> None:
 def test_each_folder_states_its_rule() -> None:
     found = [ROOT / place / "__init__.py" for place in ("pushlab", "lab", "bench")]
     found += (ROOT / "pushlab").glob("*/__init__.py")
-    assert len(found) == 7
+    assert len(found) == 8
     for path in found:
         assert "RULE: " in str(ast.get_docstring(ast.parse(path.read_text()))), path
 

@@ -6,12 +6,14 @@ from contextlib import suppress
 from typing import Any
 
 import gevent
+import gevent.lock
 import gevent.socket
 from gevent import monkey
 
 from pushlab import feed
 from pushlab.feed import Position, Reading
 from pushlab.hosting.socket_options import configure_subscriber
+from pushlab.websocket.connection import Connection
 
 READ, WRITE = 1, 2  # libev's and libuv's event masks
 
@@ -90,3 +92,28 @@ class GeventChannel:
             self._watcher.stop()
             self._watcher.close()
             self._watcher = None
+
+
+class StockConnection(Connection):
+    """Takes over what gevent-websocket's own handler has opened.
+
+    That one has sent the 101. Its connection has no limits, closes without a code, and mixes the
+    frames of two senders.
+    """
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        self._handler = stock.handler
+        # The program that has made the server need not have patched Python.
+        self._sending = gevent.lock.Semaphore()
+        stock.closed = True  # or it would send a close frame of its own
+
+    def _open(self) -> tuple[Any, bytes]:
+        sock, early = self._handler.socket, b""
+        sock.settimeout(0)  # with which a peek is a look at the buffer
+        with suppress(BlockingIOError):
+            early = self._handler.rfile.peek()
+        return sock, early
+
+    def _yield(self) -> None:
+        gevent.sleep(0)

@@ -359,6 +359,10 @@ class Server(ThreadedWSGIServer):
                 next_check = time.monotonic() + poll_interval
         self.stop()
 
+    def shutdown(self) -> None:
+        """Have `serve_forever` stop and return; for any thread."""
+        self._signalled.send(b".")
+
     def _accept(self) -> None:
         try:
             request, address = self.get_request()

@@ -1,4 +1,4 @@
-"""uWSGI, on its gevent loop or on threads.
+"""uWSGI on gevent, on asyncio and on threads.
 
 uWSGI's own WebSockets send empty pongs and close frames without a code, do not distinguish text
 from binary, and keep a request open for every browser. So a WebSocket takes a copy of the request's
@@ -9,6 +9,7 @@ A client must not send frames before it has read the 101 (RFC 6455 section 4.1).
 may read them with the request, and they are lost.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -28,7 +29,7 @@ import uwsgi
 from werkzeug.http import http_date
 
 from pushlab import limits
-from pushlab.hosting.lifecycle import StartupError, announce, hosting_of
+from pushlab.hosting.lifecycle import Hosting, StartupError, announce, hosting_of
 from pushlab.hosting.request_parser import BadRequest, RequestHeaders, parse_request_line
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.socket_options import configure, configure_subscriber
@@ -42,6 +43,8 @@ from pushlab.wsgi.waiting import WAIT
 
 #: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Any of these options lets Python's threads run.
+_WITH_THREADS = {"asyncio", "enable-threads", "gevent", "threads"}
 #: What uWSGI gets in exchange for a socket.
 _NOTHING = os.open(os.devnull, os.O_RDWR)
 #: The body that stands for a request that has become a WebSocket.
@@ -60,12 +63,48 @@ def host(name: str, settings: ServerSettings | None = None) -> WSGI:
         sys.exit(str(error))
 
 
-def _host(name: str, settings: ServerSettings) -> WSGI:
+def upgrade(app: Any, settings: ServerSettings) -> WSGI:
+    """Return an app's WSGI application, with WebSockets.
+
+    It is for an app that uWSGI loads by itself: `uwsgi --http :5000 --http-websockets --wsgi
+    module:app`. On the gevent loop this patches Python, unless uWSGI has done so before.
+    """
+    _refuse_tls()
+    if "gevent" in uwsgi.opt and not _is_patched():
+        from gevent import monkey
+
+        monkey.patch_all()
+    application = UwsgiUpgrade(app.wsgi_app, hosting_of(app, settings))
+    uwsgi.post_fork_hook = application.begin
+    return application
+
+
+def on_asyncio() -> bool:
+    """Tell whether uWSGI runs on its asyncio loop."""
+    return "asyncio" in uwsgi.opt
+
+
+def read_shared_area(number: int, position: int) -> bytes:
+    """Return a shared area of uWSGI from a position on.
+
+    Raises ValueError if there is no such area or position.
+    """
+    if not hasattr(uwsgi, "sharedarea_read"):
+        raise ValueError("there is no shared area: uWSGI has no option `sharedarea`")
+    data: bytes = uwsgi.sharedarea_read(number, position)
+    return data
+
+
+def _refuse_tls() -> None:
     if "https-socket" in uwsgi.opt or "https-socket2" in uwsgi.opt:
         raise StartupError(
             "With https-socket the TLS is uWSGI's, and no WebSocket can be taken from it. Use "
             "uWSGI's `https` with `http-websockets`, or a proxy like nginx."
         )
+
+
+def _host(name: str, settings: ServerSettings) -> WSGI:
+    _refuse_tls()
     on_gevent = "gevent" in uwsgi.opt
     app = _import_app(name)
     if on_gevent != _is_patched():
@@ -84,13 +123,12 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
     address = _address()
     if isinstance(address, tuple):
         settings = replace(settings, host=address[0])
-    loop = _gevent_loop() if on_gevent else _thread_loop()
-    application = UwsgiUpgrade(app, settings, hosting.on_shutdown, loop)
+    application = UwsgiUpgrade(app, replace(hosting, settings=settings))
 
     def ready() -> None:
+        application.begin()
         if not uwsgi.worker_id():
-            return  # a helper process of uWSGI's that serves no requests
-        application.take_signals()
+            return
         # uWSGI has made sys.stdout another name for its log, unless it is a terminal.
         with open(1, "w", closefd=False) as stdout:
             announce(hosting.name, settings, address, stdout)
@@ -100,7 +138,7 @@ def _host(name: str, settings: ServerSettings) -> WSGI:
 
 
 class _Loop(NamedTuple):
-    """What differs between uWSGI's gevent loop and its threads."""
+    """What differs between uWSGI's loops and its threads."""
 
     connection: Callable[..., Any]
     after_fork: Callable[[], None]
@@ -157,9 +195,17 @@ def _gevent_loop() -> _Loop:
         UwsgiConnection,
         # gevent has opened descriptors in the master process, if the app was imported there, and
         # several workers would take each other's wake-ups.
-        after_fork=gevent.reinit,
+        after_fork=lambda: gevent.reinit() if uwsgi.masterpid() else None,
         # In a native thread, or all greenlets would wait.
         wait_for_signal=lambda each: gevent.get_hub().threadpool.apply(signal.sigwait, (each,)),
+    )
+
+
+def _asyncio_loop() -> _Loop:
+    # uWSGI takes the event loop of its thread, which must be the process's own: processes that
+    # have forked with one would share its selector.
+    return _thread_loop()._replace(
+        after_fork=lambda: asyncio.set_event_loop(asyncio.new_event_loop())
     )
 
 
@@ -187,21 +233,22 @@ def _thread_loop() -> _Loop:
 class UwsgiUpgrade(Upgrade):
     """The middleware for uWSGI, and its shutdown."""
 
-    def __init__(
-        self,
-        app: WSGI,
-        settings: ServerSettings,
-        on_shutdown: Iterable[Callable[[], None]],
-        loop: _Loop,
-    ) -> None:
-        super().__init__(app, settings.access_policy())
-        self._options = settings.connection_options()
-        self._on_shutdown = [*on_shutdown, self._close_conversations]
-        self._loop = loop
+    def __init__(self, app: WSGI, hosting: Hosting) -> None:
+        super().__init__(app, hosting.settings.access_policy())
+        self._options = hosting.settings.connection_options()
+        self._on_shutdown = [*hosting.on_shutdown, self._close_conversations]
+        self._loop = (
+            _gevent_loop() if "gevent" in uwsgi.opt
+            else _asyncio_loop() if on_asyncio()
+            else _thread_loop()
+        )  # fmt: skip
         self._connecting = threading.Lock()
         self._connections: WeakSet[Any] = WeakSet()
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if "wsgi.websocket" in environ:  # of another of these, in front
+            return self.wsgi_app(environ, start_response)
+
         def start(status: str, headers: Any, *exception: Any) -> Any:
             if not any(name.lower() == "date" for name, _ in headers):
                 headers = [*headers, ("Date", http_date())]  # uWSGI adds none
@@ -230,15 +277,20 @@ class UwsgiUpgrade(Upgrade):
         connection.close_socket()
         return _UPGRADED
 
-    def take_signals(self) -> None:
-        """Shut down gracefully at the next signal.
+    def begin(self) -> None:
+        """Begin in a process that serves, forked or not.
 
-        uWSGI would end the process at once. So the signals are blocked, and a thread waits for
-        them.
+        It will shut down gracefully at the next signal. uWSGI would end the process at once. So
+        the signals are blocked, and a thread waits for them, where uWSGI has threads.
         """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        if uwsgi.masterpid():
-            self._loop.after_fork()
+        if not uwsgi.worker_id():
+            return  # a helper process of uWSGI's that serves no requests
+        can_wait = not _WITH_THREADS.isdisjoint(uwsgi.opt)
+        if can_wait:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        self._loop.after_fork()
+        if not can_wait:
+            return
         threading.Thread(target=self._stop_at_signal, name="signals", daemon=True).start()
 
     def _stop_at_signal(self) -> None:

@@ -25,6 +25,7 @@ from pushlab.websocket.frames import (
     BytesMessage,
     CloseConnection,
     CloseReason,
+    Opcode,
     Ping,
     Pong,
     TextMessage,
@@ -78,6 +79,10 @@ class Connection:
 
     `max_message` is in bytes, by default MAX_MESSAGE; the intervals are in seconds.
     """
+
+    # For `send_frame`, by the names that gevent-websocket has.
+    OPCODE_TEXT, OPCODE_BINARY = Opcode.TEXT, Opcode.BINARY
+    OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG = Opcode.CLOSE, Opcode.PING, Opcode.PONG
 
     def __init__(
         self,
@@ -174,25 +179,56 @@ class Connection:
         Raises ConnectionClosed if the connection is closed, or if the browser does not accept the
         message within `limits.MESSAGE_TIMEOUT`: half a frame may be out, so nothing can follow.
         """
-        event = TextMessage(message) if isinstance(message, str) else BytesMessage(bytes(message))
         self.accept()
-        if self.closed:
+        if self.closed:  # first: a loop may send back the None of the last `receive`
             raise ConnectionClosed("the connection is closed")
+        event = TextMessage(message) if isinstance(message, str) else BytesMessage(bytes(message))
         self._write(frames.encode(event))
 
-    def receive(self) -> str | bytes | None:
-        """Wait for the next message; None once closed."""
+    def send_frame(self, message: str | bytes, opcode: int) -> None:
+        """Send a frame by its opcode (RFC 6455 section 5.2).
+
+        A message of text or bytes, a ping, a pong, or a close frame, whose message is the code in
+        two bytes and the reason. Raises ValueError for anything else, and for more than 125 bytes
+        in a control frame; ConnectionClosed as `send` does.
+        """
+        data = message.encode() if isinstance(message, str) else bytes(message)
+        if opcode == Opcode.TEXT:
+            self.send(data.decode())
+        elif opcode == Opcode.BINARY:
+            self.send(data)
+        elif opcode not in (Opcode.CLOSE, Opcode.PING, Opcode.PONG) or len(data) > 125:
+            raise ValueError(f"no frame of {len(data)} bytes can be sent with opcode {opcode}")
+        elif opcode == Opcode.CLOSE:
+            code = int.from_bytes(data[:2], "big") if data else CloseReason.NORMAL_CLOSURE
+            frames.check_close(code)
+            self.close(code, data[2:].decode())
+        else:
+            self.accept()
+            self._write(frames.encode(Ping(data) if opcode == Opcode.PING else Pong(data)))
+
+    def receive(self, timeout: float | None = None) -> str | bytes | None:
+        """Wait for the next message; None once closed.
+
+        Raises TimeoutError if none has come within `timeout` seconds.
+        """
         with suppress(ConnectionClosed):
             self.accept()
         self._yield()
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        is_late = False
         while not self.closed:
             # One event at a time: the frames before an invalid one are handled before it.
             for event in self._events:
                 message = self._handle_event(event)
                 if message is not None:
                     return message
-            if not self.closed:
-                self._read()
+            if self.closed:
+                break
+            if is_late:
+                raise TimeoutError("no message has come")
+            is_late = time.monotonic() >= deadline  # then a last look
+            self._read(deadline)
         return None
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE, reason: str = "") -> None:

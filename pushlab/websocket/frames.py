@@ -22,7 +22,7 @@ from wsproto.frame_protocol import (
 
 from pushlab import limits
 
-__all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Ping",
+__all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Opcode", "Ping",
            "Pong", "TextMessage", "check_close", "encode"]  # fmt: skip
 
 #: A close code of IANA's registry that wsproto lacks.

@@ -1,0 +1,1 @@
+"""Programs in the shape of the seeds' READMEs; only the import line differs."""
