@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from pushlab import limits
+from pushlab.hosting.lifecycle import also_close
 from pushlab.hosting.threaded_sockets import ThreadChannel, ThreadConnection
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
@@ -207,9 +208,10 @@ class Conversations:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
             if self._loop is None:
+                also_close.add(self.close)
                 try:
                     self._loop = asyncio.get_running_loop()
-                except RuntimeError:
+                except RuntimeError:  # there is none
                     self._loop = asyncio.new_event_loop()
                     threading.Thread(
                         target=self._loop.run_forever, name="asyncio", daemon=True

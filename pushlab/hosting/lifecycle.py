@@ -36,11 +36,16 @@ _SEVERAL_PROCESSES = error(
 )
 
 
+#: What else a server closes when it stops.
+also_close: set[Callable[[], None]] = set()
+
+
 def close_feeds_and_hubs() -> None:
     """End every wait, and close every hub's sockets with 1001."""
     for feed in tuple(Feed.instances):
         feed.close()
     closing = [threading.Thread(target=hub.close) for hub in tuple(Hub.instances)]
+    closing += [threading.Thread(target=close) for close in also_close]
     for thread in closing:
         thread.start()
     for thread in closing:

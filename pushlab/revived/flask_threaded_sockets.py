@@ -5,13 +5,14 @@ frames that come with the handshake. Its README names a server class that it doe
 """
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from flask import Flask
 
 from pushlab.hosting.lifecycle import announce
 from pushlab.hosting.listener import listen
-from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.settings import from_config
 from pushlab.hosting.threaded_server import Server
 from pushlab.hosting.werkzeug import WerkzeugUpgrade
 from pushlab.sockets import Sockets
@@ -25,9 +26,10 @@ class ThreadedWsWSGIServer(Server):
     def __init__(self, host: str, port: int, app: Flask, **settings: Any) -> None:
         """Listen; raise StartupError if that is not possible.
 
-        `settings` are those of ServerSettings, such as `certfile` and `allow_origins`.
+        `settings` are fields of ServerSettings, such as `certfile`; others are in the app's
+        configuration, such as PUSHLAB_ALLOW_ORIGINS.
         """
-        its_settings = ServerSettings(host=host, port=port, **settings)
+        its_settings = replace(from_config(app.config), host=host, port=port, **settings)
         upgrade = WerkzeugUpgrade.of(app, its_settings)
         super().__init__(listen(host, port), app, its_settings, on_shutdown=(upgrade.close,))
         self._settings = its_settings

@@ -22,8 +22,8 @@ from flask import Flask
 from werkzeug.exceptions import NotImplemented as NotImplementedResponse
 
 from pushlab.hosting.asyncio_sockets import AsyncioConnection, Conversations
-from pushlab.hosting.lifecycle import StartupError, hosting_of, say
-from pushlab.hosting.settings import ServerSettings
+from pushlab.hosting.lifecycle import StartupError, say
+from pushlab.hosting.settings import from_config
 from pushlab.hosting.threaded_sockets import ThreadConnection
 from pushlab.sockets import SocketMiddleware, Sockets
 from pushlab.websocket.connection import Connection, ConnectionClosed
@@ -267,20 +267,13 @@ class WebSocket(Sockets):
     """Routes for functions that take a client.
 
     `app.run` then runs uWSGI. A route runs within the request's context. `timeout` is in seconds,
-    between two pings; `settings` are for uWSGI, which accepts any Host without them.
+    between two pings on uWSGI; the app's configuration has more, such as PUSHLAB_ALLOW_ORIGINS.
     """
 
     middleware: type[WebSocketMiddleware] = WebSocketMiddleware
 
-    def __init__(
-        self,
-        app: Flask | None = None,
-        timeout: float | None = None,
-        settings: ServerSettings | None = None,
-    ) -> None:
-        self._settings = settings or ServerSettings(allow_hosts=None)
-        if timeout is not None:
-            self._settings = replace(self._settings, ping_interval=timeout)
+    def __init__(self, app: Flask | None = None, timeout: float | None = None) -> None:
+        self._timeout = timeout
         super().__init__(app)
 
     def init_app(self, app: Flask) -> None:
@@ -294,7 +287,10 @@ class WebSocket(Sockets):
         app.wsgi_app = self.middleware(app.wsgi_app, self)  # type: ignore[method-assign]
         app.run = self.run  # type: ignore[method-assign, assignment]
         if (uwsgi := _uwsgi()) is not None:
-            app.wsgi_app = uwsgi.upgrade(app, self._settings)  # type: ignore[method-assign]
+            settings = from_config(app.config)
+            if self._timeout is not None:
+                settings = replace(settings, ping_interval=self._timeout)
+            app.wsgi_app = uwsgi.upgrade(app, settings)  # type: ignore[method-assign]
 
     def run(
         self,
@@ -346,12 +342,9 @@ class AsyncioWebSocket(WebSocket):
 
     middleware = AsyncioWebSocketMiddleware
 
-    def init_app(self, app: Flask) -> None:
+    def __init__(self, app: Flask | None = None, timeout: float | None = None) -> None:
         self.conversations = Conversations()
-        hosting = hosting_of(app, self._settings)
-        closes = (*hosting.on_shutdown, self.conversations.close)
-        app.extensions["pushlab"] = replace(hosting, on_shutdown=closes)
-        super().init_app(app)
+        super().__init__(app, timeout)
 
     def add_url_rule(
         self,
