@@ -38,7 +38,7 @@ from tests.clients import (
     open_websocket,
     read_all,
 )
-from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually
+from tests.conftest import ROOT, UNVERIFIED, Server, Start, eventually, starting
 from tests.hosting import OWN, Hosted, start_server, with_limits
 
 SERVERS = ("serve.py", "servers/threads.py")
@@ -278,15 +278,19 @@ def test_a_source_that_stops_is_told(program: str, fault: str, state: str) -> No
 # Connections.
 
 
+@pytest.fixture(scope="module", params=SERVERS)
+def three_places(request: pytest.FixtureRequest) -> Iterator[Server]:
+    # Neither an event stream's heartbeat nor the poll's end is to show that a client is gone.
+    rare = with_limits(HEARTBEAT=3600, POLL_TIMEOUT=3600)
+    options = ("--source", "http", "--max-connections", "3")
+    with starting() as start:
+        yield start(request.param, *options, environment=rare)
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
-@pytest.mark.parametrize("program", SERVERS)
-def test_a_client_that_is_gone_frees_its_place(
-    start: Start, program: str, accept: str, how: str
-) -> None:
-    # Neither an event stream's heartbeat nor the poll's end is to show that it is gone.
-    rare = with_limits(HEARTBEAT=3600, POLL_TIMEOUT=3600)
-    server = start(program, "--source", "http", "--max-connections", "3", environment=rare)
+def test_a_client_that_is_gone_frees_its_place(three_places: Server, accept: str, how: str) -> None:
+    server = three_places
     cursor = server.http.get("/data").json["cursor"]
     request = f"GET /update?after={cursor}&carry=1 HTTP/1.1\r\nHost: localhost\r\n"
     with ExitStack() as clients:
@@ -326,7 +330,7 @@ def test_a_stream_that_is_not_read_keeps_few_readings(name: str, certificate_fol
     server = start_server(name, certificate_folder, "--source", "http", environment=patient)
     with server.send_get("/update?carry=1", "Accept: text/event-stream") as stream:
         assert stream.recv(1)
-        for _ in range(400):
+        for _ in range(300):
             newest = server.publish({"text": "x" * 16_000})
         received = bytearray(b"\n")
         while f"id: {newest}\n".encode() not in received[-40_000:]:
@@ -337,19 +341,25 @@ def test_a_stream_that_is_not_read_keeps_few_readings(name: str, certificate_fol
     assert server.stop() == 0
 
 
+@pytest.fixture(scope="module", params=OWN)
+def fresh(request: pytest.FixtureRequest, certificate_folder: Path) -> Iterator[tuple[Server, int]]:
+    """A server, and its memory after the first request."""
+    server = start_server(request.param, certificate_folder, "--source", "http")
+    assert server.http.get("/data").status == 200
+    yield server, memory(server)
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize(("first", "repeated"), [
     (b"", GET), (POST + b"Content-Length: 67108864\r\n\r\n", b"x" * 64),
     (GET.replace(b"GET", b"POST", 1), GET), (b"", b"GET /data\r\n\r\n"),
 ], ids=["requests", "a body", "a bad request", "HTTP/0.9"])  # fmt: skip
-@pytest.mark.parametrize("name", OWN)
 def test_64_megabytes_that_get_no_reader_are_not_taken(
-    name: str, first: bytes, repeated: bytes, certificate_folder: Path
+    fresh: tuple[Server, int], first: bytes, repeated: bytes
 ) -> None:
     """The client does not read; the kernel's buffers are most of what is taken."""
     sent = first + repeated * (2**26 // len(repeated))
-    server = start_server(name, certificate_folder, "--source", "http")
-    assert server.http.get("/data").status == 200
-    before = memory(server)
+    server, before = fresh
     with socket.create_connection(("127.0.0.1", server.port), 1) as client:
         taken = 0
         with suppress(OSError):  # a time-out: no more is taken; or a reset
@@ -357,7 +367,6 @@ def test_64_megabytes_that_get_no_reader_are_not_taken(
                 taken += client.send(memoryview(sent)[taken : taken + 2**16])
         assert taken < 2**24
         assert memory(server) - before < 2**22
-    assert server.stop() == 0
 
 
 def memory(server: Server) -> int:
