@@ -1,7 +1,7 @@
 """Server push for Flask, by WebSocket, event stream or polling.
 
 RULE: the library imports neither the demo (`lab`) nor the measurement (`bench`). Inside, imports go
-one way: revived, push -> sockets -> hosting -> transports -> hub -> wsgi -> feed -> websocket ->
+one way: revived, push -> topics -> redis_feed -> sockets -> hosting -> transports -> hub -> wsgi -> feed -> websocket ->
 limits.
 """
 

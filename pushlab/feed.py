@@ -23,6 +23,13 @@ from pushlab import limits
 logger = logging.getLogger(__name__)
 
 
+class NotPublished(RuntimeError):
+    """Redis could not be asked to publish, or did not respond.
+
+    In the second case it may have published all the same.
+    """
+
+
 class ValueTooLarge(ValueError):
     """The value is longer than `limits.MAX_VALUE` as JSON."""
 
@@ -113,6 +120,39 @@ def encode(value: Mapping[str, Any]) -> bytes:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
+def encode_value(value: Mapping[str, Any]) -> bytes:
+    """Encode what is published, as `Feed.publish` describes.
+
+    Raises TypeError, ValueError and ValueTooLarge as it does.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+    encoded = encode(value)
+    if len(encoded) > (most := limits.MAX_VALUE):
+        raise ValueTooLarge(f"the value is {len(encoded)} bytes long; {most} are allowed")
+    return encoded
+
+
+def encode_message(topic: str, cursor: str, **more: Any) -> bytes:
+    """Encode a message without a value."""
+    return encode({**({"topic": topic} if topic else {}), "cursor": cursor, **more})
+
+
+def make_reading(
+    topic: str,
+    cursor: str,
+    changed_at: float,
+    value: Mapping[str, Any],
+    encoded: bytes,
+    feed: "Feed | None",
+) -> Reading:
+    """Return a reading with both payloads."""
+    signal = encode_message(topic, cursor)
+    time_of_change = f"{changed_at:.6f}".encode()
+    carry = b'%s,"changed_at":%s,"value":%s}' % (signal[:-1], time_of_change, encoded)
+    return Reading(cursor, changed_at, value, signal, carry, feed)
+
+
 class Feed:
     """A sequence of readings, of which it keeps the newest.
 
@@ -130,9 +170,11 @@ class Feed:
     instances: ClassVar["weakref.WeakSet[Feed]"] = weakref.WeakSet()
     #: Why this process may not have a feed; set by a server of several processes.
     forbidden: ClassVar[str] = ""
+    #: Whether it is the same in every process.
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, keep: int = 1, *, topic: str = "", epoch: str = "") -> None:
-        if Feed.forbidden:
+        if Feed.forbidden and not self.is_shared:
             raise RuntimeError(Feed.forbidden)
         if keep < 1:
             raise ValueError("a feed keeps at least 1 reading")
@@ -148,7 +190,7 @@ class Feed:
         self._keeping = threading.Lock()  # held for moments only, so also by those who listen
         self._waiting: set[threading.Event] = set()
         self._kept: deque[Reading] = deque(maxlen=keep)
-        self.latest = self._reading(0, {})  #: the newest reading
+        self.latest = self._first()  #: the newest reading
         Feed.instances.add(self)
 
     @property
@@ -156,28 +198,13 @@ class Feed:
         """True if every reading counts, not only the newest."""
         return self.keep > 1
 
-    def _reading(self, sequence: int, value: Mapping[str, Any]) -> Reading:
-        encoded = encode(value)
-        if len(encoded) > (most := limits.MAX_VALUE):
-            raise ValueTooLarge(f"the value is {len(encoded)} bytes long; {most} are allowed")
-        cursor, changed_at = f"{self.epoch}-{sequence}", round(time.time(), 6)
-        signal = self._message(cursor)
-        is_position = self.topic and not sequence
-        return Reading(
-            cursor=cursor,
-            changed_at=changed_at,
-            value=value,
-            signal=signal,
-            carry=signal
-            if is_position
-            else b'%s,"changed_at":%s,"value":%s}'
-            % (signal[:-1], f"{changed_at:.6f}".encode(), encoded),
-            feed=self,
-        )
-
-    def _message(self, cursor: str, **more: Any) -> bytes:
-        topic = {"topic": self.topic} if self.topic else {}
-        return encode({**topic, "cursor": cursor, **more})
+    def _first(self) -> Reading:
+        """Return reading number 0."""
+        cursor, now = f"{self.epoch}-0", round(time.time(), 6)
+        if self.topic:
+            position = encode_message(self.topic, cursor)
+            return Reading(cursor, now, {}, position, position, self)
+        return make_reading("", cursor, now, {}, b"{}", self)
 
     def since(self, after: str | None) -> Sequence[Reading]:
         """Return what a subscriber lacks that has this cursor.
@@ -204,7 +231,7 @@ class Feed:
         return (self._reset_to(latest),)
 
     def _reset_to(self, latest: Reading) -> Reading:
-        message = self._message(latest.cursor, reset=True)
+        message = encode_message(self.topic, latest.cursor, reset=True)
         return Reading(latest.cursor, latest.changed_at, {}, message, message, self, is_reset=True)
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
@@ -220,19 +247,19 @@ class Feed:
         contains itself or is nested too deeply; ValueTooLarge for more than `limits.MAX_VALUE`
         bytes of JSON. Nothing has happened then: the newest reading is still the one before.
         """
-        check_value(value)
         with self._publishing:  # listeners receive readings in their order
             return self._publish(self.latest.value if value is None else value)
 
     def begin(self, value: Mapping[str, Any]) -> None:
         """Publish the value if nothing was published before."""
-        check_value(value)
         with self._publishing:
             if not self.latest.sequence:
                 self._publish(value)
 
     def _publish(self, value: Mapping[str, Any]) -> Reading:
-        reading = self._reading(self.latest.sequence + 1, value)
+        encoded, now = encode_value(value), round(time.time(), 6)
+        cursor = f"{self.epoch}-{self.latest.sequence + 1}"
+        reading = make_reading(self.topic, cursor, now, value, encoded, self)
         self._append(reading)
         return reading
 
@@ -241,6 +268,10 @@ class Feed:
         with self._keeping:
             self.latest = reading
             self._kept.append(reading)
+        self._notify(reading)
+
+    def _notify(self, reading: Reading) -> None:
+        with self._keeping:
             waiting, self._waiting = self._waiting, set()
         for woken in waiting:
             woken.set()
@@ -257,12 +288,22 @@ class Feed:
         feed, and their cursors would be the same.
         """
         with self._publishing:
-            self.epoch = secrets.token_hex(4)
-            with self._keeping:
-                self._kept.clear()
-            self._append(self._reading(0, {}))
-            with self._keeping:
-                self._kept.clear()
+            self._restart(secrets.token_hex(4), ())
+
+    def _restart(self, epoch: str, readings: Sequence[Reading]) -> None:
+        """Begin a new epoch with these readings."""
+        with self._keeping:
+            self.epoch = epoch
+            self._kept = deque(readings, maxlen=self.keep)
+            self.latest = readings[-1] if readings else self._first()
+        self._notify(self.latest)
+
+    def load(self) -> None:
+        """Have all readings that there are: it has."""
+
+    def release(self) -> bool:
+        """End what keeps it up to date; False if too early."""
+        return True
 
     @property
     def age(self) -> float:
@@ -319,9 +360,3 @@ class Feed:
             waiting, self._waiting = self._waiting, set()
         for woken in waiting:
             woken.set()
-
-
-def check_value(value: Any) -> None:
-    """Raise TypeError unless it is a mapping, or None."""
-    if value is not None and not isinstance(value, Mapping):
-        raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")

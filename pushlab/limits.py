@@ -32,6 +32,15 @@ HEARTBEAT = 15.0  #: seconds of silence until an event stream sends a comment
 RETRY = 1000  #: milliseconds until a browser reopens an event stream
 PREFLIGHT_AGE = 600  #: seconds that a browser may remember what a page elsewhere may send
 
+# Redis.
+REDIS_TIMEOUT = 1.0  #: seconds that Redis may take to respond
+REDIS_RETRY = 0.8  #: seconds, at most, between two tries while Redis is away
+REDIS_TICK = 1.0  #: seconds between looks whether Redis is there
+REDIS_EXPIRY = 30 * 86400  #: seconds that Redis keeps a topic that nothing is published to
+REDIS_PROCESS = 5  #: seconds after which a process counts as gone that says nothing
+REDIS_DISCONNECTED = 10_000  #: disconnected identities that a process may have missed
+REDIS_IDLE = 60.0  #: seconds that a process keeps a topic that nobody follows
+
 # HTTP requests.
 HEADER_TIMEOUT = 10.0  #: seconds that a request's headers may take
 BODY_TIMEOUT = 60.0  #: seconds that a request with a body may take in all

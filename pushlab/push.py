@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
 import flask
@@ -34,20 +34,25 @@ from werkzeug.exceptions import (
     ServiceUnavailable,
     Unauthorized,
 )
-from werkzeug.routing import Map, Rule
 
-from pushlab.feed import Feed, Reading
+from pushlab import limits
+from pushlab.feed import Feed, NotPublished, Reading, encode_value
 from pushlab.hosting.lifecycle import Hosting, close_feeds_and_hubs, shutdown_at_exit
 from pushlab.hosting.settings import from_config
 from pushlab.hosting.werkzeug import WerkzeugUpgrade
 from pushlab.hub import Hub
 from pushlab.presence import Follower, Presence
+from pushlab.push_commands import make_group
+from pushlab.topics import NoTopic, Publisher, Rules, connect
 from pushlab.transports import routes, websocket
 from pushlab.wsgi import parameters
 from pushlab.wsgi.cross_origin import CrossOrigin
 from pushlab.wsgi.policy import error_as_json
 from pushlab.wsgi.responses import Environ, Response
 from pushlab.wsgi.waiting import REVOKED, Stream
+
+if TYPE_CHECKING:
+    from pushlab.redis_feed import RedisFeeds
 
 STATIC = Path(__file__).parent / "static"
 
@@ -56,15 +61,16 @@ SEVERAL_PROCESSES = (
     "it with one"
 )
 
-Permission = Callable[..., Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: The log of what was disconnected. No topic of an app has such a name.
+_DISCONNECTED = "\0disconnected"
 
-class _Rule(NamedTuple):
-    """What `Push.topic` was given."""
 
-    function: Permission
-    keep: int
+class _Permission(NamedTuple):
+    """What decides who may follow a topic."""
+
+    function: Callable[..., Any]
     blueprint: str | None
 
 
@@ -83,8 +89,9 @@ class _Topic:
 class Push:
     """Topics that browsers follow, and programs publish to.
 
-    `url_prefix` is where the routes are, `identify` is called in the request of who asks, and
-    returns the user's identity for `disconnect`, or None.
+    `url_prefix` is where the routes are. `redis` is the URL of a Redis or Valkey that several
+    processes share. `identify` is called in the request of who asks, and returns the user's
+    identity for `disconnect`, or None.
     """
 
     def __init__(
@@ -92,12 +99,18 @@ class Push:
         app: Flask | None = None,
         *,
         url_prefix: str = "/push",
+        redis: str | None = None,
         identify: Callable[[], Any] = lambda: None,
     ) -> None:
         self.url_prefix = url_prefix.rstrip("/")
         self.hub = Hub()
         self._identify = identify
-        self._rules = Map(strict_slashes=False, merge_slashes=False)
+        self.rules = Rules()
+        self.redis = connect(redis) if redis else None
+        self._starting = threading.Lock()
+        self._disconnected: Feed | None = None
+        self._disconnected_after = ""
+        self._counted: dict[str, int] = {}
         # A follower may end while the lock is held, when it is garbage.
         self._lock = threading.RLock()
         self._topics: dict[str, _Topic] = {}
@@ -112,15 +125,19 @@ class Push:
     def init_app(self, app: Flask) -> None:
         """Add the routes, and what a server needs to know.
 
-        Reads `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS`, `PUSHLAB_TRUSTED_PROXIES` and
-        `PUSHLAB_PING_INTERVAL` from `app.config`. Raises ValueError if one of them is wrong.
+        Reads `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS`, `PUSHLAB_TRUSTED_PROXIES`,
+        `PUSHLAB_PING_INTERVAL` and `PUSHLAB_REDIS` from `app.config`. Raises ValueError if one of
+        them is wrong.
         """
         settings = from_config(app.config)
+        if self.redis is None and app.config.get("PUSHLAB_REDIS"):
+            self.redis = connect(app.config["PUSHLAB_REDIS"])
         self.hub.ping_interval = settings.ping_interval
         self._presence.init_app(app)
         app.extensions["pushlab"] = Hosting(app.name, settings)
         app.extensions["push"] = self
         app.jinja_env.globals.setdefault("push", self)
+        app.cli.add_command(make_group(self), "push")
         paths = {f"{self.url_prefix}{path}": respond for path, respond in routes().items()}
         for path, respond in paths.items():
             app.add_url_rule(path, f"push {path}", self._view(respond))
@@ -148,44 +165,81 @@ class Push:
         """
 
         def decorator(function: F) -> F:
-            self._rules.add(Rule(f"/{name}", endpoint=_Rule(function, keep, blueprint)))
+            self.rules.add(name, keep, _Permission(function, blueprint))
             return function
 
         return decorator
 
-    def _match(self, topic: str) -> tuple[_Rule, Mapping[str, Any]]:
-        """Return a topic's rule and variables.
-
-        Raises NotFound.
-        """
-        try:
-            rule, values = self._rules.bind("").match(f"/{topic}")
-        except HTTPException:
-            raise NotFound(f"there is no topic {topic!r}") from None
-        found: _Rule = rule
-        return found, values
-
     @contextmanager
     def _using(self, topic: str, keep: int) -> Iterator[_Topic]:
-        """Have a topic that is not forgotten meanwhile."""
+        """Have a topic that is not forgotten meanwhile.
+
+        Raises NotPublished if Redis is needed and away.
+        """
         with self._lock:
             found = self._topics.get(topic)
             if found is None:
-                feed = Feed(keep, topic=topic, epoch=self._epoch if keep > 1 else "")
-                feed.subscribe(self.hub.broadcast)
-                found = self._topics[topic] = _Topic(feed)
+                found = self._topics[topic] = _Topic(self._make_feed(topic, keep))
             found.users += 1
         try:
+            found.feed.load()
             yield found
         finally:
             with self._lock:
                 found.users -= 1
                 self._forget_if_unused(topic)
 
+    def _make_feed(self, topic: str, keep: int) -> Feed:
+        if self.redis is not None:
+            feed: Feed = self.redis.feed(topic, keep)
+        else:
+            feed = Feed(keep, topic=topic, epoch=self._epoch if keep > 1 else "")
+        feed.subscribe(self.hub.broadcast)
+        return feed
+
     def _forget_if_unused(self, topic: str) -> None:
         found = self._topics[topic]
-        if not (found.followers or found.users or found.is_published):
+        if not (found.followers or found.users or found.is_published) and found.feed.release():
             del self._topics[topic]
+
+    # With Redis.
+
+    def _start(self) -> "RedisFeeds | None":
+        """Take part in what other processes do, once, if there is Redis.
+
+        Not when the app is made: the process may be forked afterwards.
+        """
+        shared = self.redis
+        if shared is None or self._disconnected is not None:
+            return shared
+        with self._starting:
+            if self._disconnected is None:
+                shared.declare(self.rules.keeps)
+                feed = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
+                feed.load()
+                self._disconnected_after = feed.latest.cursor
+                feed.subscribe(self._disconnect_those)
+                shared.ticks.append(self._tick)
+                self._disconnected = feed
+        return shared
+
+    def _disconnect_those(self, newest: Reading) -> None:
+        """Disconnect whom another process has disconnected."""
+        for reading in newest.feed.since(self._disconnected_after):
+            self._disconnected_after = reading.cursor
+            self._revoke(str(reading.value.get("identity")))
+
+    def _tick(self) -> None:
+        """Write down the counts that have changed; forget topics."""
+        with self._lock:
+            for topic in tuple(self._topics):
+                self._forget_if_unused(topic)
+            counts = {topic: found.followers for topic, found in self._topics.items()}
+        changed = dict(counts.items() - self._counted.items())
+        changed |= dict.fromkeys(self._counted.keys() - counts.keys(), 0)
+        if self.redis is not None:
+            self.redis.set_counts(changed)
+        self._counted = counts
 
     # For the app.
 
@@ -194,54 +248,77 @@ class Push:
 
         From a request, a thread or a greenlet. Browsers get it in the order of the calls. Raises
         TypeError and ValueError for what JSON cannot say (`Feed.publish`), and ValueError for a
-        name that no topic has.
+        name that no topic has. With Redis, raises NotPublished within `limits.REDIS_TIMEOUT` if it
+        does not say that it has published.
         """
-        if not isinstance(value, Mapping):
-            raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+        encode_value(value)  # None, which publishes the newest once more, is for a Feed alone
+        keep, _, _ = self.rules.match(topic)
+        shared = self._start()
+        if shared is not None:
+            return shared.append(topic, keep, value)
         if flask.has_request_context() and request.environ.get("wsgi.multiprocess"):
             raise RuntimeError(SEVERAL_PROCESSES)
-        with self._using(topic, self._keep_of(topic)) as found:
+        with self._using(topic, keep) as found:
             reading = found.feed.publish(value)
             found.is_published = True
         return reading
 
-    def _keep_of(self, topic: str) -> int:
-        if problem := parameters.topic_problem(topic):
-            raise ValueError(f"topic: {problem}")
-        try:
-            rule, _ = self._match(topic)
-        except NotFound as error:
-            raise ValueError(error.description) from None
-        return rule.keep
+    @staticmethod
+    def publisher(redis: str) -> Publisher:
+        """Return what publishes from a program that is no app.
+
+        `redis` is the URL that the apps have.
+        """
+        return Publisher(redis)
 
     def cursor(self, topic: str) -> str:
         """Return the newest cursor, for a page being made.
 
         The page follows from there, and misses nothing that is published meanwhile.
         """
-        with self._using(topic, self._keep_of(topic)) as found:
+        keep, _, _ = self.rules.match(topic)
+        self._start()
+        with self._using(topic, keep) as found:
             return found.feed.latest.cursor
 
     def disconnect(self, identity: Any) -> int:
         """End everything that was opened by this identity.
 
         Its sockets are closed with 4401, its streams end, and its polls get 401. What is published
-        afterwards is not sent to them. Returns how many there were.
+        afterwards is not sent to them. With Redis that is so in every process; raises NotPublished
+        if it is away, when only this process has done so. Returns how many there were in this
+        process.
         """
+        number = self._revoke(str(identity))
+        shared = self._start()
+        if shared is not None:
+            value = {"identity": str(identity)}
+            shared.append(_DISCONNECTED, limits.REDIS_DISCONNECTED, value)
+        return number
+
+    def _revoke(self, identity: str) -> int:
         with self._lock:
-            followers = tuple(self._followers.get(str(identity), ()))
+            followers = tuple(self._followers.get(identity, ()))
         for follower in followers:
             follower.revoke()
         return len(followers)
 
     def count(self, topic: str) -> int:
-        """Return how many browsers follow a topic."""
+        """Return how many browsers follow a topic.
+
+        With Redis, those of other processes as of a second ago.
+        """
+        shared = self._start()
+        if shared is not None:
+            self._tick()
+            return shared.count(topic)
         found = self._topics.get(topic)
         return found.followers if found else 0
 
     def topics(self) -> list[str]:
         """Return the names of topics with followers or readings."""
-        return sorted(self._topics)
+        shared = self._start()
+        return sorted({*self._topics, *(shared.topics() if shared else ())})
 
     def on_follow(self, function: F) -> F:
         """Call the function with every Follower that comes."""
@@ -292,12 +369,15 @@ class Push:
         Raises HTTPException if it may not.
         """
         environ: Environ = request.environ
-        if environ.get("wsgi.multiprocess"):
+        if environ.get("wsgi.multiprocess") and self.redis is None:
             raise ServiceUnavailable(SEVERAL_PROCESSES)
         topics = parameters.read(environ).topics
         if not topics:
             raise BadRequest("topic: none is named")
-        matched = [self._match(topic) for topic in topics]
+        try:
+            matched = [self.rules.match(topic) for topic in topics]
+        except NoTopic as error:
+            raise NotFound(str(error)) from None
         identity = self._identify()
         follower = Follower(
             topics,
@@ -311,22 +391,26 @@ class Push:
             with self._lock:
                 self._followers.setdefault(follower.identity, WeakSet()).add(follower)
         try:
-            values = [_permit(rule, values) for rule, values in matched]
+            states = [_permit(permission, values) for _, permission, values in matched]
+            self._start()
             feeds = [
-                self._follow(topic, rule, value, follower)
-                for topic, (rule, _), value in zip(topics, matched, values, strict=True)
+                self._follow(topic, keep, state, follower)
+                for topic, (keep, _, _), state in zip(topics, matched, states, strict=True)
             ]
             yield feeds, follower
+        except NotPublished as error:
+            follower.left("refused")
+            raise ServiceUnavailable(str(error)) from error
         except BaseException:
             follower.left("refused")
             raise
 
-    def _follow(self, topic: str, rule: _Rule, value: Any, follower: Follower) -> Feed:
-        with self._using(topic, rule.keep) as found:
-            if value is not None:
+    def _follow(self, topic: str, keep: int, state: Any, follower: Follower) -> Feed:
+        with self._using(topic, keep) as found:
+            if state is not None:
                 if found.feed.is_log:
                     raise TypeError(f"{topic!r} is a log: its function returns None")
-                found.feed.begin(value)
+                found.feed.begin(state)
             with self._lock:
                 found.followers += 1
                 follower.joined += (topic,)
@@ -347,7 +431,7 @@ class Push:
             self._presence.changed(follower, reason)
 
 
-def _permit(rule: _Rule, values: Mapping[str, Any]) -> Any:
+def _permit(rule: _Permission, values: Mapping[str, Any]) -> Any:
     """Call a topic's function; return the value of a state.
 
     Raises HTTPException if it refuses.

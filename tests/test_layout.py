@@ -33,6 +33,9 @@ IMPORTS = {
 PARTS = (
     "revived",
     "push",
+    "push_commands",
+    "topics",
+    "redis_feed",
     "presence",
     "sockets",
     "hosting",

@@ -103,7 +103,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if self.cfg.workers == 1:
             return
         Feed.forbidden = _SEVERAL_WORKERS
-        if not Feed.instances:
+        if all(feed.is_shared for feed in Feed.instances):
             return
         if self.age % self.cfg.workers == 1:
             self.log.error(_SEVERAL_WORKERS)

@@ -1,0 +1,364 @@
+"""The same feed, shared by processes: a stream in Redis, and what each process keeps of it.
+
+Redis, or Valkey, numbers the readings and keeps them. A script appends a reading with the next
+sequence, and wakes the processes; each then reads on from where it was. So cursors are the same in
+every process, and nothing is lost when a wake-up is: pub/sub carries no reading.
+
+Per topic there are two keys: `PREFIX:{TOPIC}:meta`, a hash of the epoch, the last sequence and how
+many readings are kept; and `PREFIX:{TOPIC}:log`, a stream whose entries have the sequence as id.
+"""
+
+import json
+import logging
+import random
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ImportError as error:
+    raise ImportError("Redis needs redis-py: pip install 'pushlab[redis]'") from error
+
+from pushlab import limits
+from pushlab.feed import Feed, NotPublished, Reading, encode_value, make_reading
+
+logger = logging.getLogger(__name__)
+
+#: Every script begins with this. KEYS: meta, log. ARGV[1]: the epoch of a log that is not there.
+_BEGIN = """
+local epoch, last = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last'))
+if not epoch then
+    epoch, last = ARGV[1], 0
+    redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0)
+end
+last = tonumber(last)
+"""
+
+#: ARGV: epoch, channel, topic, keep, value, whether only to an empty log, the lease's token or "".
+_APPEND = (
+    _BEGIN
+    + """
+if ARGV[6] == '1' and last > 0 then return {epoch, last, ''} end
+if ARGV[7] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[7] then
+    return redis.error_reply('LEASE another process is the source')
+end
+local now = redis.call('TIME')
+local at = now[1] .. '.' .. string.format('%06d', now[2])
+last = last + 1
+redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[4], last .. '-0', 'at', at, 'value', ARGV[5])
+redis.call('HSET', KEYS[1], 'last', last, 'keep', ARGV[4])
+redis.call('EXPIRE', KEYS[1], ARGV[8])
+redis.call('EXPIRE', KEYS[2], ARGV[8])
+redis.call('PUBLISH', ARGV[2], ARGV[3])
+return {epoch, last, at}
+"""
+)
+
+#: ARGV: epoch, channel, topic; and the epoch, sequence and time of the last reading that is known.
+#: Where the log does not have that reading, a server took over that was behind, or has lost its
+#: last seconds: numbers could be used twice, so the log begins anew.
+_READ = (
+    _BEGIN
+    + """
+local known = tonumber(ARGV[5])
+if epoch ~= ARGV[4] then
+    known = 0
+elseif known > 0 then
+    local its = redis.call('XRANGE', KEYS[2], known .. '-0', known .. '-0')
+    if last < known or (its[1] and its[1][2][2] ~= ARGV[6]) then
+        epoch, last, known = ARGV[1], 0, 0
+        redis.call('DEL', KEYS[2])
+        redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0)
+        redis.call('PUBLISH', ARGV[2], ARGV[3])
+    end
+end
+return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+')}
+"""
+)
+
+
+class LeaseLost(NotPublished):
+    """Another process is the source now."""
+
+
+class RedisFeed(Feed):
+    """A feed in Redis; has what `Feed` has.
+
+    Its readings come from Redis alone, also those that this process has published.
+    """
+
+    __slots__ = ("_at", "_is_loaded", "_redis", "used_at")
+
+    is_shared = True
+
+    def __init__(self, shared: "RedisFeeds", keep: int, topic: str) -> None:
+        super().__init__(keep, topic=topic)
+        self._redis = shared
+        self._at = ""  # the time of the newest reading, as Redis has it
+        self._is_loaded = False
+        self.used_at = time.monotonic()
+
+    def load(self) -> None:
+        """Have what Redis has.
+
+        Raises NotPublished if it cannot be asked. To be called before the first use.
+        """
+        self.used_at = time.monotonic()
+        if not self._is_loaded:
+            self._redis.follow(self)
+            self.refresh()
+            self._is_loaded = True
+
+    def release(self) -> bool:
+        if time.monotonic() < self.used_at + limits.REDIS_IDLE:
+            return False
+        self._redis.unfollow(self)
+        return True
+
+    def refresh(self) -> None:
+        """Read on in Redis, from where this feed is."""
+        with self._publishing:
+            known = self.epoch, self.latest.sequence, self._at
+            epoch, entries = self._redis.read(self.topic, *known)
+            if epoch != self.epoch or entries:
+                self._apply(epoch, entries)
+
+    def _apply(self, epoch: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
+        readings = [
+            make_reading(
+                self.topic,
+                f"{epoch}-{number.partition(b'-')[0].decode()}",
+                float(at),
+                json.loads(value),
+                value,
+                self,
+            )
+            for number, (_, at, _, value) in entries
+        ]
+        self._at = entries[-1][1][1].decode() if entries else ""
+        if epoch != self.epoch:
+            self._restart(epoch, readings)
+        else:
+            for reading in readings:
+                self._append(reading)
+
+    def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
+        value = self.latest.value if value is None else value
+        return self._redis.append(self.topic, self.keep, value, feed=self)
+
+    def begin(self, value: Mapping[str, Any]) -> None:
+        if not self.latest.sequence:
+            self._redis.append(self.topic, self.keep, value, only_first=True)
+            self.refresh()
+
+    def reset(self) -> None:
+        """Do nothing: its epoch is that of Redis, in every process."""
+
+
+class RedisFeeds:
+    """What this process follows in one Redis.
+
+    A thread, or greenlet, waits for wake-ups, and reads on. It starts with the first feed, also in
+    a process that was forked. While Redis is away, `problem` says so.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "pushlab") -> None:
+        self.url = url
+        self._prefix = prefix
+        self._channel = f"{prefix}:wake"
+        self.process = secrets.token_hex(8)  #: the name of this process
+        self._client = redis.Redis.from_url(
+            url,
+            socket_timeout=limits.REDIS_TIMEOUT,
+            socket_connect_timeout=limits.REDIS_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
+        )
+        self._append_script = self._client.register_script(_APPEND)
+        self._read_script = self._client.register_script(_READ)
+        self._followed: dict[str, RedisFeed] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self.problem = ""  #: why readings do not come, or nothing
+        #: Called about once a second while Redis is there.
+        self.ticks: list[Callable[[], None]] = []
+
+    def feed(self, topic: str, keep: int) -> RedisFeed:
+        """Return a feed; `load` it before its first use."""
+        return RedisFeed(self, keep, topic)
+
+    def _keys(self, topic: str) -> list[str]:
+        return [f"{self._prefix}:{{{topic}}}:{name}" for name in ("meta", "log", "lease")]
+
+    def append(
+        self,
+        topic: str,
+        keep: int,
+        value: Mapping[str, Any],
+        *,
+        only_first: bool = False,
+        token: str = "",
+        feed: Feed | None = None,
+    ) -> Reading:
+        """Append a reading to a topic's log, and wake everybody.
+
+        Raises as `Feed.publish` does, NotPublished if Redis cannot be asked, and with a `token`
+        LeaseLost if it is not the lease's.
+        """
+        encoded = encode_value(value)
+        arguments = (secrets.token_hex(4), self._channel, topic, keep, encoded, int(only_first),
+                     token, limits.REDIS_EXPIRY)  # fmt: skip
+        try:
+            epoch, last, at = self._append_script(self._keys(topic), arguments)
+        except redis.RedisError as error:
+            if "LEASE" in str(error):
+                raise LeaseLost("another process is the source") from None
+            raise NotPublished(f"Redis has not published: {error}") from error
+        return make_reading(topic, f"{epoch.decode()}-{last}", float(at or 0), value, encoded, feed)
+
+    def read(self, topic: str, epoch: str, sequence: int, at: str) -> tuple[str, Any]:
+        """Return a log's epoch, and its entries after this one.
+
+        Raises NotPublished if Redis cannot be asked.
+        """
+        arguments = (secrets.token_hex(4), self._channel, topic, epoch, sequence, at)
+        try:
+            found, entries = self._read_script(self._keys(topic)[:2], arguments)
+        except redis.RedisError as error:
+            raise NotPublished(f"Redis cannot be asked: {error}") from error
+        return found.decode(), entries
+
+    def rules(self) -> dict[str, int]:
+        """Return how many readings topics keep, by their rules.
+
+        Raises NotPublished if Redis cannot be asked.
+        """
+        found = self._ask(lambda: self._client.hgetall(f"{self._prefix}:topics"))
+        return {name.decode(): int(keep) for name, keep in found.items()}
+
+    def declare(self, rules: Mapping[str, int]) -> None:
+        """Write rules down, for publishers that are no app."""
+        if rules:
+            mapping: dict[Any, Any] = dict(rules)
+            self._ask(lambda: self._client.hset(f"{self._prefix}:topics", mapping=mapping))
+
+    def count(self, topic: str) -> int:
+        """Return how many follow a topic, in all processes."""
+        key = f"{self._prefix}:{{{topic}}}:followers"
+        found = self._ask(lambda: self._client.hgetall(key))
+        names = [name.decode() for name in found]
+        if not names:
+            return 0
+        alive = self._ask(lambda: self._client.mget([self._process(name) for name in names]))
+        if killed := [name for name, is_alive in zip(names, alive, strict=True) if not is_alive]:
+            self._ask(lambda: self._client.hdel(key, *killed))
+        numbers = zip(found.values(), alive, strict=True)
+        return sum(int(number) for number, is_alive in numbers if is_alive)
+
+    def set_counts(self, counts: Mapping[str, int]) -> None:
+        """Write down how many follow topics in this process."""
+
+        def write() -> None:
+            with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.set(self._process(self.process), 1, ex=limits.REDIS_PROCESS)
+                for topic, number in counts.items():
+                    key = f"{self._prefix}:{{{topic}}}:followers"
+                    if number:
+                        pipeline.hset(key, self.process, number)
+                    else:
+                        pipeline.hdel(key, self.process)
+                pipeline.execute()
+
+        self._ask(write)
+
+    def topics(self) -> list[str]:
+        """Return the names of topics that Redis keeps."""
+        pattern = f"{self._prefix}:{{*}}:log"
+        found = self._ask(lambda: list(self._client.scan_iter(pattern, count=1000)))
+        names = [key.decode()[len(self._prefix) + 2 : -len("}:log")] for key in found]
+        return [name for name in names if name.isprintable()]
+
+    def _process(self, name: str) -> str:
+        return f"{self._prefix}:process:{name}"
+
+    @staticmethod
+    def _ask(what: Callable[[], Any]) -> Any:
+        try:
+            return what()
+        except redis.RedisError as error:
+            raise NotPublished(f"Redis cannot be asked: {error}") from error
+
+    def follow(self, feed: RedisFeed) -> None:
+        """Keep a feed up to date from now on."""
+        with self._lock:
+            self._followed[feed.topic] = feed
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
+                self._thread.start()
+
+    def unfollow(self, feed: RedisFeed) -> None:
+        """Do not keep it up to date any more."""
+        with self._lock:
+            if self._followed.get(feed.topic) is feed:
+                del self._followed[feed.topic]
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        cap = limits.REDIS_RETRY / 16
+        while not self._stopped.is_set():
+            try:
+                self._listen()
+            except (redis.RedisError, NotPublished, OSError) as error:
+                if not self.problem:
+                    logger.error(  # noqa: TRY400 - one line says it
+                        "Redis is away, and the data stands still: %s", error
+                    )
+                else:
+                    cap = min(2 * cap, limits.REDIS_RETRY)
+                self.problem = f"Redis is away: {error}"
+                # Full jitter: processes do not all return at once.
+                self._stopped.wait(cap * random.random())
+            else:
+                return
+            if not self.problem:
+                cap = limits.REDIS_RETRY / 16
+
+    def _listen(self) -> None:
+        """Listen, then read on in all feeds; then in those that wake."""
+        with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+            pubsub.subscribe(self._channel)
+            confirmed = pubsub.get_message(timeout=limits.REDIS_TIMEOUT)
+            if confirmed is None:
+                raise redis.TimeoutError("it does not respond")
+            self._refresh(tuple(self._followed.values()))
+            if self.problem:
+                logger.error("Redis is there again")
+                self.problem = ""
+            tick = time.monotonic()
+            while not self._stopped.is_set():
+                topics: dict[str, None] = {}
+                message = pubsub.get_message(timeout=limits.REDIS_TICK)
+                while message is not None:
+                    if message["type"] == "message":
+                        topics[message["data"].decode()] = None
+                    message = pubsub.get_message(timeout=0) if len(topics) < 1000 else None
+                self._refresh([f for t in topics if (f := self._followed.get(t)) is not None])
+                if time.monotonic() >= tick + limits.REDIS_TICK:
+                    tick = time.monotonic()
+                    self._client.ping()
+                    for each in self.ticks:
+                        each()
+
+    @staticmethod
+    def _refresh(feeds: Iterable[RedisFeed]) -> None:
+        for feed in feeds:
+            feed.refresh()
