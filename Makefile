@@ -69,7 +69,7 @@ $(VENV)/compare: requirements.txt bench/requirements.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/test: requirements.txt bench/requirements.txt servers/requirements.txt \
-		tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
+		examples/shop/requirements.txt tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt
 	@touch $@

@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 README = (ROOT / "README.rst").read_text()
 
 
-PAGES = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").rglob("*.rst"))]
+PAGES = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").rglob("*.rst")),
+         *sorted((ROOT / "examples").rglob("*.rst"))]  # fmt: skip
 
 #: A name in the text that looks like a file or folder of this tree, and where a link leads.
 NAMED = re.compile(r"``((?:\w[\w.-]*/)*(?:\w[\w.-]*\.(?:py|js|rst|ini|conf|txt|png|toml)))``")
