@@ -1,8 +1,8 @@
 """Server push for Flask, by WebSocket, event stream or polling.
 
 RULE: the library imports neither the demo (`lab`) nor the measurement (`bench`). Inside, imports go
-one way: revived, push -> topics -> redis_feed -> sockets -> hosting -> transports -> hub -> wsgi -> feed -> websocket ->
-limits.
+one way: revived, push -> topics -> redis_feed -> sockets -> hosting -> transports -> hub -> wsgi ->
+feed -> websocket -> limits.
 """
 
 from importlib import import_module

@@ -298,8 +298,8 @@ class Feed:
             self.latest = readings[-1] if readings else self._first()
         self._notify(self.latest)
 
-    def load(self) -> None:
-        """Have all readings that there are: it has."""
+    def load(self, after: str | None = None) -> None:
+        """Have what a subscriber with this cursor may ask for."""
 
     def release(self) -> bool:
         """End what keeps it up to date; False if too early."""

@@ -371,7 +371,7 @@ class Push:
         environ: Environ = request.environ
         if environ.get("wsgi.multiprocess") and self.redis is None:
             raise ServiceUnavailable(SEVERAL_PROCESSES)
-        topics = parameters.read(environ).topics
+        topics, afters, _, _ = parameters.read(environ)
         if not topics:
             raise BadRequest("topic: none is named")
         try:
@@ -397,6 +397,8 @@ class Push:
                 self._follow(topic, keep, state, follower)
                 for topic, (keep, _, _), state in zip(topics, matched, states, strict=True)
             ]
+            for feed, after in zip(feeds, parameters.resumed(environ, afters), strict=True):
+                feed.load(after)
             yield feeds, follower
         except NotPublished as error:
             follower.left("refused")

@@ -28,7 +28,7 @@ def _object(_: Any, __: Any, text: str) -> Mapping[str, Any]:
     try:
         value = json_text.loads(text)
     except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
+        raise click.BadParameter(str(error)) from None
     if not isinstance(value, dict):
         raise click.BadParameter("not a JSON object")
     return value

@@ -104,16 +104,24 @@ class RedisFeed(Feed):
         self._is_loaded = False
         self.used_at = time.monotonic()
 
-    def load(self) -> None:
-        """Have what Redis has.
+    def load(self, after: str | None = None) -> None:
+        """Have what a subscriber with this cursor may ask for.
 
-        Raises NotPublished if it cannot be asked. To be called before the first use.
+        Another process may have seen readings a moment before this one. Raises NotPublished if
+        Redis cannot be asked. To be called before the first use.
         """
         self.used_at = time.monotonic()
         if not self._is_loaded:
             self._redis.follow(self)
             self.refresh()
             self._is_loaded = True
+        elif after is not None and self._is_ahead(after):
+            self.refresh()
+
+    def _is_ahead(self, after: str) -> bool:
+        epoch, _, sequence = after.rpartition("-")
+        is_number = sequence.isdecimal()
+        return epoch != self.epoch or (is_number and int(sequence) > self.latest.sequence)
 
     def release(self) -> bool:
         if time.monotonic() < self.used_at + limits.REDIS_IDLE:

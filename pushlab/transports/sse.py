@@ -24,14 +24,8 @@ HEADERS = [
 def update(feeds: Sequence[Feed], environ: Environ) -> Stream:
     """Return a stream of every change from now on."""
     _, afters, _, carry = parameters.read(environ)
-    # The URL of a reconnecting EventSource is still its first one: the newer cursors count.
-    last_id = environ.get("HTTP_LAST_EVENT_ID")
-    if last_id is not None:
-        cursors = last_id.split(",")
-        # An id that is not ours names no reading of these feeds, as a foreign cursor does.
-        afters = tuple(cursors if len(cursors) == len(feeds) else [last_id] * len(feeds))
     return Stream(
-        tuple(Position(feed, after or None) for feed, after in zip(feeds, afters, strict=True)),
+        tuple(map(Position, feeds, parameters.resumed(environ, afters))),
         HEADERS,
         first=b"retry: %d\n\n" % limits.RETRY,
         event=carry_reading if carry else signal_reading,

@@ -35,6 +35,20 @@ def read(environ: Environ) -> Parameters:
     return Parameters(topics, afters, _timeout(timeout), carry)
 
 
+def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Return where a stream goes on: Last-Event-ID, or `afters`.
+
+    The URL of a reconnecting EventSource is still its first one: the newer cursors count. An id
+    that is not ours names no reading of these feeds, as a foreign cursor does.
+    """
+    last_id: str | None = environ.get("HTTP_LAST_EVENT_ID")
+    if last_id is None:
+        return afters
+    cursors = last_id.split(",")
+    found = cursors if len(cursors) == len(afters) else [last_id] * len(afters)
+    return tuple(cursor or None for cursor in found)
+
+
 @lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
 def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | None, bool]:
     query: dict[str, list[str]] = {}
