@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotPublished(RuntimeError):
-    """Redis could not be asked to publish, or did not respond.
+    """Redis could not publish, or did not respond.
 
     In the second case it may have published all the same.
     """
@@ -302,7 +302,10 @@ class Feed:
         """Have what a subscriber with this cursor may ask for."""
 
     def release(self) -> bool:
-        """End what keeps it up to date; False if too early."""
+        """End what keeps it up to date.
+
+        Returns False if it is too early for that.
+        """
         return True
 
     @property

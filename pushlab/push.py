@@ -68,7 +68,7 @@ _DISCONNECTED = "\0disconnected"
 
 
 class _Permission(NamedTuple):
-    """What decides who may follow a topic."""
+    """What decides whether a topic may be followed."""
 
     function: Callable[..., Any]
     blueprint: str | None
@@ -205,9 +205,9 @@ class Push:
     # With Redis.
 
     def _start(self) -> "RedisFeeds | None":
-        """Take part in what other processes do, once, if there is Redis.
+        """Take part in what other processes do, once.
 
-        Not when the app is made: the process may be forked afterwards.
+        Returns None without Redis. Not when the app is made: the process may be forked afterwards.
         """
         shared = self.redis
         if shared is None or self._disconnected is not None:
@@ -224,7 +224,7 @@ class Push:
         return shared
 
     def _disconnect_those(self, newest: Reading) -> None:
-        """Disconnect whom another process has disconnected."""
+        """Disconnect identities that another process has disconnected."""
         for reading in newest.feed.since(self._disconnected_after):
             self._disconnected_after = reading.cursor
             self._revoke(str(reading.value.get("identity")))

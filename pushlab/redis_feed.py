@@ -1,4 +1,4 @@
-"""The same feed, shared by processes: a stream in Redis, and what each process keeps of it.
+"""The same feed, shared by processes over Redis.
 
 Redis, or Valkey, numbers the readings and keeps them. A script appends a reading with the next
 sequence, and wakes the processes; each then reads on from where it was. So cursors are the same in
@@ -166,7 +166,7 @@ class RedisFeed(Feed):
             self.refresh()
 
     def reset(self) -> None:
-        """Do nothing: its epoch is that of Redis, in every process."""
+        """Do nothing: its epoch is that of Redis."""
 
 
 class RedisFeeds:
@@ -185,6 +185,7 @@ class RedisFeeds:
             url,
             socket_timeout=limits.REDIS_TIMEOUT,
             socket_connect_timeout=limits.REDIS_TIMEOUT,
+            protocol=2,  # with 3, a missing password is a riddle about HELLO
             retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
         )
         self._append_script = self._client.register_script(_APPEND)
@@ -227,8 +228,20 @@ class RedisFeeds:
         except redis.RedisError as error:
             if "LEASE" in str(error):
                 raise LeaseLost("another process is the source") from None
-            raise NotPublished(f"Redis has not published: {error}") from error
+            raise NotPublished(f"Redis has not published: {self._reason(error)}") from error
         return make_reading(topic, f"{epoch.decode()}-{last}", float(at or 0), value, encoded, feed)
+
+    def _reason(self, error: redis.RedisError) -> str:
+        """Return what is wrong, in plain words."""
+        if isinstance(error, redis.ResponseError):
+            # Without its password, Redis calls a long command a protocol error.
+            try:
+                self._client.ping()
+            except redis.AuthenticationError as plain:
+                return str(plain)
+            except redis.RedisError:
+                pass
+        return str(error)
 
     def read(self, topic: str, epoch: str, sequence: int, at: str) -> tuple[str, Any]:
         """Return a log's epoch, and its entries after this one.
@@ -316,6 +329,11 @@ class RedisFeeds:
             if self._followed.get(feed.topic) is feed:
                 del self._followed[feed.topic]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it waits for wake-ups."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread."""
         self._stopped.set()
@@ -341,7 +359,7 @@ class RedisFeeds:
                 cap = limits.REDIS_RETRY / 16
 
     def _listen(self) -> None:
-        """Listen, then read on in all feeds; then in those that wake."""
+        """Listen; read on in all feeds, then in those woken."""
         with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
             pubsub.subscribe(self._channel)
             confirmed = pubsub.get_message(timeout=limits.REDIS_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Topics by name: rules as those of URLs, and the publisher of a program that is no app.
+"""Topics by name, and publishing from other programs.
 
 A rule says how many readings the feeds of its topics keep. With Redis, apps write their rules down
 there, so that any program can publish.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def connect(url: str) -> "RedisFeeds":
-    """Return the feeds of a Redis; it is not asked anything yet.
+    """Return the feeds of a Redis, without connecting yet.
 
     Raises ImportError if redis-py is not there, and ValueError for what is no URL of a Redis.
     """
@@ -28,7 +28,7 @@ def connect(url: str) -> "RedisFeeds":
 
 
 class NoTopic(ValueError):
-    """There is no topic of this name, or it is not a name."""
+    """There is no topic of this name."""
 
 
 class Rules:
@@ -44,7 +44,7 @@ class Rules:
         self._map.add(Rule(f"/{name}", endpoint=(keep, what)))
 
     def match(self, topic: str) -> tuple[int, Any, Mapping[str, Any]]:
-        """Return how many are kept, what was added, and the variables.
+        """Return a topic's keep, what was added, and the variables.
 
         Raises NoTopic.
         """

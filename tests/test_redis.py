@@ -1,0 +1,311 @@
+"""The same feeds in several processes, on a real Redis, with faults."""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pushlab import Push, limits
+from pushlab import feed as feeds
+from pushlab.feed import Feed, NotPublished, Position
+from pushlab.redis_feed import LeaseLost, RedisFeeds
+from tests.clients import HANG_TIMEOUT
+from tests.conftest import eventually
+from tests.redis_server import RedisServer
+
+LOG, STATE = 1000, 1
+
+
+@pytest.fixture(scope="module")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for tests that leave it as it is."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that a test may harm."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.process.send_signal(signal.SIGCONT)
+    server.stop()
+
+
+class Subscriber:
+    """Follows a feed as a waiting browser does, in a thread."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.numbers: list[int] = []
+        self.cursors: list[str] = []
+        self.resets = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        after: str | None = None
+        while not self.feed.closed:
+            for reading in feeds.wait((Position(self.feed, after),), timeout=1):
+                after = reading.cursor
+                if reading.is_reset:
+                    self.resets += 1
+                elif reading.value:
+                    self.numbers.append(reading.value["n"])
+                    self.cursors.append(reading.cursor)
+
+    def has(self, *numbers: int) -> bool:
+        return self.numbers == list(numbers)
+
+
+class Processes:
+    """What two processes have: each its connections and its feed."""
+
+    def __init__(self, url: str, topic: str, keep: int) -> None:
+        self.shared = [RedisFeeds(url) for _ in range(2)]
+        self.feeds = [each.feed(topic, keep) for each in self.shared]
+        for feed in self.feeds:
+            feed.load()
+        self.subscribers = [Subscriber(feed) for feed in self.feeds]
+
+    def publish(self, number: int, process: int = 0) -> str:
+        """Publish until it is; Redis may be away."""
+        deadline = time.monotonic() + HANG_TIMEOUT
+        while True:
+            try:
+                return self.feeds[process].publish({"n": number}).cursor
+            except NotPublished:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    def until(self, condition: Callable[[Subscriber], bool]) -> None:
+        """Wait until it holds for every subscriber."""
+        eventually(lambda: all(map(condition, self.subscribers)))
+
+    def close(self) -> None:
+        for shared, feed in zip(self.shared, self.feeds, strict=True):
+            shared.close()
+            feed.close()
+
+
+@pytest.fixture
+def processes(shared_redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Processes]:
+    with closing(Processes(shared_redis.url, request.node.name, LOG)) as found:
+        yield found
+
+
+def test_both_processes_have_the_same_cursors(processes: Processes) -> None:
+    cursors = [processes.publish(number, process=number % 2) for number in range(10)]
+    processes.until(lambda each: each.cursors == cursors and each.has(*range(10)))
+    epoch, _, first = cursors[0].partition("-")
+    assert (first, cursors[-1]) == ("1", f"{epoch}-10")
+
+
+def test_a_process_that_comes_later_has_what_is_kept(shared_redis: RedisServer) -> None:
+    with closing(Processes(shared_redis.url, "later", 3)) as first:
+        cursors = [first.publish(number) for number in range(5)]
+        with closing(Processes(shared_redis.url, "later", 3)) as second:
+            feed = second.feeds[0]
+            assert [each.value["n"] for each in feed.since(cursors[1])] == [2, 3, 4]
+            assert [each.is_reset for each in feed.since(cursors[0])] == [True]
+            assert feed.latest.cursor == cursors[-1]
+
+
+def test_a_state_has_the_newest(shared_redis: RedisServer) -> None:
+    with closing(Processes(shared_redis.url, "stock", STATE)) as two:
+        newest = [two.publish(number) for number in range(100)][-1]
+        two.until(lambda each: each.numbers[-1:] == [99] and each.cursors[-1] == newest)
+        two.feeds[1].begin({"n": -1})
+        assert two.feeds[1].latest.value == {"n": 99}
+
+
+def test_the_first_of_two_beginnings_counts(shared_redis: RedisServer) -> None:
+    with closing(Processes(shared_redis.url, "beginning", STATE)) as two:
+        for number, feed in enumerate(two.feeds):
+            feed.begin({"n": number})
+        assert [feed.latest.value for feed in two.feeds] == [{"n": 0}, {"n": 0}]
+
+
+def test_a_cursor_that_this_process_has_not_seen_yet(shared_redis: RedisServer) -> None:
+    """A browser comes from a process that was a moment faster."""
+    with closing(Processes(shared_redis.url, "moment", LOG)) as two:
+        behind = two.feeds[1]
+        two.shared[1].unfollow(behind)  # nothing wakes it
+        cursors = [two.publish(number) for number in range(3)]
+        assert behind.latest.sequence == 0
+        behind.load(cursors[1])
+        assert [each.value["n"] for each in behind.since(cursors[1])] == [2]
+
+
+# Redis goes away. Each returns when it is there again.
+
+
+def cut(redis: RedisServer) -> None:
+    redis.cut()
+
+
+def stop_and_continue(redis: RedisServer) -> None:
+    redis.process.send_signal(signal.SIGSTOP)
+    time.sleep(1.5 * limits.REDIS_TIMEOUT)
+    redis.process.send_signal(signal.SIGCONT)
+
+
+def restart(redis: RedisServer) -> None:
+    redis.stop()
+    redis.start()
+
+
+def make_read_only(redis: RedisServer) -> None:
+    redis.do("REPLICAOF", "127.0.0.1", "1")
+    redis.cut()
+    time.sleep(0.1)
+    redis.do("REPLICAOF", "NO", "ONE")
+
+
+def fill(redis: RedisServer) -> None:
+    redis.do("CONFIG", "SET", "maxmemory", "1")
+    time.sleep(0.1)
+    redis.do("CONFIG", "SET", "maxmemory", "0")
+
+
+@pytest.mark.parametrize("fault", [cut, stop_and_continue, restart, make_read_only, fill])
+def test_nothing_is_lost_or_doubled(
+    own_redis: RedisServer, fault: Callable[[RedisServer], None]
+) -> None:
+    """Faults come while readings are published; the log is still there."""
+    with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
+
+        def twice() -> None:
+            for _ in range(2):
+                fault(own_redis)
+
+        faults = threading.Thread(target=twice)
+        two.publish(0)
+        faults.start()
+        published = 1
+        while faults.is_alive() or published < 100:
+            two.publish(published, process=published % 2)
+            published += 1
+            time.sleep(0.001)
+        two.until(lambda each: each.numbers[-1:] == [published - 1])
+        for subscriber in two.subscribers:
+            # A publisher that got no response tries again, and may so publish twice.
+            assert list(dict.fromkeys(subscriber.numbers)) == list(range(published))
+            assert subscriber.cursors == list(dict.fromkeys(subscriber.cursors))
+            sequences = [int(cursor.partition("-")[2]) for cursor in subscriber.cursors]
+            assert sequences == list(range(1, len(sequences) + 1)), "no gap, no double"
+            assert subscriber.resets == 0
+        assert all(each.problem == "" for each in two.shared)
+
+
+def restart_empty(redis: RedisServer) -> None:
+    redis.stop()
+    shutil.rmtree(redis.folder / "appendonlydir")
+    redis.start()
+
+
+def restart_behind(redis: RedisServer) -> None:
+    """As a replica that takes over, and lacks the last readings."""
+    redis.stop()
+    folder = redis.folder / "appendonlydir"
+    shutil.rmtree(folder)
+    shutil.copytree(redis.folder / "older", folder)
+    redis.start()
+
+
+@pytest.mark.parametrize("fault", [restart_empty, restart_behind])
+def test_a_log_that_is_gone_is_one_reset(
+    own_redis: RedisServer, fault: Callable[[RedisServer], None]
+) -> None:
+    with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
+        before = [two.publish(number) for number in range(3)]
+        shutil.copytree(own_redis.folder / "appendonlydir", own_redis.folder / "older")
+        before += [two.publish(number) for number in range(3, 6)]
+        two.until(lambda each: each.has(*range(6)))
+        fault(own_redis)
+        two.until(lambda each: each.resets == 1)
+        after = [two.publish(number) for number in range(6, 9)]
+        two.until(lambda each: each.has(*range(9)))
+        assert [each.resets for each in two.subscribers] == [1, 1]
+        epochs = (
+            {cursor.partition("-")[0] for cursor in before},
+            {cursor.partition("-")[0] for cursor in after},
+        )
+        assert epochs[0].isdisjoint(epochs[1])
+
+
+def test_numbers_that_were_used_again_are_found_out(own_redis: RedisServer) -> None:
+    """A publisher is there before those that know what was lost."""
+    with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
+        two.publish(0)
+        shutil.copytree(own_redis.folder / "appendonlydir", own_redis.folder / "older")
+        two.publish(1)
+        two.until(lambda each: each.has(0, 1))
+        for shared in two.shared:
+            shared.close()
+        eventually(lambda: not any(shared.is_running for shared in two.shared))
+        restart_behind(own_redis)
+        other = RedisFeeds(own_redis.url)
+        for number in (10, 11):
+            other.append("orders/7", LOG, {"n": number})
+        for feed in two.feeds:
+            feed.refresh()
+            (first,) = feed.since(f"{two.subscribers[0].cursors[-1]}")
+            assert first.is_reset
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (RedisServer.stop, "Connection refused"),
+        (lambda redis: redis.process.send_signal(signal.SIGSTOP), "Timeout"),
+        (lambda redis: redis.do("CONFIG", "SET", "maxmemory", "1"), "maxmemory"),
+        (lambda redis: redis.do("REPLICAOF", "127.0.0.1", "1"), "(?i)read.?only"),
+        (lambda redis: redis.do("CONFIG", "SET", "requirepass", "other"), "Authentication"),
+    ],
+    ids=["stopped", "hanging", "full", "read-only", "password"],
+)  # fmt: skip
+def test_publishing_says_that_redis_is_away(
+    own_redis: RedisServer, harm: Callable[[RedisServer], Any], message: str
+) -> None:
+    with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
+        cursor = two.publish(0)
+        two.until(lambda each: each.has(0))
+        harm(own_redis)
+        with pytest.raises(NotPublished, match=message):
+            RedisFeeds(own_redis.url).append("orders/7", LOG, {"n": 1})
+        assert two.feeds[0].latest.cursor == cursor
+
+
+def test_a_source_without_the_lease_cannot_publish(shared_redis: RedisServer) -> None:
+    shared = RedisFeeds(shared_redis.url)
+    key = "pushlab:{lab}:lease"
+    shared_redis.do("SET", key, "mine")
+    shared.append("lab", STATE, {"n": 1}, token="mine")
+    shared_redis.do("SET", key, "another's")
+    with pytest.raises(LeaseLost):
+        shared.append("lab", STATE, {"n": 2}, token="mine")
+    with closing(Processes(shared_redis.url, "lab", STATE)) as two:
+        assert two.feeds[0].latest.value == {"n": 1}
+
+
+def test_a_publisher_knows_the_topics_of_apps(shared_redis: RedisServer) -> None:
+    url = shared_redis.url
+    with pytest.raises(ValueError, match="there is no topic 'new/7'"):
+        Push.publisher(url).publish("new/7", {})
+    push = Push(redis=url)
+    push.topic("new/<int:user>", keep=10)(lambda user: None)
+    push.publish("new/8", {"n": 1})
+    publisher = Push.publisher(url)
+    assert publisher.publish("new/7", {"n": 1}).sequence == 1
+    assert push.cursor("new/7").endswith("-1")
+    assert {"new/7", "new/8"} <= set(push.topics())
+    for value, error in ((["no dict"], TypeError), ({"n": float("nan")}, ValueError)):
+        with pytest.raises(error):
+            publisher.publish("new/7", value)  # type: ignore[arg-type]
