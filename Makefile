@@ -31,7 +31,7 @@ ifeq ($(ARGS),)
 	# Five workers, also on two cores: most tests wait most of the time. `worksteal` gives a worker
 	# tests that follow each other, which share their servers and their browser.
 	$(VENV)/bin/python -m pytest -q -n 5 --dist worksteal -m "not alone"
-	$(VENV)/bin/python -m pytest -q -m alone
+	$(VENV)/bin/python -m pytest -q -m alone $$(grep -l mark.alone tests/test_*.py)
 else
 	$(VENV)/bin/python -m pytest $(ARGS)
 endif

@@ -28,6 +28,9 @@ pytest_plugins = ["tests.browsing"]
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
 
+#: Of every program; see tests/at_start/sitecustomize.py.
+PYTHONPATH = os.pathsep.join((str(ROOT / "tests" / "at_start"), str(ROOT)))
+
 #: Trusts every certificate, for tests of something else.
 UNVERIFIED = ssl.create_default_context()
 UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
@@ -104,7 +107,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": PYTHONPATH, **environment},
         )
         _started.append(self.process)
         self.out: list[str] = []

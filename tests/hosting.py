@@ -1,7 +1,6 @@
 """Every server that hosts the app, for tests of all."""
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 
 from bench.servers import HOSTED, free_port, nginx, nginx_configuration
-from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
+from tests.conftest import PROGRAMS, Program, Server, eventually
 
 BIN = Path(sys.executable).parent
 GUNICORN = ("gunicorn", "-c", "servers/gunicorn.conf.py")
@@ -99,8 +98,7 @@ def with_limits(**limits: float) -> dict[str, str]:
 
     A limit of an hour shows that something else ends what a test waits for.
     """
-    folders = os.pathsep.join((str(ROOT / "tests" / "with_limits"), str(ROOT)))
-    return {"PYTHONPATH": folders, "LIMITS": json.dumps(limits)}
+    return {"LIMITS": json.dumps(limits)}
 
 
 def start_server(name: str, folder: Path, *options: str, port: int = 0, **more: Any) -> Server:
