@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import pushlab
-from tests.clients import RawSocket
+from bench.servers import free_port
+from tests.clients import Http, RawSocket
 from tests.conftest import ROOT, Program, eventually
 
 ENVIRONMENT = {
@@ -77,28 +78,29 @@ def test_without_gevent_it_needs_only_flask_and_wsproto(
 def test_the_readmes_app_runs_from_an_empty_folder(
     python: Path, wheel: Path, tmp_path: Path
 ) -> None:
-    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[gevent]", cwd=tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
     readme = (ROOT / "README.rst").read_text()
     block = re.search(
         r"^In your own app\n-+\n(?s:.*?)^\.\. code:: python\n\n((?:(?: {3}.*)?\n)+)", readme, re.M
     )
     assert block, "README.rst has no Python code under 'In your own app'"
     code = re.sub(r"^ {3}", "", block[1], flags=re.M)
-    assert "port=8020" in code
-    (tmp_path / "hello.py").write_text(code.replace("port=8020", "port=0"))
+    assert "flask --app hello run --port 8020" in readme
+    (tmp_path / "hello.py").write_text(code)
+    port = free_port()
     app = Program(
-        "-W", "error", "hello.py", command=(str(python),), before=f"cd {tmp_path}",
-        environment={"PYTHONPATH": ""},
+        "-W", "error", "-m", "flask", "--app", "hello", "run", "--port", str(port),
+        command=(str(python),), before=f"cd {tmp_path}", environment={"PYTHONPATH": ""},
     )  # fmt: skip
-    eventually(lambda: app.out or app.process.poll() is not None)
-    assert app.out, app.log
-    found = re.search(r"http://127\.0\.0\.1:(\d+) ", app.out[0])
-    assert found, app.out
-    with RawSocket(int(found[1])) as browser:
-        first, second = browser.json(), browser.json()
-        assert first["value"]["time"]
-        assert first["cursor"] != second["cursor"]
+    http = Http("127.0.0.1", port)
+    eventually(lambda: "Running on" in app.log or app.process.poll() is not None)
+    page = http.get("/").body.decode()
+    assert http.get(re.findall(r'from "(.*?)"', page)[0]).status == 200
+    with RawSocket(port, "/push/update?topic=greetings&carry=1") as browser:
+        assert browser.json()["cursor"].endswith("-0")
+        assert http.post("/greet", {}).status == 200
+        assert browser.json()["value"] == {"text": "hello"}
         app.process.send_signal(signal.SIGINT)
         assert browser.close_code() == 1001
-    assert app.wait() == 0
-    assert app.log == ""
+    app.wait()
+    assert "Traceback" not in app.log
