@@ -6,6 +6,7 @@ from where it was. Nothing here knows about browsers, and plain `threading` prim
 threads and, after gevent's monkey patching, greenlets alike.
 """
 
+import hashlib
 import json
 import logging
 import secrets
@@ -251,9 +252,15 @@ class Feed:
             return self._publish(self.latest.value if value is None else value)
 
     def begin(self, value: Mapping[str, Any]) -> None:
-        """Publish the value if nothing was published before."""
+        """Publish the value if nothing was published before.
+
+        The same value has the same cursor if the feed had the same epoch: one that was forgotten
+        and is made again has nothing new for a poll that comes back.
+        """
         with self._publishing:
             if not self.latest.sequence:
+                text = self.epoch.encode() + encode_value(value)
+                self.epoch = hashlib.blake2s(text, digest_size=4).hexdigest()
                 self._publish(value)
 
     def _publish(self, value: Mapping[str, Any]) -> Reading:

@@ -115,8 +115,8 @@ class Push:
         self._lock = threading.RLock()
         self._topics: dict[str, _Topic] = {}
         self._followers: dict[str, WeakSet[Follower]] = {}  # by identity
-        # The same for all logs: one that is forgotten, as nobody has published to it, goes on where
-        # it was when it is made again.
+        # The same for all feeds: one that is forgotten, as nobody has published to it, goes on
+        # where it was when it is made again. That happens with every response to a long poll.
         self._epoch = secrets.token_hex(4)
         self._presence = Presence()
         if app is not None:
@@ -193,7 +193,7 @@ class Push:
         if self.redis is not None:
             feed: Feed = self.redis.feed(topic, keep)
         else:
-            feed = Feed(keep, topic=topic, epoch=self._epoch if keep > 1 else "")
+            feed = Feed(keep, topic=topic, epoch=self._epoch)
         feed.subscribe(self.hub.broadcast)
         return feed
 

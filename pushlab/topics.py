@@ -35,7 +35,7 @@ class Rules:
     """What was said about topics, found by a topic's name."""
 
     def __init__(self) -> None:
-        self._map = Map(strict_slashes=False, merge_slashes=False)
+        self._map = Map(merge_slashes=False)
         self.keeps: dict[str, int] = {}  #: by the rule's name
 
     def add(self, name: str, keep: int, what: Any = None) -> None:
@@ -50,8 +50,10 @@ class Rules:
         """
         if problem := topic_problem(topic):
             raise NoTopic(f"topic: {problem}")
+        # Werkzeug would ignore more than one slash at the beginning.
+        path = "" if topic.startswith("/") else f"/{topic}"
         try:
-            (keep, what), values = self._map.bind("").match(f"/{topic}")
+            (keep, what), values = self._map.bind("").match(path)
         except HTTPException:
             raise NoTopic(f"there is no topic {topic!r}") from None
         return keep, what, values

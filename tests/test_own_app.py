@@ -84,13 +84,20 @@ GUNICORN = (str(BIN / "gunicorn"), "-b", "127.0.0.1:{port}", "--no-control-socke
 WORKER = (*GUNICORN, "-k", "pushlab.gunicorn_worker.Worker")
 FLASK = (str(BIN / "flask"), "--app", "app", "run", "--port", "{port}")
 
-SERVERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "gevent": (PATCH + APP + GEVENT, (sys.executable, "app.py")),
-    "threads": (APP + THREADS, (sys.executable, "app.py")),
-    "gunicorn": (APP, (*WORKER, "app:app")),
-    "uwsgi": (APP, (str(BIN / "uwsgi"), str(ROOT / "servers" / "uwsgi.ini"))),
-    "uwsgi-threads": (APP, (str(BIN / "uwsgi"), str(ROOT / "servers" / "uwsgi-threads.ini"))),
-}
+
+def hosted(app: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return, by server, the source of app.py and the command that serves it."""
+    uwsgi = str(BIN / "uwsgi")
+    return {
+        "gevent": (PATCH + app + GEVENT, (sys.executable, "app.py")),
+        "threads": (app + THREADS, (sys.executable, "app.py")),
+        "gunicorn": (app, (*WORKER, "app:app")),
+        "uwsgi": (app, (uwsgi, str(ROOT / "servers" / "uwsgi.ini"))),
+        "uwsgi-threads": (app, (uwsgi, str(ROOT / "servers" / "uwsgi-threads.ini"))),
+    }
+
+
+SERVERS = hosted(APP)
 
 
 class OwnApp(Server):

@@ -108,11 +108,10 @@ class Wait(_Waiting):
         reason = "closed"
         try:
             found = self._wait(environ, self.positions, timeout=self.timeout)
-            reason = "answered"
+            reason = "disconnected" if self._is_revoked() else "answered"
         finally:
-            is_revoked = self._is_revoked()
             self._left(reason)
-        return REVOKED if is_revoked else self.respond(found)
+        return REVOKED if reason == "disconnected" else self.respond(found)
 
 
 @dataclass(frozen=True, slots=True)
