@@ -437,7 +437,7 @@ def test_refusals(server: OwnApp, transport: str, follow: Follow) -> None:
     assert refusal(server, transport, "topic=users/bob", ann)[0] == 403
     publish(server, topic, {"n": 1})
     assert other.next()["value"] == {"n": 1}
-    allowed = follow("users/ann", "members/1", "login/1", *map(unique, ["log"] * 29), headers=ann)
+    allowed = follow("users/ann", *map(unique, ["members", "login", *["log"] * 29]), headers=ann)
     assert len({allowed.next()["topic"] for _ in range(32)}) == 32
     itself = unique("publishing")
     assert follow(itself).next()["value"] == {"by": "itself"}
