@@ -104,3 +104,81 @@ def test_the_readmes_app_runs_from_an_empty_folder(
         assert browser.close_code() == 1001
     app.wait()
     assert "Traceback" not in app.log
+
+
+#: Everything that the library's public face has, in 25 lines.
+WISHED = """\
+from flask import Flask, abort, session
+from pushlab import Push
+
+app = Flask(__name__)
+app.secret_key = "secret"
+push = Push(app, url_prefix="/push", redis=None, identify=lambda: session.get("user"))
+
+@push.topic("stock/<sku>")
+def stock(sku):
+    return {"left": 3}
+
+@push.topic("orders/<int:user>", keep=1000)
+def orders(user):
+    if user != session.get("user"):
+        abort(403)
+
+@app.post("/login/<int:user>")
+def log_in(user):
+    session["user"] = user
+    return {"count": push.count(f"orders/{user}"), "topics": push.topics()}
+
+@app.post("/logout")
+def log_out():
+    return {"ended": push.disconnect(str(session.pop("user")))}
+
+push.publish("orders/7", {"order": 1})
+"""
+GEVENT = """\
+from gevent import monkey
+monkey.patch_all()
+from pushlab.hosting import gevent_server
+from wished import app
+gevent_server.run(app, port={port})
+"""
+
+
+@pytest.mark.parametrize("server", ["flask run", "gevent"])
+def test_the_wished_program_runs_from_an_empty_folder(
+    python: Path, wheel: Path, tmp_path: Path, server: str
+) -> None:
+    assert len([line for line in WISHED.splitlines() if line]) <= 25
+    extra = "[gevent]" if server == "gevent" else ""
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}{extra}", cwd=tmp_path)
+    (tmp_path / "wished.py").write_text(WISHED)
+    port = free_port()
+    (tmp_path / "on_gevent.py").write_text(GEVENT.format(port=port))
+    arguments: tuple[str, ...] = ("-m", "flask", "--app", "wished", "run", "--port", str(port))
+    if server == "gevent":
+        arguments = ("on_gevent.py",)
+    app = Program(
+        "-W", "error", *arguments,
+        command=(str(python),), before=f"cd {tmp_path}", environment={"PYTHONPATH": ""},
+    )  # fmt: skip
+    ready = re.compile("Running on|Ctrl-C stops it")
+    eventually(lambda: ready.search(app.log + "".join(app.out)) or app.process.poll() is not None)
+    http = Http("127.0.0.1", port)
+    assert http.get("/push/data?topic=stock/tea").json["value"] == {"left": 3}
+    login = http.post("/login/7", {})
+    assert login.json == {"count": 0, "topics": ["orders/7"]}
+    cookie = {"Cookie": login.headers["Set-Cookie"].partition(";")[0]}
+    path = "/push/update?topic=orders/7&topic=stock/tea&carry=1"
+    with RawSocket(port, path, changes=cookie) as browser:
+        values = {each["topic"]: each["value"] for each in (browser.json(), browser.json())}
+        assert values == {"orders/7": {"order": 1}, "stock/tea": {"left": 3}}
+        again = http.post("/login/7", {}).json
+        assert again == {"count": 1, "topics": ["orders/7", "stock/tea"]}
+        assert http.post("/logout", {}, headers=cookie).json == {"ended": 1}
+        assert browser.close_code() == 4401
+    for refused, status in ((path, 403), ("/push/update?topic=unknown", 404)):
+        with RawSocket(port, refused) as browser:
+            assert browser.status == status
+    app.process.send_signal(signal.SIGINT)
+    app.wait()
+    assert "Traceback" not in app.log, app.log
