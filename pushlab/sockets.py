@@ -14,7 +14,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
 from pushlab.websocket import handshake
+from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import connection_of, run_websocket_app
+from pushlab.wsgi.access import origin_allowed
 from pushlab.wsgi.responses import WSGI, Environ
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -79,10 +81,7 @@ class SocketMiddleware:
             return self.wsgi_app(environ, start_response)
         stock = environ.get("wsgi.websocket")
         if type(stock).__module__ == "geventwebsocket.websocket":
-            from pushlab.hosting.gevent_sockets import StockConnection
-
-            run_websocket_app(self, environ, StockConnection(stock))
-            return []
+            return self._take_over(stock, environ)
         adapter = self.sockets.url_map.bind_to_environ(environ)
         try:
             view, values = adapter.match(websocket=True)
@@ -97,6 +96,19 @@ class SocketMiddleware:
                 # The app's own error handlers; an error that they do not handle is raised again.
                 response = self.app.make_response(self.app.handle_user_exception(error))
                 return response(environ, start_response)
+        return []
+
+    def _take_over(self, stock: Any, environ: Environ) -> Iterable[bytes]:
+        """Replace a connection of gevent-websocket by ours."""
+        from pushlab.hosting.gevent_sockets import StockConnection
+        from pushlab.hosting.settings import from_config
+
+        connection = StockConnection(stock)
+        if origin_allowed(environ, from_config(self.app.config).allow_origins):
+            run_websocket_app(self, environ, connection)
+        else:  # the 101 is out: too late for our servers' 403
+            connection.accept()
+            connection.close_and_wait(CloseReason.POLICY_VIOLATION)
         return []
 
     def converse(self, view: Callable[..., Any], environ: Environ, **values: Any) -> None:

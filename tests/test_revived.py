@@ -39,6 +39,7 @@ SERVED: dict[str, tuple[str, dict[str, Any]]] = {
     "echo, debug": ("python tests/revived/uwsgi_echo.py", {"debug": True, "threads": 8}),
     "echo, gunicorn": (f"{GUNICORN} pushlab.sockets.worker tests.revived.uwsgi_echo:app", {}),
     "client": ("python tests/revived/uwsgi_client.py", {"threads": 8, "sharedarea": 1}),
+    "client, gevent": ("python tests/revived/uwsgi_client.py", {"gevent": 100}),
     "client, processes": ("python tests/revived/uwsgi_client.py", {"processes": 4}),
     "client, by hand": (f"{UWSGI} --processes 2 --wsgi tests.revived.uwsgi_client:app", {}),
     "chat": ("python tests/revived/asyncio_chat.py", {"asyncio": 100, "greenlet": True}),
@@ -182,6 +183,16 @@ def test_limits_hold(serve: Serve, name: str) -> None:
             assert socket.close_code() == code
 
 
+@pytest.mark.parametrize("name", SOCKETS)
+def test_pages_from_elsewhere_are_refused(serve: Serve, name: str) -> None:
+    """With 403; gevent-websocket's own handler has sent the 101 by then."""
+    with RawSocket(serve(name).port, "/echo", changes={"Origin": "http://evil.example"}) as socket:
+        if name != "sockets":
+            assert socket.status == 403
+        else:
+            assert socket.close_code() == 1008
+
+
 def test_the_worker_is_ours_and_nothing_else() -> None:
     from pushlab import sockets
     from pushlab.hosting.gunicorn import Worker
@@ -317,6 +328,13 @@ def test_every_method_of_a_coroutines_client(serve: Serve, name: str) -> None:
         socket.send(b"last")
         assert socket.recv(HANG_TIMEOUT) == b"last"
         eventually(lambda: socket.protocol.close_code == 1000)
+
+
+@of("chat")
+def test_a_browser_that_does_not_read_is_given_up(serve: Serve, name: str) -> None:
+    server = serve(name)
+    with RawSocket(server.port, "/flood"):
+        eventually(lambda: "flood" in server.http.get("/").json["ended"])
 
 
 @of("chat")

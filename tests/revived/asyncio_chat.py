@@ -59,6 +59,16 @@ async def ticks(ws):  # type: ignore[no-untyped-def]
     ended.append("ticks")
 
 
+@websocket.route("/flood")
+async def flood(ws):  # type: ignore[no-untyped-def]
+    """Send without waiting, and so without an end."""
+    try:
+        while True:
+            ws.send_nb("x" * 60_000)
+    except OSError:
+        ended.append("flood")
+
+
 @websocket.route("/fail")
 async def fail(ws):  # type: ignore[no-untyped-def]
     raise LookupError("on purpose")
