@@ -8,6 +8,7 @@ const find = (selector) => /** @type {HTMLElement} */ (document.querySelector(se
 
 const { topic = "", after, login = "" } = find("main").dataset;
 const status = find("[role=status]");
+const notice = find("[role=alert]");
 const orders = find("[data-orders]");
 const stocks = new Map(
 	[.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-stock]"))].map((element) => [
@@ -44,8 +45,8 @@ follow([topic, ...stocks.keys()], {
 
 for (const form of /** @type {NodeListOf<HTMLFormElement>} */ (document.querySelectorAll("main form"))) {
 	form.addEventListener("submit", async (event) => {
-		event.preventDefault(); // without this script the form works, too, and the page is loaded anew
+		event.preventDefault(); // without this script the form works, too, and loads the page again
 		const { ok } = await fetch(form.action, { method: "POST" }).catch(() => ({ ok: false }));
-		if (!ok) location.reload();
+		notice.textContent = ok ? "" : "Not ordered: the shop does not respond.";
 	});
 }
