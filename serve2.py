@@ -15,17 +15,17 @@ monkey.patch_all()  # before other imports: code that waits now lets other green
 
 from flask import request
 
-from lab.app import create_app
+from lab.app import create_app, create_feed
 from lab.instruments import Lab
 from lab.settings import from_command_line
-from pushlab import Feed, Hub
+from pushlab import Hub
 from pushlab.hosting import gevent_server, lifecycle
 from pushlab.sockets import Sockets
 from pushlab.transports import websocket
 from pushlab.websocket.connection import Connection
 
 settings = from_command_line(__name__)
-feed = Feed()  # the newest reading; polls and event streams wait on it
+feed = create_feed(settings)  # the newest reading; polls and event streams wait on it
 hub = Hub(ping_interval=settings.ping_interval)  # every browser that waits
 feed.subscribe(hub.broadcast)  # every reading that is published goes to all of them
 lab = Lab(feed, settings, freeze=gevent_server.freeze)  # the page's instruments and controls

@@ -23,6 +23,7 @@ from lab.sources import PACED, parse_object
 from lab.summary import details, headline, moment
 from pushlab.feed import Feed, ValueTooLarge
 from pushlab.hosting.lifecycle import Hosting
+from pushlab.hosting.settings import exit_with
 from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
 from pushlab.transports import TRANSPORTS, routes
@@ -40,12 +41,28 @@ STALE_PACES = 5
 LEAST_AGE = 30.0  #: seconds
 
 
+def create_feed(settings: Settings) -> Feed:
+    """Return the feed of the lab's stream; in Redis, if settings say so."""
+    if settings.redis is None:
+        return Feed()
+    try:
+        from lab import shared_feed
+    except ImportError as problem:
+        exit_with(str(problem))
+    has_source = settings.source != "http"
+    return shared_feed.connect(settings.redis, has_source=has_source, pace=settings.pace)
+
+
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     """Return the app that shows this feed."""
     app = Flask("pushlab", static_folder=None, template_folder=ROOT / "templates")
     static_files.add_to(app)
     app.extensions["pushlab"] = Hosting(
-        "Pushlab", settings, on_shutdown=(feed.close, hub.close), meters=lab.meters
+        "Pushlab",
+        settings,
+        on_shutdown=(feed.close, hub.close),
+        # With Redis, a lane's requests may go to any of several processes.
+        meters=None if settings.redis else lab.meters,
     )
     app.config["MAX_CONTENT_LENGTH"] = MAX_VALUE
     for text in (headline, details, moment):
@@ -125,7 +142,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.get("/healthz")
     def health() -> ResponseReturnValue:
         """200 while the data changes as it should, else 503."""
-        if lab.source_state != "running":
+        if lab.source_problem:
             return jsonify(error=lab.source_problem, source=lab.source_state), 503
         age = feed.age
         allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)

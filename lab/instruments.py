@@ -65,7 +65,7 @@ class Lab:
         self.ports: dict[float, int] = {}
         self.is_paced = settings.source in PACED
         self.source_state = "running"  #: or "ended" or "failed"
-        self.source_problem = ""  #: the same in words, unless it is running
+        self._problem = ""  # the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
         self._freeze = freeze
         self._unfrozen_at = -math.inf
@@ -91,8 +91,13 @@ class Lab:
     def _source_stopped(self, state: str) -> None:
         self.source_state = state
         what = f"The source {self.settings.source} has {state}"
-        self.source_problem = f"{what}: the data does not change any more."
-        logger.warning("%s", self.source_problem)
+        self._problem = f"{what}: the data does not change any more."
+        logger.warning("%s", self._problem)
+
+    @property
+    def source_problem(self) -> str:
+        """Why the data stands still, in words; or nothing."""
+        return self._problem or self.feed.problem
 
     @contextmanager
     def far_ports(self, port: int) -> Iterator[None]:

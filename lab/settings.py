@@ -34,6 +34,7 @@ class Settings(ServerSettings):
     token: str | None = None
     direct: bool = True  #: whether transports are dispatched without Flask
     far: tuple[float, ...] = (200.0,)  #: round trips in milliseconds
+    redis: str | None = None  #: the URL of a Redis that several processes share
     controls: bool | None = None  #: whether pages may change the data; None: those of this machine
 
 
@@ -82,6 +83,12 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
     help="Let all pages change the data, or none. Default: those of this machine.",
 )
 @click.option(
+    "--redis",
+    default=lambda: os.environ.get("PUSHLAB_REDIS") or None,
+    metavar="URL",
+    help="Share the data with other processes; may be set in PUSHLAB_REDIS.",
+)
+@click.option(
     "--token",
     default=lambda: os.environ.get("PUSHLAB_TOKEN") or None,
     metavar="SECRET",
@@ -103,6 +110,8 @@ def _command(**options: Any) -> Settings:
     if settings.token and not re.fullmatch(r"[!-~]+", settings.token):
         # Whatever else is in it cannot be sent in a header, or is a line feed too much.
         raise click.UsageError("PUSHLAB_TOKEN or --token: only visible ASCII, without white space")
+    if settings.redis is not None and not re.match("(rediss?|unix)://", settings.redis):
+        raise click.UsageError(f"--redis: {settings.redis!r} is not like redis://127.0.0.1:6379")
     if settings.source == "http" and not settings.token and not is_loopback(settings.host):
         raise click.UsageError(
             f"{settings.host} can be reached from other machines, so --source http needs a secret: "

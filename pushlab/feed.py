@@ -308,6 +308,11 @@ class Feed:
     def load(self, after: str | None = None) -> None:
         """Have what a subscriber with this cursor may ask for."""
 
+    @property
+    def problem(self) -> str:
+        """Why nothing new comes, or nothing."""
+        return ""
+
     def release(self) -> bool:
         """End what keeps it up to date.
 

@@ -10,11 +10,13 @@ many readings are kept; and `PREFIX:{TOPIC}:log`, a stream whose entries have th
 
 import json
 import logging
+import os
 import random
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -40,13 +42,18 @@ end
 last = tonumber(last)
 """
 
-#: ARGV: epoch, channel, topic, keep, value, whether only to an empty log, the lease's token or "".
+#: ARGV: epoch, channel, topic, keep, value, whether only to an empty log, the lease's token or "",
+#: seconds until it all is forgotten, milliseconds of the lease.
 _APPEND = (
     _BEGIN
     + """
 if ARGV[6] == '1' and last > 0 then return {epoch, last, ''} end
-if ARGV[7] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[7] then
-    return redis.error_reply('LEASE another process is the source')
+if ARGV[7] ~= '' then
+    local holder = redis.call('GET', KEYS[3])
+    if holder and holder ~= ARGV[7] then
+        return redis.error_reply('LEASE another process is the source')
+    end
+    redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[9])
 end
 local now = redis.call('TIME')
 local at = now[1] .. '.' .. string.format('%06d', now[2])
@@ -93,7 +100,7 @@ class RedisFeed(Feed):
     Its readings come from Redis alone, also those that this process has published.
     """
 
-    __slots__ = ("_at", "_is_loaded", "_redis", "used_at")
+    __slots__ = ("_at", "_loaded_in", "_redis", "used_at")
 
     is_shared = True
 
@@ -101,7 +108,7 @@ class RedisFeed(Feed):
         super().__init__(keep, topic=topic)
         self._redis = shared
         self._at = ""  # the time of the newest reading, as Redis has it
-        self._is_loaded = False
+        self._loaded_in = 0  # the process; a child has no thread
         self.used_at = time.monotonic()
 
     def load(self, after: str | None = None) -> None:
@@ -111,10 +118,10 @@ class RedisFeed(Feed):
         Redis cannot be asked. To be called before the first use.
         """
         self.used_at = time.monotonic()
-        if not self._is_loaded:
+        if self._loaded_in != os.getpid():
             self._redis.follow(self)
             self.refresh()
-            self._is_loaded = True
+            self._loaded_in = os.getpid()
         elif after is not None and self._is_ahead(after):
             self.refresh()
 
@@ -157,8 +164,12 @@ class RedisFeed(Feed):
                 self._append(reading)
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
+        return self.append(value)
+
+    def append(self, value: Mapping[str, Any] | None, **options: Any) -> Reading:
+        """Publish with the options of `RedisFeeds.append`."""
         value = self.latest.value if value is None else value
-        return self._redis.append(self.topic, self.keep, value, feed=self)
+        return self._redis.append(self.topic, self.keep, value, feed=self, **options)
 
     def begin(self, value: Mapping[str, Any]) -> None:
         if not self.latest.sequence:
@@ -166,7 +177,13 @@ class RedisFeed(Feed):
             self.refresh()
 
     def reset(self) -> None:
-        """Do nothing: its epoch is that of Redis."""
+        """Have what Redis has: its epoch is not this process's."""
+        with suppress(NotPublished):  # it is tried again
+            self.load()
+
+    @property
+    def problem(self) -> str:
+        return self._redis.problem
 
 
 class RedisFeeds:
@@ -213,16 +230,18 @@ class RedisFeeds:
         *,
         only_first: bool = False,
         token: str = "",
+        lease: float = 0,
         feed: Feed | None = None,
     ) -> Reading:
         """Append a reading to a topic's log, and wake everybody.
 
-        Raises as `Feed.publish` does, NotPublished if Redis cannot be asked, and with a `token`
-        LeaseLost if it is not the lease's.
+        With a `token`, only if no other token has the lease, which is this one's then for `lease`
+        seconds. Raises as `Feed.publish` does, NotPublished if Redis cannot be asked, and LeaseLost
+        if another token has the lease.
         """
         encoded = encode_value(value)
         arguments = (secrets.token_hex(4), self._channel, topic, keep, encoded, int(only_first),
-                     token, limits.REDIS_EXPIRY)  # fmt: skip
+                     token, limits.REDIS_EXPIRY, max(1, int(1000 * lease)))  # fmt: skip
         try:
             epoch, last, at = self._append_script(self._keys(topic), arguments)
         except redis.RedisError as error:

@@ -16,10 +16,10 @@ requirements_check.check("requirements.txt", without=("gevent", "gevent-websocke
 
 import os
 
-from lab.app import create_app
+from lab.app import create_app, create_feed
 from lab.instruments import Lab
 from lab.settings import from_command_line
-from pushlab import Feed, Hub
+from pushlab import Hub
 from pushlab.hosting import lifecycle, threaded_server
 from pushlab.hosting.werkzeug import WerkzeugUpgrade
 from pushlab.transports import websocket
@@ -27,7 +27,7 @@ from pushlab.wsgi.direct import direct
 from pushlab.wsgi.responses import Environ
 
 settings = from_command_line(__name__)
-feed = Feed()
+feed = create_feed(settings)
 hub = Hub(ping_interval=settings.ping_interval)
 feed.subscribe(hub.broadcast)
 lab = Lab(feed, settings, freeze=threaded_server.freeze)

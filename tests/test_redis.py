@@ -2,6 +2,8 @@
 
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position
 from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT
-from tests.conftest import eventually
+from tests.conftest import ROOT, eventually
 from tests.redis_server import RedisServer
 
 LOG, STATE = 1000, 1
@@ -309,3 +311,61 @@ def test_a_publisher_knows_the_topics_of_apps(shared_redis: RedisServer) -> None
     for value, error in ((["no dict"], TypeError), ({"n": float("nan")}, ValueError)):
         with pytest.raises(error):
             publisher.publish("new/7", value)  # type: ignore[arg-type]
+
+
+SOURCE = """
+import sys, time
+from lab import shared_feed
+from pushlab.redis_feed import RedisFeeds
+shared_feed.LEASE = 0.2
+shared = RedisFeeds(sys.argv[1], prefix=shared_feed.PREFIX)
+feed = shared_feed.LabFeed(shared, has_source=True, keep=100000)
+feed.load()
+print(feed._token, flush=True)
+while True:
+    feed.publish({"n": 1})
+    time.sleep(0.02)
+"""
+
+
+def test_twenty_sources_are_killed(shared_redis: RedisServer) -> None:
+    """One process is the source; when it dies, another is. No number is used twice."""
+    from lab.shared_feed import PREFIX, LabFeed
+
+    shared = RedisFeeds(shared_redis.url, prefix=PREFIX)
+    feed = LabFeed(shared, has_source=False, keep=100_000)
+    feed.load()
+    received: list[str] = []
+    feed.subscribe(lambda reading: received.append(reading.cursor))
+    sources: dict[str, subprocess.Popen[str]] = {}
+
+    def start() -> None:
+        command = [sys.executable, "-c", SOURCE, shared_redis.url]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        sources[process.stdout.readline().strip()] = process
+
+    def holder() -> str:
+        token: bytes = shared_redis.do("GET", f"{PREFIX}:{{}}:lease") or b""
+        return token.decode() if token.decode() in sources else ""
+
+    try:
+        for _ in range(2):
+            start()
+        for _ in range(20):
+            eventually(holder)
+            token = holder()
+            killed = sources.pop(token)
+            killed.kill()
+            killed.communicate()
+            start()
+            before = len(received)
+            eventually(lambda before=before: len(received) > before)  # type: ignore[misc]
+    finally:
+        for process in sources.values():
+            process.kill()
+            process.communicate()
+        shared.close()
+    sequences = [int(cursor.partition("-")[2]) for cursor in received]
+    assert len({cursor.partition("-")[0] for cursor in received}) == 1
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))

@@ -139,7 +139,7 @@ def start_with_first_request(app: Flask, feed: Feed, background: Callable[[], No
                 threading.Thread(target=background, name="source", daemon=True).start()
 
     def dispatch(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ.get("wsgi.multiprocess"):
+        if environ.get("wsgi.multiprocess") and not feed.is_shared:
             return _SEVERAL_PROCESSES(environ, start_response)
         if not started:
             start()

@@ -1,0 +1,54 @@
+"""The lab's stream in Redis: the same in every process, from one source.
+
+Every process runs the source, and tries to publish. Redis accepts only from the one that has the
+lease, or takes it because its holder has not published for a while.
+"""
+
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from pushlab.feed import NotPublished, Reading
+from pushlab.redis_feed import LeaseLost, RedisFeed, RedisFeeds
+
+LEASE = 3.0  #: seconds, at least, after which another process becomes the source
+
+#: The lab's keys in Redis; those of `Push` begin otherwise.
+PREFIX = "pushlab-lab"
+
+
+class LabFeed(RedisFeed):
+    """The lab's stream, for a process that may be its source."""
+
+    __slots__ = ("_token", "has_source", "lease")
+
+    def __init__(self, shared: RedisFeeds, *, has_source: bool, keep: int = 1) -> None:
+        super().__init__(shared, keep, "")
+        self.has_source = has_source  #: values come from a source of this process
+        self.lease: float = LEASE  #: seconds; longer than the source takes for a value
+        self._token = secrets.token_hex(8)
+
+    def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
+        """Publish, if this process has the lease.
+
+        A source goes on when Redis is away, and publishes again when it is there. Values that come
+        by HTTP need no lease; those raise NotPublished.
+        """
+        if not self.has_source:
+            return super().publish(value)
+        with suppress(LeaseLost, NotPublished):
+            return self.append(value, token=self._token, lease=self.lease)
+        return self.latest
+
+
+def connect(url: str, *, has_source: bool, pace: float | None) -> LabFeed:
+    """Return the stream in the Redis at this URL.
+
+    If Redis is away, it is tried again, and meanwhile the stream has a problem.
+    """
+    feed = LabFeed(RedisFeeds(url, prefix=PREFIX), has_source=has_source)
+    feed.lease = max(LEASE, 3 * (pace or 0))
+    with suppress(NotPublished):
+        feed.load()
+    return feed
