@@ -247,6 +247,18 @@ def test_several_workers_cannot_make_a_feed_later(tmp_path: Path) -> None:
         eventually(lambda: "gunicorn has several workers" in server.log)
 
 
+# Without patching.
+
+
+def test_gevents_server_needs_patching(tmp_path: Path) -> None:
+    """One line; its first `accept` would block everything, and for good."""
+    (tmp_path / "app.py").write_text(APP + GEVENT.format(port=0))
+    program = Program(str(tmp_path / "app.py"))
+    assert program.wait() == 1
+    assert program.log.startswith("gevent's server needs `from gevent import monkey; ")
+    assert program.log.count("\n") == 1
+
+
 # Servers without WebSockets.
 
 ANY = "pushlab.hosting.gunicorn.Worker"

@@ -28,7 +28,7 @@ from pushlab.hosting.direct import DirectDispatch
 from pushlab.hosting.gevent_connections import ClientConnection, GeventConnection, TLSConnection
 from pushlab.hosting.gevent_sockets import PlainSocket, abort, wait_until_gone
 from pushlab.hosting.greenlet_pool import GreenletPool
-from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
+from pushlab.hosting.lifecycle import StartupError, hosting_of, serve, stop_signals
 from pushlab.hosting.listener import AcceptErrors
 from pushlab.hosting.listener import max_connections as listener_limit
 from pushlab.hosting.log_lines import printable
@@ -466,8 +466,14 @@ class Server(WSGIServer):  # type: ignore[misc]
     def start(self) -> None:
         """Accept connections.
 
-        From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance.
+        From now on Ctrl-C and SIGTERM end `serve_forever`, even in advance. Raises StartupError if
+        Python is not patched: the first `accept` would block everything.
         """
+        if not monkey.is_module_patched("socket"):
+            raise StartupError(
+                "gevent's server needs `from gevent import monkey; monkey.patch_all()`, before "
+                "anything else is imported."
+            )
         for number in stop_signals():
             gevent.signal_handler(number, self._stop_requested.set)
         super().start()
