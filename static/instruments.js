@@ -110,7 +110,7 @@ export function withInstruments(Transport, title) {
 		}
 
 		/** @override @param {MessageEvent<string>} event */
-		async onMessage(event) {
+		onMessage(event) {
 			const { data, lastEventId, target } = event;
 			const isFrame = target instanceof WebSocket;
 			const message = JSON.parse(data);
@@ -124,7 +124,7 @@ export function withInstruments(Transport, title) {
 				cursor: message.cursor,
 				changed_at: message.changed_at,
 			});
-			await super.onMessage(event);
+			super.onMessage(event);
 		}
 
 		/**

@@ -380,6 +380,27 @@ def check_looks(browser: Browser, axe: str, name: str, *looks: Look) -> None:
 
 
 @contextmanager
+def in_another_tab(browser: Browser) -> Iterator[None]:
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        yield
+    finally:
+        browser.close()
+        browser.switch_to.window(first)
+
+
+@contextmanager
+def on_another_page(browser: Browser) -> Iterator[None]:
+    browser.execute_script("window.sameDocument = true")
+    browser.get("about:blank")
+    yield
+    browser.back()
+    kept = browser.execute_script("return window.sameDocument === true")
+    assert kept, "the browser could not keep the page for the Back button"
+
+
+@contextmanager
 def browsing(profile: Path, **options: Any) -> Iterator[Browser]:
     browser = Browser(profile=profile, **options)
     try:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import product
 
 import pytest
@@ -21,6 +20,8 @@ from tests.browsing import (
     Browser,
     Look,
     check_looks,
+    in_another_tab,
+    on_another_page,
 )  # fmt: skip
 from tests.conftest import ROOT, Server, eventually, starting
 from tests.relay import Relay
@@ -29,27 +30,6 @@ FOLDERS = (static_files.OWN, static_files.LIBRARY)
 
 
 # Towards the server, and towards other pages.
-
-
-@contextmanager
-def in_another_tab(browser: Browser) -> Iterator[None]:
-    first = browser.current_window_handle
-    browser.switch_to.new_window("tab")
-    try:
-        yield
-    finally:
-        browser.close()
-        browser.switch_to.window(first)
-
-
-@contextmanager
-def on_another_page(browser: Browser) -> Iterator[None]:
-    browser.execute_script("window.sameDocument = true")
-    browser.get("about:blank")
-    yield
-    browser.back()
-    kept = browser.execute_script("return window.sameDocument === true")
-    assert kept, "the browser could not keep the page for the Back button"
 
 
 def test_a_page_out_of_sight_lets_go_and_comes_back(page_server: Server, browser: Browser) -> None:

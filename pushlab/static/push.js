@@ -6,7 +6,7 @@ const TRANSPORTS = ["websocket", "sse", "longpoll"];
 const REFUSALS = [400, 401, 403, 404]; // also in close codes, as 4400
 const CUT = 1006; // there was no close frame
 
-let preferred = ""; // after another one has failed on this page
+let preferred = ""; // on this page, after another has failed
 
 /** Connects as one of its transports does. */
 class Follower extends Subscription {
@@ -33,21 +33,21 @@ class Follower extends Subscription {
 	failed(error, settled) {
 		super.failed(error, settled);
 		const { closeCode = CUT, status = closeCode - 4000 } = error ?? {};
-		const [first, ...others] = this.transports;
 		if (REFUSALS.includes(status)) {
-			this.close("refused");
+			this.stop("refused");
+			this.close();
 			this.onRefused({ status });
 		} else if (!settled && status === CUT - 4000) {
 			// If the server responds, something in between does not let this transport pass.
+			const [first, ...others] = this.transports;
 			if (this.connection.responds) [preferred] = this.transports = [...others, first];
 			else this.#suspected = this.connection.responds ?? true;
 		}
 	}
 
-	/** @param {import("./push.js").State} [state] */
-	close(state) {
+	close() {
 		this.ended.abort();
-		this.stop(state);
+		this.stop();
 	}
 }
 
@@ -58,7 +58,7 @@ export function follow(topics, options = {}) {
 	if (unknown) throw new TypeError(`no transport ${unknown}`);
 	const names = [topics].flat();
 	const cursors = typeof after === "string" ? { [names[0]]: after } : after;
-	/** @type {any} */
+	/** @type {Follower & Record<string, any>} */
 	const follower = Object.assign(new Follower(), {
 		root: new URL(".", import.meta.url).href.slice(0, -1),
 		carry,

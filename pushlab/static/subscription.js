@@ -9,7 +9,6 @@ const STALE_AFTER = 1000; // what a fetch may take
 const GRACE = 2000; // by which a transport may lag behind a request
 
 /** @typedef {{ cursor: string, changed_at: number, value: any }} Reading */
-/** @typedef {RequestInit & { query?: Record<string, any>, timeout?: number }} RequestOptions */
 
 /** Follows topics; how news arrives is said by a subclass's `connect(signal)`. */
 export class Subscription extends Reconnector {
@@ -27,7 +26,7 @@ export class Subscription extends Reconnector {
 		return { carry: Number(this.carry), topic: this.topics.filter(Boolean), after };
 	}
 
-	/** @param {string} path @param {Record<string, any>} query */
+	/** @param {string} path @param {object} query */
 	url(path, query = {}) {
 		const pairs = Object.entries(query).flatMap(([name, values]) => [values].flat().map((value) => [name, value]));
 		return `${this.root}${path}?${new URLSearchParams(pairs)}`;
@@ -37,7 +36,7 @@ export class Subscription extends Reconnector {
 	newConnection(signal) {
 		// The network came or went: a connection may be dead without having noticed.
 		for (const event of ["online", "offline"]) addEventListener(event, () => this.check(), { signal });
-		return { newest: new Map(this.after), fetching: null, keepWatching() {} };
+		return { newest: new Map(this.after) };
 	}
 
 	/** Rejects if fetching what they signal fails. @param {any[]} messages */
@@ -49,7 +48,7 @@ export class Subscription extends Reconnector {
 		return connection.fetching;
 	}
 
-	/** Rejects for an error status. @param {string} path @param {RequestOptions} options */
+	/** Rejects for an error status. @param {string} path @param {RequestInit & { query?: object, timeout?: number }} options */
 	async request(path, { query, timeout = TIMEOUT, ...init } = {}) {
 		const signal = AbortSignal.any([this.connection.signal, AbortSignal.timeout(timeout)]);
 		// The browser's cache would hide the 304, and make requests wait for each other.
@@ -58,8 +57,8 @@ export class Subscription extends Reconnector {
 		signal.throwIfAborted();
 		const { headers } = response;
 		const status = response.status || 401; // a redirect is hidden, and leads to a login
-		if (status >= 400) throw Object.assign(new Error(`${path}: ${status}`), { status });
-		return { status, headers, messages: text ? [JSON.parse(text)].flat() : [] };
+		if (status >= 400) throw Object.assign(new Error(path), { status });
+		return { status, headers, messages: parse(text) };
 	}
 
 	/** Request what `after` lacks. @param {number} carry */
@@ -92,14 +91,11 @@ export class Subscription extends Reconnector {
 	}
 
 	/** @param {MessageEvent<string>} event */
-	async onMessage({ data }) {
+	onMessage({ data }) {
 		const { connection } = this;
 		connection.keepWatching();
-		try {
-			await this.received([JSON.parse(data)]);
-		} catch (error) {
-			connection.abort(error); // the next one begins with what is missing
-		}
+		// If a fetch fails, the next connection begins with what is missing.
+		this.received(parse(data)).catch(connection.abort);
 	}
 
 	/** Connect again if the server cannot be reached, or has what did not arrive. */
@@ -111,7 +107,7 @@ export class Subscription extends Reconnector {
 			if (isLate()) await sleep(GRACE, connection.signal);
 			if (!isLate()) return;
 			connection.liveSince = NaN; // it only seemed so
-			throw new Error("it did not arrive");
+			throw new Error("late");
 		} catch (error) {
 			connection.abort(error);
 		}
@@ -145,5 +141,14 @@ export class Subscription extends Reconnector {
 			if (reset) this.onReset({ topic, cursor });
 			else if ("value" in message) this.onReading(message);
 		}
+	}
+}
+
+/** @param {string} text */
+function parse(text) {
+	try {
+		return [JSON.parse(text)].flat();
+	} catch {
+		return [];
 	}
 }

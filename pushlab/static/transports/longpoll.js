@@ -14,10 +14,7 @@ export default class LongPollSubscription extends Subscription {
 	}
 }
 
-/**
- * @param {Subscription} subscription
- * @param {import("../subscription.js").RequestOptions} options
- */
+/** @param {Subscription} subscription @param {{ query: object, timeout?: number }} options */
 async function poll(subscription, options) {
 	const { after } = subscription.query;
 	const { status, messages } = await subscription.request("/update", options);
