@@ -31,6 +31,7 @@ IMPORTS = {
 
 #: The parts of the library: each imports only those after it.
 PARTS = (
+    "testing",
     "revived",
     "push",
     "push_commands",

@@ -45,6 +45,10 @@ _other_end.close()
 _AT_EOF = _end.detach()  # for as long as the process runs
 
 
+#: One for all apps of the process, of which tests make many.
+_selector_thread = SelectorThread()
+
+
 class _DetachedSocket:
     """What replaces Werkzeug's socket: a closed connection.
 
@@ -87,7 +91,7 @@ class WerkzeugConnection(ThreadConnection):
         self._upgrade = upgrade
 
     def _open(self) -> tuple[ThreadChannel, bytes]:
-        environ, selector_thread = self._environ, self._upgrade.selector_thread
+        environ = self._environ
         sock, exchange = environ[_SOCKET], environ.get(EXCHANGE)
         sock.settimeout(0)  # with which a peek is a look at the buffer
         try:
@@ -97,9 +101,9 @@ class WerkzeugConnection(ThreadConnection):
             early = b""
         channel: ThreadChannel
         if isinstance(sock, ssl.SSLSocket):
-            sock.__class__, channel = _DetachedTLSSocket, TLSThreadChannel(sock, selector_thread)
+            sock.__class__, channel = _DetachedTLSSocket, TLSThreadChannel(sock, _selector_thread)
         else:
-            sock.__class__, channel = _DetachedPlainSocket, ThreadChannel(sock, selector_thread)
+            sock.__class__, channel = _DetachedPlainSocket, ThreadChannel(sock, _selector_thread)
         self._socket = channel
         self._upgrade.conversing.add(self)
         early += channel.pending()
@@ -150,7 +154,6 @@ class WerkzeugUpgrade(Upgrade):
         self._settings = settings
         self._host = settings.host
         self._options = {**settings.connection_options(), **options}
-        self.selector_thread = SelectorThread()
         #: Connections that are accepted, and whose socket the hub has not taken.
         self.conversing: set[ThreadConnection] = set()
 

@@ -32,9 +32,16 @@ _BAD_GATEWAY, _SERVICE_RESTART = (1014).to_bytes(2, "big"), (1012).to_bytes(2, "
 _NO_RESERVED_BITS = RsvBits(False, False, False)
 
 
-def encode(event: Event) -> bytes:
-    """Encode one server-to-client frame (RFC 6455 section 5.2: not masked)."""
-    return bytes(Framing(ConnectionType.SERVER).send(event))
+def encode(event: Event, *, by_client: bool = False) -> bytes:
+    """Encode one frame.
+
+    Only a client's is masked (RFC 6455 section 5.2).
+    """
+    return bytes(Framing(_role(is_client=by_client)).send(event))
+
+
+def _role(*, is_client: bool) -> ConnectionType:
+    return ConnectionType.CLIENT if is_client else ConnectionType.SERVER
 
 
 def check_close(code: int, reason: str = "") -> None:
@@ -98,16 +105,16 @@ class _FrameGauge(Extension):
 
 
 class Decoder:
-    """Decodes what one client sends.
+    """Decodes what one client sends, or with `is_client` the server.
 
     Refused as RFC 6455 section 7.4.1 says: protocol errors, unmasked frames among them, with
     1002, text that is not UTF-8 with 1007 as soon as it shows, more than `max_message` bytes
     with 1009 before they arrive.
     """
 
-    def __init__(self, *, max_message: int | None = None) -> None:
+    def __init__(self, *, max_message: int | None = None, is_client: bool = False) -> None:
         self._gauge = _FrameGauge(limits.MAX_MESSAGE if max_message is None else max_message)
-        self._framing = Framing(ConnectionType.SERVER, extensions=[self._gauge])
+        self._framing = Framing(_role(is_client=is_client), extensions=[self._gauge])
         self._received = 0
 
     def feed(self, data: bytes) -> Iterator[Event]:
