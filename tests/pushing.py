@@ -53,15 +53,15 @@ SCRIPTS: dict[str, list[str]] = {
 
 @push.topic("stock/<sku>")
 def stock(sku: str) -> None:
-    refuse_if_told(f"stock/{sku}")
+    check(f"stock/{sku}")
 
 
 @push.topic("orders/<int:user>", keep=1000)
 def orders(user: int) -> None:
-    refuse_if_told(f"orders/{user}")
+    check(f"orders/{user}")
 
 
-def refuse_if_told(topic: str) -> None:
+def check(topic: str) -> None:
     requested[topic] += 1
     if "HTTP_UPGRADE" in request.environ:
         transports.append("websocket")
@@ -139,7 +139,7 @@ def scripted(socket: Connection, script: str) -> None:
 
 
 class Blocking:
-    """Answers what is blocked with 502, as a proxy that does not know it."""
+    """Responds with 502 to what is blocked, as a proxy may."""
 
     def __init__(self, wsgi_app: WSGI) -> None:
         self.wsgi_app = wsgi_app

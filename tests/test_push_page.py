@@ -13,7 +13,7 @@ from pushlab.push import STATIC
 from tests.browsing import Browser, in_another_tab, on_another_page
 from tests.conftest import eventually, until_same
 from tests.hosting import Hosted
-from tests.relay import Relay
+from tests.relay import Connection, Relay
 
 TRANSPORTS = ("websocket", "sse", "longpoll")
 STATE, LOG = "stock/tea", "orders/7"
@@ -415,22 +415,28 @@ def test_what_is_blocked_is_not_used(blocked: list[str], used: str, page: Page) 
     assert page.browser.complaints() == []
 
 
-def test_sockets_that_are_cut_are_not_used(page: Page) -> None:
-    with Relay(page.app.port) as relay:
-        browser, app = page.browser, page.app
+@pytest.mark.parametrize("interfere", [Connection.cut, Connection.stall])
+def test_sockets_that_do_not_work_are_not_used(
+    interfere: Callable[[Connection], None], browser: Browser, app: App
+) -> None:
+    """Something in between lets a WebSocket open, and then cuts it, or passes nothing on."""
+    with Relay(app.port) as relay:
         page = Page(browser, app, port=relay.port)
+        before = len(app.seen["transports"])
         page.follow(LOG, after=last(app, LOG))
 
         def is_stream() -> bool:
-            for each in relay.naming("Upgrade: websocket"):
-                each.cut()
-            return bool(app.seen["transports"][-1] == "sse")
+            if page.state == "live":
+                for each in relay.naming("Upgrade: websocket"):
+                    interfere(each)
+            app.send(LOG, 1)
+            browser.execute_script("dispatchEvent(new Event('online'))")  # it checks at once
+            return "sse" in app.seen["transports"][before:]
 
         eventually(is_stream)
-        page.until_live()
-        app.send(LOG, 1)
-        page.until_received(1)
-        assert page.refusals() == []
+        app.send(LOG, 2)
+        until_same(lambda: (page.numbers()[-1:], [2]))
+        assert page.calls("onReset") == page.refusals() == []
         browser.open("about:blank")
         browser.complaints()
 
