@@ -11,6 +11,7 @@ monkey.patch_all()
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from flask import request
@@ -26,12 +27,26 @@ from pushlab.hub import Hub
 port, fault = int(sys.argv[1]), sys.argv[2]
 
 
+class ForgetfulFeed(Feed):
+    """A feed in which nothing is new, but for a broadcast the first reading."""
+
+    is_broadcasting = False
+
+    def since(self, after: str | None) -> Sequence[Reading]:
+        if fault != "stutter":
+            return super().since(after)
+        found = first[: self.is_broadcasting]
+        self.is_broadcasting = False
+        return found
+
+
 class ForgetfulHub(Hub):
     """A hub that notifies nobody, or always of the first reading."""
 
     def broadcast(self, reading: Reading) -> None:
         if fault != "silence":
-            super().broadcast(first[0] if fault == "stutter" else reading)
+            feed.is_broadcasting = True
+            super().broadcast(reading)
 
 
 class ForgetfulApp:
@@ -49,7 +64,7 @@ class ForgetfulApp:
 
 settings = Settings(source="http", far=(), direct=False)
 first: list[Reading] = []
-feed = Feed()
+feed = ForgetfulFeed()
 feed.subscribe(lambda reading: first.append(reading))
 hub = ForgetfulHub()
 feed.subscribe(hub.broadcast)

@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tests.clients import PING, PONG, RESET, TEXT, UPGRADE, LabPage, Wire, frame
+from tests.clients import PING, PONG, RESET, TEXT, UPGRADE, Wire, frame
 from tests.conftest import Server, Start, eventually, starting
 from tests.hosting import with_limits
 
@@ -352,7 +352,7 @@ def test_an_empty_line_may_end_in_lf_alone(server: Server, name: str) -> None:
 def open_state(server: Server, state: str, newest: str) -> Any:
     """Return a client in a state of STATES, once it is there."""
     if state == "conversation":
-        return LabPage(server.ws, **({"ssl": server.tls} if server.tls else {}))
+        return server.websocket("/lab")
     client = Client(server)
     if state == "idle":
         client.add("data", newest)
@@ -395,9 +395,7 @@ def test_a_client_that_leaves_is_noticed_in_every_state(
     newest, owner = server.cursor, STATES[state]
     client = open_state(server, state, newest)
     eventually(lambda: owners(server)[owner] == (2 if owner == "greenlets" else 1))
-    if state == "conversation":
-        client.socket.socket.shutdown(socket.SHUT_RDWR)
-    getattr(client, "close" if state == "conversation" else end)()
+    getattr(client, end)()
     if state == "poll and more":  # it is not read, and noticed with its response
         server.publish({})
     eventually(lambda: owners(server) == NOBODY)
