@@ -5,12 +5,13 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
 from lab.sources import PACED, SOURCES
+from pushlab.hosting import StartupError, workers
 from pushlab.hosting.settings import (
     ServerSettings,
     check,
@@ -34,6 +35,7 @@ class Settings(ServerSettings):
     token: str | None = None
     direct: bool = True  #: whether transports are dispatched without Flask
     far: tuple[float, ...] = (200.0,)  #: round trips in milliseconds
+    workers: int = 1  #: processes that serve
     redis: str | None = None  #: the URL of a Redis that several processes share
     controls: bool | None = None  #: whether pages may change the data; None: those of this machine
 
@@ -83,6 +85,13 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
     help="Let all pages change the data, or none. Default: those of this machine.",
 )
 @click.option(
+    "--workers",
+    metavar="N",
+    type=click.IntRange(1, 64),
+    default=1,
+    help="Serve with so many processes, which share the data in Redis.",
+)
+@click.option(
     "--redis",
     default=lambda: os.environ.get("PUSHLAB_REDIS") or None,
     metavar="URL",
@@ -112,6 +121,11 @@ def _command(**options: Any) -> Settings:
         raise click.UsageError("PUSHLAB_TOKEN or --token: only visible ASCII, without white space")
     if settings.redis is not None and not re.match("(rediss?|unix)://", settings.redis):
         raise click.UsageError(f"--redis: {settings.redis!r} is not like redis://127.0.0.1:6379")
+    if settings.workers > 1 and settings.redis is None:
+        message = "--workers: each process would have data of its own; add --redis URL"
+        raise click.UsageError(message)
+    if settings.workers > 1 and settings.source == "stdin":
+        raise click.UsageError("--workers: standard input is that of one process")
     if settings.source == "http" and not settings.token and not is_loopback(settings.host):
         raise click.UsageError(
             f"{settings.host} can be reached from other machines, so --source http needs a secret: "
@@ -140,6 +154,19 @@ def parse(arguments: Sequence[str]) -> Settings:
 def from_command_line(name: str) -> Settings:
     """Return the settings of the program with this `__name__`.
 
-    When another server imports the program, the command line is that server's.
+    When another server imports the program, the command line is that server's. A program with
+    several --workers is started again for each of them; this process then only looks after them.
     """
-    return parse(sys.argv[1:] if name == "__main__" else [])
+    if name != "__main__":
+        return parse([])
+    settings = parse(sys.argv[1:])
+    if settings.workers == 1:
+        return settings
+    if workers.is_worker():
+        port = int(os.environ[workers.PORT])
+        # The far ports would be those of one process.
+        return replace(settings, port=port, reuse_port=True, far=())
+    try:
+        workers.supervise(settings.workers, settings.host, settings.port, settings.url)
+    except StartupError as error:
+        exit_with(str(error))

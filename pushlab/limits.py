@@ -65,6 +65,7 @@ UNLIMITED = 100_000  #: descriptors or connections where the system sets no limi
 SPARE_DESCRIPTORS = 200  #: kept for files, pipes, and for rejecting clients
 MAX_REJECTING = 100  #: clients that are being rejected with 503 at a time
 REJECT_TIMEOUT = 1.0  #: seconds that rejecting one may take
+WORKER_PAUSE = 0.5  #: seconds until a process that has ended is started again
 SHUTDOWN_TIMEOUT = 3.5  #: seconds that requests and connections get to end at a stop
 TIME_SLICE = 0.0005  #: seconds that a connection may run before others
 SWITCH_INTERVAL = 0.001  #: seconds that a native thread may compute while others wait

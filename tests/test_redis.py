@@ -1,5 +1,6 @@
 """The same feeds in several processes, on a real Redis, with faults."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position
 from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT
-from tests.conftest import ROOT, eventually
+from tests.conftest import ROOT, Server, eventually
 from tests.redis_server import RedisServer
 
 LOG, STATE = 1000, 1
@@ -369,3 +370,43 @@ def test_twenty_sources_are_killed(shared_redis: RedisServer) -> None:
     sequences = [int(cursor.partition("-")[2]) for cursor in received]
     assert len({cursor.partition("-")[0] for cursor in received}) == 1
     assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+
+
+def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
+    """One is killed, all are restarted one after another; a browser misses nothing for good."""
+    options = ("--source", "clock", "--pace", "0.1", "--redis", shared_redis.url)
+    server = Server("serve.py", "--workers", "2", *options)
+    try:
+        first = {process.pid for process in server.children}
+        assert len(first) == 2
+        readings = [server.http.get("/data").json for _ in range(8)]
+        epochs = {each["cursor"].partition("-")[0] for each in readings}
+        assert len(epochs) == 1
+        os.kill(min(first), signal.SIGKILL)
+        eventually(lambda: len({each.pid for each in server.children} - {min(first)}) == 2)
+        second = {process.pid for process in server.children}
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: second.isdisjoint({each.pid for each in server.children}))
+        newest = server.http.get("/data").json["cursor"]
+        response = server.http.get(f"/update?after={newest}").json
+        assert response["cursor"].partition("-")[0] in epochs
+    finally:
+        server.stop()
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "2"], "add --redis URL"),
+        (["--redis", "localhost"], "is not like redis://127.0.0.1:6379"),
+        (["--workers", "0"], "0 is not in the range"),
+        (["--workers", "2", "--redis", "redis://x", "--source", "stdin"], "that of one process"),
+    ],
+)
+def test_wrong_options_are_one_line(options: list[str], message: str) -> None:
+    command = [sys.executable, "serve.py", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr

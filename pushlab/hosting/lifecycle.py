@@ -107,7 +107,7 @@ def serve(
     """Start a server and serve; exit on StartupError."""
     logging.basicConfig(level=settings.log_level.upper(), handlers=[NonBlockingHandler()])
     try:
-        listener = listen(settings.host, settings.port)
+        listener = listen(settings.host, settings.port, reuse_port=settings.reuse_port)
         server = server_class(listener, app, settings, on_shutdown=on_shutdown)
         if start_background is not None:
             start_background()

@@ -19,16 +19,18 @@ except ImportError:
 logger = logging.getLogger(__name__)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
-    Raises StartupError.
+    With `reuse_port` other processes may listen there, too. Raises StartupError.
     """
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.create_server(address[:2], family=family, backlog=limits.BACKLOG)
+        listener = socket.create_server(
+            address[:2], family=family, backlog=limits.BACKLOG, reuse_port=reuse_port
+        )
     except UnicodeError as error:
         raise StartupError(f"Cannot listen on {host}: that is no host name.") from error
     except OSError as error:

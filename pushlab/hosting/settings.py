@@ -38,6 +38,7 @@ class ServerSettings:
     certfile: str | None = None
     keyfile: str | None = None
     log_level: str = "warning"
+    reuse_port: bool = False  #: whether other processes listen there, too
 
     def url(self, port: int) -> str:
         """Return the URL for a browser on this machine."""
