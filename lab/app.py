@@ -42,7 +42,7 @@ LEAST_AGE = 30.0  #: seconds
 
 
 def create_feed(settings: Settings) -> Feed:
-    """Return the feed of the lab's stream; in Redis, if settings say so."""
+    """Return the lab's feed; in Redis if so set."""
     if settings.redis is None:
         return Feed()
     try:

@@ -1,4 +1,4 @@
-"""The lab's stream in Redis: the same in every process, from one source.
+"""The lab's stream in Redis, from one source.
 
 Every process runs the source, and tries to publish. Redis accepts only from the one that has the
 lease, or takes it because its holder has not published for a while.
@@ -19,7 +19,7 @@ PREFIX = "pushlab-lab"
 
 
 class LabFeed(RedisFeed):
-    """The lab's stream, for a process that may be its source."""
+    """The lab's stream, whose source this process may be."""
 
     __slots__ = ("_token", "has_source", "lease")
 

@@ -1,6 +1,6 @@
-"""Several processes of one program, each with a listener on the same port.
+"""Several processes of one program, on one port.
 
-The system spreads new connections over them (SO_REUSEPORT). The first process only starts the
+Each has a listener. The system spreads new connections over them (SO_REUSEPORT). The first process only starts the
 others again when they end, and passes on the signals that stop or restart them.
 """
 
@@ -28,9 +28,9 @@ def is_worker() -> bool:
 
 
 def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> NoReturn:
-    """Run this program in so many processes, until a signal ends it.
+    """Run this program in so many processes.
 
-    A process that ends is started again, after a pause. SIGHUP restarts one after another: the
+    A signal ends it. A process that ends is started again, after a pause. SIGHUP restarts one after another: the
     next one when its successor listens. Exits with status 0, or 1 if none could start.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
