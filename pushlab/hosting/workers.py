@@ -1,7 +1,7 @@
 """Several processes of one program, on one port.
 
-Each has a listener. The system spreads new connections over them (SO_REUSEPORT). The first process only starts the
-others again when they end, and passes on the signals that stop or restart them.
+Each has a listener, and the system spreads new connections over them (SO_REUSEPORT). The first
+process only starts the others again when they end, and passes on signals.
 """
 
 import os
@@ -30,8 +30,8 @@ def is_worker() -> bool:
 def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> NoReturn:
     """Run this program in so many processes.
 
-    A signal ends it. A process that ends is started again, after a pause. SIGHUP restarts one after another: the
-    next one when its successor listens. Exits with status 0, or 1 if none could start.
+    A signal ends it. A process that ends is started again, after a pause. SIGHUP restarts one after
+    another: the next one when the successor of the one before listens. Exits with status 0, or 1 if none could start.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartupError("--workers needs SO_REUSEPORT, which this system has not.")
