@@ -58,7 +58,7 @@ STATIC = Path(__file__).parent / "static"
 
 SEVERAL_PROCESSES = (
     "this server runs several processes, each of which would push only to its own browsers; start "
-    "it with one"
+    "it with one, or share a Redis: Push(app, redis=...)"
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -369,7 +369,7 @@ class Push:
         Raises HTTPException if it may not.
         """
         environ: Environ = request.environ
-        if environ.get("wsgi.multiprocess") and self.redis is None:
+        if self.redis is None and (environ.get("wsgi.multiprocess") or Feed.forbidden):
             raise ServiceUnavailable(SEVERAL_PROCESSES)
         topics, afters, _, _ = parameters.read(environ)
         if not topics:

@@ -40,6 +40,8 @@ class Rules:
 
     def add(self, name: str, keep: int, what: Any = None) -> None:
         """Add a rule; raises ValueError if it is none."""
+        if keep < 1:
+            raise ValueError(f"topic {name!r}: a feed keeps at least 1 reading")
         self.keeps[name] = keep
         self._map.add(Rule(f"/{name}", endpoint=(keep, what)))
 

@@ -60,6 +60,25 @@ class Hosted(Server):
         eventually(lambda: self.responds(path))
 
 
+def start_nginx(
+    folder: Path, backend: int, port: int, *, tls: bool = False, prefix: str = ""
+) -> Program:
+    """Start nginx in front of a port; the folder has cert.pem and key.pem."""
+    text = nginx_configuration(listen=port, server=backend)
+    if tls:  # as the comments in the file say
+        text = text.replace(f"listen 127.0.0.1:{port};", "")
+        text = re.sub(r"# (listen .* ssl;|ssl_certificate.*;)", r"\1", text)
+        text = text.replace("127.0.0.1:8443", f"127.0.0.1:{port}")
+    if prefix:
+        text = re.sub(r"(?s)location / .* instead[^\n]*\n", "", text)
+        text = text.replace("# location", "location").replace('Prefix ""', f"Prefix {prefix}")
+        text = re.sub(r"/push\b", prefix, text)
+    (folder / "nginx.conf").write_text(text)
+    executable = nginx()
+    assert executable, "nginx is not installed"
+    return Program("-p", str(folder), "-c", "nginx.conf", command=[executable])
+
+
 class Proxied(Server):
     """serve.py behind nginx."""
 
@@ -68,18 +87,7 @@ class Proxied(Server):
     ) -> None:
         super().__init__("serve.py", "--trusted-proxies", "127.0.0.1", *options)
         backend, self.port = self.port, port or free_port()
-        text = nginx_configuration(listen=self.port, server=backend)
-        if tls:  # as the comments in the file say
-            text = text.replace(f"listen 127.0.0.1:{self.port};", "")
-            text = re.sub(r"# (listen .* ssl;|ssl_certificate.*;)", r"\1", text)
-            text = text.replace("127.0.0.1:8443", f"127.0.0.1:{self.port}")
-        if prefix:
-            text = re.sub(r"(?s)location / .* instead[^\n]*\n", "", text)
-            text = text.replace("# location", "location").replace('Prefix ""', f"Prefix {prefix}")
-        (folder / "nginx.conf").write_text(text)
-        executable = nginx()
-        assert executable, "nginx is not installed"
-        self.nginx = Program("-p", str(folder), "-c", "nginx.conf", command=[executable])
+        self.nginx = start_nginx(folder, backend, self.port, tls=tls, prefix=prefix)
         self.is_at(f"{'https' if tls else 'http'}://127.0.0.1:{self.port}")
         eventually(lambda: self.responds(f"{prefix}/data"))
 

@@ -103,12 +103,14 @@ SERVERS = hosted(APP)
 class OwnApp(Server):
     """The app in a folder of its own, started there by a command."""
 
-    def __init__(self, folder: Path, source: str, command: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, source: str, command: tuple[str, ...], **environment: str
+    ) -> None:
         self.port = free_port()
         (folder / "app.py").write_text(source.replace("{port}", str(self.port)))
         executable, *arguments = (part.replace("{port}", str(self.port)) for part in command)
         path = f"{ROOT}:{folder}"
-        environment = {"PYTHONPATH": path, "APP": "app:app", "PORT": str(self.port)}
+        environment |= {"PYTHONPATH": path, "APP": "app:app", "PORT": str(self.port)}
         Program.__init__(
             self, *arguments, command=[executable], before=f"cd {folder}", environment=environment
         )
@@ -120,8 +122,10 @@ class OwnApp(Server):
 
 
 @contextmanager
-def running(folder: Path, source: str, command: tuple[str, ...]) -> Iterator[OwnApp]:
-    server = OwnApp(folder, source, command)
+def running(
+    folder: Path, source: str, command: tuple[str, ...], **environment: str
+) -> Iterator[OwnApp]:
+    server = OwnApp(folder, source, command, **environment)
     try:
         yield server.until_ready()
     finally:

@@ -1,20 +1,27 @@
 """`Push` on every server, by every transport."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from http.client import HTTPResponse
 from itertools import count
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from flask import Flask
 
+from bench.servers import free_port
+from pushlab import Push
 from tests.clients import CLOSE, PING, PONG, TEXT, Closing, RawSocket, frame, handshake
-from tests.conftest import eventually
-from tests.test_own_app import FLASK, OwnApp, hosted, running
+from tests.conftest import Server, eventually
+from tests.hosting import start_nginx
+from tests.test_own_app import FLASK, GUNICORN, WORKER, OwnApp, hosted, running
 
+JSON = {"Content-Type": "application/json"}
 APP = "from tests.push_app import app\n"
 SERVERS = {**hosted(APP), "flask": (APP, FLASK)}
 
@@ -59,7 +66,7 @@ class Following(Closing):
     accept: tuple[str, ...] = ()
 
     def __init__(
-        self, server: OwnApp, *topics: str, after: tuple[str | None, ...] = (), carry: int = 1,
+        self, server: Server, *topics: str, after: tuple[str | None, ...] = (), carry: int = 1,
         headers: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.server, self.topics, self.carry = server, topics, carry
@@ -73,7 +80,8 @@ class Following(Closing):
 
     @property
     def path(self) -> str:
-        return path(*self.topics, after=tuple(self.cursors.values()), carry=self.carry)
+        prefix = getattr(self.server, "prefix", "")
+        return prefix + path(*self.topics, after=tuple(self.cursors.values()), carry=self.carry)
 
     def response(self) -> HTTPResponse:
         response = HTTPResponse(self.socket)
@@ -209,10 +217,9 @@ def follow(server: OwnApp, transport: str) -> Iterator[Follow]:
         )
 
 
-def publish(server: OwnApp, topic: str, *values: Any) -> list[str]:
-    response = server.http.post(
-        f"/publish/{topic}", values, headers={"Content-Type": "application/json"}
-    )
+def publish(server: Server, topic: str, *values: Any) -> list[str]:
+    prefix = getattr(server, "prefix", "")
+    response = server.http.post(f"{prefix}/publish/{topic}", values, headers=JSON)
     assert response.status == 200, response.body
     cursors: list[str] = response.json
     return cursors
@@ -404,10 +411,10 @@ REFUSED: list[tuple[str, int, str]] = [
 
 
 def refusal(
-    server: OwnApp, transport: str, query: str, headers: dict[str, str] | None = None
+    server: Server, transport: str, query: str, headers: dict[str, str] | None = None
 ) -> tuple[int, str]:
     """Return the status, and the error if it is JSON."""
-    path, headers = f"/push/update?{query}", headers or {}
+    path, headers = f"{getattr(server, 'prefix', '')}/push/update?{query}", headers or {}
     if transport == "websocket":
         with server.websocket(path, changes=headers) as raw:
             status, body = raw.status, b"" if raw.status == 101 else raw.body
@@ -457,9 +464,7 @@ def test_what_cannot_be_published(server: OwnApp, follow: Follow) -> None:
         ("log/" + "x" * 200, "[{}]"): "topic: a name of 204 bytes",
     }
     for (name, body), error in rows.items():
-        response = server.http.post(
-            f"/publish/{name}", body.encode(), headers={"Content-Type": "application/json"}
-        )
+        response = server.http.post(f"/publish/{name}", body.encode(), headers=JSON)
         assert response.status == 422, (name, response)
         assert error in response.json["error"]
     assert publish(server, topic, {"n": 1})[0].endswith("-1")
@@ -558,3 +563,166 @@ def test_a_topic_that_nobody_follows_is_forgotten(server: OwnApp, follow: Follow
     until_followed(server, topic)
     publish(server, begun, {"left": 0})
     assert again.next()["value"] == {"left": 0}
+
+
+# Where it runs.
+
+ALLOWED, OTHER = {"Origin": "https://page.example"}, {"Origin": "https://evil.example"}
+PREFLIGHT = {"Access-Control-Request-Method": "GET"}
+
+
+def test_pages_of_other_origins(server: OwnApp) -> None:
+    topic = unique("state")
+    publish(server, topic, {"n": 1})
+    update, data = path(topic, timeout=0), f"/push/data?topic={topic}"
+    for url, status in ((update, 200), (data, 200), (path("status/401"), 401)):
+        for origin, expected in ((ALLOWED, ALLOWED["Origin"]), (OTHER, None)):
+            response = server.http.get(url, headers=origin)
+            assert response.status == status
+            assert response.headers.get("Access-Control-Allow-Origin") == expected
+        response = server.http.request("OPTIONS", url, headers={**ALLOWED, **PREFLIGHT})
+        assert (response.status, "Access-Control-Allow-Methods" in response.headers) == (204, True)
+    assert "Access-Control-Allow-Origin" not in server.http.get("/", headers=ALLOWED).headers
+    for origin, status in ((ALLOWED, 101), (OTHER, 403)):
+        with server.websocket(update, changes=origin) as raw:
+            assert raw.status == status
+
+
+class Below(Server):
+    """An app below a path, perhaps behind nginx."""
+
+    def __init__(self, port: int, prefix: str) -> None:
+        self.prefix = prefix
+        self.is_at(f"http://127.0.0.1:{port}")
+
+
+DISPATCHED = """
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from tests.push_app import app as pushing
+"""
+#: How to serve the app below /shop.
+PLACES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "SCRIPT_NAME": (APP, (*WORKER, "app:app")),
+    "nginx": (APP, (*WORKER, "app:app")),
+    "DispatcherMiddleware, gunicorn": (
+        DISPATCHED + "app = DispatcherMiddleware(NotFound(), {'/shop': pushing})",
+        (*WORKER, "app:app"),
+    ),
+    "DispatcherMiddleware, flask run": (
+        DISPATCHED + "from flask import Flask\napp = Flask(__name__)\n"
+        "app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {'/shop': pushing})",
+        FLASK,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_below_a_path(place: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        environment = {"SCRIPT_NAME": "/shop"} if place == "SCRIPT_NAME" else {}
+        source, command = PLACES[place]
+        app = OwnApp(tmp_path, source, command, **environment)
+        stack.callback(app.wait)
+        stack.callback(app.process.terminate)
+        server = Below(app.port, "/shop")
+        if place == "nginx":
+            server = Below(free_port(), "/shop")
+            stack.callback(start_nginx(tmp_path, app.port, server.port, prefix="/shop").stop)
+        eventually(lambda: responds(server, "/shop/"))
+        assert server.http.get("/shop/").body == b"/shop"
+        assert server.http.get("/shop/push/push.js").status == 200
+        topic = unique("log")
+        following = [
+            stack.enter_context(transport(server, topic)) for transport in TRANSPORTS.values()
+        ]
+        for each in following:
+            each.next()
+        publish(server, topic, {"n": 1})
+        assert [each.next()["value"] for each in following] == [{"n": 1}] * 3
+        assert server.http.get(f"/shop/push/data?topic={topic}").json["value"] == {"n": 1}
+
+
+def responds(server: Server, url: str) -> bool:
+    with suppress(OSError):
+        return server.http.get(url).status == 200
+    return False
+
+
+def test_with_reloader_and_debugger(tmp_path: Path) -> None:
+    with running(tmp_path, APP, (*FLASK, "--debug")) as server:
+        topic = unique("log")
+        following = [transport(server, topic) for transport in TRANSPORTS.values()]
+        with ExitStack() as stack:
+            for each in following:
+                stack.enter_context(each).next()
+            publish(server, topic, {"n": 1})
+            assert [each.next()["value"] for each in following] == [{"n": 1}] * 3
+
+
+@pytest.mark.parametrize("options", [(), ("-k", "gevent"), ("-k", "gthread", "--threads", "8")])
+def test_a_server_without_websockets(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Says so in one sentence; streams and polls work there."""
+    with running(tmp_path, APP, (*GUNICORN, *options, "app:app")) as server:
+        status, error = refusal(server, "websocket", "topic=log/1")
+        assert status == 501
+        assert "gunicorn -k pushlab.hosting.gunicorn.Worker" in error
+        assert "Traceback" not in server.log
+        topic = unique("log")
+        publish(server, topic, {"n": 1})
+        assert server.http.get(path(topic, carry=1)).json[0]["value"] == {"n": 1}
+        if options:  # else one request at a time
+            with Stream(server, topic) as stream:
+                assert stream.next()["value"] == {"n": 1}
+                publish(server, topic, {"n": 2})
+                assert stream.next()["value"] == {"n": 2}
+
+
+def test_several_processes_are_refused(tmp_path: Path, transport: str) -> None:
+    """Without Redis."""
+    if transport == "websocket":
+        server = OwnApp(tmp_path, APP, (*WORKER, "-w", "2", "app:app"))
+        assert server.wait() != 0
+        assert "gunicorn has several workers" in server.log
+        source, command = PLACES["DispatcherMiddleware, gunicorn"]
+        prefix = "/shop"
+    else:
+        source, command, prefix = APP, (*GUNICORN, "-k", "gthread", "app:app"), ""
+    server = OwnApp(tmp_path, source, (*command, "-w", "2", "--graceful-timeout", "1"))
+    with ExitStack() as stack:
+        stack.callback(server.wait)
+        stack.callback(server.process.terminate)
+        below = Below(server.port, prefix)
+        eventually(lambda: responds(below, f"{prefix}/"))
+        status, error = refusal(below, transport, "topic=log/1")
+        assert status == 503
+        assert "several processes" in error
+        assert "redis=" in error
+        assert below.http.post(f"{prefix}/publish/log/1", [{}], headers=JSON).status == 500
+    assert "several" in server.log
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"PUSHLAB_ALLOW_ORIGINS": ["nope"]}, "PUSHLAB_ALLOW_ORIGINS: 'nope' is not an origin"),
+        ({"PUSHLAB_ALLOW_HOSTS": ["a b"]}, "PUSHLAB_ALLOW_HOSTS: 'a b' is not a host name"),
+        ({"PUSHLAB_ALLOW_HOSTS": 5}, "PUSHLAB_ALLOW_HOSTS: 5 is not a list of texts"),
+        ({"PUSHLAB_ALLOW_HOSTS": [5]}, "PUSHLAB_ALLOW_HOSTS: [5] is not a list of texts"),
+        ({"PUSHLAB_TRUSTED_PROXIES": ["x"]}, "PUSHLAB_TRUSTED_PROXIES: 'x'"),
+        ({"PUSHLAB_PING_INTERVAL": 0}, "PUSHLAB_PING_INTERVAL: 0 is not a number of seconds"),
+        ({"PUSHLAB_REDIS": "http://x"}, "Redis URL must specify one of the following schemes"),
+    ],
+)
+def test_wrong_configuration(config: dict[str, Any], error: str) -> None:
+    app = Flask("app")
+    app.config.update(config)
+    with pytest.raises(ValueError, match=re.escape(error)) as raised:
+        Push(app)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "keep"), [("a/<int:b", 1), ("a/<wrong:b>", 1), ("a", 0)])
+def test_a_wrong_topic(name: str, keep: int) -> None:
+    with pytest.raises((ValueError, LookupError), match=r"a|wrong"):
+        Push(Flask("app")).topic(name, keep=keep)(print)

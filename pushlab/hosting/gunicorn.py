@@ -103,7 +103,8 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         if self.cfg.workers == 1:
             return
         Feed.forbidden = _SEVERAL_WORKERS
-        if all(feed.is_shared for feed in Feed.instances):
+        push = getattr(self.wsgi, "extensions", {}).get("push")  # makes its feeds later
+        if all(feed.is_shared for feed in Feed.instances) and (push is None or push.redis):
             return
         if self.age % self.cfg.workers == 1:
             self.log.error(_SEVERAL_WORKERS)

@@ -6,7 +6,7 @@ import os
 import re
 import ssl
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -209,7 +209,11 @@ def from_config(config: Mapping[str, Any]) -> ServerSettings:
 
     def texts(name: str) -> list[str]:
         value = config.get(name) or ()
-        return [each.strip() for each in value.split(",")] if isinstance(value, str) else [*value]
+        if isinstance(value, str):
+            return [each.strip() for each in value.split(",")]
+        if isinstance(value, Collection) and all(isinstance(each, str) for each in value):
+            return list(value)
+        raise click.BadParameter(f"{value!r} is not a list of texts")
 
     name = "PUSHLAB_ALLOW_ORIGINS"
     try:
