@@ -31,7 +31,8 @@ def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> N
     """Run this program in so many processes.
 
     A signal ends it. A process that ends is started again, after a pause. SIGHUP restarts one after
-    another: the next one when the successor of the one before listens. Exits with status 0, or 1 if none could start.
+    another: the next one when the successor of the one before listens. Exits with status 0, or 1 if
+    none could start.
     """
     if not hasattr(socket, "SO_REUSEPORT"):
         raise StartupError("--workers needs SO_REUSEPORT, which this system has not.")
