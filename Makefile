@@ -2,6 +2,7 @@
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
 # make test-busy   all tests three times in a row beside four busy loops: none may depend on speed
+# make cluster   nginx, four processes and Redis, on this machine; options of serve.py in ARGS
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
 # make figures   renew the figures in README and docs from docs/results/, with cog
 # All set up what they need, in .venv, and what the tests need of the system with apt.
@@ -15,10 +16,13 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, each server that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run compare test test-all test-busy pytest check figures packages clean
+.PHONY: run cluster compare test test-all test-busy pytest check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
+
+cluster: $(VENV)/servers
+	@exec $(VENV)/bin/python servers/cluster.py $(ARGS)
 
 compare: $(VENV)/compare
 	@exec $(VENV)/bin/python compare.py $(ARGS)
@@ -62,6 +66,10 @@ figures: $(VENV)/compare
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/servers: requirements.txt servers/requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements.txt $(shell grep -o '^redis[^ ]*' servers/requirements.txt)
 	@touch $@
 
 $(VENV)/compare: requirements.txt bench/requirements.txt | $(VENV)/bin/python

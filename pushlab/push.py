@@ -119,6 +119,9 @@ class Push:
         # where it was when it is made again. That happens with every response to a long poll.
         self._epoch = secrets.token_hex(4)
         self._presence = Presence()
+        # A request may be finding out its identity while that one is disconnected.
+        self._disconnects = 0
+        self._disconnected_at: dict[str, int] = {}  # those of late
         if app is not None:
             self.init_app(app)
 
@@ -298,6 +301,11 @@ class Push:
 
     def _revoke(self, identity: str) -> int:
         with self._lock:
+            self._disconnects += 1
+            self._disconnected_at.pop(identity, None)
+            self._disconnected_at[identity] = self._disconnects
+            if len(self._disconnected_at) > limits.REMEMBERED:
+                del self._disconnected_at[next(iter(self._disconnected_at))]
             followers = tuple(self._followers.get(identity, ()))
         for follower in followers:
             follower.revoke()
@@ -378,6 +386,7 @@ class Push:
             matched = [self.rules.match(topic) for topic in topics]
         except NoTopic as error:
             raise NotFound(str(error)) from None
+        disconnects = self._disconnects
         identity = self._identify()
         follower = Follower(
             topics,
@@ -390,6 +399,8 @@ class Push:
         if follower.identity is not None:  # from here on, `disconnect` finds it
             with self._lock:
                 self._followers.setdefault(follower.identity, WeakSet()).add(follower)
+                if self._disconnected_at.get(follower.identity, 0) > disconnects:
+                    follower.revoke()
         try:
             states = [_permit(permission, values) for _, permission, values in matched]
             self._start()
@@ -399,6 +410,7 @@ class Push:
             ]
             for feed, after in zip(feeds, parameters.resumed(environ, afters), strict=True):
                 feed.load(after)
+            _check_still_welcome(follower)
             yield feeds, follower
         except NotPublished as error:
             follower.left("refused")
@@ -431,6 +443,11 @@ class Push:
                         del self._followers[follower.identity]
         if follower.has_followed:
             self._presence.changed(follower, reason)
+
+
+def _check_still_welcome(follower: Follower) -> None:
+    if follower.is_revoked:
+        raise Unauthorized("you were disconnected; log in again")
 
 
 def _permit(rule: _Permission, values: Mapping[str, Any]) -> Any:

@@ -224,3 +224,27 @@ def test_every_event_arrives_once_in_order(
         if "log/" in browser.path:
             # A publisher that got no response has published again.
             assert list(dict.fromkeys(browser.numbers))[:number] == list(range(number))
+
+
+def test_the_cluster_of_the_makefile(tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    environment = {"CLUSTER_PORTS": " ".join(map(str, ports)), "CLUSTER_FOLDER": str(tmp_path)}
+    cluster = Program("servers/cluster.py", "--source", "clock", environment=environment)
+    http = Http("127.0.0.1", ports[0])
+
+    def newest() -> str:
+        with suppress(OSError, ValueError, KeyError):
+            return str(http.get("/data").json["cursor"])
+        return ""
+
+    try:
+        eventually(newest)
+        url = f"ws://127.0.0.1:{ports[0]}/update"
+        with open_websocket(url) as first, open_websocket(url) as second:
+            for socket in (first, second):
+                assert "cursor" in json.loads(socket.recv(HANG_TIMEOUT))
+    finally:
+        cluster.process.send_signal(signal.SIGINT)
+        status = cluster.wait()
+    assert status == 0
+    assert "Traceback" not in cluster.log
