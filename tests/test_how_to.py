@@ -297,3 +297,25 @@ def test_a_waiting_browser_holds_no_database_connection(run: Run) -> None:
         conversing.send(frame(TEXT, b"?"))
         assert conversing.frame() == (TEXT, b"3 left")
         assert app.http.get("/").json == {"left": 3}
+
+
+def test_several_workers(run: Run, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    try:
+        command = (*GUNICORN[:-1], "-w", "2", "app:app")
+        app = run("several-workers", *command, REDIS_URL=redis.url)
+        published_in: set[int] = set()
+        with ExitStack() as stack:
+            browsers = [stack.enter_context(app.follow("orders/7")) for _ in range(4)]
+            number = 0
+            while number < 10 or len(published_in) < 2:  # both have published
+                published_in.add(app.http.post(f"/order/7/{number}", {}).json["worker"])
+                number += 1
+            for browser in browsers:
+                received: list[int] = []
+                while len(received) < number:
+                    message = browser.json()
+                    received += [message["value"]["order"]] if "value" in message else []
+                assert received == list(range(number))
+    finally:
+        redis.stop()
