@@ -154,6 +154,11 @@ def make_reading(
     return Reading(cursor, changed_at, value, signal, carry, feed)
 
 
+#: Objects for all feeds; nothing is put into them.
+_NOBODY: set[threading.Event] = set()
+_NOTHING: deque[Reading] = deque()
+
+
 class Feed:
     """A sequence of readings, of which it keeps the newest.
 
@@ -163,10 +168,13 @@ class Feed:
     """
 
     __slots__ = (
-        "__weakref__", "_keeping", "_kept", "_listeners", "_publishing",
-        "_waiting", "closed", "epoch", "hub", "keep", "latest", "topic",
+        "__weakref__", "_kept", "_listeners", "_lock", "_waiting",
+        "closed", "epoch", "hub", "keep", "latest", "topic",
     )  # fmt: skip
 
+    # A thousand feeds with a follower each are usual, so a feed is small: what most do not need is
+    # made when it is needed, and one lock is for all, held for moments, also by those who listen.
+    _keeping: ClassVar = threading.RLock()
     #: The feeds of this process: a server closes them when it stops.
     instances: ClassVar["weakref.WeakSet[Feed]"] = weakref.WeakSet()
     #: Why this process may not have a feed; set by a server of several processes.
@@ -186,11 +194,10 @@ class Feed:
         self.epoch = epoch or secrets.token_hex(4)
         self.closed = False
         self.hub: Any = None  #: what holds connections that wait; None: they wait in `wait`
-        self._publishing = threading.Lock()
+        self._lock: threading.Lock | None = None
         self._listeners: tuple[Callable[[Reading], None], ...] = ()
-        self._keeping = threading.Lock()  # held for moments only, so also by those who listen
-        self._waiting: set[threading.Event] = set()
-        self._kept: deque[Reading] = deque(maxlen=keep)
+        self._waiting: set[threading.Event] = _NOBODY
+        self._kept: deque[Reading] = _NOTHING
         self.latest = self._first()  #: the newest reading
         Feed.instances.add(self)
 
@@ -235,6 +242,12 @@ class Feed:
         message = encode_message(self.topic, latest.cursor, reset=True)
         return Reading(latest.cursor, latest.changed_at, {}, message, message, self, is_reset=True)
 
+    def _publishing(self) -> threading.Lock:
+        """Return the lock that is held while listeners are called."""
+        with self._keeping:
+            self._lock = self._lock or threading.Lock()
+            return self._lock
+
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Make the value the newest reading; notify waiters and listeners.
 
@@ -248,7 +261,7 @@ class Feed:
         contains itself or is nested too deeply; ValueTooLarge for more than `limits.MAX_VALUE`
         bytes of JSON. Nothing has happened then: the newest reading is still the one before.
         """
-        with self._publishing:  # listeners receive readings in their order
+        with self._publishing():  # listeners receive readings in their order
             return self._publish(self.latest.value if value is None else value)
 
     def begin(self, value: Mapping[str, Any]) -> None:
@@ -257,7 +270,7 @@ class Feed:
         The same value has the same cursor if the feed had the same epoch: one that was forgotten
         and is made again has nothing new for a poll that comes back.
         """
-        with self._publishing:
+        with self._publishing():
             if not self.latest.sequence:
                 text = self.epoch.encode() + encode_value(value)
                 self.epoch = hashlib.blake2s(text, digest_size=4).hexdigest()
@@ -274,12 +287,14 @@ class Feed:
         """Keep a reading; notify waiters and listeners."""
         with self._keeping:
             self.latest = reading
+            if self._kept is _NOTHING:
+                self._kept = deque(maxlen=self.keep)
             self._kept.append(reading)
         self._notify(reading)
 
     def _notify(self, reading: Reading) -> None:
         with self._keeping:
-            waiting, self._waiting = self._waiting, set()
+            waiting, self._waiting = self._waiting, _NOBODY
         for woken in waiting:
             woken.set()
         for listener in self._listeners:
@@ -294,7 +309,7 @@ class Feed:
         A process that was forked after the feed was made calls this: its siblings have the same
         feed, and their cursors would be the same.
         """
-        with self._publishing:
+        with self._publishing():
             self._restart(secrets.token_hex(4), ())
 
     def _restart(self, epoch: str, readings: Sequence[Reading]) -> None:
@@ -353,6 +368,8 @@ class Feed:
     def wake(self, woken: threading.Event) -> None:
         """Set the event when there is a reading, once."""
         with self._keeping:
+            if self._waiting is _NOBODY:
+                self._waiting = set()
             self._waiting.add(woken)
 
     def forget(self, woken: threading.Event) -> None:
@@ -372,6 +389,6 @@ class Feed:
         """End every wait, now and from now on."""
         with self._keeping:
             self.closed = True
-            waiting, self._waiting = self._waiting, set()
+            waiting, self._waiting = self._waiting, _NOBODY
         for woken in waiting:
             woken.set()

@@ -22,7 +22,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import cycle
 from typing import ClassVar, Protocol
 
@@ -49,7 +49,10 @@ _GOING_AWAY = CloseConnection(CloseReason.GOING_AWAY)
 _FULL = CloseConnection(CloseReason.TRY_AGAIN_LATER)
 _REVOKED = CloseConnection(4401, "you were disconnected; log in again")
 
-_NOBODY: set[Send] = set()  # one object for all that are not broadcasting
+# One object for all that are not broadcasting, that have none apart, or none encoded alike.
+_NOBODY: set[Send] = set()
+_NOT_APART: "dict[Following, None]" = {}
+_NO_GROUP: "dict[Send, Following]" = {}
 
 #: What our close frames are called where a follower has left.
 _REASONS = {_GOING_AWAY: "shutdown", _FULL: "full", _REVOKED: "disconnected"}
@@ -123,18 +126,22 @@ class _News:
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.cursor = readings[-1].cursor
         self.readings = readings
-        self._encoded: dict[Encoding, bytes] = {}
+        self._encoded: tuple[tuple[Encoding, bytes], ...] = ()
 
     def by(self, encoding: Encoding) -> bytes:
-        data = self._encoded.get(encoding)
-        if data is None:
-            pieces = [encoding.news(reading, reading.cursor) for reading in self.readings]
-            data = self._encoded[encoding] = b"".join(pieces)
+        for each, data in self._encoded:
+            if each is encoding:
+                return data
+        data = b"".join(encoding.news(reading, reading.cursor) for reading in self.readings)
+        self._encoded += ((encoding, data),)
         return data
 
 
 class Audience:
-    """The subscribers of one feed."""
+    """The subscribers of one feed.
+
+    Of most topics that is one browser: so there are tuples, which are smaller than dicts.
+    """
 
     __slots__ = (
         "apart", "broadcasting", "feed", "news", "previous", "removed", "silent_since",
@@ -148,9 +155,9 @@ class Audience:
         # Those that have every reading so far, in the order in which they came. The keys are their
         # sockets' `send`: a broadcast only has to call each key. Subscribers that are behind or
         # closing are not in these dicts.
-        self.up_to_date: dict[Encoding, dict[Send, Following]] = {}
+        self.up_to_date: tuple[tuple[Encoding, dict[Send, Following]], ...] = ()
         #: Not behind, and yet not up to date: ahead of the broadcast, or with bytes of their own.
-        self.apart: dict[Following, None] = {}
+        self.apart: dict[Following, None] = _NOT_APART
         self.broadcasting = False
         # While broadcasting: those that are not yet sent to, and the cursor that they have; and
         # those that have left since, which are skipped.
@@ -158,6 +165,25 @@ class Audience:
         self.previous = self.news.cursor
         self.removed: set[Send] = _NOBODY
         self.silent_since = time.monotonic()  # nothing was sent to all since then
+
+    def group(self, encoding: Encoding) -> "dict[Send, Following]":
+        """Return those that are up to date, and encoded like this."""
+        return next((group for each, group in self.up_to_date if each is encoding), _NO_GROUP)
+
+    def add_to_group(self, following: "Following") -> None:
+        """Have a subscriber sent to by the next broadcast."""
+        encoding = following.subscriber.encoding
+        group = self.group(encoding)
+        if group is _NO_GROUP:
+            group = {}
+            self.up_to_date += ((encoding, group),)
+        group[following.subscriber.send] = following
+
+    def set_apart(self, following: "Following") -> None:
+        """Have a subscriber looked at by the next broadcast."""
+        if self.apart is _NOT_APART:
+            self.apart = {}
+        self.apart[following] = None
 
 
 class Following:
@@ -174,11 +200,11 @@ class Following:
         """Be no longer sent to, also by the current broadcast."""
         audience, subscriber = self.audience, self.subscriber
         audience.apart.pop(self, None)
-        group = audience.up_to_date.get(subscriber.encoding, {})
+        group = audience.group(subscriber.encoding)
         if group.pop(subscriber.send, None) is None:
             return
         if not group:
-            del audience.up_to_date[subscriber.encoding]
+            audience.up_to_date = tuple(each for each in audience.up_to_date if each[1])
         if audience.broadcasting:
             if to_return:
                 is_sent = not any(subscriber.send in sends for _, sends in audience.unsent)
@@ -239,6 +265,10 @@ class Subscriber:
         check_close(code, reason)
         self.hub.close_subscriber(self, CloseConnection(code, reason))
 
+    def revoke(self) -> None:
+        """Close with 4401: its follower is disconnected."""
+        self.hub.close_subscriber(self, _REVOKED)
+
 
 class Hub:
     """All browsers that wait for news: `feed.subscribe(hub.broadcast)`.
@@ -258,6 +288,7 @@ class Hub:
     ) -> None:
         Hub.instances.add(self)
         self._lock = threading.RLock()
+        self._on_readable = self._readable  # one object for all subscribers
         self._audiences: dict[Feed, Audience] = {}  # of feeds that have subscribers
         self._polls = Polls()
         self._max_subscribers = max_subscribers
@@ -350,14 +381,14 @@ class Hub:
                 thread = threading.Thread(target=self._keep_alive, name="hub", daemon=True)
                 self._keepalive_thread = thread
                 self._keepalive_ended.clear()
-            channel.watch(self._readable, subscriber, writing=False)
+            channel.watch(self._on_readable, subscriber, writing=False)
             ending = self._ending(follower)
             if ending is not None:
                 self._write(subscriber, first)
                 self._start_closing(subscriber, ending)
             elif follower is not None:
                 # Before it is sent anything: what is published after it is revoked must not be.
-                follower.attach(partial(self.close_subscriber, subscriber, _REVOKED))
+                follower.attach(subscriber.revoke)
             if not subscriber.closing:
                 self._catch_up(subscriber, first)
             if early:
@@ -420,7 +451,7 @@ class Hub:
             size = limits.BROADCAST_CHUNK
             unsent = audience.unsent = deque(
                 (audience.news.by(encoding), sends[start : start + size])
-                for encoding, sends in [(each, tuple(o)) for each, o in audience.up_to_date.items()]
+                for encoding, sends in [(each, tuple(o)) for each, o in audience.up_to_date]
                 for start in range(0, len(sends), size)
             )
             apart = tuple(audience.apart)
@@ -446,7 +477,7 @@ class Hub:
         if removed := audience.removed:
             sends = [send for send in sends if send not in removed]
         for send, sent in send_to(sends, data):
-            groups = audience.up_to_date.values()
+            groups = [group for _, group in audience.up_to_date]
             subscriber = next(group[send] for group in groups if send in group).subscriber
             if sent < 0:
                 self._drop(subscriber, "closed")
@@ -493,7 +524,7 @@ class Hub:
         data = first
         for following in subscriber.followings:
             audience, encoding = following.audience, subscriber.encoding
-            if subscriber.send in audience.up_to_date.get(encoding, ()):
+            if subscriber.send in audience.group(encoding):
                 continue
             readings = audience.feed.since(following.after)
             if readings == audience.news.readings and not self._has_own_ids(subscriber):
@@ -519,10 +550,9 @@ class Hub:
         audience, subscriber = following.audience, following.subscriber
         if following.after == audience.news.cursor and not self._has_own_ids(subscriber):
             audience.apart.pop(following, None)
-            group = audience.up_to_date.setdefault(subscriber.encoding, {})
-            group[subscriber.send] = following
+            audience.add_to_group(following)
         else:
-            audience.apart[following] = None
+            audience.set_apart(following)
 
     @staticmethod
     def _has_own_ids(subscriber: Subscriber) -> bool:
@@ -574,7 +604,7 @@ class Hub:
                     self._drop(subscriber, subscriber.closing)
                     return
                 self._deadlines.pop(subscriber, None)
-            subscriber.channel.watch(self._readable, subscriber, writing=False)
+            subscriber.channel.watch(self._on_readable, subscriber, writing=False)
             if subscriber.read_closed:
                 subscriber.channel.shutdown_write()
             self._catch_up(subscriber)
@@ -702,7 +732,7 @@ class Hub:
             streams = {
                 following.subscriber: None
                 for audience in silent
-                for group in (*map(dict.values, audience.up_to_date.values()), audience.apart)
+                for group in (*(group.values() for _, group in audience.up_to_date), audience.apart)
                 for following in group
                 if not following.subscriber.encoding.replies
             }

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flask import Flask
 
@@ -30,9 +30,12 @@ class Follower:
     """
 
     __slots__ = (
-        "__weakref__", "_end", "_lock", "_on_attach", "_on_left", "_reason", "address",
+        "__weakref__", "_end", "_on_attach", "_on_left", "_reason", "address",
         "has_followed", "identity", "is_revoked", "joined", "since", "topics", "transport",
     )  # fmt: skip
+
+    # One for all, held for moments, in which another may be found to be garbage.
+    _lock: ClassVar = threading.RLock()
 
     def __init__(
         self,
@@ -49,13 +52,12 @@ class Follower:
         self.address = address  #: of the client, or of a proxy that is not trusted
         self.since = time.time()  #: seconds since the epoch
         self.is_revoked = False
-        self.joined: tuple[str, ...] = ()  #: the topics that count it
+        self.joined = 0  #: how many of the topics count it
         self.has_followed = False  #: it has waited
         self._on_attach = on_attach
         self._on_left = on_left
         self._end: Callable[[], object] | None = None
         self._reason = ""
-        self._lock = threading.Lock()
 
     def attach(self, end: Callable[[], object]) -> None:
         """Call `end` when it is revoked, from now on."""

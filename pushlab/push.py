@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from weakref import WeakSet
+from weakref import ref
 
 import flask
 from flask import Flask, request
@@ -114,7 +114,8 @@ class Push:
         # A follower may end while the lock is held, when it is garbage.
         self._lock = threading.RLock()
         self._topics: dict[str, _Topic] = {}
-        self._followers: dict[str, WeakSet[Follower]] = {}  # by identity
+        # By identity and by `id`: a follower ends where nothing else refers to it.
+        self._followers: dict[str, dict[int, ref[Follower]]] = {}
         # The same for all feeds: one that is forgotten, as nobody has published to it, goes on
         # where it was when it is made again. That happens with every response to a long poll.
         self._epoch = secrets.token_hex(4)
@@ -122,6 +123,9 @@ class Push:
         # A request may be finding out its identity while that one is disconnected.
         self._disconnects = 0
         self._disconnected_at: dict[str, int] = {}  # those of late
+        # One object each, for all topics and followers.
+        self._broadcast, self._on_left = self.hub.broadcast, self._left
+        self._on_follow = self._presence.changed
         if app is not None:
             self.init_app(app)
 
@@ -197,7 +201,7 @@ class Push:
             feed: Feed = self.redis.feed(topic, keep)
         else:
             feed = Feed(keep, topic=topic, epoch=self._epoch)
-        feed.subscribe(self.hub.broadcast)
+        feed.subscribe(self._broadcast)
         return feed
 
     def _forget_if_unused(self, topic: str) -> None:
@@ -306,7 +310,8 @@ class Push:
             self._disconnected_at[identity] = self._disconnects
             if len(self._disconnected_at) > limits.REMEMBERED:
                 del self._disconnected_at[next(iter(self._disconnected_at))]
-            followers = tuple(self._followers.get(identity, ()))
+            known = tuple(self._followers.get(identity, {}).values())
+        followers = [follower for each in known if (follower := each()) is not None]
         for follower in followers:
             follower.revoke()
         return len(followers)
@@ -393,12 +398,13 @@ class Push:
             None if identity is None else str(identity),
             transport,
             request.remote_addr or "",
-            self._presence.changed,
-            self._left,
+            self._on_follow,
+            self._on_left,
         )
         if follower.identity is not None:  # from here on, `disconnect` finds it
             with self._lock:
-                self._followers.setdefault(follower.identity, WeakSet()).add(follower)
+                known = self._followers.setdefault(follower.identity, {})
+                known[id(follower)] = ref(follower)
                 if self._disconnected_at.get(follower.identity, 0) > disconnects:
                     follower.revoke()
         try:
@@ -427,20 +433,18 @@ class Push:
                 found.feed.begin(state)
             with self._lock:
                 found.followers += 1
-                follower.joined += (topic,)
+                follower.joined += 1
             return found.feed
 
     def _left(self, follower: Follower, reason: str) -> None:
         with self._lock:
-            for topic in follower.joined:
+            for topic in follower.topics[: follower.joined]:
                 self._topics[topic].followers -= 1
                 self._forget_if_unused(topic)
             if follower.identity is not None:
-                its = self._followers.get(follower.identity)
-                if its is not None:
-                    its.discard(follower)
-                    if not its:
-                        del self._followers[follower.identity]
+                known = self._followers.get(follower.identity, {})
+                if known.pop(id(follower), None) is not None and not known:
+                    del self._followers[follower.identity]
         if follower.has_followed:
             self._presence.changed(follower, reason)
 

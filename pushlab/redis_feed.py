@@ -138,7 +138,7 @@ class RedisFeed(Feed):
 
     def refresh(self) -> None:
         """Read on in Redis, from where this feed is."""
-        with self._publishing:
+        with self._publishing():
             known = self.epoch, self.latest.sequence, self._at
             epoch, entries = self._redis.read(self.topic, *known)
             if epoch != self.epoch or entries:

@@ -1,13 +1,15 @@
 """The hub with channels that a test fills and drains."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pushlab.feed import Feed, Reading
+from pushlab import limits
+from pushlab.feed import Feed, Position, Reading
 from pushlab.hub import Hub
-from pushlab.websocket.frames import Ping, encode
+from pushlab.websocket.frames import CloseConnection, Decoder, Ping, TextMessage, encode
 from tests.conftest import eventually
 
 
@@ -67,6 +69,21 @@ class FakeChannel:
             rest = rest[2 + size :]
         return found
 
+    def received(self) -> list[str]:
+        """Return "topic 1", "topic reset 5" or "close 4401" for each frame."""
+        found, text = [], ""
+        for event in Decoder(is_client=True).feed(self.sent):
+            if isinstance(event, CloseConnection):
+                found.append(f"close {event.code}")
+            if isinstance(event, TextMessage):
+                text += event.data
+                if event.message_finished:
+                    message, text = json.loads(text), ""
+                    reset = "reset " * message.get("reset", False)
+                    sequence = message["cursor"].rpartition("-")[2]
+                    found.append(f"{message['topic']} {reset}{sequence}")
+        return found
+
 
 class FakeConnection:
     """A connection that detaches its channel."""
@@ -79,8 +96,9 @@ class FakeConnection:
 
 
 @pytest.fixture
-def feed() -> Feed:
-    return Feed()
+def feed(request: pytest.FixtureRequest) -> Feed:
+    """A state, or with a parameter a log."""
+    return Feed(keep=getattr(request, "param", 1))
 
 
 @pytest.fixture
@@ -107,6 +125,7 @@ def test_a_slow_subscriber_gets_the_rest_and_then_only_the_newest(feed: Feed, hu
     assert quick.cursors()[-1] == slow.cursors()[-1] == 6
 
 
+@pytest.mark.parametrize("feed", [1, 100], indirect=True)
 def test_a_reading_during_a_broadcast_is_broadcast_after_it(feed: Feed, hub: Hub) -> None:
     """Another thread publishes between two sends."""
     newest: list[Reading] = []
@@ -122,6 +141,7 @@ def test_a_reading_during_a_broadcast_is_broadcast_after_it(feed: Feed, hub: Hub
     assert [each.cursors() for each in channels] == [[0, 1, 2]] * 3
 
 
+@pytest.mark.parametrize("feed", [1, 100], indirect=True)
 def test_a_subscriber_added_during_a_broadcast_gets_the_newest_once(feed: Feed, hub: Hub) -> None:
     joined: list[FakeChannel] = []
 
@@ -170,7 +190,134 @@ def test_subscribers_between_two_readings_leave_nothing_behind(feed: Feed, hub: 
     assert held == [hub._audiences]
     assert (audience.size, audience.up_to_date, audience.apart, audience.removed) == (
         1,
-        {},
+        (),
         {},
         set(),
     )
+
+
+# Logs, and several feeds.
+
+
+class Doing(FakeChannel):
+    """A channel in whose turn, at a certain reading, something happens."""
+
+    def __init__(self, what: Callable[[], object], at: int) -> None:
+        super().__init__()
+        self.what: list[Callable[[], object]] = [what]
+        self.at = f'-{at}"'.encode()
+
+    def send(self, data: bytes | memoryview) -> int:
+        if self.at in bytes(data) and self.what:
+            self.what.pop()()
+        return super().send(data)
+
+
+def names(*sequences: int) -> list[str]:
+    return [f"a {sequence}" for sequence in sequences]
+
+
+@pytest.fixture
+def feeds(hub: Hub) -> dict[str, Feed]:
+    """Two topics, which are logs, and one that forgets."""
+    feeds = {"a": Feed(100, topic="a"), "b": Feed(100, topic="b"), "short": Feed(3, topic="a")}
+    for each in feeds.values():
+        each.subscribe(hub.broadcast)
+    return feeds
+
+
+def follow(hub: Hub, channel: FakeChannel, *feeds: Feed) -> FakeChannel:
+    positions = [Position(feed, None) for feed in feeds]
+    hub.follow(FakeConnection(channel), positions, carry=True)  # type: ignore[arg-type]
+    return channel
+
+
+@pytest.mark.parametrize("room", [0, 10, 35, 60, 200])
+def test_a_slow_subscriber_gets_the_rest_of_a_log(
+    hub: Hub, feeds: dict[str, Feed], room: int
+) -> None:
+    for name in ("a", "short"):
+        quick, slow = (follow(hub, FakeChannel(size), feeds[name]) for size in (9**9, room))
+        for number in range(5):
+            feeds[name].publish({"number": number})
+        assert quick.received() == names(0, 1, 2, 3, 4, 5)
+        slow.drain(room=17)
+        slow.drain()
+        got = slow.received()
+        if name == "a":
+            assert got == names(0, 1, 2, 3, 4, 5)
+        elif "a reset 5" in got:
+            assert got == [*names(*range(len(got) - 1)), "a reset 5"]
+        else:
+            assert got == names(*range(6))
+        feeds[name].publish({})
+        assert slow.received() == [*got, "a 6"]
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("falls", [1, 2])
+@pytest.mark.parametrize("drained", [2, 3])
+def test_a_slow_subscriber_catches_up_during_a_broadcast(
+    hub: Hub, feeds: dict[str, Feed], is_first: bool, falls: int, drained: int
+) -> None:
+    """It is sent to before or after the one in whose turn it has room again."""
+    slow = FakeChannel()
+
+    def drain() -> None:
+        if slow.watching and slow.watching[2]:
+            slow.drain()
+
+    doing = Doing(drain, at=drained)
+    for channel in (slow, doing) if is_first else (doing, slow):
+        follow(hub, channel, feeds["a"])
+    for sequence in (1, 2, 3):
+        if sequence == falls:
+            slow.room = 5
+        feeds["a"].publish({})
+    drain()
+    feeds["a"].publish({})
+    assert slow.received() == doing.received() == names(0, 1, 2, 3, 4)
+
+
+def test_several_feeds_on_one_connection(hub: Hub, feeds: dict[str, Feed]) -> None:
+    both, slow = FakeChannel(), FakeChannel(room=150)
+    for channel in (both, slow):
+        follow(hub, channel, feeds["a"], feeds["b"])
+    only = follow(hub, FakeChannel(), feeds["b"])
+    for name in "abba":
+        feeds[name].publish({})
+    slow.drain()
+    feeds["b"].publish({})
+    assert both.received() == ["a 0", "b 0", "a 1", "b 1", "b 2", "a 2", "b 3"]
+    assert [each for each in slow.received() if each[0] == "a"] == names(0, 1, 2)
+    assert [each for each in slow.received() if each[0] == "b"] == only.received()
+    assert only.received() == ["b 0", "b 1", "b 2", "b 3"]
+    both.abort()
+    feeds["a"].publish({})
+    assert slow.received()[-1] == "a 3"
+    assert len(hub) == 2
+
+
+def test_a_subscriber_whose_turn_in_a_broadcast_is_yet_to_come(
+    hub: Hub, feeds: dict[str, Feed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is revoked, the other has no room for a pong, before it is sent the reading."""
+    monkeypatch.setattr(limits, "BROADCAST_CHUNK", 1)
+    subscribers: list[Any] = []
+    behind, revoked = FakeChannel(), FakeChannel()
+
+    def end_and_ping() -> None:
+        subscribers[1].revoke()
+        behind.room = 1
+        hub._handle_data(subscribers[2], encode(Ping(b"?"), by_client=True))
+
+    for channel in (Doing(end_and_ping, at=1), revoked, behind):
+        connection: Any = FakeConnection(channel)
+        subscribers.append(hub.follow(connection, [Position(feeds["a"], None)], carry=True))
+    feeds["a"].publish({})
+    feeds["a"].publish({})
+    behind.drain()
+    feeds["a"].publish({})
+    assert subscribers[0].channel.received() == behind.received() == names(0, 1, 2, 3)
+    assert revoked.received() == ["a 0", "close 4401"]
+    assert b"value" not in revoked.sent

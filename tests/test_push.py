@@ -1,7 +1,10 @@
 """`Push` on every server, by every transport."""
 
+import gc
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -12,12 +15,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from flask import Flask
+from flask import Flask, abort
 
 from bench.servers import free_port
-from pushlab import Push
+from pushlab import Feed, Push, limits
+from pushlab.testing import Client
 from tests.clients import CLOSE, PING, PONG, TEXT, Closing, RawSocket, frame, handshake
-from tests.conftest import Server, eventually
+from tests.conftest import ROOT, Server, eventually
 from tests.hosting import start_nginx
 from tests.test_own_app import FLASK, GUNICORN, WORKER, OwnApp, hosted, running
 
@@ -722,3 +726,167 @@ def test_wrong_configuration(config: dict[str, Any], error: str) -> None:
 def test_a_wrong_topic(name: str, keep: int) -> None:
     with pytest.raises((ValueError, LookupError), match=r"a|wrong"):
         Push(Flask("app")).topic(name, keep=keep)(print)
+
+
+# What it costs, and who is there, without a server.
+
+COST = """
+import gc, threading, tracemalloc
+from flask import Flask
+from greenlet import greenlet
+from pushlab import Push
+from pushlab.feed import Position
+from pushlab.hub import SIGNALS, _News
+from tests.test_hub import FakeChannel, FakeConnection
+
+NUMBER, OTHERS = 2000, 680  # the others fill what is remembered of requests
+app = Flask("app")
+push = Push(app, identify=lambda: "7")
+
+@push.topic("log/<int:number>", keep=1000)
+def log(number):
+    pass
+
+class Channel(FakeChannel):
+    def send(self, data):
+        return len(data)
+
+    def watch(self, *_, **__):
+        pass
+
+feeds, connections = [], [FakeConnection(Channel()) for _ in range(NUMBER + OTHERS)]
+
+def follow(number):
+    with app.test_request_context(f"/push/update?topic=log/{number}"):
+        with push._admitted("websocket") as (its, follower):
+            positions = [Position(feed, None) for feed in its]
+            push.hub.follow(connections[number], positions, follower=follower)
+            feeds.append(its[0])
+
+def measure(function, those):
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    kept = [function(each) for each in those]
+    gc.collect()
+    return (tracemalloc.get_traced_memory()[0] - before) / len(kept) - 8
+
+def running():
+    gc.collect()
+    return threading.active_count() + sum(isinstance(each, greenlet) for each in gc.get_objects())
+
+for number in range(OTHERS):
+    follow(number)
+tracemalloc.start()
+before = running()
+cost = measure(follow, range(OTHERS, OTHERS + NUMBER))
+after = running()
+def make_reading(feed):
+    news = _News([feed._first()])
+    return news.readings[0], news.by(SIGNALS)
+
+readings = measure(make_reading, feeds)
+assert push.count("log/7") == 1 and len(push.topics()) == NUMBER + OTHERS
+assert cost - readings <= 2048, (cost, readings)
+assert after == before, "a thread or a greenlet"
+"""
+
+
+@pytest.mark.parametrize("before", ["", "from gevent import monkey; monkey.patch_all()"])
+def test_a_topic_with_one_follower_costs_two_kilobytes(before: str) -> None:
+    """Beside its readings and the connection."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + COST], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def pushing() -> Iterator[tuple[Push, Client, list[str]]]:
+    """An app in this process, its browser, and what its hooks were told."""
+    app = Flask("app")
+    push, reasons = Push(app, identify=lambda: "ann"), list[str]()
+    push.on_follow(lambda follower: reasons.append("came"))
+    push.on_leave(lambda follower, reason: reasons.append(reason))
+    push.topic("log/<name>", keep=100)(lambda name: None)
+    push.topic("state/<name>")(lambda name: {"n": 1})
+    push.topic("refused/<name>")(lambda name: abort(403))
+    with Client(app) as client:
+        yield push, client, reasons
+
+
+Pushing = tuple[Push, Client, list[str]]
+
+
+def test_nothing_is_left_of_a_topic_that_nobody_follows(pushing: Pushing) -> None:
+    push, client, _ = pushing
+    gc.collect()
+    before = len(Feed.instances)
+    for _ in range(2):
+        for topic in ("log/a", "state/a", "refused/a", "nowhere"):
+            client.follow(topic, "log/b").close()
+            client.http.get(path(topic, "log/c", timeout=0))
+            client.http.get(path(topic, "log/d", after=("a-1", "a-1"), timeout=0.01))
+            client.http.get(f"/push/data?topic={topic}")
+        push.cursor("log/e")
+        assert push.disconnect("ann") == 0
+    assert push.topics() == []
+    assert (push._topics, push._followers) == ({}, {})
+    assert (push.hub._audiences, push.hub._polls._groups) == ({}, {})
+    gc.collect()
+    assert len(Feed.instances) <= before
+    push.publish("state/a", {"n": 2})
+    assert push.topics() == ["state/a"]
+
+
+def silent(push: Push) -> None:
+    push.hub.ping_interval = 0.05
+
+
+def slow(push: Push) -> None:
+    silent(push)
+    for number in range(100):
+        push.publish("log/a", {"n": number, "text": "x" * 10_000})
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        (silent, "silent"),
+        (slow, "slow"),
+        (lambda push: push.hub.close(), "shutdown"),
+        (lambda push: push.disconnect("ann"), "disconnected"),
+        (lambda push: None, "closed"),
+    ],
+)
+def test_why_a_follower_left(pushing: Pushing, what: Callable[[Push], None], reason: str) -> None:
+    push, client, reasons = pushing
+    if reason in ("silent", "slow"):
+        silent(push)  # before the hub begins to ping
+    following = client.follow("log/a")
+    what(push)
+    if reason not in ("silent", "slow", "shutdown"):
+        following.close()
+    eventually(lambda: reasons == ["came", reason])
+
+
+def test_a_full_hub_refuses(pushing: Pushing) -> None:
+    push, client, reasons = pushing
+    push.hub._max_subscribers = 0
+    full = client.follow("log/a")
+    assert (full.status, full.closed, full.values()) == (101, 1013, [])
+    assert push.count("log/a") == 0
+    assert reasons == []
+
+
+def test_a_browser_that_polls_has_left_when_it_does_not_come_back(
+    pushing: Pushing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push, client, reasons = pushing
+    poll = path("log/a", after=(push.cursor("log/a"),), timeout=0.01)
+    for _ in range(3):
+        assert client.http.get(poll).status_code == 204
+    monkeypatch.setattr(limits, "POLL_GRACE", 0.01)
+    assert client.http.get(poll).status_code == 204
+    eventually(lambda: reasons[-1:] == ["closed"])
+    # Once; on a very busy machine the polls are further than POLL_GRACE apart.
+    assert reasons[::2] == ["came"] * (len(reasons) // 2)

@@ -44,10 +44,15 @@ def close_feeds_and_hubs() -> None:
     """End every wait, and close every hub's sockets with 1001."""
     for feed in tuple(Feed.instances):
         feed.close()
-    closing = [threading.Thread(target=hub.close) for hub in tuple(Hub.instances)]
-    closing += [threading.Thread(target=close) for close in also_close]
-    for thread in closing:
-        thread.start()
+    closing = []
+    for close in (*(hub.close for hub in tuple(Hub.instances)), *also_close):
+        thread = threading.Thread(target=close)
+        try:
+            thread.start()
+        except RuntimeError:  # Python 3.12 starts none while it ends
+            close()
+        else:
+            closing.append(thread)
     for thread in closing:
         thread.join()
 
