@@ -167,7 +167,7 @@ class Audience:
         self.silent_since = time.monotonic()  # nothing was sent to all since then
 
     def group(self, encoding: Encoding) -> "dict[Send, Following]":
-        """Return those that are up to date, and encoded like this."""
+        """Return those that are up to date, by their encoding."""
         return next((group for each, group in self.up_to_date if each is encoding), _NO_GROUP)
 
     def add_to_group(self, following: "Following") -> None:
