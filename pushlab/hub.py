@@ -607,7 +607,8 @@ class Hub:
             subscriber.channel.watch(self._on_readable, subscriber, writing=False)
             if subscriber.read_closed:
                 subscriber.channel.shutdown_write()
-            self._catch_up(subscriber)
+            if not subscriber.closing:  # nothing may follow the close frame
+                self._catch_up(subscriber)
 
     # Reading.
 

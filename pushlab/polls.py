@@ -234,10 +234,11 @@ class Polls:
     def _respond(self, groups: Sequence[Group], *, even_without_news: bool) -> None:
         turns = Turns()
         for group in groups:
-            if not group.held:  # timed out, or another broadcast was faster: that of `close`
+            size = len(group.held)
+            if not size:  # timed out, or another broadcast was faster: that of `close`
                 continue
             found = news(group.wait.positions)
             if found or even_without_news:
                 self._forget(group)
-                turns.count(len(group.held))
                 group.respond(found)
+                turns.count(size)  # not before: a connection of a forgotten group may end then

@@ -1,6 +1,7 @@
 """The hub with channels that a test fills and drains."""
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from pushlab import limits
 from pushlab.feed import Feed, Position, Reading
 from pushlab.hub import Hub
+from pushlab.polls import Group, Polls
+from pushlab.transports.longpoll import signal_reading
 from pushlab.websocket.frames import CloseConnection, Decoder, Ping, TextMessage, encode
+from pushlab.wsgi.waiting import Wait
 from tests.conftest import eventually
 
 
@@ -321,3 +325,65 @@ def test_a_subscriber_whose_turn_in_a_broadcast_is_yet_to_come(
     assert subscribers[0].channel.received() == behind.received() == names(0, 1, 2, 3)
     assert revoked.received() == ["a 0", "close 4401"]
     assert b"value" not in revoked.sent
+
+
+def test_nothing_follows_a_close_frame(hub: Hub) -> None:
+    """A browser that is behind is disconnected: what is published afterwards is not for it."""
+    log = Feed(10)
+    log.subscribe(hub.broadcast)
+    channel = FakeChannel(room=40)
+    subscriber = hub.add(FakeConnection(channel), log)  # type: ignore[arg-type]
+    for number in range(2):
+        log.publish({"number": number})
+    subscriber.close(4401)
+    log.publish({"secret": True})
+    channel.drain()
+    assert channel.sent.endswith(encode(CloseConnection(4401)))
+
+
+class FakePoll:
+    """A connection that a poll waits on."""
+
+    group: Group | None = None
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def send(self, data: bytes | memoryview) -> int:
+        self.sent.append(bytes(data))
+        return len(data)
+
+    def respond(self, data: bytes | memoryview) -> None:
+        self.send(data)
+
+    def park(self, seconds: float) -> None:
+        pass
+
+    ignore = resume = park
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_polls_that_end_while_others_have_their_turn(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls, connections = Polls(), [FakePoll() for _ in range(3)]
+    for connection in connections:
+        wait = Wait((Position(feed, feed.latest.cursor),), 60, signal_reading)
+        polls.hold(connection, wait, [("X", str(id(connection)))])  # a group each
+    monkeypatch.setattr(limits, "BROADCAST_CHUNK", 1)
+
+    def sleep(_: float) -> None:
+        for connection in connections:
+            if connection.group is not None and not connection.group.responded_at:
+                connection.group.received(connection, b"")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    feed.publish({})
+    polls.broadcast(feed)
+    assert [(len(each.sent), each.closed) for each in connections] == [
+        (1, False), (0, True), (0, True)
+    ]  # fmt: skip
+    assert (polls._open, polls._groups) == ({}, {})

@@ -360,7 +360,8 @@ def test_an_event_stream_resumes_every_topic(server: OwnApp) -> None:
         last = stream.last_id
         assert last.split(",")[0] == newest.replace("-3", "-4")
     newest = last.partition(",")[0]
-    rows = {"not ours": "reset", newest.replace("-4", "-3"): 4, ",": 1, f"{last},x": "reset"}
+    rows = {"not ours": "reset", newest.replace("-4", "-3"): 4, ",": 1, f"{last},x": "reset",
+            f"{newest}{'0' * 5000},": "reset"}  # fmt: skip
     for last_id, first in rows.items():
         with Stream(server, log, state, headers={"Last-Event-ID": last_id}) as stream:
             assert shape(stream.next(), newest) == first

@@ -46,7 +46,7 @@ def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | Non
         return afters
     cursors = last_id.split(",")
     found = cursors if len(cursors) == len(afters) else [last_id] * len(afters)
-    return tuple(cursor or None for cursor in found)
+    return tuple(cursor if is_cursor(cursor) else "foreign" if cursor else None for cursor in found)
 
 
 @lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
