@@ -369,7 +369,8 @@ class FakePoll:
 def test_polls_that_end_while_others_have_their_turn(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    polls, connections = Polls(), [FakePoll() for _ in range(3)]
+    polls = Polls()
+    connections: list[Any] = [FakePoll() for _ in range(3)]
     for connection in connections:
         wait = Wait((Position(feed, feed.latest.cursor),), 60, signal_reading)
         polls.hold(connection, wait, [("X", str(id(connection)))])  # a group each
