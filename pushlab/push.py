@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import ref
 
 import flask
-from flask import Flask, request
-from flask.typing import ResponseReturnValue
+from flask import Blueprint, Flask, request
 from werkzeug.exceptions import (
     BadRequest,
     Forbidden,
@@ -145,19 +144,30 @@ class Push:
         app.extensions["push"] = self
         app.jinja_env.globals.setdefault("push", self)
         app.cli.add_command(make_group(self), "push")
-        paths = {f"{self.url_prefix}{path}": respond for path, respond in routes().items()}
-        for path, respond in paths.items():
-            app.add_url_rule(path, f"push {path}", self._view(respond))
-        path = f"{self.url_prefix}/update"
-        app.add_url_rule(path, "push websocket", self._websocket, websocket=True)
-        app.add_url_rule(f"{self.url_prefix}/<path:filename>", "push static", _static)
+        app.register_blueprint(self._blueprint(app))
         if settings.allow_origins:
             app.wsgi_app = CrossOrigin(  # type: ignore[method-assign]
-                app.wsgi_app, settings.allow_origins, paths=paths
+                app.wsgi_app,
+                settings.allow_origins,
+                paths={self.url_prefix + path for path in routes()},
             )
         # Outermost; it does nothing on servers that open WebSockets themselves.
         upgrade = WerkzeugUpgrade.of(app, settings)
         shutdown_at_exit((close_feeds_and_hubs, upgrade.close))
+
+    def _blueprint(self, app: Flask) -> Blueprint:
+        """Return the routes; their errors, also those of topics, are JSON."""
+        name = "pushlab"
+        if name in app.blueprints:  # of another Push, at another prefix
+            name += self.url_prefix.replace("/", "-").replace(".", "-")
+        blueprint = Blueprint(
+            name, __name__, url_prefix=self.url_prefix, static_folder=STATIC, static_url_path="/"
+        )
+        for path, respond in routes().items():
+            blueprint.add_url_rule(path, path.strip("/"), self._view(respond))
+        blueprint.add_url_rule("/update", "websocket", self._websocket, websocket=True)
+        blueprint.register_error_handler(HTTPException, error_as_json)
+        return blueprint
 
     # Topics.
 
@@ -348,31 +358,25 @@ class Push:
 
     # Requests.
 
-    def _view(self, respond: Callable[..., Any]) -> Callable[[], ResponseReturnValue]:
-        def view() -> ResponseReturnValue:
-            try:
-                with self._admitted("") as (feeds, follower):
-                    outcome = respond(feeds, request.environ)
-                    if follower.is_revoked:  # what was published afterwards may be in it
-                        outcome = REVOKED
-                    if isinstance(outcome, Response):
-                        follower.left("answered")
-                    else:
-                        follower.transport = "sse" if isinstance(outcome, Stream) else "longpoll"
-                        outcome = replace(outcome, follower=follower)
-                    response: flask.Response = outcome.for_flask()
-                    return response
-            except HTTPException as error:
-                return error_as_json(error)
+    def _view(self, respond: Callable[..., Any]) -> Callable[[], flask.Response]:
+        def view() -> flask.Response:
+            with self._admitted("") as (feeds, follower):
+                outcome = respond(feeds, request.environ)
+                if follower.is_revoked:  # what was published afterwards may be in it
+                    outcome = REVOKED
+                if isinstance(outcome, Response):
+                    follower.left("answered")
+                else:
+                    follower.transport = "sse" if isinstance(outcome, Stream) else "longpoll"
+                    outcome = replace(outcome, follower=follower)
+                response: flask.Response = outcome.for_flask()
+                return response
 
         return view
 
-    def _websocket(self) -> ResponseReturnValue:
-        try:
-            with self._admitted("websocket") as (feeds, follower):
-                websocket.update(self.hub, feeds, request.environ, follower)
-        except HTTPException as error:
-            return error_as_json(error)
+    def _websocket(self) -> str:
+        with self._admitted("websocket") as (feeds, follower):
+            websocket.update(self.hub, feeds, request.environ, follower)
         return ""
 
     @contextmanager
@@ -483,8 +487,3 @@ def _refuse_with(found: Any) -> None:
 
 
 HTTP_ERRORS: dict[int, type[HTTPException]] = {401: Unauthorized, 403: Forbidden, 404: NotFound}
-
-
-def _static(filename: str) -> flask.Response:
-    """Return a file of the browser half."""
-    return flask.send_from_directory(STATIC, filename)
