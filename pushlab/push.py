@@ -156,7 +156,7 @@ class Push:
         shutdown_at_exit((close_feeds_and_hubs, upgrade.close))
 
     def _blueprint(self, app: Flask) -> Blueprint:
-        """Return the routes; their errors, also those of topics, are JSON."""
+        """Return the routes; all their errors are JSON."""
         name = "pushlab"
         if name in app.blueprints:  # of another Push, at another prefix
             name += self.url_prefix.replace("/", "-").replace(".", "-")
