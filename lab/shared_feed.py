@@ -4,6 +4,7 @@ Every process runs the source, and tries to publish. Redis accepts only from the
 lease, or takes it because its holder has not published for a while.
 """
 
+import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,13 +22,18 @@ PREFIX = "pushlab-lab"
 class LabFeed(RedisFeed):
     """The lab's stream, whose source this process may be."""
 
-    __slots__ = ("_token", "has_source", "lease")
+    __slots__ = ("_name", "has_source", "lease")
 
     def __init__(self, shared: RedisFeeds, *, has_source: bool, keep: int = 1) -> None:
         super().__init__(shared, keep, "")
         self.has_source = has_source  #: values come from a source of this process
         self.lease: float = LEASE  #: seconds; longer than the source takes for a value
-        self._token = secrets.token_hex(8)
+        self._name = secrets.token_hex(8)
+
+    @property
+    def _token(self) -> str:
+        """The name of this process, which may have been forked."""
+        return f"{self._name}-{os.getpid()}"
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Publish, if this process has the lease.

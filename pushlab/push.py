@@ -51,7 +51,7 @@ from pushlab.wsgi.responses import Environ, Response
 from pushlab.wsgi.waiting import REVOKED, Stream
 
 if TYPE_CHECKING:
-    from pushlab.redis_feed import RedisFeeds
+    from pushlab.redis_feed import RedisFeed, RedisFeeds
 
 STATIC = Path(__file__).parent / "static"
 
@@ -107,9 +107,9 @@ class Push:
         self.rules = Rules()
         self.redis = connect(redis) if redis else None
         self._starting = threading.Lock()
-        self._disconnected: Feed | None = None
+        self._disconnected: RedisFeed | None = None
         self._disconnected_after = ""
-        self._counted: dict[str, int] = {}
+        self._is_declared = False
         # A follower may end while the lock is held, when it is garbage.
         self._lock = threading.RLock()
         self._topics: dict[str, _Topic] = {}
@@ -193,10 +193,10 @@ class Push:
 
         Raises NotPublished if Redis is needed and away.
         """
+        # Made without the lock: garbage that needs it may be collected while a feed's is held.
+        found = self._topics.get(topic) or _Topic(self._make_feed(topic, keep))
         with self._lock:
-            found = self._topics.get(topic)
-            if found is None:
-                found = self._topics[topic] = _Topic(self._make_feed(topic, keep))
+            found = self._topics.setdefault(topic, found)
             found.users += 1
         try:
             found.feed.load()
@@ -227,36 +227,46 @@ class Push:
         Returns None without Redis. Not when the app is made: the process may be forked afterwards.
         """
         shared = self.redis
-        if shared is None or self._disconnected is not None:
-            return shared
+        if shared is None:
+            return None
         with self._starting:
             if self._disconnected is None:
-                shared.declare(self.rules.keeps)
-                feed = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
-                feed.load()
-                self._disconnected_after = feed.latest.cursor
-                feed.subscribe(self._disconnect_those)
+                self._disconnected = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
+                self._disconnected.subscribe(self._disconnect_those)
+                shared.before_news = self._before_news
                 shared.ticks.append(self._tick)
-                self._disconnected = feed
+        self._disconnected.load()
+        if not self._is_declared:
+            shared.declare(self.rules.keeps)
+            self._is_declared = True
         return shared
+
+    def _before_news(self, feed: "RedisFeed") -> None:
+        """Disconnect first those that were disconnected before."""
+        if self._disconnected not in (None, feed) and self._followers:
+            self._disconnected.refresh()
 
     def _disconnect_those(self, newest: Reading) -> None:
         """Disconnect identities that another process has disconnected."""
-        for reading in newest.feed.since(self._disconnected_after):
+        if not self._disconnected_after:  # those of before this process
+            self._disconnected_after = newest.cursor
+            return
+        readings = newest.feed.since(self._disconnected_after)
+        if readings and readings[0].is_reset:  # Redis has lost its log, and begun another
+            readings = newest.feed.since(None)
+        for reading in readings:
             self._disconnected_after = reading.cursor
-            self._revoke(str(reading.value.get("identity")))
+            if "identity" in reading.value:
+                self._revoke(reading.value["identity"])
 
     def _tick(self) -> None:
-        """Write down the counts that have changed; forget topics."""
+        """Write down how many follow each topic; forget topics."""
         with self._lock:
             for topic in tuple(self._topics):
                 self._forget_if_unused(topic)
-            counts = {topic: found.followers for topic, found in self._topics.items()}
-        changed = dict(counts.items() - self._counted.items())
-        changed |= dict.fromkeys(self._counted.keys() - counts.keys(), 0)
+            followers = {topic: found.followers for topic, found in self._topics.items()}
         if self.redis is not None:
-            self.redis.set_counts(changed)
-        self._counted = counts
+            self.redis.set_counts({topic: number for topic, number in followers.items() if number})
 
     # For the app.
 
@@ -331,12 +341,8 @@ class Push:
 
         With Redis, those of other processes as of a second ago.
         """
-        shared = self._start()
-        if shared is not None:
-            self._tick()
-            return shared.count(topic)
-        found = self._topics.get(topic)
-        return found.followers if found else 0
+        shared, found = self._start(), self._topics.get(topic)
+        return (found.followers if found else 0) + (shared.count(topic) if shared else 0)
 
     def topics(self) -> list[str]:
         """Return the names of topics with followers or readings."""
@@ -409,8 +415,9 @@ class Push:
             with self._lock:
                 known = self._followers.setdefault(follower.identity, {})
                 known[id(follower)] = ref(follower)
-                if self._disconnected_at.get(follower.identity, 0) > disconnects:
-                    follower.revoke()
+                disconnected_at = self._disconnected_at.get(follower.identity, 0)
+            if disconnected_at > disconnects:
+                follower.revoke()
         try:
             states = [_permit(permission, values) for _, permission, values in matched]
             self._start()

@@ -67,7 +67,8 @@ return {epoch, last, at}
 """
 )
 
-#: ARGV: epoch, channel, topic; and the epoch, sequence and time of the last reading that is known.
+#: ARGV: epoch, channel, topic; the epoch, sequence and time of the last reading that is known; and
+#: seconds until a topic without a reading is forgotten.
 #: Where the log does not have that reading, a server took over that was behind, or has lost its
 #: last seconds: numbers could be used twice, so the log begins anew.
 _READ = (
@@ -85,6 +86,7 @@ elseif known > 0 then
         redis.call('PUBLISH', ARGV[2], ARGV[3])
     end
 end
+if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[7]) end
 return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+')}
 """
 )
@@ -100,7 +102,7 @@ class RedisFeed(Feed):
     Its readings come from Redis alone, also those that this process has published.
     """
 
-    __slots__ = ("_at", "_loaded_in", "_redis", "used_at")
+    __slots__ = ("_at", "_failed_at", "_loaded_in", "_read_at", "_redis", "used_at")
 
     is_shared = True
 
@@ -109,6 +111,8 @@ class RedisFeed(Feed):
         self._redis = shared
         self._at = ""  # the time of the newest reading, as Redis has it
         self._loaded_in = 0  # the process; a child has no thread
+        # When the last reading began that succeeded, and when the last one failed.
+        self._read_at = self._failed_at = 0.0
         self.used_at = time.monotonic()
 
     def load(self, after: str | None = None) -> None:
@@ -131,18 +135,38 @@ class RedisFeed(Feed):
         return epoch != self.epoch or (is_number and int(sequence) > self.latest.sequence)
 
     def release(self) -> bool:
-        if time.monotonic() < self.used_at + limits.REDIS_IDLE:
+        if self._loaded_in and time.monotonic() < self.used_at + limits.REDIS_IDLE:
             return False
         self._redis.unfollow(self)
+        self._loaded_in = 0
         return True
 
     def refresh(self) -> None:
-        """Read on in Redis, from where this feed is."""
+        """Read on in Redis, from where this feed is.
+
+        Those that ask meanwhile share what one has read, and that Redis cannot be asked: otherwise
+        each would wait for it, one after another.
+        """
+        asked_at = time.monotonic()
         with self._publishing():
-            known = self.epoch, self.latest.sequence, self._at
-            epoch, entries = self._redis.read(self.topic, *known)
-            if epoch != self.epoch or entries:
-                self._apply(epoch, entries)
+            if self._failed_at >= asked_at:
+                raise NotPublished("Redis does not respond")
+            if self._read_at > asked_at:
+                return
+            begun = time.monotonic()
+            try:
+                self._read_on()
+            except NotPublished:
+                self._failed_at = time.monotonic()
+                raise
+            self._read_at = begun
+
+    def _read_on(self) -> None:
+        known = self.epoch, self.latest.sequence, self._at
+        epoch, entries = self._redis.read(self.topic, *known)
+        if epoch != self.epoch or entries:
+            self._redis.before_news(self)
+            self._apply(epoch, entries)
 
     def _apply(self, epoch: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
         readings = [
@@ -157,11 +181,11 @@ class RedisFeed(Feed):
             for number, (_, at, _, value) in entries
         ]
         self._at = entries[-1][1][1].decode() if entries else ""
-        if epoch != self.epoch:
-            self._restart(epoch, readings)
-        else:
+        if epoch == self.epoch and readings[0].sequence == self.latest.sequence + 1:
             for reading in readings:
                 self._append(reading)
+        else:  # another log, or Redis does not keep all that this process lacks
+            self._restart(epoch, readings)
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         return self.append(value)
@@ -197,7 +221,7 @@ class RedisFeeds:
         self.url = url
         self._prefix = prefix
         self._channel = f"{prefix}:wake"
-        self.process = secrets.token_hex(8)  #: the name of this process
+        self._name = secrets.token_hex(8)
         self._client = redis.Redis.from_url(
             url,
             socket_timeout=limits.REDIS_TIMEOUT,
@@ -211,7 +235,10 @@ class RedisFeeds:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
+        self._counted: Mapping[str, int] = {}  # what this process has written down
         self.problem = ""  #: why readings do not come, or nothing
+        #: Called with a feed whose news has been read, before anybody is told.
+        self.before_news: Callable[[RedisFeed], None] = lambda feed: None
         #: Called about once a second while Redis is there.
         self.ticks: list[Callable[[], None]] = []
 
@@ -267,7 +294,8 @@ class RedisFeeds:
 
         Raises NotPublished if Redis cannot be asked.
         """
-        arguments = (secrets.token_hex(4), self._channel, topic, epoch, sequence, at)
+        arguments = (secrets.token_hex(4), self._channel, topic, epoch, sequence, at,
+                     limits.REDIS_EXPIRY)  # fmt: skip
         try:
             found, entries = self._read_script(self._keys(topic)[:2], arguments)
         except redis.RedisError as error:
@@ -288,32 +316,41 @@ class RedisFeeds:
             mapping: dict[Any, Any] = dict(rules)
             self._ask(lambda: self._client.hset(f"{self._prefix}:topics", mapping=mapping))
 
+    # Each process has a hash of its followers by topic, which is gone soon after the process.
+
     def count(self, topic: str) -> int:
-        """Return how many follow a topic, in all processes."""
-        key = f"{self._prefix}:{{{topic}}}:followers"
-        found = self._ask(lambda: self._client.hgetall(key))
-        names = [name.decode() for name in found]
-        if not names:
-            return 0
-        alive = self._ask(lambda: self._client.mget([self._process(name) for name in names]))
-        if killed := [name for name, is_alive in zip(names, alive, strict=True) if not is_alive]:
-            self._ask(lambda: self._client.hdel(key, *killed))
-        numbers = zip(found.values(), alive, strict=True)
-        return sum(int(number) for number, is_alive in numbers if is_alive)
+        """Return how many follow a topic in other processes."""
+        processes = f"{self._prefix}:processes"
+        own = self._process()
+        keys = [key for key in self._ask(lambda: self._client.smembers(processes)) if key != own]
+
+        def ask() -> list[Any]:
+            with self._client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.hmget(key, "", topic)
+                return pipeline.execute()
+
+        found = dict(zip(keys, self._ask(ask), strict=True))
+        if gone := [key for key, (exists, _) in found.items() if exists is None]:
+            self._ask(lambda: self._client.srem(processes, *gone))
+        return sum(int(number or 0) for _, number in found.values())
 
     def set_counts(self, counts: Mapping[str, int]) -> None:
         """Write down how many follow topics in this process."""
+        key = self._process()
 
         def write() -> None:
+            if not self._client.expire(key, limits.REDIS_PROCESS):  # Redis has lost it
+                self._counted = {}
+            changed: dict[Any, Any] = dict(counts.items() - self._counted.items())
             with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.set(self._process(self.process), 1, ex=limits.REDIS_PROCESS)
-                for topic, number in counts.items():
-                    key = f"{self._prefix}:{{{topic}}}:followers"
-                    if number:
-                        pipeline.hset(key, self.process, number)
-                    else:
-                        pipeline.hdel(key, self.process)
+                pipeline.sadd(f"{self._prefix}:processes", key)
+                pipeline.hset(key, mapping={"": 0, **changed})
+                if gone := self._counted.keys() - counts.keys():
+                    pipeline.hdel(key, *gone)
+                pipeline.expire(key, limits.REDIS_PROCESS)
                 pipeline.execute()
+            self._counted = counts
 
         self._ask(write)
 
@@ -324,8 +361,9 @@ class RedisFeeds:
         names = [key.decode()[len(self._prefix) + 2 : -len("}:log")] for key in found]
         return [name for name in names if name.isprintable()]
 
-    def _process(self, name: str) -> str:
-        return f"{self._prefix}:process:{name}"
+    def _process(self) -> bytes:
+        """Return this process's key; it may be forked."""
+        return f"{self._prefix}:process:{self._name}-{os.getpid()}".encode()
 
     @staticmethod
     def _ask(what: Callable[[], Any]) -> Any:
@@ -336,17 +374,17 @@ class RedisFeeds:
 
     def follow(self, feed: RedisFeed) -> None:
         """Keep a feed up to date from now on."""
+        self._followed[feed.topic] = feed
         with self._lock:
-            self._followed[feed.topic] = feed
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
                 self._thread.start()
 
     def unfollow(self, feed: RedisFeed) -> None:
         """Do not keep it up to date any more."""
-        with self._lock:
-            if self._followed.get(feed.topic) is feed:
-                del self._followed[feed.topic]
+        # Without a lock: garbage that has followed may be collected while `follow` holds it.
+        if self._followed.get(feed.topic) is feed:
+            del self._followed[feed.topic]
 
     @property
     def is_running(self) -> bool:
@@ -358,24 +396,21 @@ class RedisFeeds:
         self._stopped.set()
 
     def _run(self) -> None:
-        cap = limits.REDIS_RETRY / 16
+        cap = 0.0
         while not self._stopped.is_set():
             try:
                 self._listen()
             except (redis.RedisError, NotPublished, OSError) as error:
-                if not self.problem:
+                if self.problem:
+                    cap = min(2 * cap, limits.REDIS_RETRY)
+                else:
+                    cap = limits.REDIS_RETRY / 16
                     logger.error(  # noqa: TRY400 - one line says it
                         "Redis is away, and the data stands still: %s", error
                     )
-                else:
-                    cap = min(2 * cap, limits.REDIS_RETRY)
                 self.problem = f"Redis is away: {error}"
                 # Full jitter: processes do not all return at once.
                 self._stopped.wait(cap * random.random())
-            else:
-                return
-            if not self.problem:
-                cap = limits.REDIS_RETRY / 16
 
     def _listen(self) -> None:
         """Listen; read on in all feeds, then in those woken."""
@@ -388,18 +423,21 @@ class RedisFeeds:
             if self.problem:
                 logger.error("Redis is there again")
                 self.problem = ""
-            tick = time.monotonic()
+            tick, responds = time.monotonic(), True
             while not self._stopped.is_set():
                 topics: dict[str, None] = {}
                 message = pubsub.get_message(timeout=limits.REDIS_TICK)
                 while message is not None:
+                    responds = True
                     if message["type"] == "message":
                         topics[message["data"].decode()] = None
                     message = pubsub.get_message(timeout=0) if len(topics) < 1000 else None
                 self._refresh([f for t in topics if (f := self._followed.get(t)) is not None])
                 if time.monotonic() >= tick + limits.REDIS_TICK:
-                    tick = time.monotonic()
-                    self._client.ping()
+                    if not responds:  # a connection may be dead, and another one not
+                        raise redis.TimeoutError("it does not respond")
+                    tick, responds = time.monotonic(), False
+                    pubsub.ping()
                     for each in self.ticks:
                         each()
 

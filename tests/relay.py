@@ -24,6 +24,7 @@ class Connection:
         self.up = 0  #: bytes from the client
         self.down = 0  #: bytes from the server
         self.closed = threading.Event()  #: by both sides
+        self.server_side: int = server.getsockname()[1]  #: the port that the server sees
         self._sockets = (client, server)
         self._flowing = threading.Event()
         self._flowing.set()

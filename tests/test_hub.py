@@ -10,7 +10,7 @@ import pytest
 from pushlab import limits
 from pushlab.feed import Feed, Position, Reading
 from pushlab.hub import Hub
-from pushlab.polls import Group, Polls
+from pushlab.polls import Group, Polls, Send
 from pushlab.transports.longpoll import signal_reading
 from pushlab.websocket.frames import CloseConnection, Decoder, Ping, TextMessage, encode
 from pushlab.wsgi.waiting import Wait
@@ -344,13 +344,13 @@ def test_nothing_follows_a_close_frame(hub: Hub) -> None:
 class FakePoll:
     """A connection that a poll waits on."""
 
-    group: Group | None = None
-
     def __init__(self) -> None:
+        self.send: Send = self._send
+        self.group: Group | None = None
         self.sent: list[bytes] = []
         self.closed = False
 
-    def send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         self.sent.append(bytes(data))
         return len(data)
 
@@ -360,7 +360,11 @@ class FakePoll:
     def park(self, seconds: float) -> None:
         pass
 
-    ignore = resume = park
+    def ignore(self) -> None:
+        pass
+
+    def resume(self, early: bytes) -> None:
+        pass
 
     def close(self) -> None:
         self.closed = True

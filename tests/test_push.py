@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -20,7 +21,17 @@ from flask import Flask, abort
 from bench.servers import free_port
 from pushlab import Feed, Push, limits
 from pushlab.testing import Client
-from tests.clients import CLOSE, PING, PONG, TEXT, Closing, RawSocket, frame, handshake
+from tests.clients import (
+    CLOSE,
+    HANG_TIMEOUT,
+    PING,
+    PONG,
+    TEXT,
+    Closing,
+    RawSocket,
+    frame,
+    handshake,
+)
 from tests.conftest import ROOT, Server, eventually
 from tests.hosting import start_nginx
 from tests.test_own_app import FLASK, GUNICORN, WORKER, OwnApp, hosted, running
@@ -837,6 +848,27 @@ def test_nothing_is_left_of_a_topic_that_nobody_follows(pushing: Pushing) -> Non
     assert len(Feed.instances) <= before
     push.publish("state/a", {"n": 2})
     assert push.topics() == ["state/a"]
+
+
+def test_garbage_is_collected_while_a_topic_is_made(
+    pushing: Pushing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread holds the feeds' lock, and there a follower turns out to be garbage."""
+    push, *_ = pushing
+    making, make = threading.Event(), push._make_feed
+
+    def make_feed(topic: str, keep: int) -> Feed:
+        making.set()
+        return make(topic, keep)
+
+    monkeypatch.setattr(push, "_make_feed", make_feed)
+    publishing = threading.Thread(target=push.publish, args=("state/a", {}), daemon=True)
+    with Feed._keeping:
+        publishing.start()
+        making.wait()
+        assert push._lock.acquire(timeout=HANG_TIMEOUT), "the follower could not be forgotten"
+        push._lock.release()
+    publishing.join(HANG_TIMEOUT)
 
 
 def silent(push: Push) -> None:

@@ -7,20 +7,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
 
+from lab.shared_feed import PREFIX, LabFeed
 from pushlab import Push, limits
 from pushlab import feed as feeds
-from pushlab.feed import Feed, NotPublished, Position
+from pushlab.feed import Feed, NotPublished, Position, Reading
 from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT
 from tests.conftest import ROOT, Server, eventually
 from tests.redis_server import RedisServer
+from tests.relay import Relay
 
 LOG, STATE = 1000, 1
 
@@ -263,6 +267,159 @@ def test_numbers_that_were_used_again_are_found_out(own_redis: RedisServer) -> N
             assert first.is_reset
 
 
+@pytest.mark.parametrize("keep", [2, 5])
+def test_a_gap_is_one_reset(shared_redis: RedisServer, keep: int) -> None:
+    """More was published, while a process did not read, than Redis keeps."""
+    with closing(Processes(shared_redis.url, f"gap/{keep}", keep)) as two:
+        behind = two.feeds[1]
+        for number in range(keep):
+            two.publish(number)
+        two.until(lambda each: each.numbers[-1:] == [keep - 1])
+        two.shared[1].unfollow(behind)  # nothing wakes it
+        newest = [two.publish(number) for number in range(keep, 2 * keep + 1)][-1]
+        received: list[tuple[bool, Any]] = []
+        after = behind.latest.cursor
+
+        def receive(_: Reading) -> None:
+            nonlocal after
+            for reading in behind.since(after):
+                received.append((reading.is_reset, reading.value.get("n")))
+                after = reading.cursor
+
+        behind.subscribe(receive)
+        behind.refresh()
+        assert received == [(True, None)]
+        assert after == newest
+
+
+def test_those_that_ask_at_once_wait_once(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis hangs: each would wait for its own time-out, one after another."""
+    shared = RedisFeeds(own_redis.url)
+    feed = shared.feed("orders/7", LOG)
+    called: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        original = getattr(shared, name)
+
+        def counting(*arguments: Any) -> Any:
+            called[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(shared, name, counting)
+
+    def load() -> None:
+        with pytest.raises(NotPublished):
+            feed.load()
+        called["failed"] += 1
+
+    count("follow")
+    count("read")
+    own_redis.process.send_signal(signal.SIGSTOP)
+    with feed._publishing():
+        for _ in range(5):
+            threading.Thread(target=load, daemon=True).start()
+        eventually(lambda: called["follow"] == 5)
+    eventually(lambda: called["failed"] == 5)
+    assert called["read"] == 1
+
+
+def test_a_dead_subscription_is_found_out(shared_redis: RedisServer) -> None:
+    """What is in between has forgotten one connection, as firewalls do with silent ones."""
+    with Relay(shared_redis.port) as relay, ExitStack() as stack:
+        shared = RedisFeeds(f"redis://127.0.0.1:{relay.port}")
+        stack.callback(shared.close)
+        feed = shared.feed("dead/1", LOG)
+        feed.load()
+        first = feed.publish({"n": 0}).cursor
+        eventually(lambda: feed.latest.cursor == first)
+        subscribed = shared_redis.do("CLIENT", "LIST", "TYPE", "pubsub").decode()
+        for connection in relay.connections:
+            if f"addr=127.0.0.1:{connection.server_side} " in subscribed:
+                connection.stall()
+                break
+        else:
+            pytest.fail("it is not subscribed")
+        second = feed.publish({"n": 1}).cursor
+        eventually(lambda: feed.latest.cursor == second)
+
+
+class Process:
+    """One of an app's processes, with a follower; it reads on when a test says so."""
+
+    def __init__(self, url: str) -> None:
+        self.events: list[Any] = []
+        self.push = Push(redis=url, identify=lambda: "7")
+        self.push.topic("secret", keep=10)(lambda: None)
+        app = Flask(__name__)
+        self.push.init_app(app)
+        with (
+            app.test_request_context("/push/update?topic=secret"),
+            self.push._admitted("sse") as ((self.feed,), self.follower),
+        ):
+            self.follower.attach(lambda: self.events.append("end"))
+        self.feed.subscribe(lambda reading: self.events.append(reading.value["n"]))
+        assert self.push.redis is not None
+        self.push.redis.close()
+        eventually(lambda: not self.push.redis.is_running)  # type: ignore[union-attr]
+
+
+def test_disconnected_before_what_is_published_afterwards(shared_redis: RedisServer) -> None:
+    process = Process(shared_redis.url)
+    other = Push(redis=shared_redis.url)
+    other.topic("secret", keep=10)(lambda: None)
+    other.publish("secret", {"n": 1})
+    other.disconnect("7")
+    other.publish("secret", {"n": 2})
+    process.feed.load(f"{process.feed.epoch}-2")  # a browser comes from another process
+    assert process.events == ["end", 1, 2]
+
+
+def test_disconnected_after_redis_has_lost_its_data(own_redis: RedisServer) -> None:
+    other = Push(redis=own_redis.url)
+    other.disconnect("8")
+    process = Process(own_redis.url)
+    own_redis.do("FLUSHALL")
+    other.disconnect("7")
+    assert process.push._disconnected is not None
+    process.push._disconnected.refresh()
+    assert process.events == ["end"]
+
+
+def test_followers_are_counted(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in forked processes, and after Redis has lost what it knew."""
+    forked, third = RedisFeeds(own_redis.url), RedisFeeds(own_redis.url)
+    counts = {"a": 2, "b": 1}
+    parent = os.getpid()
+    forked.set_counts(counts)
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    forked.set_counts({"a": 3})
+    assert [third.count(topic) for topic in "abc"] == [5, 1, 0]
+    assert [forked.count(topic) for topic in "abc"] == [2, 1, 0]
+    forked.set_counts({"b": 1})
+    own_redis.do("DEL", f"pushlab:process:{forked._name}-{parent}")  # it was killed
+    assert [third.count(topic) for topic in "abc"] == [0, 1, 0]
+    own_redis.do("FLUSHALL")
+    assert third.count("b") == 0
+    forked.set_counts({"b": 1})
+    assert third.count("b") == 1
+
+
+def test_a_topic_without_a_reading_is_forgotten(shared_redis: RedisServer) -> None:
+    with closing(Processes(shared_redis.url, "nobody/1", LOG)):
+        assert shared_redis.do("TTL", "pushlab:{nobody/1}:meta") > 0
+
+
+def test_a_forked_source_needs_a_lease_of_its_own(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = LabFeed(RedisFeeds(shared_redis.url, prefix="forked"), has_source=True)
+    first = feed._token
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert feed._token != first
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -331,8 +488,6 @@ while True:
 
 def test_twenty_sources_are_killed(shared_redis: RedisServer) -> None:
     """One process is the source; when it dies, another is. No number is used twice."""
-    from lab.shared_feed import PREFIX, LabFeed
-
     shared = RedisFeeds(shared_redis.url, prefix=PREFIX)
     feed = LabFeed(shared, has_source=False, keep=100_000)
     feed.load()
