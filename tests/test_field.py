@@ -291,6 +291,7 @@ def three_places(request: pytest.FixtureRequest) -> Iterator[Server]:
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
 def test_a_client_that_is_gone_frees_its_place(three_places: Server, accept: str, how: str) -> None:
     server = three_places
+    eventually(lambda: server.responds("/data"))  # those of the test before may be in its places
     cursor = server.http.get("/data").json["cursor"]
     request = f"GET /update?after={cursor}&carry=1 HTTP/1.1\r\nHost: localhost\r\n"
     with ExitStack() as clients:

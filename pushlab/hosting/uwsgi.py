@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -39,7 +40,7 @@ from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import Upgrade, close_all
 from pushlab.wsgi.responses import WSGI, Environ, Response, error
-from pushlab.wsgi.waiting import WAIT
+from pushlab.wsgi.waiting import WAIT, Held
 
 #: What ends a server: Ctrl-C, what service managers send, and what uWSGI sends to reload.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -265,7 +266,7 @@ class UwsgiUpgrade(Upgrade):
         if body is _UPGRADED:
             # For uWSGI's log; its response goes nowhere.
             start_response("101 Switching Protocols", [])
-        return body
+        return _until_gone(body) if isinstance(body, Held) else body
 
     def connect(self, environ: Environ) -> Any:
         connection = self._loop.connection(environ, **self._options)
@@ -314,6 +315,15 @@ class UwsgiUpgrade(Upgrade):
         with self._connecting:
             connections = tuple(self._connections)
         close_all(connection for connection in connections if connection.accepted)
+
+
+def _until_gone(body: Held) -> Iterator[bytes]:
+    """Iterate over a response that waits, unless its client goes."""
+    try:
+        with suppress(ConnectionClosed):
+            yield from body
+    finally:
+        body.close()
 
 
 def _parse(environ: Environ) -> Response | None:
