@@ -4,6 +4,7 @@ A socket or stream follows from its handshake until it ends. A long poll ends wi
 so its browser has left only if no other poll comes within `limits.POLL_GRACE`.
 """
 
+import _thread
 import logging
 import math
 import queue
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 from flask import Flask
 
 from pushlab import limits
+from pushlab.polls import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +103,6 @@ class _Polling:
 
     follower: Follower  #: its first poll
     held: int = 0  #: polls that wait
-    due: float = math.inf  #: when it counts as gone, by the monotonic clock
-    reason: str = ""
 
 
 class Presence:
@@ -117,10 +117,11 @@ class Presence:
         self.on_leave: list[Callable[[Follower, str], object]] = []
         self._app: Flask | None = None
         self._events: queue.SimpleQueue[tuple[Follower, str]] = queue.SimpleQueue()
-        self._starting = threading.Lock()
-        self._is_started = False
+        self._not_started = threading.Lock()
         #: Browsers that poll.
         self._polling: dict[Any, _Polling] = {}
+        #: Those of which no poll waits: when each counts as gone, by the monotonic clock; in order.
+        self._away: dict[Any, float] = {}
 
     def init_app(self, app: Flask) -> None:
         """Call the functions with a context of this app."""
@@ -130,30 +131,31 @@ class Presence:
         """Take note that it came or, with a reason, left."""
         if not self.on_follow and not self.on_leave:
             return
-        with self._starting:
-            if not self._is_started:
-                self._is_started = True
-                threading.Thread(target=self._run, name="presence", daemon=True).start()
+        if self._not_started.acquire(blocking=False):  # once
+            # `Thread.start` would wait, and locks are held here that an event loop needs.
+            _thread.start_new_thread(self._run, ())
         self._events.put((follower, reason))
 
     def _run(self) -> None:
+        turns = Turns()
         while True:
-            due = min((each.due for each in self._polling.values()), default=math.inf)
+            self._expire()
+            due = next(iter(self._away.values()), math.inf)
             left = min(due - time.monotonic(), threading.TIMEOUT_MAX)
             try:
                 follower, reason = self._events.get(timeout=max(0.0, left))
             except queue.Empty:
-                self._expire()
-            else:
-                self._handle(follower, reason)
-                del follower  # which must not outlive the event
+                continue
+            self._handle(follower, reason)
+            del follower  # which must not outlive the event
+            turns.count(1)
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for browser, polling in tuple(self._polling.items()):
-            if polling.due <= now:
-                del self._polling[browser]
-                self._call(self.on_leave, polling.follower, polling.reason)
+        while self._away and next(iter(self._away.values())) <= now:
+            browser = next(iter(self._away))
+            del self._away[browser]
+            self._call(self.on_leave, self._polling.pop(browser).follower, "closed")
 
     def _handle(self, follower: Follower, reason: str) -> None:
         if follower.transport != "longpoll":
@@ -162,14 +164,20 @@ class Presence:
             else:
                 self._call(self.on_follow, follower)
             return
-        polling = self._polling.get(follower.browser)
+        browser = follower.browser
+        polling = self._polling.get(browser)
         if polling is None:
-            polling = self._polling[follower.browser] = _Polling(follower)
+            polling = self._polling[browser] = _Polling(follower)
             self._call(self.on_follow, follower)
         polling.held += -1 if reason else 1
-        polling.reason = "closed" if reason == ANSWERED else reason
-        grace = limits.POLL_GRACE if reason == ANSWERED else 0.0
-        polling.due = math.inf if polling.held else time.monotonic() + grace
+        self._away.pop(browser, None)
+        if polling.held:
+            return
+        if reason == ANSWERED:
+            self._away[browser] = time.monotonic() + limits.POLL_GRACE
+        else:
+            del self._polling[browser]
+            self._call(self.on_leave, polling.follower, reason)
 
     def _call(self, functions: Sequence[Callable[..., object]], *arguments: Any) -> None:
         assert self._app is not None  # noqa: S101 - routes are where an app is

@@ -164,7 +164,7 @@ class Push:
             name, __name__, url_prefix=self.url_prefix, static_folder=STATIC, static_url_path="/"
         )
         for path, respond in routes().items():
-            blueprint.add_url_rule(path, path.strip("/"), self._view(respond))
+            blueprint.add_url_rule(path, path.strip("/"), self._view(path, respond))
         blueprint.add_url_rule("/update", "websocket", self._websocket, websocket=True)
         blueprint.register_error_handler(HTTPException, error_as_json)
         return blueprint
@@ -364,13 +364,17 @@ class Push:
 
     # Requests.
 
-    def _view(self, respond: Callable[..., Any]) -> Callable[[], flask.Response]:
+    def _view(self, path: str, respond: Callable[..., Any]) -> Callable[[], flask.Response]:
         def view() -> flask.Response:
             with self._admitted("") as (feeds, follower):
                 outcome = respond(feeds, request.environ)
                 if follower.is_revoked:  # what was published afterwards may be in it
                     outcome = REVOKED
                 if isinstance(outcome, Response):
+                    # With a time-out of 0 it only asks; else its browser is there.
+                    if path == "/update" and parameters.read(request.environ).timeout:
+                        follower.transport = "longpoll"
+                        follower.attach(lambda: None)
                     follower.left("answered")
                 else:
                     follower.transport = "sse" if isinstance(outcome, Stream) else "longpoll"

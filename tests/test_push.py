@@ -20,6 +20,7 @@ from flask import Flask, abort
 
 from bench.servers import free_port
 from pushlab import Feed, Push, limits
+from pushlab.presence import Follower
 from pushlab.testing import Client
 from tests.clients import (
     CLOSE,
@@ -923,3 +924,29 @@ def test_a_browser_that_polls_has_left_when_it_does_not_come_back(
     eventually(lambda: reasons[-1:] == ["closed"])
     # Once; on a very busy machine the polls are further than POLL_GRACE apart.
     assert reasons[::2] == ["came"] * (len(reasons) // 2)
+
+
+def test_a_browser_that_never_has_to_wait_is_there(
+    pushing: Pushing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its polls finds something new."""
+    push, client, reasons = pushing
+    for number in range(3):
+        push.publish("log/a", {"n": number})
+        assert client.http.get(path("log/a", timeout=0)).status_code == 200  # only asks
+        assert client.http.get(path("state/a", timeout=1)).status_code == 200
+    eventually(lambda: reasons == ["came"])
+    monkeypatch.setattr(limits, "POLL_GRACE", 0.01)
+    assert client.http.get(path("state/a", timeout=1)).status_code == 200
+    eventually(lambda: reasons[-1:] == ["closed"])
+    assert reasons[::2] == ["came"] * (len(reasons) // 2)
+
+
+def test_hooks_begin_while_locks_are_held(
+    pushing: Pushing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event loop that needs the hub's lock cannot wait until a thread has started."""
+    push, _, reasons = pushing
+    monkeypatch.setattr(threading.Thread, "start", None)
+    push._presence.changed(Follower(["log/a"], None, "sse", "", *[lambda *_: None] * 2))
+    eventually(lambda: reasons == ["came"])
