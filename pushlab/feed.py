@@ -199,7 +199,16 @@ class Feed:
         self._waiting: set[threading.Event] = _NOBODY
         self._kept: deque[Reading] = _NOTHING
         self.latest = self._first()  #: the newest reading
-        Feed.instances.add(self)
+        with self._keeping:
+            Feed.instances.add(self)
+
+    @classmethod
+    def close_all(cls) -> None:
+        """Close the feeds of this process."""
+        with cls._keeping:  # requests may be making others
+            feeds = tuple(Feed.instances)
+        for feed in feeds:
+            feed.close()
 
     @property
     def is_log(self) -> bool:

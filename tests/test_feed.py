@@ -143,3 +143,14 @@ def test_a_reset_begins_a_new_epoch() -> None:
     assert feed.latest.cursor == f"{feed.epoch}-0" == received[-1]
     assert feed.epoch != before.partition("-")[0]
     assert results == [feed.latest]
+
+
+def test_a_feed_is_made_while_all_are_closed() -> None:
+    """The set of all must not change meanwhile."""
+    making = threading.Thread(target=Feed, daemon=True)
+    with Feed._keeping:
+        before = len(Feed.instances)
+        making.start()
+        making.join(0.2)
+        assert (making.is_alive(), len(Feed.instances)) == (True, before)
+    making.join()

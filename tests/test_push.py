@@ -355,6 +355,8 @@ def test_signals_bring_what_is_fetched(server: OwnApp, follow: Follow) -> None:
     assert newest.headers["ETag"] == f'"{last}"'
     headers = {"If-None-Match": newest.headers["ETag"]}
     assert server.http.get(f"/push/data?topic={log}", headers=headers).status == 304
+    both = server.http.get(f"/push/data?topic={log}&topic={state}")
+    assert (both.status, both.json["error"][:6]) == (400, "topic:")
 
 
 def test_an_event_stream_resumes_every_topic(server: OwnApp) -> None:

@@ -42,8 +42,7 @@ also_close: set[Callable[[], None]] = set()
 
 def close_feeds_and_hubs() -> None:
     """End every wait, and close every hub's sockets with 1001."""
-    for feed in tuple(Feed.instances):
-        feed.close()
+    Feed.close_all()
     closing = []
     for close in (*(hub.close for hub in tuple(Hub.instances)), *also_close):
         thread = threading.Thread(target=close)

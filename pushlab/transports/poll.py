@@ -7,6 +7,7 @@ ETag (RFC 9110 section 13.1.2). `HEAD /data` returns the same headers without th
 from collections.abc import Sequence
 from functools import lru_cache
 
+from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_etags
 
 from pushlab import limits
@@ -18,6 +19,8 @@ etags = lru_cache(limits.REMEMBERED)(parse_etags)  #: all that have the newest r
 
 def update(feeds: Sequence[Feed], environ: Environ) -> Response:
     """Return the newest reading, unless the browser has it."""
+    if len(feeds) > 1:
+        raise BadRequest("topic: only one has a newest reading")
     reading = feeds[0].latest
     # A cache may keep it, but has to ask before it uses it again.
     headers = [("Cache-Control", "no-cache"), ("ETag", f'"{reading.cursor}"')]
