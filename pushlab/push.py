@@ -32,6 +32,7 @@ from werkzeug.exceptions import (
     NotFound,
     ServiceUnavailable,
     Unauthorized,
+    default_exceptions,
 )
 
 from pushlab import limits
@@ -494,7 +495,4 @@ def _refuse_with(found: Any) -> None:
     status = flask.current_app.make_response(found).status_code
     if status < 400:
         raise Unauthorized("log in first")
-    raise HTTP_ERRORS.get(status, Forbidden)()
-
-
-HTTP_ERRORS: dict[int, type[HTTPException]] = {401: Unauthorized, 403: Forbidden, 404: NotFound}
+    raise default_exceptions.get(status, Forbidden)()

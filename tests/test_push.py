@@ -410,7 +410,7 @@ def test_a_slow_subscriber_gets_the_rest_or_a_reset(server: OwnApp) -> None:
 REFUSED: list[tuple[str, int, str]] = [
     *((f"topic=status/{status}", status, "") for status in (400, 401, 403, 404, 500, 503)),
     ("topic=returns/401", 401, ""), ("topic=returns/403", 403, ""), ("topic=returns/404", 404, ""),
-    ("topic=returns/418", 403, ""), ("topic=raises", 500, ""), ("topic=valued", 500, ""),
+    ("topic=returns/418", 418, ""), ("topic=raises", 500, ""), ("topic=valued", 500, ""),
     ("topic=users/7", 401, ""), ("topic=members/1", 401, "log in"), ("topic=login/1", 401, "log"),
     ("topic=log/one&topic=status/403", 403, ""), ("topic=log/one&topic=raises", 500, ""),
     ("topic=nowhere/1", 404, "there is no topic 'nowhere/1'"), ("topic=begun/x", 404, "begun/x"),

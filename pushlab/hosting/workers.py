@@ -5,6 +5,7 @@ process only starts the others again when they end, and passes on signals.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,9 +89,12 @@ class _Workers:
 
     @staticmethod
     def _wait_until_it_listens(process: subprocess.Popen[str]) -> bool:
-        """Read the line that it prints when it listens."""
-        assert process.stdout is not None  # noqa: S101 - it is a pipe
-        return bool(process.stdout.readline())
+        """Read the line that it prints when it listens; pass on the rest."""
+        stdout = process.stdout
+        assert stdout is not None  # noqa: S101 - it is a pipe
+        is_listening = bool(stdout.readline())
+        threading.Thread(target=shutil.copyfileobj, args=(stdout, sys.stdout), daemon=True).start()
+        return is_listening
 
     def _stop(self, *_: Any) -> None:
         self._is_stopping = True
@@ -107,7 +111,8 @@ class _Workers:
         time.sleep(limits.WORKER_PAUSE)  # one that cannot start would be started again and again
         for process in ended:
             self._processes.remove(process)
-            self._processes.append(self._start())
+            self._processes.append(new := self._start())
+            threading.Thread(target=self._wait_until_it_listens, args=(new,), daemon=True).start()
 
     def _restart_next(self) -> None:
         old = self._restarts.pop(0)
