@@ -210,7 +210,6 @@ def test_its_page_works_below_a_path(tmp_path: Path, browser: Browser, axe: str)
     url = f"{shop.url}/shop/"
     eventually(lambda: shop.responds("/shop/login"))
     browser.get("about:blank")  # another test's page may still send requests
-    browser.network_log()
 
     browser.open(url)
     assert browser.current_url.startswith(f"{url}login")
