@@ -31,6 +31,9 @@ from pushlab.feed import Feed, NotPublished, Reading, encode_value, make_reading
 
 logger = logging.getLogger(__name__)
 
+#: The system's, as forked processes would have the same numbers of any other.
+_jitter = random.SystemRandom()
+
 #: Every script begins with this. KEYS: meta, log. ARGV[1]: the epoch of a log that is not there.
 _BEGIN = """
 local epoch, last = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last'))
@@ -410,7 +413,7 @@ class RedisFeeds:
                     )
                 self.problem = f"Redis is away: {error}"
                 # Full jitter: processes do not all return at once.
-                self._stopped.wait(cap * random.random())
+                self._stopped.wait(cap * _jitter.random())
 
     def _listen(self) -> None:
         """Listen; read on in all feeds, then in those woken."""

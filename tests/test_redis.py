@@ -143,7 +143,8 @@ def test_a_cursor_that_this_process_has_not_seen_yet(shared_redis: RedisServer) 
     """A browser comes from a process that was a moment faster."""
     with closing(Processes(shared_redis.url, "moment", LOG)) as two:
         behind = two.feeds[1]
-        two.shared[1].unfollow(behind)  # nothing wakes it
+        two.shared[1].close()  # nothing wakes it
+        eventually(lambda: not two.shared[1].is_running)
         cursors = [two.publish(number) for number in range(3)]
         assert behind.latest.sequence == 0
         behind.load(cursors[1])
@@ -455,11 +456,15 @@ def test_a_source_without_the_lease_cannot_publish(shared_redis: RedisServer) ->
         assert two.feeds[0].latest.value == {"n": 1}
 
 
-def test_a_publisher_knows_the_topics_of_apps(shared_redis: RedisServer) -> None:
+def test_a_publisher_knows_the_topics_of_apps(
+    shared_redis: RedisServer, request: pytest.FixtureRequest
+) -> None:
     url = shared_redis.url
     with pytest.raises(ValueError, match="there is no topic 'new/7'"):
         Push.publisher(url).publish("new/7", {})
     push = Push(redis=url)
+    assert push.redis
+    request.addfinalizer(push.redis.close)
     push.topic("new/<int:user>", keep=10)(lambda user: None)
     push.publish("new/8", {"n": 1})
     publisher = Push.publisher(url)

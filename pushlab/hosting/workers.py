@@ -89,7 +89,7 @@ class _Workers:
 
     @staticmethod
     def _wait_until_it_listens(process: subprocess.Popen[str]) -> bool:
-        """Read the line that it prints when it listens; pass on the rest."""
+        """Read its line that it listens; pass on the rest."""
         stdout = process.stdout
         assert stdout is not None  # noqa: S101 - it is a pipe
         is_listening = bool(stdout.readline())
