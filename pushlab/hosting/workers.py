@@ -122,20 +122,18 @@ class _Workers:
         if self._wait_until_it_listens(new):
             self._processes.append(new)
             self._processes.remove(old)
-            self._end_one(old)
+            old.terminate()
+            self._wait_until_ended(old)
         self._woken.set()
 
     def _end(self) -> None:
         for process in self._processes:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
         for process in self._processes:
-            self._end_one(process)
+            self._wait_until_ended(process)
 
     @staticmethod
-    def _end_one(process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
-            process.terminate()
+    def _wait_until_ended(process: subprocess.Popen[str]) -> None:
         try:
             process.wait(limits.SHUTDOWN_TIMEOUT + 2 * limits.CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
