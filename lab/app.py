@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 from lab import source_view, static_files
 from lab.instruments import Lab
 from lab.settings import Settings
-from lab.sources import PACED, parse_object
+from lab.sources import PACED
 from lab.summary import details, headline, moment
 from pushlab.feed import Feed, ValueTooLarge
 from pushlab.hosting.lifecycle import Hosting
@@ -28,6 +28,7 @@ from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
 from pushlab.transports import TRANSPORTS, routes
 from pushlab.websocket.middleware import connection_of
+from pushlab.wsgi import json_text
 from pushlab.wsgi.access import is_loopback_client, origin_allowed
 from pushlab.wsgi.cross_origin import CrossOrigin
 from pushlab.wsgi.direct import Direct, direct
@@ -122,7 +123,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             message, accepted = "Content-Encoding: none is known", ("Accept-Encoding", "identity")
             return error("415 Unsupported Media Type", message, accepted).for_flask()
         try:
-            value = parse_object(request.get_data())
+            value = json_text.loads_object(request.get_data())
         except ValueError as problem:
             abort(400, f"the body is {problem}")
         try:

@@ -19,7 +19,7 @@ import psutil
 from lab.pace import Pace
 from pushlab.feed import encode
 from pushlab.limits import MAX_VALUE
-from pushlab.wsgi.json_text import loads
+from pushlab.wsgi.json_text import loads_object
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def _value_of(line: bytes, too_long: bool) -> Value:
     except UnicodeDecodeError as error:
         raise ValueError(f"a line that is not UTF-8: {error}") from None
     try:
-        value = parse_object(text)
+        value = loads_object(text)
     except ValueError:
         value = {"line": text}
     if len(encode(value)) > MAX_VALUE:
@@ -148,17 +148,6 @@ class _Skipped:
         self._logged_at = time.monotonic()
         counts = f"so far {self._bad} skipped, {self._superseded} superseded"
         logger.log(logging.WARNING if self._bad else logging.INFO, "%s (%s)", text, counts)
-
-
-def parse_object(text: str | bytes) -> Value:
-    """Return the JSON object in the text.
-
-    Raises ValueError, whose message says what is wrong with it.
-    """
-    value = loads(text)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - as for any other wrong text
-    return value
 
 
 def _stdin_reader() -> Callable[[], bytes]:

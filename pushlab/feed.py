@@ -75,6 +75,11 @@ def news(positions: Sequence[Position]) -> list[Reading]:
     return [reading for feed, after in positions for reading in feed.since(after)]
 
 
+def any_closed(positions: Sequence[Position]) -> bool:
+    """Tell whether a feed is closed: nothing more will come."""
+    return any(feed.closed for feed, _ in positions)
+
+
 def wait(
     positions: Sequence[Position], *, timeout: float, woken: threading.Event | None = None
 ) -> list[Reading]:
@@ -93,7 +98,7 @@ def wait(
         feed.wake(woken)
     try:
         found = news(positions)
-        if not found and not any(feed.closed for feed, _ in positions):
+        if not found and not any_closed(positions):
             woken.wait(timeout)
             found = news(positions)
         return found
@@ -121,13 +126,18 @@ def encode(value: Mapping[str, Any]) -> bytes:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
+def check_mapping(value: object) -> None:
+    """Raise TypeError unless it is a mapping, as values are."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+
+
 def encode_value(value: Mapping[str, Any]) -> bytes:
     """Encode what is published, as `Feed.publish` describes.
 
     Raises TypeError, ValueError and ValueTooLarge as it does.
     """
-    if not isinstance(value, Mapping):
-        raise TypeError(f"a reading's value is a dict, not a {type(value).__name__}")
+    check_mapping(value)
     encoded = encode(value)
     if len(encoded) > (most := limits.MAX_VALUE):
         raise ValueTooLarge(f"the value is {len(encoded)} bytes long; {most} are allowed")

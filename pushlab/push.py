@@ -36,7 +36,7 @@ from werkzeug.exceptions import (
 )
 
 from pushlab import limits
-from pushlab.feed import Feed, NotPublished, Reading, encode_value
+from pushlab.feed import Feed, NotPublished, Reading, check_mapping
 from pushlab.hosting.lifecycle import Hosting, close_feeds_and_hubs, shutdown_at_exit
 from pushlab.hosting.settings import from_config
 from pushlab.hosting.werkzeug import WerkzeugUpgrade
@@ -235,7 +235,7 @@ class Push:
                 self._disconnected = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
                 self._disconnected.subscribe(self._disconnect_those)
                 shared.before_news = self._before_news
-                shared.ticks.append(self._tick)
+                shared.on_tick = self._tick
         self._disconnected.load()
         if not self._is_declared:
             shared.declare(self.rules.keeps)
@@ -279,7 +279,7 @@ class Push:
         name that no topic has. With Redis, raises NotPublished within `limits.REDIS_TIMEOUT` if it
         does not say that it has published.
         """
-        encode_value(value)  # None, which publishes the newest once more, is for a Feed alone
+        check_mapping(value)  # None, which publishes the newest once more, is for a Feed alone
         keep, _, _ = self.rules.match(topic)
         shared = self._start()
         if shared is not None:
@@ -434,11 +434,10 @@ class Push:
                 feed.load(after)
             _check_still_welcome(follower)
             yield feeds, follower
-        except NotPublished as error:
+        except BaseException as error:
             follower.left("refused")
-            raise ServiceUnavailable(str(error)) from error
-        except BaseException:
-            follower.left("refused")
+            if isinstance(error, NotPublished):
+                raise ServiceUnavailable(str(error)) from error
             raise
 
     def _follow(self, topic: str, keep: int, state: Any, follower: Follower) -> Feed:

@@ -26,12 +26,9 @@ def _shared(push: Any) -> Any:
 
 def _object(_: Any, __: Any, text: str) -> Mapping[str, Any]:
     try:
-        value = json_text.loads(text)
+        return json_text.loads_object(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    if not isinstance(value, dict):
-        raise click.BadParameter("not a JSON object")
-    return value
 
 
 def make_group(push: Any) -> AppGroup:

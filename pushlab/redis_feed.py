@@ -243,7 +243,7 @@ class RedisFeeds:
         #: Called with a feed whose news has been read, before anybody is told.
         self.before_news: Callable[[RedisFeed], None] = lambda feed: None
         #: Called about once a second while Redis is there.
-        self.ticks: list[Callable[[], None]] = []
+        self.on_tick: Callable[[], None] = lambda: None
 
     def feed(self, topic: str, keep: int) -> RedisFeed:
         """Return a feed; `load` it before its first use."""
@@ -441,8 +441,7 @@ class RedisFeeds:
                         raise redis.TimeoutError("it does not respond")
                     tick, responds = time.monotonic(), False
                     pubsub.ping()
-                    for each in self.ticks:
-                        each()
+                    self.on_tick()
 
     @staticmethod
     def _refresh(feeds: Iterable[RedisFeed]) -> None:

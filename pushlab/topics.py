@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, Rule
 
-from pushlab.feed import Reading, encode_value
+from pushlab.feed import Reading
 from pushlab.wsgi.parameters import topic_problem
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ class Publisher:
         Raises TypeError and ValueError as `Push.publish` does, and NotPublished, within
         `limits.REDIS_TIMEOUT`, if Redis does not say that it has.
         """
-        encode_value(value)
         return self._redis.append(topic, self._keep_of(topic), value)
 
     def _keep_of(self, topic: str) -> int:

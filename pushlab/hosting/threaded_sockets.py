@@ -61,8 +61,7 @@ def wait_and_look(
         left = deadline - time.monotonic()
         look = max(0.0, min(left, limits.LOOK_INTERVAL))
         found = feed.wait(positions, timeout=look, woken=woken)
-        is_closed = any(position.feed.closed for position in positions)
-        if found or woken.is_set() or left <= limits.LOOK_INTERVAL or is_closed:
+        if found or woken.is_set() or left <= limits.LOOK_INTERVAL or feed.any_closed(positions):
             return found or feed.news(positions)  # it may have been woken after its wait
         if gone([number]):
             raise ConnectionClosed("the client is gone")

@@ -23,6 +23,17 @@ def loads(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def loads_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in the text.
+
+    Raises ValueError, whose message says what is wrong with it.
+    """
+    value = loads(text)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - as for any other wrong text
+    return value
+
+
 def _constant(name: str) -> float:
     raise ValueError(f"not JSON: {name} is no number there")
 

@@ -54,7 +54,7 @@ class _Waiting:
     @property
     def is_closed(self) -> bool:
         """True if a feed is closed: nothing more will come."""
-        return any(feed.closed for feed, _ in self.positions)
+        return feeds.any_closed(self.positions)
 
     def response(self, environ: Environ) -> Response:
         """Return the response once it is there."""

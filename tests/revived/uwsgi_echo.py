@@ -1,4 +1,4 @@
-"""Flask-uWSGI-WebSocket: an echo on gevent, and who is here; `app.run` gets OPTIONS."""
+"""Flask-uWSGI-WebSocket: an echo on gevent, and its clients; `app.run` gets OPTIONS."""
 
 import json
 import os
