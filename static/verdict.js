@@ -37,7 +37,7 @@ export function showVerdict(element, lanes) {
 	const poll = known.find(({ transport }) => transport === "poll");
 	const sentences = [pair ? compare(...pair) : MEASURING];
 	if (poll) sentences.push(requestsOf(poll));
-	if (pair) sentences.push(saving([pair[1], pair[0], ...lanes]));
+	if (pair && (isAlike(pair) || !pivotOf(...pair))) sentences.push(saving([pair[1], pair[0], ...lanes]));
 	const html = sentences.filter(Boolean).join(" ");
 	if (element.innerHTML !== html) element.innerHTML = html;
 }
@@ -54,7 +54,7 @@ function figuresOf(lane, carries = lane.carries) {
 }
 
 /**
- * A lane that pushes and another one, with the same payload if there are two such lanes.
+ * A lane that pushes and another one, which can be compared if there are two such lanes.
  * @param {MeasuredLane[]} known
  * @returns {[MeasuredLane, MeasuredLane] | undefined}
  */
@@ -66,26 +66,57 @@ function choosePair(known) {
 	pushing.forEach((one, i) => {
 		for (const other of [...polling, ...pushing.slice(i + 1)]) pairs.push([one, other]);
 	});
-	return pairs.find(([one, other]) => one.carries === other.carries) ?? pairs[0];
+	return pairs.find((pair) => isAlike(pair) || pivotOf(...pair)) ?? pairs[0];
 }
+
+const isAlike = (/** @type {MeasuredLane[]} */ [one, other]) => one.carries === other.carries;
+
+/**
+ * Of two lanes with different payloads, the one that has measured that of the other, too.
+ * @param {MeasuredLane} one
+ * @param {MeasuredLane} other
+ */
+const pivotOf = (one, other) => [other, one].find((lane) => figuresOf(lane, !lane.carries));
 
 /**
  * @param {MeasuredLane} one
  * @param {MeasuredLane} other
  */
 function compare(one, other) {
-	const payload = (/** @type {MeasuredLane} */ { carries }) => (carries ? "carries the data" : "only signals");
-	const [a, b] = [figuresOf(one), figuresOf(other)];
-	if (!a || !b || one.carries !== other.carries) {
-		const both = `${hue(one)} ${payload(one)} and ${hue(other, inSentence(other))} ${payload(other)}`;
-		return `${both}: switch both to the same payload to compare the transports.`;
-	}
-	const sooner = b.p50 - a.p50;
-	const apart = `${duration(Math.abs(sooner))} ${sooner > 0 ? "faster" : "slower"}`;
-	const [speed, than] = Math.abs(sooner) < SAME_TIME ? ["as fast", "as"] : [apart, "than"];
+	if (one.carries !== other.carries) return decompose(one, other);
+	const [a, b] = [/** @type {Figures} */ (figuresOf(one)), /** @type {Figures} */ (figuresOf(other))];
 	const both = one.carries ? "Both carry the data" : "Both only signal";
 	const cost = a.bytes && b.bytes && ` and used <strong>${count(a.bytes)} bytes</strong> per update against ${count(b.bytes)}`;
-	return `${both}: ${hue(one)} was <strong>${speed}</strong> ${than} ${hue(other, inSentence(other))}${cost || ""}.`;
+	return `${both}: ${speedOf(one, other, a, b)}${cost || ""}.`;
+}
+
+/**
+ * Say how much of the difference is the payload's, and how much the transport's.
+ * @param {MeasuredLane} one
+ * @param {MeasuredLane} other
+ */
+function decompose(one, other) {
+	const payload = (/** @type {MeasuredLane} */ { carries }) => (carries ? "carries the data" : "only signals");
+	const both = `${hue(one)} ${payload(one)} and ${hue(other, inSentence(other))} ${payload(other)}`;
+	const pivot = pivotOf(one, other);
+	if (!pivot) return `${both}: switch both to the same payload to compare the transports.`;
+	const [a, b] = [/** @type {Figures} */ (figuresOf(one)), /** @type {Figures} */ (figuresOf(other))];
+	// On one side of it the transport is the same, on the other the payload.
+	const between = /** @type {Figures} */ (figuresOf(pivot, !pivot.carries));
+	const [payloads, transports] = pivot === other ? [effect(b, between), effect(between, a)] : [effect(between, a), effect(b, between)];
+	return `${both}: ${speedOf(one, other, a, b)}. Its payload alone makes it ${payloads}; the transport alone makes it ${transports}.`;
+}
+
+/**
+ * @param {MeasuredLane} one
+ * @param {MeasuredLane} other
+ * @param {Figures} a
+ * @param {Figures} b
+ */
+function speedOf(one, other, a, b) {
+	const sooner = b.p50 - a.p50;
+	const than = `${faster(sooner, "as fast")}</strong> ${Math.abs(sooner) < SAME_TIME ? "as" : "than"}`;
+	return `${hue(one)} was <strong>${than} ${hue(other, inSentence(other))}`;
 }
 
 /**
@@ -96,14 +127,26 @@ function saving(lanes) {
 	const lane = lanes.find((lane) => figuresOf(lane, true) && figuresOf(lane, false));
 	const [carry, signal] = lane ? [figuresOf(lane, true), figuresOf(lane, false)] : [];
 	if (!lane || !carry || !signal) return `<span class="hint">${HINT}</span>`;
-	const sooner = signal.p50 - carry.p50;
-	const apart = `${duration(Math.abs(sooner))} ${sooner > 0 ? "faster" : "slower"}`;
-	const speed = Math.abs(sooner) < SAME_TIME ? "no faster" : apart;
-	const fewer = signal.bytes && carry.bytes && signal.bytes - carry.bytes;
-	const bytes = fewer && `${count(Math.abs(fewer))} bytes ${fewer > 0 ? "less" : "more"}`;
-	const cost = bytes && ` and takes <strong>${bytes}</strong> per update`;
-	return `Carrying alone makes ${hue(lane, inSentence(lane))} <strong>${speed}</strong>${cost || ""}.`;
+	return `Carrying alone makes ${hue(lane, inSentence(lane))} ${effect(signal, carry)}.`;
 }
+
+/**
+ * How much faster, and how many bytes less.
+ * @param {Figures} before
+ * @param {Figures} after
+ */
+function effect(before, after) {
+	const fewer = before.bytes && after.bytes && before.bytes - after.bytes;
+	const bytes = fewer && ` and takes <strong>${count(Math.abs(fewer))} bytes ${fewer > 0 ? "less" : "more"}</strong> per update`;
+	return `<strong>${faster(before.p50 - after.p50, "no faster")}</strong>${bytes || ""}`;
+}
+
+/**
+ * @param {number} sooner in milliseconds
+ * @param {string} same what to say if nobody could see a difference
+ */
+const faster = (sooner, same) =>
+	Math.abs(sooner) < SAME_TIME ? same : `${duration(Math.abs(sooner))} ${sooner > 0 ? "faster" : "slower"}`;
 
 /** @param {MeasuredLane} lane */
 function requestsOf(lane) {

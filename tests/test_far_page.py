@@ -60,9 +60,11 @@ SPEED = r"(?:(?P<apart>\d+(?:\.\d)?) ms (?P<how>faster|slower) than|as fast as)"
 BYTES = r"used (?P<one>[\d,]+) bytes per update against (?P<other>[\d,]+)\."
 REQUESTS = r" Short polling sent (?P<requests>\d+) requests for (?P<changes>\d+) changes\."
 BOTH_CARRY = rf"Both carry the data: WebSocket was {SPEED} OTHER and {BYTES}{REQUESTS}"
-SAVED = (
-    r" Carrying alone makes long polling (?P<sooner>\d+) ms faster"
-    r" and takes (?P<fewer>[\d,]+) bytes less per update\."
+DECOMPOSED = (
+    r"WebSocket carries the data and long polling only signals: WebSocket was (?P<apart>\d+) ms"
+    r" (?P<how>faster) than OTHER\. Its payload alone makes it (?P<sooner>\d+) ms faster"
+    r" and takes (?P<fewer>[\d,]+) bytes less per update; the transport alone makes it .*"
+    rf" and takes (?P<between>[\d,]+) bytes less per update\.{REQUESTS}"
 )
 
 
@@ -81,8 +83,8 @@ def test_distance_makes_the_difference(far: Server, browser: Browser) -> None:
     browser.until_live()
     for number in range(5):
         browser.publish(f"signalled {number}")
-    # The same payload is compared first; long polling now signals, short polling still carries.
-    eventually(lambda: says_what_is_shown(browser, "poll", SAVED, carried, error))
+    # Long polling now signals, and has carried before: the verdict tells both effects apart.
+    eventually(lambda: says_what_is_shown(browser, "longpoll", "", carried, error))
     # A signal takes half of the round trip; the fetch after it one more.
     assert longest_p50s(browser)["longpoll"] > 300
     assert browser.lost == 0
@@ -103,13 +105,14 @@ def says_what_is_shown(
 ) -> bool:
     """Whether the verdict compares with this lane, by the figures.
 
-    It also contains what carrying saves, compared with the figures `carried` of before it signalled
-    and the error of the clocks at that time. The server's reports may come between the verdict and
-    the figures.
+    If the lane has carried before, it tells the payload's effect from the transport's, by the
+    figures `carried` of then, with the error of the clocks at that time. The server's reports may
+    come between the verdict and the figures.
     """
     lanes, text, error_now = browser.execute_script(SHOWN, "nothing")
     name = TRANSPORTS[other].title.lower()
-    found = re.fullmatch(BOTH_CARRY.replace("OTHER", name) + more, text)
+    sentences = DECOMPOSED if carried else BOTH_CARRY + more
+    found = re.fullmatch(sentences.replace("OTHER", name), text)
     if not found:
         return False
     said = {key: float((value or "0").replace(",", "")) for key, value in found.groupdict().items()
@@ -119,8 +122,6 @@ def says_what_is_shown(
     apart = said["apart"] * (1 if found["how"] == "faster" else -1)
     pairs = [
         (sooner, apart, 1 if apart else 2),
-        (one["bytes-per-update"], said["one"], 1),
-        (lanes[other]["bytes-per-update"], said["other"], 1),
         (poll["requests"], said["requests"], 1),
         (poll["seen"], said["changes"], 1),
     ]
@@ -130,6 +131,13 @@ def says_what_is_shown(
                                        ("fewer", "bytes-per-update", 1)]:  # fmt: skip
             saved = lanes["longpoll"][figure] - carried["longpoll"][figure]
             pairs.append((saved, said[key], tolerance))
+        between = carried["longpoll"]["bytes-per-update"] - one["bytes-per-update"]
+        pairs.append((between, said["between"], 1))
+    else:
+        pairs += [
+            (one["bytes-per-update"], said["one"], 1),
+            (lanes[other]["bytes-per-update"], said["other"], 1),
+        ]
     return all(abs(a - b) < tolerance for a, b, tolerance in pairs)
 
 
@@ -157,6 +165,7 @@ FASTER_USED = FASTER + USED.format(121, 808)
 THAN_POLL = "WebSocket was 295 ms faster than short polling" + USED.format(121, "2,000") + SENT
 SSE_FASTER = "Server-sent events was 34 ms faster than long polling" + USED.format(130, 808)
 ALIKE = ": switch both to the same payload to compare the transports."
+DIFFERENT = "WebSocket carries the data and long polling only signals: "
 DIFFER = f"WebSocket carries the data and long polling only signals{ALIKE}"
 SAVES = " Carrying alone makes long polling 219 ms faster and takes 706 bytes less per update."
 COSTS = " Carrying alone makes WebSocket no faster and takes 21 bytes more per update."
@@ -179,8 +188,29 @@ VERDICTS: dict[str, tuple[list[Any], str, str]] = {
     "another pair signals": ([WEBSOCKET, LONGPOLL | SIGNALLING, SSE | SIGNALLING],
         SIGNAL + SSE_FASTER, ASIDE),
     "what carrying saves": ([WEBSOCKET, BOTH], CARRY + FASTER_USED, SAVES),
-    "what carrying saves, while it signals": (
-        [WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)], DIFFER, SAVES),
+    "told apart": ([WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)],
+        f"{DIFFERENT}WebSocket was 253 ms faster than long polling. Its payload alone makes it"
+        " 219 ms faster and takes 706 bytes less per update; the transport alone makes it"
+        " 34 ms faster and takes 687 bytes less per update.", ""),
+    "told apart by the pushing lane": (
+        [WEBSOCKET | {"other": (224, 828)}, lane("longpoll", 258, 1514, **SIGNALLING)],
+        f"{DIFFERENT}WebSocket was 253 ms faster than long polling. Its payload alone makes it"
+        " 219 ms faster and takes 707 bytes less per update; the transport alone makes it"
+        " 34 ms faster and takes 686 bytes less per update.", ""),
+    "effects that cancel": (
+        [lane("websocket", 40, 828, **SIGNALLING), BOTH | {"p50": 39, "other": (74, 1514)}],
+        "WebSocket only signals and long polling carries the data: WebSocket was as fast as long"
+        " polling. Its payload alone makes it 35 ms slower and takes 706 bytes more per update;"
+        " the transport alone makes it 34 ms faster and takes 686 bytes less per update.", ""),
+    "told apart, not counted": (
+        [WEBSOCKET | UNCOUNTED, lane("longpoll", 258, None, other=(6, None), **SIGNALLING)],
+        f"{DIFFERENT}WebSocket was 253 ms faster than long polling. Its payload alone makes it"
+        " 252 ms faster; the transport alone makes it no faster.", ""),
+    "told apart before another pair": (
+        [POLL, WEBSOCKET, lane("longpoll", 258, 1514, other=(39, 808), **SIGNALLING)],
+        f"{DIFFERENT}WebSocket was 253 ms faster than long polling. Its payload alone makes it"
+        " 219 ms faster and takes 706 bytes less per update; the transport alone makes it"
+        " 34 ms faster and takes 687 bytes less per update.", SENT),
     "carrying costs": ([WEBSOCKET | {"other": (4, 100)}, LONGPOLL], CARRY + FASTER_USED, COSTS),
     "carrying costs, not counted": (
         [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED | {"other": (9, None)}],
