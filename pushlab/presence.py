@@ -158,6 +158,13 @@ class Presence:
             self._call(self.on_leave, self._polling.pop(browser).follower, "closed")
 
     def _handle(self, follower: Follower, reason: str) -> None:
+        if not follower.has_followed:
+            # It was disconnected before it could wait. That ends a browser that polls, unless other
+            # polls of it wait, which are disconnected too.
+            if self._away.pop(follower.browser, None) is not None:
+                first = self._polling.pop(follower.browser).follower
+                self._call(self.on_leave, first, "disconnected")
+            return
         if follower.transport != "longpoll":
             if reason:
                 self._call(self.on_leave, follower, reason)

@@ -376,7 +376,7 @@ class Push:
                     if path == "/update" and parameters.read(request.environ).timeout:
                         follower.transport = "longpoll"
                         follower.attach(lambda: None)
-                    follower.left("answered")
+                    follower.left("disconnected" if outcome is REVOKED else "answered")
                 else:
                     follower.transport = "sse" if isinstance(outcome, Stream) else "longpoll"
                     outcome = replace(outcome, follower=follower)
@@ -435,7 +435,7 @@ class Push:
             _check_still_welcome(follower)
             yield feeds, follower
         except BaseException as error:
-            follower.left("refused")
+            follower.left("disconnected" if follower.is_revoked else "refused")
             if isinstance(error, NotPublished):
                 raise ServiceUnavailable(str(error)) from error
             raise
@@ -460,7 +460,7 @@ class Push:
                 known = self._followers.get(follower.identity, {})
                 if known.pop(id(follower), None) is not None and not known:
                     del self._followers[follower.identity]
-        if follower.has_followed:
+        if follower.has_followed or follower.is_revoked:
             self._presence.changed(follower, reason)
 
 

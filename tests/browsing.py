@@ -115,12 +115,12 @@ class Browser(webdriver.Chrome):
             )
         super().__init__(options, Service("/usr/bin/chromedriver"))
         self.set_script_timeout(HANG_TIMEOUT)
-        self.get("about:blank")  # a new tab's page has requests of its own, which are logged
         self._events: list[Event] = []
         self.server: Server  #: that of the page that is open
 
     def open(self, url: str) -> None:
         """Go there, with nothing in the logs yet."""
+        self.get("about:blank")  # the page before, or a new tab's own, may still send requests
         for log in ("performance", "browser"):
             self.get_log(log)
         self._events = []

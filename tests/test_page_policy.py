@@ -85,7 +85,6 @@ def test_three_pages_at_once(page_server: Server, browser: Browser, kind: str) -
 
 
 def test_it_requests_nothing_from_other_servers(page_server: Server, browser: Browser) -> None:
-    browser.get("about:blank")  # another test's page may still send requests
     browser.visit(page_server, "/?present")
     urls = {
         params["url"] if name == "webSocketCreated" else params["request"]["url"]

@@ -22,6 +22,8 @@ from bench.servers import free_port
 from pushlab import Feed, Push, limits
 from pushlab.presence import Follower
 from pushlab.testing import Client
+from pushlab.transports import longpoll
+from pushlab.wsgi.waiting import Wait
 from tests.clients import (
     CLOSE,
     HANG_TIMEOUT,
@@ -944,11 +946,36 @@ def test_a_browser_that_never_has_to_wait_is_there(
     assert reasons[::2] == ["came"] * (len(reasons) // 2)
 
 
+@pytest.mark.parametrize(
+    ("part", "function"),
+    [(None, "_identify"), (None, "_start"), (longpoll, "update"), (Wait, "for_flask")],
+)
+def test_a_poll_is_disconnected_before_it_waits(
+    pushing: Pushing, monkeypatch: pytest.MonkeyPatch, part: object, function: str
+) -> None:
+    """Its browser leaves at once, whatever part has the poll just then."""
+    push, client, reasons = pushing
+    poll = path("log/a", after=(push.cursor("log/a"),), timeout=0.01)
+    assert client.http.get(poll).status_code == 204
+    part = part or push
+    run = getattr(part, function)
+
+    def disconnect_first(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        assert push.disconnect("ann") == (function != "_identify")
+        return run(*arguments)
+
+    monkeypatch.setattr(part, function, disconnect_first)
+    assert client.http.get(poll).status_code == 401
+    eventually(lambda: reasons == ["came", "disconnected"])
+
+
 def test_hooks_begin_while_locks_are_held(
     pushing: Pushing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event loop that needs the hub's lock cannot wait until a thread has started."""
     push, _, reasons = pushing
     monkeypatch.setattr(threading.Thread, "start", None)
-    push._presence.changed(Follower(["log/a"], None, "sse", "", *[lambda *_: None] * 2))
+    follower = Follower(["log/a"], None, "sse", "", push._presence.changed, lambda *_: None)
+    follower.attach(lambda: None)
     eventually(lambda: reasons == ["came"])
