@@ -2,10 +2,13 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,17 @@ from examples.shop.models import Base, Product, User
 from tests.browsing import DESK, PHONE, Browser, check_looks
 from tests.clients import Response, read_all
 from tests.conftest import ROOT, Program, Server, eventually
-from tests.hosting import BIN
+from tests.hosting import BIN, start_nginx
+from tests.redis_server import RedisServer
 
 WORKER = "pushlab.hosting.gunicorn.Worker"
+GUNICORN = (
+    "gunicorn", "-k", WORKER, "-b", "127.0.0.1:{port}", "--no-control-socket",
+    "examples.shop.app:app",
+)  # fmt: skip
 SERVERS = {
-    "gunicorn": (
-        "gunicorn", "-k", WORKER, "-b", "127.0.0.1:{port}", "--no-control-socket",
-        "examples.shop.app:app",
-    ),
+    "gunicorn": GUNICORN,
+    "four workers": (*GUNICORN, "--workers", "4"),
     "threads": ("flask", "--app", "examples.shop.app", "run", "-p", "{port}"),
 }  # fmt: skip
 BROWSERS = 20  #: SQLAlchemy's default pool has 5 + 10 connections
@@ -80,7 +86,7 @@ class Shop(Server):
         )  # fmt: skip
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=["gunicorn", "threads"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     shop = Shop(request.param, tmp_path)
     try:
@@ -185,6 +191,70 @@ def test_orders_are_not_missed_while_away(shop: Shop) -> None:
         done = shop.restock(*arguments, **environment)
         assert done.returncode != 0
         assert re.fullmatch(f"restock.py: .*{said}.*\n", done.stderr), done.stderr
+
+
+def test_four_workers_sell_what_there_is(tmp_path: Path) -> None:
+    """Behind nginx, and unchanged but for one setting; many buy at once, and deliveries come."""
+    with ExitStack() as stack:
+        redis = RedisServer(tmp_path)
+        stack.callback(redis.stop)
+        one_line: Any = {"SHOP_PUSHLAB_REDIS": redis.url}
+        settings: Any = {"SHOP_SECRET_KEY": "secret", "SHOP_PUSHLAB_TRUSTED_PROXIES": "127.0.0.1"}
+        shop = Shop("four workers", tmp_path, **settings, **one_line)
+        stack.callback(shop.stop)
+        eventually(lambda: len(shop.children) == 4)
+        proxy = start_nginx(tmp_path, shop.port, port := free_port())
+        stack.callback(proxy.stop)
+        shop.is_at(f"http://127.0.0.1:{port}")
+        eventually(lambda: shop.responds("/login"))
+        logins = [shop.log_in(f"user{n}") for n in range(BROWSERS)]
+        topics = "topic=stock/mug&topic=orders/{}"
+        following = [
+            stack.enter_context(
+                shop.websocket(f"/push/update?{topics.format(n + 1)}&carry=1", changes=login)
+            )
+            for n, login in enumerate(logins)
+        ]
+        for browser in following:
+            begun = {browser.json()["topic"].partition("/")[0] for _ in range(2)}
+            assert begun == {"stock", "orders"}
+
+        def buy(login: dict[str, str]) -> int:
+            return shop.post("/buy/mug", **login).status
+
+        def deliver(count: int) -> int:
+            return shop.post(f"/restock/mug/{count}", Authorization="Bearer token").status
+
+        with ThreadPoolExecutor(BROWSERS + 1) as pool:
+            deliveries = [pool.submit(deliver, count) for count in (1, 2, 0, 3, 1) * 4]
+            assert {*pool.map(buy, logins * 3)} == {302}
+            assert {delivery.result() for delivery in deliveries} == {200}
+        # 3 there were, 28 came, and 60 were ordered.
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+            [left] = database.execute("SELECT \"left\" FROM product WHERE sku = 'mug'").fetchone()
+            statuses = dict(database.execute('SELECT id, status FROM "order"'))
+        assert (left, Counter(statuses.values())) == (0, {"sent": 31, "waiting": 29})
+
+        # What was published last is what there is, for each topic and in every process.
+        shown: dict[int, str] = {}
+        for n, browser in enumerate(following):
+            query = topics.format(n + 1).replace("&topic", "&timeout=0&topic")
+            newest = {
+                each["topic"]: each["cursor"]
+                for each in shop.http.get(f"/push/update?{query}", headers=logins[n]).json
+            }
+            seen: dict[str, str] = {}
+            while seen != newest:
+                reading = browser.json()
+                seen[reading["topic"]] = reading["cursor"]
+                if reading["topic"] == "stock/mug":
+                    left = reading["value"]["left"]
+                    assert left >= 0
+                else:
+                    shown[reading["value"]["order"]] = reading["value"]["status"]
+            assert left == 0
+        assert shown == statuses
+        assert "Traceback" not in shop.log, shop.log
 
 
 BELOW_SHOP = {

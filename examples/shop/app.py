@@ -5,7 +5,6 @@ README.rst says how to run it, and where to begin reading.
 
 import hmac
 import secrets
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import click
 from flask import Flask, Response, abort, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import LoginManager, current_user, login_required, login_user, logout_user
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, update
 from sqlalchemy.orm import scoped_session, sessionmaker
 from werkzeug.security import check_password_hash, generate_password_hash
 
@@ -32,7 +31,6 @@ app.config.from_prefixed_env("SHOP")  # SHOP_SECRET_KEY, SHOP_PUSHLAB_TRUSTED_PR
 engine = create_engine(app.config["DATABASE"])
 db = scoped_session(sessionmaker(engine, expire_on_commit=False))
 app.teardown_appcontext(lambda _: db.remove())  # gives the connection back to the pool
-writing = threading.Lock()  # one writes at a time: what is published is in the commits' order
 
 logins = LoginManager(app)
 logins.login_view = "log_in"
@@ -61,6 +59,28 @@ def stock(sku: str) -> dict[str, Any]:
     return (db.get(Product, sku) or abort(404)).as_json()
 
 
+def locked(sku: str, *, delivered: int = 0) -> Product:
+    """Return a product, with so many more, and lock it.
+
+    The UPDATE locks it until the commit, for every process: in PostgreSQL its row, in SQLite the
+    database.
+    """
+    db.execute(update(Product).filter_by(sku=sku).values(left=Product.left + delivered))
+    return db.get(Product, sku) or abort(404)
+
+
+def publish(topic: str, row: Product | Order) -> None:
+    """Publish what the database has, until that is the newest.
+
+    Another process may have changed the row meanwhile, and published before this one.
+    """
+    published = None
+    while (value := row.as_json()) != published:
+        push.publish(topic, value)
+        published = value
+        db.refresh(row)
+
+
 def send_waiting(product: Product, *changed: Order) -> None:
     """Send what is in stock; commit, then publish.
 
@@ -73,18 +93,17 @@ def send_waiting(product: Product, *changed: Order) -> None:
     product.left -= len(sent)
     db.commit()
     for order in dict.fromkeys((*sent, *changed)):  # each once
-        push.publish(f"orders/{order.user}", order.as_json())
-    push.publish(f"stock/{product.sku}", product.as_json())
+        publish(f"orders/{order.user}", order)
+    publish(f"stock/{product.sku}", product)
 
 
 @app.post("/buy/<sku>")
 @login_required
 def buy(sku: str) -> ResponseReturnValue:
     """Order one."""
-    with writing:
-        product = db.get(Product, sku) or abort(404)
-        db.add(order := Order(user=current_user.id, sku=sku))
-        send_waiting(product, order)
+    product = locked(sku)
+    db.add(order := Order(user=current_user.id, sku=sku))
+    send_waiting(product, order)
     return redirect(url_for("page"))
 
 
@@ -94,10 +113,8 @@ def restock(sku: str, count: int) -> ResponseReturnValue:
     given, token = request.headers.get("Authorization", ""), app.config["RESTOCK_TOKEN"]
     if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
         abort(401)
-    with writing:
-        product = db.get(Product, sku) or abort(404)
-        product.left += count
-        send_waiting(product)
+    product = locked(sku, delivered=count)
+    send_waiting(product)
     return product.as_json()
 
 
