@@ -7,6 +7,7 @@ import time
 
 #: The paces that the page offers, by name: seconds between two changes; None is irregular.
 PACES: dict[str, float | None] = {
+    "20 per s": 0.05,
     "4 per s": 0.25,
     "1 per s": 1.0,
     "irregular": None,

@@ -52,8 +52,13 @@ export class Card {
 		this.tick();
 	}
 
+	/** Milliseconds since the reading that is shown has changed. */
+	get age() {
+		return browserNow() - changedHere(this.#reading);
+	}
+
 	tick() {
-		this.write("since", age(browserNow() - changedHere(this.#reading), { tenths: !reducedMotion.matches }));
+		this.write("since", age(this.age, { tenths: !reducedMotion.matches }));
 		const seconds = this.#retryAt && Math.ceil((this.#retryAt - Date.now()) / 1000);
 		this.write("countdown", seconds === null ? "" : ` in ${Math.max(1, seconds)} s`);
 	}

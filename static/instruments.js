@@ -59,6 +59,8 @@ export function withInstruments(Transport, title) {
 		messages = 0;
 		/** @type {(record: WireRecord) => void} called for each record, and again when more is known */
 		onWire = () => {};
+		/** Until what has come is shown: a browser asks again when it is ready. */
+		showing = Promise.resolve();
 
 		/** @override @type {typeof Transport.prototype.url} */
 		url(path, query) {
@@ -66,9 +68,16 @@ export function withInstruments(Transport, title) {
 		}
 
 		/** @override @type {typeof Transport.prototype.received} */
-		received(messages) {
+		async received(messages) {
 			this.messages += messages.length;
-			return super.received(messages);
+			await super.received(messages);
+			await this.showing;
+		}
+
+		/** @override @type {typeof Transport.prototype.catchUp} */
+		async catchUp() {
+			await super.catchUp();
+			await this.showing;
 		}
 
 		/** @override The lab's feed is a state, so that the newest reading is all that is new. */

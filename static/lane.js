@@ -22,7 +22,9 @@ const AUDIENCE = 10_000; // browsers
 export class Lane extends Card {
 	#subscription;
 	#server;
-	#enabled;
+	#lab;
+	#send;
+	#page;
 	#startedAt = Infinity;
 	#due = ""; // the newest cursor, while the lane could have brought it,
 	#dueSince = 0; // since when it could
@@ -31,6 +33,9 @@ export class Lane extends Card {
 	/** @type {Exchange[]} reported by the server, and not found among the requests yet */
 	#reported = [];
 	#run = 0;
+	#showTime = 0; // milliseconds
+	/** @type {Reading[]} that wait for a slow screen */
+	#backlog = [];
 	/** The name by which the server counts. */
 	id = "";
 	/** @type {Map<boolean, Measurement>} the last with each payload, by whether the lane carried */
@@ -49,49 +54,34 @@ export class Lane extends Card {
 	constructor(element, Transport, { page, reading, server, lab, send }) {
 		super(element);
 		this.#server = server;
+		this.#lab = lab;
+		this.#send = send;
+		this.#page = page;
 		this.show(reading);
 		this.transport = element.dataset.transport ?? "";
 		this.name = find("h2", element).textContent;
 		this.diagram = makeDiagram(this.field("diagram"));
-		this.#enabled = "autostart" in element.dataset;
+		this.isEnabled = "autostart" in element.dataset;
 		const subscription = (this.#subscription = new (withInstruments(Transport, this.name))());
 		subscription.root = root;
 		subscription.carry = this.#button("carry").ariaPressed === "true";
 		subscription.onState = (state, retryAt) => this.showState(state, retryAt);
-		subscription.onReading = (reading) => this.#showReading(reading);
+		subscription.onReading = (reading) => this.#bring(reading);
 		subscription.onWire = (record) => this.#addRecord(record);
-		const measureAnew = () => {
-			this.#run += 1;
-			this.id = `${page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
-			this.measurements.set(this.carries, new Measurement(this.cursor));
-			this.measured.run(this.#startedAt < Infinity);
-			this.#requests.clear();
-			const after = new Map([["", this.cursor]]);
-			Object.assign(subscription, { lane: this.id, after, messages: 0 });
-			subscription.restart();
-			lab.watch();
-			this.#showFigures();
-		};
-		measureAnew();
+		this.measureAnew();
 
 		// An average over both payloads, or two periods, would be true of neither.
 		this.#button("carry").addEventListener("click", () => {
-			subscription.carry = !subscription.carry;
-			this.#button("carry").ariaPressed = String(subscription.carry);
-			measureAnew();
+			this.setCarry(!this.carries);
+			this.measureAnew();
 		});
 		element.querySelector("select[data-action=period]")?.addEventListener("change", ({ target }) => {
 			Object.assign(subscription, { period: Number(/** @type {HTMLSelectElement} */ (target).value) });
 			this.measurements.clear();
-			measureAnew();
+			this.measureAnew();
 		});
-		this.#button("stop").addEventListener("click", () => {
-			this.#enabled = !this.#enabled;
-			if (this.#enabled) this.start();
-			else this.stop();
-			this.#showEnabled();
-		});
-		this.#button("cut").addEventListener("click", () => send({ do: "cut", lane: this.id }));
+		this.#button("stop").addEventListener("click", () => this.setEnabled(!this.isEnabled));
+		this.#button("cut").addEventListener("click", () => this.cut());
 		this.#button("code").addEventListener("click", () => showCode(this.transport, this.name));
 		this.#showEnabled();
 	}
@@ -100,19 +90,64 @@ export class Lane extends Card {
 		return this.#subscription.carry;
 	}
 
+	get isLive() {
+		return this.#subscription.state === "live";
+	}
+
+	/** What is measured so far would be true of neither payload: call `measureAnew`. @param {boolean} carry */
+	setCarry(carry) {
+		this.#subscription.carry = carry;
+		this.#button("carry").ariaPressed = String(carry);
+	}
+
+	/** @param {boolean} enabled */
+	setEnabled(enabled) {
+		this.isEnabled = enabled;
+		if (enabled) this.start();
+		else this.stop();
+		this.#showEnabled();
+	}
+
+	/** A screen that takes so many milliseconds for each reading. @param {number} milliseconds */
+	setShowTime(milliseconds) {
+		this.#showTime = milliseconds;
+		this.#dropBacklog();
+	}
+
+	/** Have the server close the lane's connections, and refuse them for two seconds. */
+	cut() {
+		this.#send({ do: "cut", lane: this.id });
+	}
+
+	/** Begin a new measurement, with a new connection and a new name. */
+	measureAnew() {
+		this.#dropBacklog();
+		this.#run += 1;
+		this.id = `${this.#page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
+		this.measurements.set(this.carries, new Measurement(this.cursor));
+		this.measured.run(this.#startedAt < Infinity);
+		this.#requests.clear();
+		const after = new Map([["", this.cursor]]);
+		Object.assign(this.#subscription, { lane: this.id, after, messages: 0 });
+		this.#subscription.restart();
+		this.#lab.watch();
+		this.#showFigures();
+	}
+
 	/** The measurement under way. */
 	get measured() {
 		return /** @type {Measurement} */ (this.measurements.get(this.carries));
 	}
 
 	start() {
-		if (!this.#enabled || this.#startedAt < Infinity) return;
+		if (!this.isEnabled || this.#startedAt < Infinity) return;
 		this.#startedAt = browserNow();
 		this.measured.run(true);
 		this.#subscription.start();
 	}
 
 	stop() {
+		this.#dropBacklog();
 		this.#startedAt = Infinity;
 		this.measured.run(false);
 		this.#subscription.stop();
@@ -146,6 +181,27 @@ export class Lane extends Card {
 			return false;
 		});
 		this.#showFigures();
+	}
+
+	/** Show a reading; on a slow screen, each when the one before has been shown. @param {Reading} reading */
+	#bring(reading) {
+		if (!this.#showTime) return this.#showReading(reading);
+		const backlog = this.#backlog;
+		backlog.push(reading);
+		const subscription = this.#subscription;
+		subscription.showing = subscription.showing.then(async () => {
+			if (backlog !== this.#backlog) return;
+			await new Promise((resolve) => setTimeout(resolve, this.#showTime));
+			if (backlog === this.#backlog) this.#showReading(/** @type {Reading} */ (backlog.shift()));
+		});
+	}
+
+	/** Show only the newest of what waits for a slow screen. */
+	#dropBacklog() {
+		const newest = this.#backlog.at(-1);
+		this.#backlog = [];
+		this.#subscription.showing = Promise.resolve();
+		if (newest) this.#showReading(newest);
 	}
 
 	/** @param {Reading} reading */
@@ -203,9 +259,9 @@ export class Lane extends Card {
 
 	#showEnabled() {
 		const button = this.#button("stop");
-		button.textContent = this.#enabled ? "Stop" : "Start";
+		button.textContent = this.isEnabled ? "Stop" : "Start";
 		button.ariaLabel = `${button.textContent} ${this.name}`;
-		this.#button("cut").disabled = !this.#enabled;
+		this.#button("cut").disabled = !this.isEnabled;
 	}
 
 	/** @param {string} action */

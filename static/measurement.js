@@ -95,6 +95,11 @@ export class Measurement {
 		return this.#latencies.map(([change, shown]) => Math.max(0, shown - changedHere(change)));
 	}
 
+	/** When each of them was shown. */
+	get shownAt() {
+		return this.#latencies.map(([, shown]) => shown);
+	}
+
 	/** A percentile of the latencies. @param {number} q */
 	percentile(q) {
 		return percentile(this.latencies, q);

@@ -4,6 +4,7 @@
 import { browserNow, offset, oneWay } from "./clock.js";
 import { makeControls } from "./controls.js";
 import { find, reducedMotion } from "./dom.js";
+import { makeExperiments } from "./experiment.js";
 import { Lab } from "./lab.js";
 import { Lane } from "./lane.js";
 import { ServerCard } from "./server_card.js";
@@ -25,7 +26,10 @@ const send = (/** @type {import("./lab.js").Command} */ command) => {
 const controls = makeControls(find("[data-controls]"), send);
 lab.lanes = () => lanes.map(({ id }) => id);
 lab.onState = (state, retryAt) => server.showState(state, retryAt);
-lab.onMessage = ({ lab: about, pace, reading, age, source, meters, error, frozen }) => {
+/** @type {ReturnType<typeof makeExperiments> | null} */
+let experiments = null;
+lab.onMessage = (message) => {
+	const { lab: about, pace, reading, age, source, meters, error, frozen } = message;
 	if (about) {
 		({ epoch } = about);
 		controls.allow(about);
@@ -45,6 +49,7 @@ lab.onMessage = ({ lab: about, pace, reading, age, source, meters, error, frozen
 		showVerdict(field("verdict"), lanes);
 		showTimes();
 	}
+	experiments?.onMessage(message);
 	if (error) notify(`That was refused: ${error}.`);
 	if (frozen) notify(`The server is frozen for ${frozen} seconds. Nothing moves, nothing is lost.`);
 };
@@ -79,6 +84,9 @@ document.addEventListener("click", ({ target }) => {
 	holdButton.ariaPressed = String(held);
 	for (const { diagram } of lanes) diagram.hold(held);
 });
+
+const hold = () => holdButton.click();
+experiments = makeExperiments(find(".experiments"), { lanes, send, hold });
 
 /** @type {ReturnType<typeof setInterval>} */
 let ticking;

@@ -64,7 +64,11 @@ def is_number(wanted: int) -> Callable[[Any], bool]:
 
 def test_a_paced_source_has_paces(paced: Server, controlling: LabPage) -> None:
     first = controlling.next()
-    assert first["lab"]["paces"] == ["4 per s", "1 per s", "irregular", "paused"] == list(PACES)
+    assert (
+        first["lab"]["paces"]
+        == ["20 per s", "4 per s", "1 per s", "irregular", "paused"]
+        == list(PACES)
+    )
     assert first["pace"] == "paused"
 
 
@@ -76,7 +80,7 @@ def test_a_paced_source_has_paces(paced: Server, controlling: LabPage) -> None:
 def test_an_unknown_pace_is_rejected(paced: Server, controlling: LabPage, pace: str) -> None:
     field = f',"pace":{pace}' if pace != "missing" else ""
     errors = controlling.errors(f'{{"do":"pace"{field}}}')
-    assert errors == ["pace: none of 4 per s, 1 per s, irregular, paused"]
+    assert errors == ["pace: none of 20 per s, 4 per s, 1 per s, irregular, paused"]
 
 
 # The controls.

@@ -30,7 +30,9 @@ def waits(pace: Pace, times: int, monkeypatch: pytest.MonkeyPatch) -> list[float
     return taken
 
 
-@pytest.mark.parametrize(("name", "every"), [("4 per s", 0.25), ("1 per s", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "every"), [("20 per s", 0.05), ("4 per s", 0.25), ("1 per s", 1.0)]
+)
 def test_a_fixed_pace(name: str, every: float, monkeypatch: pytest.MonkeyPatch) -> None:
     steady = Pace()
     steady.set(name)

@@ -109,11 +109,11 @@ def without_comments(text: str) -> str:
 
 
 def test_it_is_small() -> None:
-    """62 kB of code, 10 of them the library's, and not much more with comments."""
+    """100 kB of code, 10 of them the library's and 30 the experiments'."""
     paths = [path for folder in FOLDERS for path in folder.rglob("*.*") if path.name != "push.js"]
     files = {path.name: path.read_text() for path in paths if path.suffix in (".js", ".css")}
-    assert sum(len(without_comments(text)) for text in files.values()) < 62_000
-    assert sum(map(len, files.values())) < 85_000
+    assert sum(len(without_comments(text)) for text in files.values()) < 100_000
+    assert sum(map(len, files.values())) < 135_000
 
 
 def test_the_browser_halves_are_free_of_instruments() -> None:
@@ -195,7 +195,7 @@ def test_reduced_motion(page_server: Server, browser: Browser) -> None:
 
 #: Everything on the page that should take the focus, in its order.
 FOCUSABLE = """
-const all = document.querySelectorAll("a[href], button, select, summary, [tabindex='0']");
+const all = document.querySelectorAll("a[href], button, input, select, summary, [tabindex='0']");
 const rank = (element) => {
   const { dataset, localName, className } = element;
   const lane = element.closest("[data-transport]")?.dataset.transport ?? "";
@@ -258,7 +258,7 @@ def test_the_keyboard_works_everything(tab: Browser) -> None:
     press("summary", Keys.ENTER)
     assert lane.find("table").is_displayed()
     press("[data-action=code]", Keys.ENTER)
-    dialog = tab.find("dialog")
+    dialog = tab.find("dialog.code")
     assert dialog.is_displayed()
     ActionChains(tab).send_keys(Keys.ESCAPE).perform()
     eventually(lambda: not dialog.is_displayed())
