@@ -1,4 +1,4 @@
-"""Static files: the page's and the library's, below one URL; and the docs."""
+"""Static files: the page, the library, and the docs."""
 
 from pathlib import Path
 
