@@ -234,18 +234,13 @@ class Push:
             if self._disconnected is None:
                 self._disconnected = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
                 self._disconnected.subscribe(self._disconnect_those)
-                shared.before_news = self._before_news
+                shared.first = self._disconnected
                 shared.on_tick = self._tick
         self._disconnected.load()
         if not self._is_declared:
             shared.declare(self.rules.keeps)
             self._is_declared = True
         return shared
-
-    def _before_news(self, feed: "RedisFeed") -> None:
-        """Disconnect first those that were disconnected before."""
-        if self._disconnected not in (None, feed) and self._followers:
-            self._disconnected.refresh()
 
     def _disconnect_those(self, newest: Reading) -> None:
         """Disconnect identities that another process has disconnected."""

@@ -4,12 +4,15 @@ Redis, or Valkey, numbers the readings and keeps them. A script appends a readin
 sequence, and wakes the processes; each then reads on from where it was. So cursors are the same in
 every process, and nothing is lost when a wake-up is: pub/sub carries no reading.
 
-Per topic there are two keys: `PREFIX:{TOPIC}:meta`, a hash of the epoch, the last sequence and how
-many readings are kept; and `PREFIX:{TOPIC}:log`, a stream whose entries have the sequence as id.
+Per topic there are two keys: `PREFIX:{TOPIC}:meta`, a hash of the epoch, the last sequence, its
+time and how many readings are kept; and `PREFIX:{TOPIC}:log`, a stream whose entries have the
+sequence as id.
 """
 
+import hashlib
 import json
 import logging
+import math
 import os
 import random
 import secrets
@@ -17,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 try:
     import redis
@@ -34,23 +37,30 @@ logger = logging.getLogger(__name__)
 #: The system's, as forked processes would have the same numbers of any other.
 _jitter = random.SystemRandom()
 
-#: Every script begins with this. KEYS: meta, log. ARGV[1]: the epoch of a log that is not there.
+#: Every script begins with this. KEYS: meta, log, lease; and the meta of `RedisFeeds.first`, whose
+#: newest reading is returned. ARGV[1]: a random token, which is the epoch of a log that is not
+#: there. A wake-up is: token, epoch, sequence, time, topic.
 _BEGIN = """
-local epoch, last = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last'))
+local epoch, last, before = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last', 'at'))
 if not epoch then
-    epoch, last = ARGV[1], 0
+    epoch, last, before = ARGV[1], 0, ''
     redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0)
+    redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0, 'at', '')
 end
 last = tonumber(last)
+local first = KEYS[4] and redis.call('HMGET', KEYS[4], 'epoch', 'last', 'at') or {}
+local function wake(at)
+    redis.call('PUBLISH', ARGV[2], table.concat({ARGV[1], epoch, last, at, ARGV[3]}, ' '))
+end
 """
 
-#: ARGV: epoch, channel, topic, keep, value, whether only to an empty log, the lease's token or "",
+#: ARGV: token, channel, topic, keep, value, whether only to an empty log, the lease's token or "",
 #: seconds until it all is forgotten, milliseconds of the lease.
+#: Returns the reading's epoch, sequence and time, and the time of the one before.
 _APPEND = (
     _BEGIN
     + """
-if ARGV[6] == '1' and last > 0 then return {epoch, last, ''} end
+if ARGV[6] == '1' and last > 0 then return {epoch, last, '', '', first} end
 if ARGV[7] ~= '' then
     local holder = redis.call('GET', KEYS[3])
     if holder and holder ~= ARGV[7] then
@@ -62,15 +72,15 @@ local now = redis.call('TIME')
 local at = now[1] .. '.' .. string.format('%06d', now[2])
 last = last + 1
 redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[4], last .. '-0', 'at', at, 'value', ARGV[5])
-redis.call('HSET', KEYS[1], 'last', last, 'keep', ARGV[4])
+redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[8])
 redis.call('EXPIRE', KEYS[2], ARGV[8])
-redis.call('PUBLISH', ARGV[2], ARGV[3])
-return {epoch, last, at}
+wake(at)
+return {epoch, last, at, before or '', first}
 """
 )
 
-#: ARGV: epoch, channel, topic; the epoch, sequence and time of the last reading that is known; and
+#: ARGV: token, channel, topic; the epoch, sequence and time of the last reading that is known; and
 #: seconds until a topic without a reading is forgotten.
 #: Where the log does not have that reading, a server took over that was behind, or has lost its
 #: last seconds: numbers could be used twice, so the log begins anew.
@@ -85,18 +95,81 @@ elseif known > 0 then
     if last < known or (its[1] and its[1][2][2] ~= ARGV[6]) then
         epoch, last, known = ARGV[1], 0, 0
         redis.call('DEL', KEYS[2])
-        redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0)
-        redis.call('PUBLISH', ARGV[2], ARGV[3])
+        redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0, 'at', '')
+        wake('')
     end
 end
 if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[7]) end
-return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+')}
+return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+'), first}
 """
 )
 
 
+#: Seconds after which an idle connection is looked at before it is used: it may be closed.
+_FRESH = 0.1
+
+
 class LeaseLost(NotPublished):
     """Another process is the source now."""
+
+
+class _Script(NamedTuple):
+    """A script, and the name that Redis gives it."""
+
+    source: str
+    digest: str
+
+    @classmethod
+    def of(cls, source: str) -> "_Script":
+        return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+_APPENDING, _READING = _Script.of(_APPEND), _Script.of(_READ)
+
+
+class _Connections:
+    """Connections on which scripts run, one at a time.
+
+    They are redis-py's, without its client, which takes several times the CPU time: a script runs
+    for each reading, in each process.
+    """
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self._pool = pool
+        self._idle: list[tuple[float, Any]] = []  # since when, and the connection
+        self._process = os.getpid()
+
+    def run(self, script: _Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Return a script's response; raises RedisError."""
+        if self._process != os.getpid():  # these are the parent's
+            self._process, self._idle = os.getpid(), []
+        try:
+            since, connection = self._idle.pop()
+        except IndexError:
+            since, connection = math.inf, self._pool.get_connection()
+        arguments = (len(keys), *keys, *arguments)
+        try:
+            if time.monotonic() > since + _FRESH:
+                self._connect_again_if_closed(connection)
+            try:
+                return self._execute(connection, "EVALSHA", script.digest, *arguments)
+            except redis.exceptions.NoScriptError:  # Redis has started since
+                return self._execute(connection, "EVAL", script.source, *arguments)
+        finally:  # after an error it is not connected, and is again when it is used
+            self._idle.append((time.monotonic(), connection))
+
+    @staticmethod
+    def _execute(connection: Any, *command: Any) -> Any:
+        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        return connection.read_response(disable_decoding=True)
+
+    @staticmethod
+    def _connect_again_if_closed(connection: Any) -> None:
+        with suppress(redis.ConnectionError):
+            if not connection.can_read(0):
+                return
+        connection.disconnect()
+        connection.connect()
 
 
 class RedisFeed(Feed):
@@ -166,10 +239,38 @@ class RedisFeed(Feed):
 
     def _read_on(self) -> None:
         known = self.epoch, self.latest.sequence, self._at
-        epoch, entries = self._redis.read(self.topic, *known)
+        epoch, entries = self._redis.read(self, *known)
         if epoch != self.epoch or entries:
-            self._redis.before_news(self)
             self._apply(epoch, entries)
+
+    def is_at(self, epoch: str, sequence: int, at: str) -> bool:
+        """Tell whether it has this reading of Redis's log.
+
+        After a failover the same numbers come with later times.
+        """
+        return epoch == self.epoch and sequence <= self.latest.sequence and at <= self._at
+
+    def is_newest(self, epoch: bytes | None, sequence: bytes | None, at: bytes | None) -> bool:
+        """Tell whether its newest reading is this one."""
+        known = self.epoch.encode(), b"%d" % self.latest.sequence, self._at.encode()
+        return known == (epoch, sequence, at or b"")
+
+    def take(self, reading: Reading, at: str, before: str) -> None:
+        """Have a reading that this process has published.
+
+        `at` is its time, and `before` that of the one before, as Redis has them. If this feed does
+        not have the one before, it reads on.
+        """
+        epoch = reading.cursor.rpartition("-")[0]
+        with self._publishing():
+            if self.is_at(epoch, reading.sequence, at):
+                return
+            is_next = reading.sequence == self.latest.sequence + 1 and before == self._at
+            if is_next and epoch == self.epoch:
+                self._at = at
+                self._append(reading)
+                return
+        self.refresh()
 
     def _apply(self, epoch: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
         readings = [
@@ -232,16 +333,17 @@ class RedisFeeds:
             protocol=2,  # with 3, a missing password is a riddle about HELLO
             retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
         )
-        self._append_script = self._client.register_script(_APPEND)
-        self._read_script = self._client.register_script(_READ)
+        self._connections = _Connections(self._client.connection_pool)
         self._followed: dict[str, RedisFeed] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._counted: Mapping[str, int] = {}  # what this process has written down
+        self._appending: set[str] = set()  # the tokens of appends without a response yet
+        self._unsure: set[str] = set()  # topics of appends that have none
         self.problem = ""  #: why readings do not come, or nothing
-        #: Called with a feed whose news has been read, before anybody is told.
-        self.before_news: Callable[[RedisFeed], None] = lambda feed: None
+        #: What is read before the news of any other feed that came later.
+        self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
         self.on_tick: Callable[[], None] = lambda: None
 
@@ -250,7 +352,11 @@ class RedisFeeds:
         return RedisFeed(self, keep, topic)
 
     def _keys(self, topic: str) -> list[str]:
-        return [f"{self._prefix}:{{{topic}}}:{name}" for name in ("meta", "log", "lease")]
+        """Return the keys of a script."""
+        keys = [f"{self._prefix}:{{{topic}}}:{name}" for name in ("meta", "log", "lease")]
+        if self.first is not None:
+            keys.append(f"{self._prefix}:{{{self.first.topic}}}:meta")
+        return keys
 
     def append(
         self,
@@ -270,15 +376,37 @@ class RedisFeeds:
         if another token has the lease.
         """
         encoded = encode_value(value)
-        arguments = (secrets.token_hex(4), self._channel, topic, keep, encoded, int(only_first),
-                     token, limits.REDIS_EXPIRY, max(1, int(1000 * lease)))  # fmt: skip
+        arguments = (self._channel, topic, keep, encoded, int(only_first), token,
+                     limits.REDIS_EXPIRY, max(1, int(1000 * lease)))  # fmt: skip
         try:
-            epoch, last, at = self._append_script(self._keys(topic), arguments)
+            epoch, last, at, before, first = self._append(topic, arguments)
         except redis.RedisError as error:
             if "LEASE" in str(error):
                 raise LeaseLost("another process is the source") from None
             raise NotPublished(f"Redis has not published: {self._reason(error)}") from error
-        return make_reading(topic, f"{epoch.decode()}-{last}", float(at or 0), value, encoded, feed)
+        followed = self._followed.get(topic)
+        cursor, changed_at = f"{epoch.decode()}-{last}", float(at or 0)
+        reading = make_reading(topic, cursor, changed_at, value, encoded, followed or feed)
+        if followed is not None and at:
+            try:
+                self._read_first(followed, first)
+                followed.take(reading, at.decode(), before.decode())
+            except NotPublished:  # it is published, and will be read
+                self._unsure.add(topic)
+        return reading
+
+    def _append(self, topic: str, arguments: Sequence[Any]) -> Any:
+        """Append; meanwhile its own wake-up is passed by."""
+        self._appending.add(token := secrets.token_hex(4))
+        try:
+            return self._connections.run(_APPENDING, self._keys(topic), (token, *arguments))
+        except redis.ResponseError:  # nothing is appended
+            raise
+        except BaseException:
+            self._unsure.add(topic)
+            raise
+        finally:
+            self._appending.discard(token)
 
     def _reason(self, error: redis.RedisError) -> str:
         """Return what is wrong, in plain words."""
@@ -292,18 +420,27 @@ class RedisFeeds:
                 pass
         return str(error)
 
-    def read(self, topic: str, epoch: str, sequence: int, at: str) -> tuple[str, Any]:
+    def read(self, feed: RedisFeed, epoch: str, sequence: int, at: str) -> tuple[str, Any]:
         """Return a log's epoch, and its entries after this one.
 
         Raises NotPublished if Redis cannot be asked.
         """
-        arguments = (secrets.token_hex(4), self._channel, topic, epoch, sequence, at,
+        arguments = (secrets.token_hex(4), self._channel, feed.topic, epoch, sequence, at,
                      limits.REDIS_EXPIRY)  # fmt: skip
         try:
-            found, entries = self._read_script(self._keys(topic)[:2], arguments)
+            found, entries, first = self._connections.run(
+                _READING, self._keys(feed.topic), arguments
+            )
         except redis.RedisError as error:
             raise NotPublished(f"Redis cannot be asked: {error}") from error
+        if entries or found != epoch.encode():
+            self._read_first(feed, first)
         return found.decode(), entries
+
+    def _read_first(self, feed: RedisFeed, place: Sequence[bytes | None]) -> None:
+        """Read on in `first`, if Redis has news of it."""
+        if self.first not in (None, feed) and not self.first.is_newest(*place):
+            self.first.refresh()
 
     def rules(self) -> dict[str, int]:
         """Return how many readings topics keep, by their rules.
@@ -417,31 +554,44 @@ class RedisFeeds:
 
     def _listen(self) -> None:
         """Listen; read on in all feeds, then in those woken."""
-        with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
-            pubsub.subscribe(self._channel)
-            confirmed = pubsub.get_message(timeout=limits.REDIS_TIMEOUT)
-            if confirmed is None:
-                raise redis.TimeoutError("it does not respond")
+        pool = self._client.connection_pool
+        options = {**pool.connection_kwargs, "socket_timeout": limits.REDIS_TICK}
+        connection = pool.connection_class(**options)
+        try:
+            connection.send_command("SUBSCRIBE", self._channel)
+            connection.read_response()
             self._refresh(tuple(self._followed.values()))
             if self.problem:
                 logger.error("Redis is there again")
                 self.problem = ""
             tick, responds = time.monotonic(), True
             while not self._stopped.is_set():
-                topics: dict[str, None] = {}
-                message = pubsub.get_message(timeout=limits.REDIS_TICK)
-                while message is not None:
+                with suppress(redis.TimeoutError):
+                    self._receive(connection.read_response(True, disconnect_on_error=False))
                     responds = True
-                    if message["type"] == "message":
-                        topics[message["data"].decode()] = None
-                    message = pubsub.get_message(timeout=0) if len(topics) < 1000 else None
-                self._refresh([f for t in topics if (f := self._followed.get(t)) is not None])
                 if time.monotonic() >= tick + limits.REDIS_TICK:
                     if not responds:  # a connection may be dead, and another one not
                         raise redis.TimeoutError("it does not respond")
                     tick, responds = time.monotonic(), False
-                    pubsub.ping()
+                    connection.send_command("PING")
+                    unsure, self._unsure = self._unsure, set()
+                    self._refresh([f for t in unsure if (f := self._followed.get(t)) is not None])
                     self.on_tick()
+        finally:
+            connection.disconnect()
+
+    def _receive(self, message: Sequence[bytes]) -> None:
+        """Read on in a feed, if a wake-up says that it lacks something.
+
+        Several wake-ups are one read: the feed then has what the others are about.
+        """
+        if message[0] == b"message":
+            token, epoch, sequence, at, topic = message[2].decode().split(" ", 4)
+            feed = self._followed.get(topic)
+            if feed is None or token in self._appending:
+                return
+            if not feed.is_at(epoch, int(sequence), at):
+                feed.refresh()
 
     @staticmethod
     def _refresh(feeds: Iterable[RedisFeed]) -> None:
