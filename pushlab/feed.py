@@ -107,6 +107,10 @@ def wait(
             feed.forget(woken)
 
 
+#: For every value: `json.dumps` would make one each time.
+_compact = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
     """Encode as compact JSON.
 
@@ -115,7 +119,7 @@ def encode(value: Mapping[str, Any]) -> bytes:
     """
     value = dict(value)  # of mappings, json.dumps takes only dicts
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        text = _compact.encode(value)
     except RecursionError as error:
         raise ValueError("the value is nested too deeply") from error
     except (TypeError, ValueError) as error:  # "Object of type Decimal is not JSON serializable"

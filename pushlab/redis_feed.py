@@ -38,8 +38,9 @@ logger = logging.getLogger(__name__)
 _jitter = random.SystemRandom()
 
 #: Every script begins with this. KEYS: meta, log, lease; and the meta of `RedisFeeds.first`, whose
-#: newest reading is returned. ARGV[1]: a random token, which is the epoch of a log that is not
-#: there. A wake-up is: token, epoch, sequence, time, topic.
+#: newest reading is returned. ARGV: a random token, which is the epoch of a log that is not there;
+#: channel, topic, and seconds until it is forgotten. A wake-up is: token, epoch, sequence, time,
+#: topic.
 _BEGIN = """
 local epoch, last, before = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last', 'at'))
 if not epoch then
@@ -54,52 +55,51 @@ local function wake(at)
 end
 """
 
-#: ARGV: token, channel, topic, keep, value, whether only to an empty log, the lease's token or "",
-#: seconds until it all is forgotten, milliseconds of the lease.
+#: ARGV[5]...: keep, value; and where they are needed, whether only to an empty log, the lease's
+#: token or "", and its milliseconds.
 #: Returns the reading's epoch, sequence and time, and the time of the one before.
 _APPEND = (
     _BEGIN
     + """
-if ARGV[6] == '1' and last > 0 then return {epoch, last, '', '', first} end
-if ARGV[7] ~= '' then
+if ARGV[7] == '1' and last > 0 then return {epoch, last, '', '', first} end
+if ARGV[8] and ARGV[8] ~= '' then
     local holder = redis.call('GET', KEYS[3])
-    if holder and holder ~= ARGV[7] then
+    if holder and holder ~= ARGV[8] then
         return redis.error_reply('LEASE another process is the source')
     end
-    redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[9])
+    redis.call('SET', KEYS[3], ARGV[8], 'PX', ARGV[9])
 end
 local now = redis.call('TIME')
 local at = now[1] .. '.' .. string.format('%06d', now[2])
 last = last + 1
-redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[4], last .. '-0', 'at', at, 'value', ARGV[5])
-redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[4])
-redis.call('EXPIRE', KEYS[1], ARGV[8])
-redis.call('EXPIRE', KEYS[2], ARGV[8])
+redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[5], last .. '-0', 'at', at, 'value', ARGV[6])
+redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[5])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
 wake(at)
 return {epoch, last, at, before or '', first}
 """
 )
 
-#: ARGV: token, channel, topic; the epoch, sequence and time of the last reading that is known; and
-#: seconds until a topic without a reading is forgotten.
+#: ARGV[5]...: the epoch, sequence and time of the last reading that is known.
 #: Where the log does not have that reading, a server took over that was behind, or has lost its
 #: last seconds: numbers could be used twice, so the log begins anew.
 _READ = (
     _BEGIN
     + """
-local known = tonumber(ARGV[5])
-if epoch ~= ARGV[4] then
+local known = tonumber(ARGV[6])
+if epoch ~= ARGV[5] then
     known = 0
 elseif known > 0 then
     local its = redis.call('XRANGE', KEYS[2], known .. '-0', known .. '-0')
-    if last < known or (its[1] and its[1][2][2] ~= ARGV[6]) then
+    if last < known or (its[1] and its[1][2][2] ~= ARGV[7]) then
         epoch, last, known = ARGV[1], 0, 0
         redis.call('DEL', KEYS[2])
         redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0, 'at', '')
         wake('')
     end
 end
-if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[7]) end
+if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
 return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+'), first}
 """
 )
@@ -139,15 +139,17 @@ class _Connections:
         self._idle: list[tuple[float, Any]] = []  # since when, and the connection
         self._process = os.getpid()
 
-    def run(self, script: _Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Return a script's response; raises RedisError."""
+    def run(self, script: _Script, *arguments: Any) -> Any:
+        """Return a script's response; raises RedisError.
+
+        The arguments begin with the number of keys.
+        """
         if self._process != os.getpid():  # these are the parent's
             self._process, self._idle = os.getpid(), []
         try:
             since, connection = self._idle.pop()
         except IndexError:
             since, connection = math.inf, self._pool.get_connection()
-        arguments = (len(keys), *keys, *arguments)
         try:
             if time.monotonic() > since + _FRESH:
                 self._connect_again_if_closed(connection)
@@ -351,12 +353,14 @@ class RedisFeeds:
         """Return a feed; `load` it before its first use."""
         return RedisFeed(self, keep, topic)
 
-    def _keys(self, topic: str) -> list[str]:
-        """Return the keys of a script."""
+    def _run_script(self, script: _Script, token: str, topic: str, arguments: Sequence[Any]) -> Any:
+        """Return a script's response for a topic."""
         keys = [f"{self._prefix}:{{{topic}}}:{name}" for name in ("meta", "log", "lease")]
         if self.first is not None:
             keys.append(f"{self._prefix}:{{{self.first.topic}}}:meta")
-        return keys
+        return self._connections.run(
+            script, len(keys), *keys, token, self._channel, topic, limits.REDIS_EXPIRY, *arguments
+        )
 
     def append(
         self,
@@ -376,8 +380,9 @@ class RedisFeeds:
         if another token has the lease.
         """
         encoded = encode_value(value)
-        arguments = (self._channel, topic, keep, encoded, int(only_first), token,
-                     limits.REDIS_EXPIRY, max(1, int(1000 * lease)))  # fmt: skip
+        arguments: tuple[Any, ...] = keep, encoded
+        if only_first or token:
+            arguments += int(only_first), token, max(1, int(1000 * lease))
         try:
             epoch, last, at, before, first = self._append(topic, arguments)
         except redis.RedisError as error:
@@ -399,7 +404,7 @@ class RedisFeeds:
         """Append; meanwhile its own wake-up is passed by."""
         self._appending.add(token := secrets.token_hex(4))
         try:
-            return self._connections.run(_APPENDING, self._keys(topic), (token, *arguments))
+            return self._run_script(_APPENDING, token, topic, arguments)
         except redis.ResponseError:  # nothing is appended
             raise
         except BaseException:
@@ -425,12 +430,9 @@ class RedisFeeds:
 
         Raises NotPublished if Redis cannot be asked.
         """
-        arguments = (secrets.token_hex(4), self._channel, feed.topic, epoch, sequence, at,
-                     limits.REDIS_EXPIRY)  # fmt: skip
+        token, known = secrets.token_hex(4), (epoch, sequence, at)
         try:
-            found, entries, first = self._connections.run(
-                _READING, self._keys(feed.topic), arguments
-            )
+            found, entries, first = self._run_script(_READING, token, feed.topic, known)
         except redis.RedisError as error:
             raise NotPublished(f"Redis cannot be asked: {error}") from error
         if entries or found != epoch.encode():
@@ -581,9 +583,9 @@ class RedisFeeds:
             connection.disconnect()
 
     def _receive(self, message: Sequence[bytes]) -> None:
-        """Read on in a feed, if a wake-up says that it lacks something.
+        """Read on in a feed that a wake-up names.
 
-        Several wake-ups are one read: the feed then has what the others are about.
+        Not if it has that reading: several wake-ups are one read.
         """
         if message[0] == b"message":
             token, epoch, sequence, at, topic = message[2].decode().split(" ", 4)

@@ -9,15 +9,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from flask import Flask
 
 from lab.shared_feed import PREFIX, LabFeed
-from pushlab import Push, limits
+from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position, Reading
 from pushlab.redis_feed import LeaseLost, RedisFeeds
@@ -149,6 +150,81 @@ def test_a_cursor_that_this_process_has_not_seen_yet(shared_redis: RedisServer) 
         assert behind.latest.sequence == 0
         behind.load(cursors[1])
         assert [each.value["n"] for each in behind.since(cursors[1])] == [2]
+
+
+# During a process's own append. Each gets what appends, and both processes.
+
+Append = Callable[[], Any]
+
+
+def wake_up_first(append: Append, two: Processes) -> Any:
+    """This process's wake-up comes before the response."""
+    woken = threading.Event()
+    receive = two.shared[0]._receive
+
+    def received(message: Any) -> None:
+        receive(message)
+        woken.set()
+
+    two.shared[0]._receive = received  # type: ignore[method-assign]
+    response = append()
+    assert woken.wait(HANG_TIMEOUT)
+    return response
+
+
+def another_before(append: Append, two: Processes) -> Any:
+    """Another process is faster, and its wake-up is lost."""
+    two.shared[0]._receive = lambda message: None  # type: ignore[method-assign]
+    two.feeds[1].publish({"n": -1})
+    return append()
+
+
+def response_lost(append: Append, two: Processes) -> Any:
+    """It is appended, and this process is not told."""
+    wake_up_first(append, two)
+    raise redis.TimeoutError("lost")
+
+
+def late(append: Append, two: Processes) -> Any:
+    """Redis appends when it is no longer waited for."""
+    threading.Timer(0.2, append).start()
+    raise redis.TimeoutError("too late")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "numbers"),
+    [
+        (wake_up_first, [0, 1]),
+        (another_before, [-1, 0, 1]),
+        (response_lost, [0, 1]),
+        (late, [0, 1]),
+    ],
+)
+def test_what_happens_during_an_append(
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: Callable[[Append, Processes], Any],
+    numbers: list[int],
+) -> None:
+    connections = processes.shared[0]._connections
+    run = connections.run
+
+    def first(script: Any, *arguments: Any) -> Any:
+        if script is not redis_feed._APPENDING:
+            return run(script, *arguments)
+        monkeypatch.setattr(connections, "run", run)
+        return schedule(lambda: run(script, *arguments), processes)
+
+    monkeypatch.setattr(connections, "run", first)
+    with suppress(NotPublished):
+        processes.feeds[0].publish({"n": 0})
+    if numbers[0]:
+        assert [each.value["n"] for each in processes.feeds[0].since(None)] == numbers[:-1]
+    processes.until(lambda each: each.has(*numbers[:-1]))
+    processes.publish(1, process=1)
+    if schedule is another_before:
+        processes.feeds[0].refresh()
+    processes.until(lambda each: each.has(*numbers))
 
 
 # Redis goes away. Each returns when it is there again.
