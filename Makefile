@@ -2,6 +2,8 @@
 # make test   lint, types and all tests; some of them as in: make test ARGS="-k contract"
 # make test-all   the same on every Python from 3.10 on that this machine has
 # make test-busy   all tests three times in a row beside four busy loops: none may depend on speed
+# make test-faults   a log and a state for 220 subscribers while workers, Redis and nginx fail; some
+#   of the faults as in: make test-faults ARGS="-k mixed"; EVENTS=1000 is shorter
 # make cluster   nginx, four processes and Redis, on this machine; options of serve.py in ARGS
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
 # make figures   renew the figures in README and docs from docs/results/, with cog
@@ -16,7 +18,7 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, each server that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run cluster compare test test-all test-busy pytest check figures packages clean
+.PHONY: run cluster compare test test-all test-busy test-faults pytest check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
@@ -51,6 +53,9 @@ test-busy: packages $(VENV)/test
 	@loops=; trap 'kill $$loops' EXIT; trap 'exit 130' INT TERM HUP; \
 	for loop in 1 2 3 4; do sh -c 'while :; do :; done' & loops="$$loops $$!"; done; \
 	for run in 1 2 3; do echo "== run $$run of 3"; $(MAKE) --no-print-directory pytest || exit 1; done
+
+test-faults: packages $(VENV)/test
+	$(VENV)/bin/python -m pytest -q -s tests/faults.py $(ARGS)
 
 # JavaScript is checked only where a node is there that can; .ci/run always has one.
 NPM := $(shell node -e 'process.exit(+(parseInt(process.versions.node) < 18))' 2>/dev/null && command -v npm)

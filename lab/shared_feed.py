@@ -35,6 +35,14 @@ class LabFeed(RedisFeed):
         """The name of this process, which may have been forked."""
         return f"{self._name}-{os.getpid()}"
 
+    def load(self, after: str | None = None) -> None:
+        """Load what a subscriber with this cursor may ask for.
+
+        If Redis is away, it is tried again, and meanwhile the stream has a problem.
+        """
+        with suppress(NotPublished):
+            super().load(after)
+
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Publish, if this process has the lease.
 
@@ -49,12 +57,8 @@ class LabFeed(RedisFeed):
 
 
 def connect(url: str, *, has_source: bool, pace: float | None) -> LabFeed:
-    """Return the stream in the Redis at this URL.
-
-    If Redis is away, it is tried again, and meanwhile the stream has a problem.
-    """
+    """Return the stream in the Redis at this URL."""
     feed = LabFeed(RedisFeeds(url, prefix=PREFIX), has_source=has_source)
     feed.lease = max(LEASE, 3 * (pace or 0))
-    with suppress(NotPublished):
-        feed.load()
+    feed.load()
     return feed

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,20 @@ def test_a_cursor_that_this_process_has_not_seen_yet(shared_redis: RedisServer) 
         assert behind.latest.sequence == 0
         behind.load(cursors[1])
         assert [each.value["n"] for each in behind.since(cursors[1])] == [2]
+
+
+@pytest.mark.parametrize("transport", ["poll", "longpoll", "sse"])
+def test_no_reading_goes_back_in_another_process(shared_redis: RedisServer, transport: str) -> None:
+    """The same for what a transport responds with, of a state, in the lab."""
+    faster, behind = (RedisFeeds(shared_redis.url, prefix=f"back-{transport}") for _ in range(2))
+    feed = LabFeed(behind, has_source=False)
+    feed.load()
+    behind.close()  # nothing wakes it
+    eventually(lambda: not behind.is_running)
+    newest = [faster.append("", STATE, {"n": number}) for number in range(3)][-1].cursor
+    update = import_module(f"pushlab.transports.{transport}").update
+    update([feed], {"QUERY_STRING": f"after={newest}", "HTTP_IF_NONE_MATCH": f'"{newest}"'})
+    assert feed.latest.cursor == newest
 
 
 # During a process's own append. Each gets what appends, and both processes.
@@ -590,8 +605,7 @@ def test_twenty_sources_are_killed(shared_redis: RedisServer) -> None:
         for _ in range(2):
             start()
         for _ in range(20):
-            eventually(holder)
-            token = holder()
+            token = eventually(holder)
             killed = sources.pop(token)
             killed.kill()
             killed.communicate()

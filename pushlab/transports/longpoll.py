@@ -8,7 +8,7 @@ asks again (RFC 6202). Of feeds with names it is an array, with everything that 
 from collections.abc import Sequence
 
 from pushlab import feed
-from pushlab.feed import Feed, Position, Reading
+from pushlab.feed import Feed, Reading
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ, Response, json_response
 from pushlab.wsgi.waiting import Wait
@@ -24,7 +24,7 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response | Wait:
         respond = carry_readings if carry else signal_readings
     else:
         respond = carry_reading if carry else signal_reading
-    positions = tuple(map(Position, feeds, afters))
+    positions = feed.positions(feeds, afters)
     found = feed.news(positions)
     return respond(found) if found else Wait(positions, timeout, respond)
 

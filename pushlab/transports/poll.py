@@ -21,10 +21,12 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response:
     """Return the newest reading, unless the browser has it."""
     if len(feeds) > 1:
         raise BadRequest("topic: only one has a newest reading")
+    wanted, known = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")
+    if known:  # another process may have seen that one a moment before this one
+        feeds[0].load(known.removeprefix("W/").strip('"'))
     reading = feeds[0].latest
     # A cache may keep it, but has to ask before it uses it again.
     headers = [("Cache-Control", "no-cache"), ("ETag", f'"{reading.cursor}"')]
-    wanted, known = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")
     if wanted and not etags(wanted).contains(reading.cursor):  # before the other (13.2.2)
         return Response("412 Precondition Failed", [*headers, ("Content-Length", "0")])
     if known and etags(known).contains_weak(reading.cursor):

@@ -9,7 +9,7 @@ has the cursors of all, in the order in which the request names them.
 from collections.abc import Sequence
 
 from pushlab import limits
-from pushlab.feed import Feed, Position, Reading
+from pushlab.feed import Feed, Reading, positions
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ
 from pushlab.wsgi.waiting import Stream
@@ -25,7 +25,7 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Stream:
     """Return a stream of every change from now on."""
     _, afters, _, carry = parameters.read(environ)
     return Stream(
-        tuple(map(Position, feeds, parameters.resumed(environ, afters))),
+        positions(feeds, parameters.resumed(environ, afters)),
         HEADERS,
         first=b"retry: %d\n\n" % limits.RETRY,
         event=carry_reading if carry else signal_reading,

@@ -6,7 +6,7 @@
 
 from collections.abc import Sequence
 
-from pushlab.feed import Feed, Position
+from pushlab.feed import Feed, positions
 from pushlab.hub import Hub
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import parameters
@@ -23,5 +23,4 @@ def update(
     socket.
     """
     _, afters, _, carry = parameters.read(environ)
-    positions = tuple(map(Position, feeds, afters))
-    hub.follow(connection_of(environ), positions, carry=carry, follower=follower)
+    hub.follow(connection_of(environ), positions(feeds, afters), carry=carry, follower=follower)
