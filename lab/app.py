@@ -6,7 +6,7 @@ A server adds the WebSocket route at /update.
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
 from lab import source_view, static_files
+from lab.glossary import GLOSSARY
 from lab.instruments import Lab
 from lab.settings import Settings
 from lab.sources import PACED
@@ -72,6 +73,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     @app.get("/")
     def page() -> Response:
         """The page; it shows the newest reading without JavaScript."""
+        present = request.args.get("present")
         places = _places(lab.ports)
         far = next((place.distance for place in places if place.here), 0)
         text = render_template(
@@ -80,12 +82,14 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             now=time.time(),
             # With the whole list, a browser need not find one module after another.
             modules=static_files.MODULES,
-            transports=TRANSPORTS.values(),
+            transports=[TRANSPORTS[name] for name in _lanes(present)],
             paces=lab.pace.names if lab.is_paced else (),
             places=places,
             far=f"{far:g} ms" if far else "",
             halfway=f"{far / 2:g} ms",
-            present="present" in request.args,
+            present=present,
+            query="" if present is None else f"?present={present}" if present else "?present",
+            glossary=GLOSSARY,
             counted=lab.meters.are_counting,
             source=lab.source_problem,
         )
@@ -160,6 +164,15 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             app.wsgi_app, settings.allow_origins, paths=transports
         )
     return app
+
+
+def _lanes(present: str | None) -> Iterable[str]:
+    """Return the transports that `?present=longpoll,websocket` names, or all."""
+    names = present.split(",") if present else TRANSPORTS
+    for name in names:
+        if name not in TRANSPORTS:
+            abort(400, f"present: no transport {name!r}; there are: {', '.join(TRANSPORTS)}")
+    return dict.fromkeys(names)
 
 
 class Place(NamedTuple):

@@ -30,7 +30,7 @@ FARTHEST = 2000.0
 class Settings(ServerSettings):
     """The settings of a server of the demo."""
 
-    source: str = "load"
+    source: str = "clock"  #: whose change one sees, even where the CPU is at 100 %
     pace: float | None = None  #: seconds between two changes; None: irregular
     token: str | None = None
     direct: bool = True  #: whether transports are dispatched without Flask

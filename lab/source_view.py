@@ -1,9 +1,12 @@
 """Source view: /code/TRANSPORT shows a transport's two files.
 
-They are the files that run. Each line is a link target, such as `#server-12`. The text is that of
-the file; line numbers and colours come from static/code.css.
+They are the files that run: first the idea, the function that is the transport, then all of it.
+Each line of the files is a link target, such as `#server-12`. The text is that of the file; line
+numbers and colours come from static/code.css.
 """
 
+import re
+import textwrap
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -33,8 +36,11 @@ class Half(NamedTuple):
     """One of a transport's two files, as HTML."""
 
     place: str  #: where it runs
+    anchor: str  #: of its lines, such as `server`
     file: str
     html: Markup
+    idea: Markup  #: the function that is the transport
+    begins: int  #: its first line
 
 
 @blueprint.get("/code/", defaults={"transport": ""}, strict_slashes=False)
@@ -58,18 +64,38 @@ def code(transport: str) -> Response:
     return page
 
 
+#: The function that a half is: `update` on the server, `connect` in the browser.
+_IDEA = {
+    ".py": re.compile(r"^def update\(.*?(?=\n\n\n|\Z)", re.DOTALL | re.MULTILINE),
+    ".js": re.compile(r"^\t(async )?connect\(.*?^\t}$", re.DOTALL | re.MULTILINE),
+}
+
+
 def _halves(transport: str) -> Iterator[Half]:
     for place, anchor, file in (
         ("On the server", "server", f"transports/{transport}.py"),
         ("In the browser", "browser", f"static/transports/{transport}.js"),
     ):
-        text = (LIBRARY / file).read_text("utf-8")
-        yield Half(place, f"pushlab/{file}", _as_html(text, file, anchor))
+        path = LIBRARY / file
+        text = path.read_text("utf-8")
+        found = _IDEA[path.suffix].search(text)
+        idea, start = (found[0], found.start()) if found else (text, 0)  # somebody is editing it
+        yield Half(
+            place,
+            anchor,
+            f"pushlab/{file}",
+            _as_html(text, file, anchor),
+            _as_html(textwrap.dedent(idea.strip("\n")), file),
+            text.count("\n", 0, start) + 1,
+        )
 
 
-@lru_cache(maxsize=2 * len(TRANSPORTS))  # files rarely change, but readers come often
-def _as_html(text: str, file: str, anchor: str) -> Markup:
+@lru_cache(maxsize=4 * len(TRANSPORTS))  # files rarely change, but readers come often
+def _as_html(text: str, file: str, anchor: str = "") -> Markup:
+    """Return the text as HTML; an anchor makes lines targets."""
     lexer = get_lexer_for_filename(file, stripnl=False, ensurenl=False)
     lines = highlight(text, lexer, HtmlFormatter(nowrap=True)).removesuffix("\n").split("\n")
+    if not anchor:
+        return Markup().join(Markup(f"<span>{html}\n</span>") for html in lines)  # noqa: S704
     line = Markup('<span id="{}-{}">{}\n</span>').format
     return Markup().join(line(anchor, i, Markup(html)) for i, html in enumerate(lines, 1))  # noqa: S704

@@ -1,5 +1,5 @@
 // @ts-check
-/** The code of a lane, in a dialog: what the page at /code/… shows. */
+/** The code of a lane, in a dialog: the idea of what the page at /code/… shows. */
 
 import { find, root } from "./dom.js";
 
@@ -25,7 +25,7 @@ export async function showCode(transport, name) {
 		const response = await fetch(page.href, { signal: AbortSignal.timeout(10_000) });
 		if (!response.ok) throw new Error(`the server responded with ${response.status}`);
 		const code = new DOMParser().parseFromString(await response.text(), "text/html");
-		shown = find("main", code).childNodes;
+		shown = find(".idea", code).childNodes;
 	} catch (error) {
 		const { message } = /** @type {Error} */ (error);
 		const reason = error instanceof TypeError ? "the server cannot be reached" : message;

@@ -17,6 +17,9 @@ const REACH = 8; // pixels, as all of these: how close to a stroke one points at
 const APART = 9; // closer, a request and its response would hide each other
 const ROWS = 12;
 
+/** Nothing hovers there. */
+const touch = matchMedia("(pointer: coarse)");
+
 /** The width of a stroke, and half of that of its head. @type {Record<string, number[]>} */
 const WIDTHS = { dot: [9, 0], empty: [2, 3.2], request: [2.2, 3.4], signal: [2.8, 4.2], reading: [4, 5.4] };
 
@@ -164,10 +167,11 @@ export function makeDiagram(root) {
 
 	/** Only what is chosen by keyboard is spoken: a pointer's user can see. */
 	function describe() {
-		const hint = isHeld ? "held: a click, or Space, lets it run" : root.dataset.hint ?? "";
+		const { hint: hover = "", hintTouch = "" } = root.dataset;
+		const [letRun, hint] = touch.matches ? ["a touch", hintTouch] : ["a click, or Space,", hover];
 		const text = chosen
 			? `${chosen.what}: ${list(", ", chosen.brings, chosen.bytes, chosen.took, chosen.note)}`
-			: hint;
+			: isHeld ? `held: ${letRun} lets it run` : hint;
 		const [seen, spoken] = find(".words", root).children;
 		write(seen, isSpoken ? "" : text);
 		write(spoken, isSpoken ? text : "");

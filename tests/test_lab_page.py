@@ -304,7 +304,7 @@ def test_a_frozen_server_loses_nothing(clockwork: Browser, lab_of: LabOf) -> Non
 
 
 def test_the_page_says_why_controls_are_disabled(start: Start, browser: Browser, axe: str) -> None:
-    browser.visit(start("serve.py", "--no-controls", "--every", "0.25"))
+    browser.visit(start("serve.py", "--no-controls", "--source", "load", "--every", "0.25"))
     first = int(browser.truth["sequence"])
     for part in browser.parts:
         assert re.fullmatch(r"CPU \d+\.\d %", part["value"]), "it is the machine's load"

@@ -109,11 +109,11 @@ def without_comments(text: str) -> str:
 
 
 def test_it_is_small() -> None:
-    """100 kB of code, 10 of them the library's and 30 the experiments'."""
+    """104 kB of code, 10 of them the library's and 30 the experiments'."""
     paths = [path for folder in FOLDERS for path in folder.rglob("*.*") if path.name != "push.js"]
     files = {path.name: path.read_text() for path in paths if path.suffix in (".js", ".css")}
-    assert sum(len(without_comments(text)) for text in files.values()) < 100_000
-    assert sum(map(len, files.values())) < 135_000
+    assert sum(len(without_comments(text)) for text in files.values()) < 104_000
+    assert sum(map(len, files.values())) < 140_000
 
 
 def test_the_browser_halves_are_free_of_instruments() -> None:
@@ -349,6 +349,53 @@ def on_the_projector_with_a_long_text(browser: Browser) -> None:
         browser.look(width=width, height=height)
         for lane in browser.lanes:
             assert lane.find(".field").size["height"] > 30
+
+
+#: What is not in sight without scrolling, and the smallest text in pixels.
+IN_SIGHT = """
+const { scrollHeight, clientHeight, clientWidth } = document.documentElement;
+const parts = [...document.querySelectorAll(".card, .verdict, .lane :is(.field, dd, button)")];
+const shown = parts.filter((it) => it.checkVisibility());
+const beyond = shown.filter((it) => {
+  const { bottom, right, height } = it.getBoundingClientRect();
+  return bottom > clientHeight + 0.5 || right > clientWidth + 0.5 || !height;
+});
+const texts = [...document.querySelectorAll("body *")].filter((it) => it.checkVisibility()
+  && [...it.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+const sizes = texts.map((it) => parseFloat(getComputedStyle(it).fontSize));
+const hidden = beyond.map((it) => it.outerHTML.slice(0, 90));
+return [scrollHeight <= clientHeight, hidden, Math.min(...sizes)];
+"""
+
+
+@pytest.mark.parametrize(
+    ("query", "lanes"),
+    [("", list(TRANSPORTS)), ("=longpoll,websocket", ["longpoll", "websocket"])],
+    ids=["all", "two"],
+)
+def test_the_projector_shows_all_lanes_at_once(
+    browser: Browser, page_server: Server, query: str, lanes: list[str]
+) -> None:
+    """From row ten one can read it: 18 px at 1280 x 720 is a fortieth of the picture's height."""
+    browser.open(f"{page_server.url}/?present{query}")
+    browser.until_live()
+    assert sorted(browser.figures) == sorted(lanes)
+    for line in ("first", "second", "a line longer than a lane, " * 9 + "and its end", "last"):
+        browser.server = page_server
+        browser.publish(line)
+    eventually(lambda: "bytes per update" in browser.find(".verdict").text)
+    for width, height in ((1280, 720), OLD_PROJECTOR, (1366, 768), HALL):
+        browser.look(width=width, height=height)
+        fits, beyond, smallest = browser.execute_script(IN_SIGHT)
+        assert (fits, beyond) == (True, []), (width, height)
+        assert smallest >= (18 if (width, height) == (1280, 720) else width * 0.014)
+
+
+@pytest.mark.parametrize("query", ["nope", "longpoll,", "longpoll,%00", "<script>"])
+def test_a_lane_that_does_not_exist_is_said(page_server: Server, query: str) -> None:
+    response = page_server.http.get(f"/?present={query}")
+    assert response.status == 400
+    assert response.json["error"].endswith("; there are: poll, longpoll, sse, websocket")
 
 
 #: What the fields show after some hours at a distance.
