@@ -16,6 +16,7 @@ from tests.browsing import (
     HALL,
     OLD_PROJECTOR,
     PHONE,
+    SIDEWAYS,
     STARTED,
     Browser,
     Look,
@@ -388,6 +389,7 @@ def test_the_projector_shows_all_lanes_at_once(
         browser.look(width=width, height=height)
         fits, beyond, smallest = browser.execute_script(IN_SIGHT)
         assert (fits, beyond) == (True, []), (width, height)
+        assert browser.execute_script(SIDEWAYS) == []
         assert smallest >= (18 if (width, height) == (1280, 720) else width * 0.014)
 
 
