@@ -38,10 +38,13 @@ class LabFeed(RedisFeed):
     def load(self, after: str | None = None) -> None:
         """Load what a subscriber with this cursor may ask for.
 
-        If Redis is away, it is tried again, and meanwhile the stream has a problem.
+        Of what is sent at once, nothing is older than what another process has sent. If Redis is
+        away, it is tried again, and meanwhile the stream has a problem.
         """
         with suppress(NotPublished):
             super().load(after)
+            if after != self.latest.cursor and not self.problem:
+                self.refresh()
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:
         """Publish, if this process has the lease.

@@ -77,8 +77,7 @@ def positions(feeds: Sequence["Feed"], afters: Sequence[str | None]) -> tuple[Po
     """
     found = tuple(map(Position, feeds, afters))
     for feed, after in found:
-        if after is not None:
-            feed.load(after)
+        feed.load(after)
     return found
 
 

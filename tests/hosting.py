@@ -13,6 +13,7 @@ import psutil
 
 from bench.servers import HOSTED, free_port, nginx, nginx_configuration
 from tests.conftest import PROGRAMS, Program, Server, eventually
+from tests.redis_server import RedisServer
 
 BIN = Path(sys.executable).parent
 GUNICORN = ("gunicorn", "-c", "servers/gunicorn.conf.py")
@@ -31,6 +32,8 @@ WITH_TLS = (*PROGRAMS, "servers/threads.py", "gunicorn", *TLS_OPTIONS)
 #: All servers. With TLS only those that have code for it; test_servers.py tests the others' TLS.
 SERVERS = (*PROGRAMS, "servers/threads.py", *HOSTED, "nginx",
            "serve.py tls", "servers/threads.py tls", "gunicorn tls", "nginx tls")  # fmt: skip
+#: Two processes of serve.py with Redis, behind nginx.
+CLUSTER = "cluster"
 
 
 class Hosted(Server):
@@ -101,6 +104,19 @@ class Proxied(Server):
         return self.nginx.stop() or status
 
 
+class Cluster(Proxied):
+    """Two processes of serve.py with Redis, whose data is in the folder, behind nginx."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+        self.redis = RedisServer(folder)
+        super().__init__(folder, "--workers", "2", "--redis", self.redis.url, *options, port=port)
+
+    def stop(self) -> int:
+        status = super().stop()
+        self.redis.stop()
+        return status
+
+
 def with_limits(**limits: float) -> dict[str, str]:
     """Return the environment for a server with other limits, also such as "lab.meter.CUT".
 
@@ -115,6 +131,8 @@ def start_server(name: str, folder: Path, *options: str, port: int = 0, **more: 
     `more` is for a Program, such as its `environment`.
     """
     tls, name = name.endswith(" tls"), name.removesuffix(" tls")
+    if name == CLUSTER:
+        return Cluster(folder, *options, port=port)
     if name == "nginx":
         return Proxied(folder, *options, port=port, tls=tls)
     cert, key = str(folder / "cert.pem"), str(folder / "key.pem")

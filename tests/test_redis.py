@@ -21,7 +21,7 @@ from flask import Flask
 from lab.shared_feed import PREFIX, LabFeed
 from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
-from pushlab.feed import Feed, NotPublished, Position, Reading
+from pushlab.feed import Feed, NotPublished, Position, Reading, news, positions
 from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT
 from tests.conftest import ROOT, Server, eventually
@@ -580,6 +580,26 @@ while True:
     feed.publish({"n": 1})
     time.sleep(0.02)
 """
+
+
+def test_nothing_older_is_sent_at_once_than_by_another_process(shared_redis: RedisServer) -> None:
+    """One that has not noticed a reading yet reads on first, unless its subscriber waits."""
+    first, behind = (
+        LabFeed(RedisFeeds(shared_redis.url, prefix="behind"), has_source=False) for _ in range(2)
+    )
+    with closing(first), closing(behind):
+        for feed in (first, behind):
+            feed.load()
+        old = behind.latest.cursor
+        behind._redis.close()
+        eventually(lambda: not behind._redis.is_running)
+        newest = first.publish({"n": 1}).cursor
+        assert news(positions([behind], [old])) == [], "it waits, and will be woken"
+        for after in (None, newest, "ffffffff-1"):
+            found = news(positions([behind], [after]))
+            assert [each.cursor for each in found] == ([] if after == newest else [newest])
+            behind._restart(old.partition("-")[0], ())
+        first._redis.close()
 
 
 def test_twenty_sources_are_killed(shared_redis: RedisServer) -> None:

@@ -22,8 +22,8 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response:
     if len(feeds) > 1:
         raise BadRequest("topic: only one has a newest reading")
     wanted, known = environ.get("HTTP_IF_MATCH"), environ.get("HTTP_IF_NONE_MATCH")
-    if known:  # another process may have seen that one a moment before this one
-        feeds[0].load(known.removeprefix("W/").strip('"'))
+    # Another process may have sent that one a moment before this one has it.
+    feeds[0].load(known.removeprefix("W/").strip('"') if known else None)
     reading = feeds[0].latest
     # A cache may keep it, but has to ask before it uses it again.
     headers = [("Cache-Control", "no-cache"), ("ETag", f'"{reading.cursor}"')]
