@@ -261,8 +261,12 @@ class Push:
             for topic in tuple(self._topics):
                 self._forget_if_unused(topic)
             followers = {topic: found.followers for topic, found in self._topics.items()}
-        if self.redis is not None:
-            self.redis.set_counts({topic: number for topic, number in followers.items() if number})
+        shared = self.redis
+        if shared is None:
+            return
+        is_known = shared.set_counts({topic: n for topic, n in followers.items() if n})
+        if not is_known:  # Redis may have lost its data
+            shared.declare(self.rules.keeps)
 
     # For the app.
 

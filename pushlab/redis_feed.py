@@ -131,13 +131,17 @@ class _Connections:
     """Connections on which scripts run, one at a time.
 
     They are redis-py's, without its client, which takes several times the CPU time: a script runs
-    for each reading, in each process.
+    for each reading, in each process. While Redis hangs, all requests share a few.
     """
 
-    def __init__(self, pool: redis.ConnectionPool) -> None:
-        self._pool = pool
-        self._idle: list[tuple[float, Any]] = []  # since when, and the connection
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._begin()
+
+    def _begin(self) -> None:
         self._process = os.getpid()
+        self._idle: list[tuple[float, Any]] = []  # since when, and the connection
+        self._free = threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)
 
     def run(self, script: _Script, *arguments: Any) -> Any:
         """Return a script's response; raises RedisError.
@@ -145,11 +149,13 @@ class _Connections:
         The arguments begin with the number of keys.
         """
         if self._process != os.getpid():  # these are the parent's
-            self._process, self._idle = os.getpid(), []
+            self._begin()
+        if not self._free.acquire(timeout=limits.REDIS_TIMEOUT):
+            raise redis.TimeoutError("Timeout: all connections wait for a response")
         try:
             since, connection = self._idle.pop()
         except IndexError:
-            since, connection = math.inf, self._pool.get_connection()
+            since, connection = math.inf, self._connect()
         try:
             if time.monotonic() > since + _FRESH:
                 self._connect_again_if_closed(connection)
@@ -159,6 +165,7 @@ class _Connections:
                 return self._execute(connection, "EVAL", script.source, *arguments)
         finally:  # after an error it is not connected, and is again when it is used
             self._idle.append((time.monotonic(), connection))
+            self._free.release()
 
     @staticmethod
     def _execute(connection: Any, *command: Any) -> Any:
@@ -328,14 +335,17 @@ class RedisFeeds:
         self._prefix = prefix
         self._channel = f"{prefix}:wake"
         self._name = secrets.token_hex(8)
-        self._client = redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             url,
+            max_connections=limits.REDIS_CONNECTIONS,
+            timeout=limits.REDIS_TIMEOUT,
             socket_timeout=limits.REDIS_TIMEOUT,
             socket_connect_timeout=limits.REDIS_TIMEOUT,
             protocol=2,  # with 3, a missing password is a riddle about HELLO
             retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
         )
-        self._connections = _Connections(self._client.connection_pool)
+        self._client = redis.Redis.from_pool(pool)
+        self._connections = _Connections(self._connect)
         self._followed: dict[str, RedisFeed] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -348,6 +358,11 @@ class RedisFeeds:
         self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
         self.on_tick: Callable[[], None] = lambda: None
+
+    def _connect(self, **options: Any) -> Any:
+        """Return a connection that is not of the client's."""
+        pool = self._client.connection_pool
+        return pool.connection_class(**{**pool.connection_kwargs, **options})
 
     def feed(self, topic: str, keep: int) -> RedisFeed:
         """Return a feed; `load` it before its first use."""
@@ -477,12 +492,16 @@ class RedisFeeds:
             self._ask(lambda: self._client.srem(processes, *gone))
         return sum(int(number or 0) for _, number in found.values())
 
-    def set_counts(self, counts: Mapping[str, int]) -> None:
-        """Write down how many follow topics in this process."""
+    def set_counts(self, counts: Mapping[str, int]) -> bool:
+        """Write down how many follow topics in this process.
+
+        Returns whether Redis knew this process.
+        """
         key = self._process()
 
-        def write() -> None:
-            if not self._client.expire(key, limits.REDIS_PROCESS):  # Redis has lost it
+        def write() -> bool:
+            is_known = bool(self._client.expire(key, limits.REDIS_PROCESS))
+            if not is_known:
                 self._counted = {}
             changed: dict[Any, Any] = dict(counts.items() - self._counted.items())
             with self._client.pipeline(transaction=False) as pipeline:
@@ -493,8 +512,9 @@ class RedisFeeds:
                 pipeline.expire(key, limits.REDIS_PROCESS)
                 pipeline.execute()
             self._counted = counts
+            return is_known
 
-        self._ask(write)
+        return bool(self._ask(write))
 
     def topics(self) -> list[str]:
         """Return the names of topics that Redis keeps."""
@@ -543,29 +563,19 @@ class RedisFeeds:
             try:
                 self._listen()
             except (redis.RedisError, NotPublished, OSError) as error:
-                if self.problem:
-                    cap = min(2 * cap, limits.REDIS_RETRY)
-                else:
-                    cap = limits.REDIS_RETRY / 16
-                    logger.error(  # noqa: TRY400 - one line says it
-                        "Redis is away, and the data stands still: %s", error
-                    )
-                self.problem = f"Redis is away: {error}"
+                cap = min(2 * cap, limits.REDIS_RETRY) if self.problem else limits.REDIS_RETRY / 16
+                self._note(f"Redis is away: {error}")
                 # Full jitter: processes do not all return at once.
                 self._stopped.wait(cap * _jitter.random())
 
     def _listen(self) -> None:
         """Listen; read on in all feeds, then in those woken."""
-        pool = self._client.connection_pool
-        options = {**pool.connection_kwargs, "socket_timeout": limits.REDIS_TICK}
-        connection = pool.connection_class(**options)
+        connection = self._connect(socket_timeout=limits.REDIS_TICK)
         try:
             connection.send_command("SUBSCRIBE", self._channel)
             connection.read_response()
             self._refresh(tuple(self._followed.values()))
-            if self.problem:
-                logger.error("Redis is there again")
-                self.problem = ""
+            self._tick()
             tick, responds = time.monotonic(), True
             while not self._stopped.is_set():
                 with suppress(redis.TimeoutError):
@@ -578,9 +588,27 @@ class RedisFeeds:
                     connection.send_command("PING")
                     unsure, self._unsure = self._unsure, set()
                     self._refresh([f for t in unsure if (f := self._followed.get(t)) is not None])
-                    self.on_tick()
+                    self._tick()
         finally:
             connection.disconnect()
+
+    def _tick(self) -> None:
+        """Find out whether Redis is full, or read-only."""
+        problem = ""
+        try:
+            self.on_tick()
+            self._client.set(f"{self._prefix}:written", "", ex=limits.REDIS_EXPIRY)
+        except (redis.RedisError, NotPublished) as error:
+            problem = f"Redis accepts nothing: {error}"
+        self._note(problem)
+
+    def _note(self, problem: str) -> None:
+        """Keep a problem; log where one begins and ends."""
+        if problem and not self.problem:
+            logger.error("The data stands still: %s", problem)
+        elif self.problem and not problem:
+            logger.error("Redis is there again")
+        self.problem = problem
 
     def _receive(self, message: Sequence[bytes]) -> None:
         """Read on in a feed that a wake-up names.

@@ -48,6 +48,19 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.stop()
 
 
+@pytest.fixture(autouse=True)
+def waits_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test but those of a Redis that hangs depends on how fast it responds."""
+    monkeypatch.setattr(limits, "REDIS_TIMEOUT", HANG_TIMEOUT)
+
+
+@pytest.fixture
+def redis_timeout(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The seconds that a Redis which is to hang may take."""
+    monkeypatch.setattr(limits, "REDIS_TIMEOUT", 1.0)
+    return 1.0
+
+
 class Subscriber:
     """Follows a feed as a waiting browser does, in a thread."""
 
@@ -251,7 +264,7 @@ def cut(redis: RedisServer) -> None:
 
 def stop_and_continue(redis: RedisServer) -> None:
     redis.process.send_signal(signal.SIGSTOP)
-    time.sleep(1.5 * limits.REDIS_TIMEOUT)
+    time.sleep(1.5)
     redis.process.send_signal(signal.SIGCONT)
 
 
@@ -273,9 +286,22 @@ def fill(redis: RedisServer) -> None:
     redis.do("CONFIG", "SET", "maxmemory", "0")
 
 
-@pytest.mark.parametrize("fault", [cut, stop_and_continue, restart, make_read_only, fill])
+def want_replicas(redis: RedisServer) -> None:
+    redis.do("CONFIG", "SET", "min-replicas-to-write", "1")
+    time.sleep(0.1)
+    redis.do("CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+def slow_down(redis: RedisServer) -> None:
+    for _ in range(5):
+        redis.do("CLIENT", "PAUSE", "100")  # itself waits for the end of the one before
+
+
+@pytest.mark.parametrize(
+    "fault", [cut, stop_and_continue, restart, make_read_only, want_replicas, fill, slow_down]
+)
 def test_nothing_is_lost_or_doubled(
-    own_redis: RedisServer, fault: Callable[[RedisServer], None]
+    own_redis: RedisServer, redis_timeout: float, fault: Callable[[RedisServer], None]
 ) -> None:
     """Faults come while readings are published; the log is still there."""
     with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
@@ -300,7 +326,7 @@ def test_nothing_is_lost_or_doubled(
             sequences = [int(cursor.partition("-")[2]) for cursor in subscriber.cursors]
             assert sequences == list(range(1, len(sequences) + 1)), "no gap, no double"
             assert subscriber.resets == 0
-        assert all(each.problem == "" for each in two.shared)
+        eventually(lambda: not any(each.problem for each in two.shared))
 
 
 def restart_empty(redis: RedisServer) -> None:
@@ -385,7 +411,7 @@ def test_a_gap_is_one_reset(shared_redis: RedisServer, keep: int) -> None:
 
 
 def test_those_that_ask_at_once_wait_once(
-    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+    own_redis: RedisServer, redis_timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis hangs: each would wait for its own time-out, one after another."""
     shared = RedisFeeds(own_redis.url)
@@ -468,6 +494,16 @@ def test_disconnected_before_what_is_published_afterwards(shared_redis: RedisSer
     assert process.events == ["end", 1, 2]
 
 
+def test_topics_are_known_after_redis_has_lost_its_data(own_redis: RedisServer) -> None:
+    """A publisher that is no app finds them there."""
+    process = Process(own_redis.url)
+    own_redis.do("FLUSHALL")
+    with pytest.raises(ValueError, match="no topic"):
+        Push.publisher(own_redis.url).publish("secret", {"n": 1})
+    process.push._tick()
+    assert Push.publisher(own_redis.url).publish("secret", {"n": 1}).sequence == 1
+
+
 def test_disconnected_after_redis_has_lost_its_data(own_redis: RedisServer) -> None:
     other = Push(redis=own_redis.url)
     other.disconnect("8")
@@ -524,8 +560,13 @@ def test_a_forked_source_needs_a_lease_of_its_own(
     ids=["stopped", "hanging", "full", "read-only", "password"],
 )  # fmt: skip
 def test_publishing_says_that_redis_is_away(
-    own_redis: RedisServer, harm: Callable[[RedisServer], Any], message: str
+    own_redis: RedisServer,
+    harm: Callable[[RedisServer], Any],
+    message: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if message == "Timeout":
+        request.getfixturevalue("redis_timeout")
     with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
         cursor = two.publish(0)
         two.until(lambda each: each.has(0))
@@ -533,6 +574,71 @@ def test_publishing_says_that_redis_is_away(
         with pytest.raises(NotPublished, match=message):
             RedisFeeds(own_redis.url).append("orders/7", LOG, {"n": 1})
         assert two.feeds[0].latest.cursor == cursor
+
+
+@pytest.mark.parametrize(
+    ("harm", "undo"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (
+            ("CONFIG", "SET", "min-replicas-to-write", "1"),
+            ("CONFIG", "SET", "min-replicas-to-write", "0"),
+        ),
+    ],
+    ids=["full", "read-only", "without replicas"],
+)
+def test_a_problem_stands(
+    own_redis: RedisServer,
+    harm: tuple[str, ...],
+    undo: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Redis can be asked, but accepts nothing: it is said once, until it does again."""
+    shared = RedisFeeds(own_redis.url)
+    shared.feed("orders/7", LOG).load()
+    problems: list[str] = []
+    shared.on_tick = lambda: problems.append(shared.problem)
+    own_redis.do(*harm)
+    eventually(lambda: shared.problem)
+    problems.clear()
+    eventually(lambda: len(problems) > 2)
+    assert all(problems)
+    assert "there again" not in caplog.text
+    own_redis.do(*undo)
+    eventually(lambda: not shared.problem)
+    shared.close()
+
+
+def test_connections_are_bounded(
+    own_redis: RedisServer, redis_timeout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that wait for a Redis that hangs share a few."""
+    monkeypatch.setattr(limits, "REDIS_CONNECTIONS", 2)
+    shared = RedisFeeds(own_redis.url)
+    own_redis.process.send_signal(signal.SIGSTOP)
+    failed: list[NotPublished] = []
+
+    def ask(question: Callable[[], object]) -> None:
+        try:
+            question()
+        except NotPublished as error:
+            failed.append(error)
+
+    threads = [
+        threading.Thread(target=ask, args=(question,))
+        for question in (lambda: shared.append("orders/7", LOG, {}), shared.topics)
+        for _ in range(30)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HANG_TIMEOUT)
+    assert len(failed) == len(threads)
+    own_redis.process.send_signal(signal.SIGCONT)
+    assert shared.append("orders/7", LOG, {"n": 1}).value == {"n": 1}
+    # Two of each kind at a time, and few after those that have waited in vain.
+    assert own_redis.do("INFO", "stats")["total_connections_received"] < len(threads) / 2
 
 
 def test_a_source_without_the_lease_cannot_publish(shared_redis: RedisServer) -> None:
