@@ -17,7 +17,7 @@ from importlib import metadata
 
 from rich.console import Console
 
-from bench import cli, output
+from bench import cli, cluster, output
 from bench.cli import CannotMeasure, Options
 from bench.environment import about
 from bench.fanout import benchmark
@@ -34,6 +34,9 @@ def main(arguments: list[str]) -> int:
         options.check()
         if "other_servers" in options.chosen:
             measure_other_servers(options)
+            return 0
+        if "workers" in options.chosen:
+            measure_workers(options)
             return 0
         results = measure(options)
     except CannotMeasure as problem:
@@ -96,6 +99,14 @@ def measure_other_servers(options: Options) -> None:
     if "clients" in options.chosen:
         more += ["--clients", *map(str, options.chosen["clients"])]
     benchmark.main(more + ["--update-docs"] * options.update_docs)
+
+
+def measure_workers(options: Options) -> None:
+    """Measure what more processes bring, and what Redis costs."""
+    more = ["--workers", ",".join(map(str, options.chosen["workers"]))]
+    if "clients" in options.chosen:
+        more += ["--clients", str(max(options.chosen["clients"]))]
+    cluster.main(more + ["--update-docs"] * options.update_docs)
 
 
 if __name__ == "__main__":

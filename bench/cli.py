@@ -66,7 +66,7 @@ class Options:
     def check(self) -> None:
         """Raise CannotMeasure if something is missing on this machine."""
         needed = self.study.descriptors
-        if "other_servers" in self.chosen:
+        if set(_ELSEWHERE).intersection(self.chosen):
             needed = max(self.chosen.get("clients", [0])) + 100
         for server in self.chosen.get("server", ()):
             if lacking := missing(server):
@@ -148,6 +148,8 @@ _PACE = between(0.01, 3600)
 @other_servers_option(
     "What thousands of subscribers cost, beside other servers (python -m bench.fanout)"
 )
+@click.option("--workers", type=listed(click.IntRange(1, 64)), metavar="NUMBERS",
+    help="What more processes bring, as in 1,2, and what Redis costs.")  # fmt: skip
 @click.option("--transports", type=listed(click.Choice(list(TRANSPORTS))), metavar="NAMES",
     help=f"Some of {', '.join(TRANSPORTS)}. [default: all]")  # fmt: skip
 @click.option("--payloads", type=listed(click.Choice(list(PAYLOADS))), metavar="NAMES",
@@ -186,7 +188,9 @@ def _command(context: click.Context, /, **chosen: Any) -> Options:
 
 
 _CROSSING = ("clients", "rtt", "pace", "changes", "period", "url")
-_PRESETS = ("quick", "full", "study", "other_servers")
+_PRESETS = ("quick", "full", "study", "other_servers", "workers")
+#: What other programs of the bench measure.
+_ELSEWHERE = ("other_servers", "workers")
 
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:
@@ -201,14 +205,14 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     preset = presets[0] if presets else ""
     crossing = [name for name in _CROSSING if name in given]
     variants = [name for name in ("transports", "payloads", "server") if name in given]
-    own = crossing + (variants if preset in ("study", "other_servers") else [])
-    if preset == "other_servers" and "clients" in own:
+    own = crossing + (variants if preset in ("study", *_ELSEWHERE) else [])
+    if preset in _ELSEWHERE and "clients" in own:
         own.remove("clients")
     if preset and own:
         refuse(f"--{preset} has its own --{own[0]}")
     unusual = crossing or variants or preset in ("quick", "full")
-    if "update_docs" in given and unusual and preset != "other_servers":
-        refuse("--update-docs is for the usual run, --study and --other-servers")
+    if "update_docs" in given and unusual and preset not in _ELSEWHERE:
+        refuse("--update-docs is for the usual run, --study, --other-servers and --workers")
     if "url" in given and "server" in given:
         refuse("--url is a server already: without --server")
     if "url" in given and any(given.get("rtt", ())) and not _is_here(given["url"]):

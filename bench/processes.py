@@ -71,6 +71,10 @@ class Process:
             if (was_idle and used == before) or time.monotonic() > deadline:
                 return used
 
+    def cpu_of_each(self) -> list[float]:
+        """Return the microseconds of CPU used by each process."""
+        return list(map(_used, self._family))
+
     def memory(self) -> int:
         """Return the resident set in bytes."""
         return sum(process.memory_info().rss for process in self._family)
@@ -105,9 +109,9 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def on_core(place: int) -> Iterator[None]:
-    """Start processes meanwhile on one core: 0, or -1."""
-    if sys.platform != "linux":
+def on_core(place: int | None) -> Iterator[None]:
+    """Start processes on a core meanwhile: 0, -1, None for any."""
+    if sys.platform != "linux" or place is None:
         yield
         return
     before = os.sched_getaffinity(0)
@@ -126,6 +130,7 @@ def running(
     port: int = 0,
     stdin: int = subprocess.DEVNULL,
     stderr: int | None = None,
+    core: int | None = 0,
 ) -> Iterator[Process]:
     """Run a server; yields it once it has started.
 
@@ -135,7 +140,7 @@ def running(
     inherited = {name: os.environ[name] for name in os.environ.keys() - _OPTIONS}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "output")
-        with on_core(0), output.open("w") as file:
+        with on_core(core), output.open("w") as file:
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command,
                 cwd=ROOT,

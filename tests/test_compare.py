@@ -169,6 +169,8 @@ REFUSED = [
     ("--study kaazing --transports sse", "--study has its own --transports"),
     ("--study nobody", "'nobody' is not one of"),
     ("--other-servers nobody", "'nobody' is not one of"),
+    ("--workers 0", "0 is not in the range 1<=x<=64"),
+    ("--workers 1,2 --server gunicorn", "--workers has its own --server"),
     ("--url http://localhost:5000 --server gunicorn", "--url is a server already"),
     ("--url https://localhost:5000", "must be http, without TLS"),
     ("--url localhost:5000", "is not like http://localhost:5000"),
