@@ -34,7 +34,6 @@ PREFLIGHT_AGE = 600  #: seconds that a browser may remember what a page elsewher
 
 # Redis.
 REDIS_TIMEOUT = 1.0  #: seconds that Redis may take to respond
-REDIS_CONNECTIONS = 32  #: to Redis for the readings of a process, and as many for all else
 REDIS_CONNECTIONS = 32  #: of a process for readings, and as many for everything else
 REDIS_RETRY = 0.8  #: seconds, at most, between two tries while Redis is away
 REDIS_TICK = 1.0  #: seconds between looks whether Redis is there

@@ -57,6 +57,7 @@ class _Workers:
         self._is_stopping = False
         self._restarts: list[subprocess.Popen[str]] = []
         self._processes: list[subprocess.Popen[str]] = []
+        self._starting: list[subprocess.Popen[str]] = []
 
     def run(self, number: int, url: str) -> NoReturn:
         for each in stop_signals():
@@ -64,12 +65,14 @@ class _Workers:
                 signal.signal(each, self._stop)
         if hasattr(signal, "SIGHUP"):
             signal.signal(signal.SIGHUP, self._restart)
-        self._processes = [self._start() for _ in range(number)]
-        listening = [self._wait_until_it_listens(each) for each in self._processes]
-        if not all(listening):
-            self._end()
-            sys.exit(1)
-        say(f"{number} processes are at {url} (Ctrl-C stops them)")
+        self._starting = [self._start() for _ in range(number)]
+        listening = [self._listens(each) for each in self._starting]
+        if not self._is_stopping:
+            if not all(listening):
+                self._end()
+                sys.exit(1)
+            self._processes, self._starting = self._starting, []
+            say(f"{number} processes are at {url} (Ctrl-C stops them)")
         while not self._is_stopping:
             self._woken.wait(0.2)
             self._woken.clear()
@@ -87,22 +90,42 @@ class _Workers:
             start_new_session=True,
         )  # fmt: skip
 
-    @staticmethod
-    def _wait_until_it_listens(process: subprocess.Popen[str]) -> bool:
-        """Read its line that it listens; pass on the rest."""
-        stdout = process.stdout
+    def _listens(self, process: subprocess.Popen[str]) -> bool:
+        """Wait until a process listens.
+
+        Returns False if it ends, or all are to. Others that end meanwhile are replaced: one may never listen, nor end.
+        """
+        result = self._read(process)
+        while not result and not self._is_stopping:
+            self._woken.wait(0.2)
+            self._woken.clear()
+            self._replace_ended()
+        return any(result)
+
+    def _read(self, process: subprocess.Popen[str]) -> list[bool]:
+        """Read and print what a process prints.
+
+        Its first line says that it listens. Returns a list that gets True then, or False if the
+        process ends.
+        """
+        stdout, result = process.stdout, list[bool]()
         assert stdout is not None  # noqa: S101 - it is a pipe
-        is_listening = bool(stdout.readline())
-        threading.Thread(target=shutil.copyfileobj, args=(stdout, sys.stdout), daemon=True).start()
-        return is_listening
+
+        def read() -> None:
+            result.append(bool(stdout.readline()))
+            self._woken.set()
+            shutil.copyfileobj(stdout, sys.stdout)
+
+        threading.Thread(target=read, daemon=True).start()
+        return result
+
+    # Signals set nothing but these: `wait` may have been interrupted with the event's lock held.
 
     def _stop(self, *_: Any) -> None:
         self._is_stopping = True
-        self._woken.set()
 
     def _restart(self, *_: Any) -> None:
         self._restarts = [*self._processes]
-        self._woken.set()
 
     def _replace_ended(self) -> None:
         ended = [each for each in self._processes if each.poll() is not None]
@@ -112,24 +135,30 @@ class _Workers:
         for process in ended:
             self._processes.remove(process)
             self._processes.append(new := self._start())
-            threading.Thread(target=self._wait_until_it_listens, args=(new,), daemon=True).start()
+            self._read(new)
 
     def _restart_next(self) -> None:
         old = self._restarts.pop(0)
         if old not in self._processes:
             return
-        new = self._start()
-        if self._wait_until_it_listens(new):
-            self._processes.append(new)
-            self._processes.remove(old)
-            old.terminate()
-            self._wait_until_ended(old)
+        self._starting.append(new := self._start())
+        is_listening = self._listens(new)
+        if self._is_stopping:
+            return
+        self._starting.remove(new)
+        if is_listening:
+            superfluous = new  # if the old one has ended by itself, and has a successor
+            if old in self._processes:
+                self._processes[self._processes.index(old)], superfluous = new, old
+            superfluous.terminate()
+            self._wait_until_ended(superfluous)
         self._woken.set()
 
     def _end(self) -> None:
-        for process in self._processes:
+        processes = {*self._processes, *self._starting}
+        for process in processes:
             process.terminate()
-        for process in self._processes:
+        for process in processes:
             self._wait_until_ended(process)
 
     @staticmethod
