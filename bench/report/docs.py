@@ -47,7 +47,9 @@ def run(*options: str, root: Path = ROOT) -> int:
     Returns 0 if they agree with the raw results.
     """
     documents = [root / "README.rst", *sorted((root / "docs").rglob("*.rst"))]
-    prologue = "import cog; from bench import cluster, fairness, memory; from bench.report import docs"
+    prologue = (
+        "import cog; from bench import cluster, fairness, memory; from bench.report import docs"
+    )
     return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
 
 

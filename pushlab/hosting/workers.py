@@ -93,7 +93,8 @@ class _Workers:
     def _listens(self, process: subprocess.Popen[str]) -> bool:
         """Wait until a process listens.
 
-        Returns False if it ends, or all are to. Others that end meanwhile are replaced: one may never listen, nor end.
+        Returns False if it ends, or all are to. Others that end meanwhile are replaced: one may
+        never listen, nor end.
         """
         result = self._read(process)
         while not result and not self._is_stopping:
