@@ -110,7 +110,7 @@ def _is_running(process: psutil.Process) -> bool:
 
 @contextmanager
 def on_core(place: int | None) -> Iterator[None]:
-    """Start processes on a core meanwhile: 0, -1, None for any."""
+    """Start processes on core 0 or -1; None: any core."""
     if sys.platform != "linux" or place is None:
         yield
         return
