@@ -22,7 +22,7 @@ from lab.instruments import Lab
 from lab.settings import Settings
 from lab.sources import PACED
 from lab.summary import details, headline, moment
-from pushlab.feed import Feed, ValueTooLarge
+from pushlab.feed import Feed, NotPublished, ValueTooLarge
 from pushlab.hosting.lifecycle import Hosting
 from pushlab.hosting.settings import exit_with
 from pushlab.hub import Hub
@@ -52,11 +52,15 @@ def create_feed(settings: Settings) -> Feed:
     except ImportError as problem:
         exit_with(str(problem))
     has_source = settings.source != "http"
-    return shared_feed.connect(settings.redis, has_source=has_source, pace=settings.pace)
+    return shared_feed.connect(settings.redis, has_source=has_source)
 
 
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
     """Return the app that shows this feed."""
+    if settings.redis is not None:
+        from lab.shared_feed import share_controls
+
+        share_controls(feed, lab)
     app = Flask("pushlab", static_folder=None, template_folder=ROOT / "templates")
     static_files.add_to(app)
     app.extensions["pushlab"] = Hosting(
@@ -136,6 +140,8 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             abort(413, str(problem))
         except ValueError as problem:
             abort(400, str(problem))
+        except NotPublished as problem:
+            abort(503, str(problem))
         return jsonify(cursor=reading.cursor), 201
 
     @app.route("/lab", websocket=True, endpoint="lab")

@@ -30,7 +30,7 @@ from lab.meter import Meter, Meters, is_lane
 from lab.pace import BURST_GAP, Pace
 from lab.settings import Settings
 from lab.sources import PACED, SOURCES, Value
-from pushlab.feed import Feed
+from pushlab.feed import Feed, NotPublished
 from pushlab.hosting.lifecycle import say
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
@@ -47,6 +47,8 @@ MAX_LANES = 8  #: lanes that one page may watch
 MAX_TIME = 1e18  #: milliseconds: no clock reaches it, and there are integers that no float can hold
 BURST = 50  #: changes of a burst
 FREEZE = 5.0  #: seconds for which the server is frozen
+#: Seconds, beside those between two changes, after which no other process is the source either.
+REPLACED = 5.0
 
 
 class CommandRejected(Exception):
@@ -68,6 +70,8 @@ class Lab:
         self._problem = ""  # the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
         self._freeze = freeze
+        #: Has a command carried out, with Redis by every process; NotPublished if Redis is away.
+        self.command: Callable[[Mapping[str, Any]], object] = self.carry_out
         self._unfrozen_at = -math.inf
 
     def source_values(self) -> Iterator[Value]:
@@ -97,6 +101,8 @@ class Lab:
     @property
     def source_problem(self) -> str:
         """Why the data stands still, in words; or nothing."""
+        if self.feed.is_shared and self.feed.age < REPLACED + self.pace.longest:
+            return self.feed.problem  # another process is the source
         return self._problem or self.feed.problem
 
     @contextmanager
@@ -126,11 +132,21 @@ class Lab:
         A source without a pace has nothing new to say: its current value is published again.
         """
         if self.is_paced:
-            self.pace.hurry(times)
+            self.command({"changes": times})
             return
         for _ in range(times):
             self.feed.publish()
             time.sleep(BURST_GAP)
+
+    def carry_out(self, command: Mapping[str, Any]) -> None:
+        """Do in this process what pages command."""
+        match command:
+            case {"pace": str(name)} if name in self.pace.names:
+                self.pace.set(name)
+            case {"changes": int(times)}:
+                self.pace.hurry(times)
+            case {"freeze": True}:
+                self.freeze()
 
     @property
     def just_unfroze(self) -> bool:
@@ -141,7 +157,7 @@ class Lab:
         return time.monotonic() < self._unfrozen_at + 1
 
     def freeze(self) -> None:
-        """Stop the whole server for FREEZE seconds."""
+        """Stop this whole process for FREEZE seconds."""
         logger.warning("frozen for %s s, as a page asked", FREEZE)
         self._freeze(FREEZE)
         self._unfrozen_at = time.monotonic()
@@ -174,7 +190,7 @@ class LabSession:
             while (message := self._socket.receive()) is not None and not lab.feed.closed:
                 try:
                     self._carry_out(_parse(message))
-                except CommandRejected as rejection:
+                except (CommandRejected, NotPublished) as rejection:
                     self._send(error=str(rejection))
         finally:
             self._set_watched([])
@@ -260,7 +276,7 @@ class LabSession:
             case {"do": "pace"} if not lab.is_paced:
                 raise CommandRejected("pace: this source has none to set")
             case {"do": "pace", "pace": str(name)} if name in lab.pace.names:
-                lab.pace.set(name)
+                lab.command({"pace": name})
                 self._report()
             case {"do": "pace"}:
                 raise CommandRejected(f"pace: none of {', '.join(lab.pace.names)}")
@@ -268,7 +284,7 @@ class LabSession:
                 raise CommandRejected("freeze: the server was frozen just now")
             case {"do": "freeze"}:
                 self._send(frozen=FREEZE)
-                lab.freeze()
+                lab.command({"freeze": True})
             case _:
                 raise CommandRejected(f"do: none of {', '.join(COMMANDS)}")
 

@@ -2,18 +2,28 @@
 
 Every process runs the source, and tries to publish. Redis accepts only from the one that has the
 lease, or takes it because its holder has not published for a while.
+
+What a page sets in one process holds in all: commands are in a log, and the pace is kept beside it,
+for a process that starts later.
 """
 
+import math
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pushlab.feed import NotPublished, Reading
+from lab.instruments import Lab
+from pushlab.feed import Feed, NotPublished, Reading
 from pushlab.redis_feed import LeaseLost, RedisFeed, RedisFeeds
 
-LEASE = 3.0  #: seconds, at least, after which another process becomes the source
+#: Seconds, beside those between two changes, after which another process becomes the source.
+LEASE = 3.0
+#: Seconds after which a command is not carried out any more: this process was away, or is new.
+LATE = 3.0
+COMMANDS = 100  #: of which a process may be behind
 
 #: The lab's keys in Redis; those of `Push` begin otherwise.
 PREFIX = "pushlab-lab"
@@ -22,13 +32,14 @@ PREFIX = "pushlab-lab"
 class LabFeed(RedisFeed):
     """The lab's stream, whose source this process may be."""
 
-    __slots__ = ("_name", "has_source", "lease")
+    __slots__ = ("_name", "commands", "has_source", "lease")
 
     def __init__(self, shared: RedisFeeds, *, has_source: bool, keep: int = 1) -> None:
         super().__init__(shared, keep, "")
         self.has_source = has_source  #: values come from a source of this process
         self.lease: float = LEASE  #: seconds; longer than the source takes for a value
         self._name = secrets.token_hex(8)
+        self.commands = shared.feed("commands", COMMANDS)  #: of pages, to all processes
 
     @property
     def _token(self) -> str:
@@ -42,6 +53,8 @@ class LabFeed(RedisFeed):
         away, it is tried again, and meanwhile the stream has a problem.
         """
         with suppress(NotPublished):
+            if self._loaded_in != os.getpid():
+                self._redis.follow(self.commands)
             super().load(after)
             if after != self.latest.cursor and not self.problem:
                 self.refresh()
@@ -59,9 +72,43 @@ class LabFeed(RedisFeed):
         return self.latest
 
 
-def connect(url: str, *, has_source: bool, pace: float | None) -> LabFeed:
+def connect(url: str, *, has_source: bool) -> LabFeed:
     """Return the stream in the Redis at this URL."""
     feed = LabFeed(RedisFeeds(url, prefix=PREFIX), has_source=has_source)
-    feed.lease = max(LEASE, 3 * (pace or 0))
     feed.load()
     return feed
+
+
+def share_controls(feed: Feed, lab: Lab) -> None:
+    """Have every process carry out what pages command in one."""
+    assert isinstance(feed, LabFeed)  # noqa: S101 - with Redis it is
+    shared = feed._redis
+
+    def set_pace(name: str) -> None:
+        lab.carry_out({"pace": name})
+        longest = lab.pace.longest
+        feed.lease = LEASE + (0 if math.isinf(longest) else longest)
+
+    def carry_out(command: Reading) -> None:
+        if time.time() > command.changed_at + LATE:
+            return
+        if "pace" in command.value:
+            set_pace(command.value["pace"])
+        else:
+            lab.carry_out(command.value)
+
+    def agree() -> None:
+        if (name := shared.agree("pace", lab.pace.name)) != lab.pace.name:
+            set_pace(name)
+
+    def send(command: Mapping[str, Any]) -> None:
+        if "pace" in command:
+            shared.agree("pace", command["pace"], replace=True)
+        feed.commands.publish(command)
+
+    feed.commands.subscribe(carry_out)
+    shared.on_tick = agree
+    set_pace(lab.pace.name)
+    with suppress(NotPublished):  # the next tick tries again
+        agree()
+    lab.command = send

@@ -516,6 +516,25 @@ class RedisFeeds:
 
         return bool(self._ask(write))
 
+    def agree(self, name: str, value: str, *, replace: bool = False) -> str:
+        """Return the value that all processes have for a name.
+
+        The first process's counts until one replaces it. To be called at every tick: it is
+        forgotten soon after the last process. Raises NotPublished if Redis cannot be asked.
+        """
+        key = f"{self._prefix}:agreed:{name}"
+
+        def ask() -> str:
+            with self._client.pipeline() as pipeline:
+                pipeline.set(key, value, nx=not replace, ex=limits.REDIS_PROCESS)
+                pipeline.expire(key, limits.REDIS_PROCESS)
+                pipeline.get(key)
+                found: bytes = pipeline.execute()[-1]
+                return found.decode()
+
+        agreed: str = self._ask(ask)
+        return agreed
+
     def topics(self) -> list[str]:
         """Return the names of topics that Redis keeps."""
         pattern = f"{self._prefix}:{{*}}:log"

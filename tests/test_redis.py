@@ -23,10 +23,12 @@ from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position, Reading, news, positions
 from pushlab.redis_feed import LeaseLost, RedisFeeds
-from tests.clients import HANG_TIMEOUT
-from tests.conftest import ROOT, Server, eventually
+from tests.clients import HANG_TIMEOUT, LabPage
+from tests.conftest import ROOT, Server, eventually, starting
+from tests.hosting import with_limits
 from tests.redis_server import RedisServer
 from tests.relay import Relay
+from tests.transports import sequence
 
 LOG, STATE = 1000, 1
 
@@ -770,6 +772,47 @@ def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
         server.stop()
     assert server.process.returncode == 0
     assert "Traceback" not in server.log
+
+
+def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:
+    """Whichever a page is connected to; also in one that starts later."""
+    short = with_limits(**{"lab.instruments.FREEZE": 0.5})
+    options = ("--source", "clock", "--redis", own_redis.url)
+    with starting() as start, ExitStack() as stack:
+        servers: list[Server] = []
+        pages: list[LabPage] = []
+
+        def open_another() -> LabPage:
+            servers.append(start("serve.py", *options, environment=short))
+            pages.append(stack.enter_context(closing(LabPage(servers[-1].ws))))
+            return pages[-1]
+
+        def until_all(name: str, accept: Callable[[Any], bool]) -> None:
+            for page in pages:
+                page.wait_for(name, accept)
+
+        first, second = open_another(), open_another()
+        first.do("pace", pace="paused")
+        until_all("pace", "paused".__eq__)
+        assert open_another().next()["pace"] == "paused"
+        for page, command, times in ((first, "change", 1), (second, "burst", 50)):
+            before = sequence(servers[0].cursor)
+            page.do(command)
+            until_all("reading", lambda reading: sequence(reading["cursor"]) >= before + times)  # noqa: B023
+        second.do("freeze")
+        assert second.wait_for("frozen") == 0.5
+        for server in servers:
+            eventually(lambda server=server: "frozen for 0.5 s" in server.log)  # type: ignore[misc]
+
+        own_redis.stop()
+        until_all("source", lambda text: "Redis is away" in text)
+        first.do("pace", pace="1 per s")
+        assert "Redis" in first.wait_for("error")
+        restart_empty(own_redis)
+        eventually(lambda: own_redis.do("GET", f"{PREFIX}:agreed:pace"))
+        assert open_another().next()["pace"] == "paused"
+        pages[-1].do("pace", pace="4 per s")
+        until_all("pace", "4 per s".__eq__)
 
 
 @pytest.mark.parametrize(
