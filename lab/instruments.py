@@ -101,9 +101,11 @@ class Lab:
     @property
     def source_problem(self) -> str:
         """Why the data stands still, in words; or nothing."""
-        if self.feed.is_shared and self.feed.age < REPLACED + self.pace.longest:
-            return self.feed.problem  # another process is the source
-        return self._problem or self.feed.problem
+        if problem := self.feed.problem:
+            return f"The data stands still: {problem}"
+        # With Redis, another process may be the source.
+        is_replaced = self.feed.is_shared and self.feed.age < REPLACED + self.pace.longest
+        return "" if is_replaced else self._problem
 
     @contextmanager
     def far_ports(self, port: int) -> Iterator[None]:

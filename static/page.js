@@ -3,7 +3,7 @@
 
 import { browserNow, offset, oneWay } from "./clock.js";
 import { makeControls } from "./controls.js";
-import { find, reducedMotion } from "./dom.js";
+import { find, reducedMotion, write } from "./dom.js";
 import { makeExperiments } from "./experiment.js";
 import { Lab } from "./lab.js";
 import { Lane } from "./lane.js";
@@ -34,7 +34,7 @@ lab.onMessage = (message) => {
 		({ epoch } = about);
 		controls.allow(about);
 	}
-	if (about || source) field("source").textContent = source ?? "";
+	if (about || meters) write(field("source"), source ?? ""); // each says it, as long as it is so
 	if (pace) controls.showPace(pace);
 	if (reading) {
 		// The server's clock has been set: ask for its time now.
