@@ -6,6 +6,7 @@
 #   of the faults as in: make test-faults ARGS="-k mixed"; EVENTS=1000 is shorter
 # make cluster   nginx, four processes and Redis, on this machine; options of serve.py in ARGS
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
+# make docs   the site, at build/docs/index.html; the lab shows it at /docs/
 # make figures   renew the figures in README and docs from docs/results/, with cog
 # All set up what they need, in .venv, and what the tests need of the system with apt.
 
@@ -18,7 +19,7 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, each server that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run cluster compare test test-all test-busy test-faults pytest check figures packages clean
+.PHONY: run docs cluster compare test test-all test-busy test-faults pytest check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
@@ -66,6 +67,10 @@ check: $(VENV)/test $(if $(NPM),node_modules/.package-lock.json)
 	$(VENV)/bin/mypy
 	$(if $(NPM),$(NPM) run --silent check)
 
+docs: $(VENV)/docs
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
+	@echo "The site is at build/docs/index.html; serve.py shows it at /docs/"
+
 figures: $(VENV)/compare
 	$(VENV)/bin/python -m bench.report.docs -r
 
@@ -81,7 +86,11 @@ $(VENV)/compare: requirements.txt bench/requirements.txt | $(VENV)/bin/python
 	$(INSTALL) -r bench/requirements.txt
 	@touch $@
 
-$(VENV)/test: requirements.txt bench/requirements.txt servers/requirements.txt \
+$(VENV)/docs: requirements.txt docs/requirements.txt | $(VENV)/bin/python
+	$(INSTALL) -r requirements.txt -r docs/requirements.txt
+	@touch $@
+
+$(VENV)/test: docs/requirements.txt requirements.txt bench/requirements.txt servers/requirements.txt \
 		examples/shop/requirements.txt tests/requirements.txt tests/requirements-no-deps.txt | $(VENV)/bin/python
 	$(INSTALL) -r tests/requirements.txt
 	$(INSTALL) --no-deps -r tests/requirements-no-deps.txt

@@ -16,7 +16,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
-from lab import source_view, static_files
+from lab import documentation, source_view, static_files
 from lab.glossary import GLOSSARY
 from lab.instruments import Lab
 from lab.settings import Settings
@@ -162,6 +162,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         return jsonify(status="ok", cursor=feed.latest.cursor)
 
     app.register_blueprint(source_view.blueprint)
+    app.register_blueprint(documentation.blueprint)
     app.register_error_handler(HTTPException, error_as_json)
     if settings.direct:
         app.wsgi_app = Direct(app)  # type: ignore[method-assign]

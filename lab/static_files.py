@@ -1,4 +1,4 @@
-"""Static files: the page, the library, and the docs."""
+"""Static files: the page's and the library's, below one URL."""
 
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from pushlab.transports import TRANSPORTS
 
 #: The page's own folder, and the library's, where the browser half of each transport is.
 OWN = Path(__file__).resolve().parent.parent / "static"
-DOCS = OWN.parent / "docs"
 LIBRARY = Path(pushlab.__file__).parent / "static"
 
 #: Every JavaScript module of the page, as in its URL below /static/; push.js is for others.
@@ -37,11 +36,6 @@ def add_to(app: Flask) -> None:
             return send_from_directory(OWN, filename)
         except NotFound:
             return send_from_directory(LIBRARY, filename)
-
-    @app.get("/docs/<path:page>.rst")
-    def docs(page: str) -> Response:
-        """A page of the documentation, as it is written."""
-        return send_from_directory(DOCS, f"{page}.rst", mimetype="text/plain")
 
     @app.get("/static/transports.css")
     def colours() -> Response:

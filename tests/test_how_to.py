@@ -85,10 +85,10 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_every_page_has_a_test() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py"))
-    index = (ROOT / "docs" / "index.rst").read_text()
-    for path in PAGES.glob("*.rst"):
+    index = (PAGES / "index.rst").read_text()
+    for path in set(PAGES.glob("*.rst")) - {PAGES / "index.rst"}:
         assert f'"{path.stem}"' in tests or f"how-to/{path.name}" in tests, path
-        assert f"<how-to/{path.name}>" in index
+        assert f"<{path.name}>" in index
 
 
 def test_push_from_a_route_a_thread_and_a_process(run: Run, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def pages(*which: Path) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("page", which or PAGES, ids=lambda page: page.name)
 
 
-@pages()
+@pages(*(page for page in PAGES if not page.is_relative_to(ROOT / "docs")))
 def test_it_is_proper_restructuredtext(page: Path) -> None:
     strict = {"halt_level": 2, "report_level": 2}
     docutils.core.publish_string(page.read_text(), settings_overrides=strict)
@@ -48,7 +48,7 @@ def test_its_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-@pages(ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", ROOT / "docs" / "architecture.rst")
+@pages(ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", ROOT / "docs/explanation/architecture.rst")
 def test_its_files_exist(page: Path) -> None:
     named = set(NAMED.findall(page.read_text())) - EXAMPLES
     assert named
