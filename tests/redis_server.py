@@ -1,5 +1,6 @@
-"""A real Redis on a free port, for tests."""
+"""A real Redis, or Valkey, on a free port, for tests."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ import redis
 from bench.servers import free_port
 from tests.conftest import eventually
 
+#: Those that are installed; Redis must be.
+SERVERS = ["redis-server", *filter(shutil.which, ["valkey-server"])]
+
 
 class RedisServer:
     """A Redis whose data is in a folder."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, server: str = SERVERS[0]) -> None:
+        self._server = server
         self.folder = folder
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
@@ -22,7 +27,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it with the data that it had, and wait for it."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1",
+        command = [self._server, "--port", str(self.port), "--bind", "127.0.0.1",
                    "--dir", str(self.folder), "--save", "", "--appendonly", "yes",
                    "--appendfsync", "always", *self._options]  # fmt: skip
         with (self.folder / "redis.log").open("a") as log:

@@ -26,25 +26,32 @@ from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT, LabPage
 from tests.conftest import ROOT, Server, eventually, starting
 from tests.hosting import with_limits
-from tests.redis_server import RedisServer
+from tests.redis_server import SERVERS, RedisServer
 from tests.relay import Relay
 from tests.transports import sequence
 
 LOG, STATE = 1000, 1
 
+#: What scripts, pub/sub, and errors do depends on the server.
+ON_EACH_SHARED = pytest.mark.parametrize("shared_redis", SERVERS, indirect=True)
+ON_EACH_OWN = pytest.mark.parametrize("own_redis", SERVERS, indirect=True)
+
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+def shared_redis(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[RedisServer]:
     """A Redis for tests that leave it as it is."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    name = getattr(request, "param", SERVERS[0])
+    server = RedisServer(tmp_path_factory.mktemp(name), server=name)
     yield server
     server.stop()
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+def own_redis(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A Redis that a test may harm."""
-    server = RedisServer(tmp_path)
+    server = RedisServer(tmp_path, server=getattr(request, "param", SERVERS[0]))
     yield server
     server.process.send_signal(signal.SIGCONT)
     server.stop()
@@ -124,6 +131,7 @@ def processes(shared_redis: RedisServer, request: pytest.FixtureRequest) -> Iter
         yield found
 
 
+@ON_EACH_SHARED
 def test_both_processes_have_the_same_cursors(processes: Processes) -> None:
     cursors = [processes.publish(number, process=number % 2) for number in range(10)]
     processes.until(lambda each: each.cursors == cursors and each.has(*range(10)))
@@ -131,6 +139,7 @@ def test_both_processes_have_the_same_cursors(processes: Processes) -> None:
     assert (first, cursors[-1]) == ("1", f"{epoch}-10")
 
 
+@ON_EACH_SHARED
 def test_a_process_that_comes_later_has_what_is_kept(shared_redis: RedisServer) -> None:
     with closing(Processes(shared_redis.url, "later", 3)) as first:
         cursors = [first.publish(number) for number in range(5)]
@@ -149,6 +158,7 @@ def test_a_state_has_the_newest(shared_redis: RedisServer) -> None:
         assert two.feeds[1].latest.value == {"n": 99}
 
 
+@ON_EACH_SHARED
 def test_the_first_of_two_beginnings_counts(shared_redis: RedisServer) -> None:
     with closing(Processes(shared_redis.url, "beginning", STATE)) as two:
         for number, feed in enumerate(two.feeds):
@@ -346,6 +356,7 @@ def restart_behind(redis: RedisServer) -> None:
     redis.start()
 
 
+@ON_EACH_OWN
 @pytest.mark.parametrize("fault", [restart_empty, restart_behind])
 def test_a_log_that_is_gone_is_one_reset(
     own_redis: RedisServer, fault: Callable[[RedisServer], None]
@@ -367,6 +378,7 @@ def test_a_log_that_is_gone_is_one_reset(
         assert epochs[0].isdisjoint(epochs[1])
 
 
+@ON_EACH_OWN
 def test_numbers_that_were_used_again_are_found_out(own_redis: RedisServer) -> None:
     """A publisher is there before those that know what was lost."""
     with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
@@ -445,6 +457,7 @@ def test_those_that_ask_at_once_wait_once(
     assert called["read"] == 1
 
 
+@ON_EACH_SHARED
 def test_a_dead_subscription_is_found_out(shared_redis: RedisServer) -> None:
     """What is in between has forgotten one connection, as firewalls do with silent ones."""
     with Relay(shared_redis.port) as relay, ExitStack() as stack:
@@ -517,6 +530,7 @@ def test_disconnected_after_redis_has_lost_its_data(own_redis: RedisServer) -> N
     assert process.events == ["end"]
 
 
+@ON_EACH_OWN
 def test_followers_are_counted(own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in forked processes, and after Redis has lost what it knew."""
     forked, third = RedisFeeds(own_redis.url), RedisFeeds(own_redis.url)
@@ -550,6 +564,7 @@ def test_a_forked_source_needs_a_lease_of_its_own(
     assert feed._token != first
 
 
+@ON_EACH_OWN
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
@@ -578,6 +593,7 @@ def test_publishing_says_that_redis_is_away(
         assert two.feeds[0].latest.cursor == cursor
 
 
+@ON_EACH_OWN
 @pytest.mark.parametrize(
     ("harm", "undo"),
     [
@@ -643,6 +659,7 @@ def test_connections_are_bounded(
     assert own_redis.do("INFO", "stats")["total_connections_received"] < len(threads) / 2
 
 
+@ON_EACH_SHARED
 def test_a_source_without_the_lease_cannot_publish(shared_redis: RedisServer) -> None:
     shared = RedisFeeds(shared_redis.url)
     key = "pushlab:{lab}:lease"
