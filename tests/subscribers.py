@@ -2,7 +2,8 @@
 
 `python -m tests.subscribers PORT LAST '[["sse", "log/a", 50], ...]'`: so many of each transport and
 topic on this port of 127.0.0.1. It prints "ready" once each has received something, and what each
-has seen as JSON, once all have the value {"n": LAST}, or at SIGTERM. SIGUSR1 cuts all connections.
+has seen as JSON, once all have the value {"n": LAST}, or at SIGTERM, or when the program that has
+started it ends. SIGUSR1 cuts all connections.
 """
 
 from gevent import monkey
@@ -209,12 +210,16 @@ def main(port: str, last: str, kinds: str) -> None:
     gevent.signal_handler(signal.SIGTERM, ended.set)
     for each in subscribers:
         gevent.spawn(each.run)
-    while not all(each.received for each in subscribers):
-        time.sleep(0.05)
+    parent = os.getppid()
+
+    def wait(name: str) -> None:
+        while not all(getattr(each, name) for each in subscribers):
+            if ended.wait(0.05) or os.getppid() != parent:
+                break
+
+    wait("received")
     print("ready", flush=True)
-    while not all(each.is_done for each in subscribers):
-        if ended.wait(0.05):
-            break
+    wait("is_done")
     print(json.dumps([each.result() for each in subscribers]), flush=True)
     os._exit(0)  # without waiting for them
 
