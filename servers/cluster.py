@@ -1,6 +1,7 @@
 """nginx, four processes and Redis on this machine: `make cluster`.
 
-Options are those of serve.py. Ctrl-C stops all of it. Everything that it writes is in .cluster/.
+Options are those of serve.py. Ctrl-C stops all of it; SIGHUP restarts the processes, one after
+another. Everything that it writes is in .cluster/.
 """
 
 import os
@@ -48,10 +49,19 @@ def main() -> int:
     (FOLDER / "nginx.conf").write_text(text.replace("127.0.0.1:5000", f"127.0.0.1:{SERVE}"))
     running: dict[str, subprocess.Popen[bytes]] = {}
 
+    has_terminal = sys.stdin.isatty()
+
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def restart(*_: object) -> None:
+        if has_terminal and not sys.stdin.isatty():  # it was closed
+            stop()
+        if "serve.py" in running:
+            running["serve.py"].send_signal(signal.SIGHUP)
+
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGHUP, restart)
     status = 0
     try:
         for name, command in programs().items():
@@ -67,6 +77,8 @@ def main() -> int:
     except KeyboardInterrupt:
         pass
     finally:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # it is stopping already
+            signal.signal(each, signal.SIG_IGN)
         for process in reversed(running.values()):
             process.terminate()
             process.wait()

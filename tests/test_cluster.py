@@ -226,25 +226,53 @@ def test_every_event_arrives_once_in_order(
             assert list(dict.fromkeys(browser.numbers))[:number] == list(range(number))
 
 
+class Follower(threading.Thread):
+    """Follows the lab through nginx, and comes back with its cursor."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(daemon=True)
+        self.url = f"ws://127.0.0.1:{port}/update"
+        self.cursors: list[str] = []
+        self.is_stopped = False
+        self.start()
+
+    def run(self) -> None:
+        while not self.is_stopped:
+            after = f"?after={self.cursors[-1]}" if self.cursors else ""
+            with suppress(Exception), open_websocket(self.url + after) as socket:
+                while not self.is_stopped:
+                    self.cursors.append(json.loads(socket.recv(HANG_TIMEOUT))["cursor"])
+            time.sleep(0.02)
+
+
 def test_the_cluster_of_the_makefile(tmp_path: Path) -> None:
+    """All of it starts, is restarted one after another without a reading less, and ends."""
     ports = [free_port() for _ in range(3)]
     environment = {"CLUSTER_PORTS": " ".join(map(str, ports)), "CLUSTER_FOLDER": str(tmp_path)}
-    cluster = Program("servers/cluster.py", "--source", "clock", environment=environment)
-    http = Http("127.0.0.1", ports[0])
-
-    def newest() -> str:
-        with suppress(OSError, ValueError, KeyError):
-            return str(http.get("/data").json["cursor"])
-        return ""
+    options = ("--source", "clock", "--pace", "0.25")
+    cluster = Program("servers/cluster.py", *options, environment=environment)
+    followers: list[Follower] = []
 
     try:
-        eventually(newest)
-        url = f"ws://127.0.0.1:{ports[0]}/update"
-        with open_websocket(url) as first, open_websocket(url) as second:
-            for socket in (first, second):
-                assert "cursor" in json.loads(socket.recv(HANG_TIMEOUT))
+        eventually(lambda: any("4 processes" in line for line in cluster.out))
+        followers = [Follower(ports[0]) for _ in range(4)]
+        eventually(lambda: all(each.cursors for each in followers))
+        [supervisor] = [each for each in cluster.children if len(each.children()) == 4]
+        before = set(supervisor.children())
+        cluster.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not before & set(supervisor.children()))
+        count = max(len(each.cursors) for each in followers)
+        eventually(lambda: all(len(each.cursors) > count for each in followers))
     finally:
+        for each in followers:
+            each.is_stopped = True
+        everything = cluster.children
         cluster.process.send_signal(signal.SIGINT)
         status = cluster.wait()
     assert status == 0
     assert "Traceback" not in cluster.log
+    assert [each for each in everything if each.is_running()] == []
+    for each in followers:
+        epochs, numbers = zip(*(cursor.split("-") for cursor in each.cursors), strict=True)
+        assert len(set(epochs)) == 1
+        assert list(numbers) == sorted(set(numbers), key=int), "none comes twice or goes back"
