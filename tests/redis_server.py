@@ -25,14 +25,18 @@ class RedisServer:
         self._options = options
         self.start()
 
-    def start(self) -> None:
-        """Start it with the data that it had, and wait for it."""
+    def start(self, *options: str) -> None:
+        """Start it with the data that it had, and wait until it has loaded it."""
+        self.launch(*options)
+        eventually(self._responds)
+
+    def launch(self, *options: str) -> None:
+        """Start it with the data that it had."""
         command = [self._server, "--port", str(self.port), "--bind", "127.0.0.1",
                    "--dir", str(self.folder), "--save", "", "--appendonly", "yes",
-                   "--appendfsync", "always", *self._options]  # fmt: skip
+                   "--appendfsync", "always", *self._options, *options]  # fmt: skip
         with (self.folder / "redis.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        eventually(self._responds)
 
     def _responds(self) -> bool:
         try:

@@ -628,6 +628,23 @@ def test_a_problem_stands(
     shared.close()
 
 
+@ON_EACH_OWN
+def test_a_redis_that_loads_its_data(own_redis: RedisServer) -> None:
+    with closing(Processes(own_redis.url, "orders/7", LOG)) as two:
+        two.publish(0)
+        two.until(lambda each: each.has(0))
+        with redis.Redis(port=own_redis.port) as client, client.pipeline() as pipeline:
+            for number in range(20_000):
+                pipeline.set(f"other:{number}", "")
+            pipeline.execute()
+        own_redis.stop()
+        own_redis.launch("--key-load-delay", "200")  # microseconds
+        eventually(lambda: all("loading" in each.problem for each in two.shared))
+        two.publish(1)
+        two.until(lambda each: each.has(0, 1) and not each.resets)
+        eventually(lambda: not any(each.problem for each in two.shared))
+
+
 def test_connections_are_bounded(
     own_redis: RedisServer, redis_timeout: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
