@@ -109,15 +109,15 @@ $(VENV)/bin/python:
 		{ echo "Install Python's venv first: sudo apt install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A browser, a proxy, Redis, and what pip needs to compile uWSGI.
-DEBIAN := chromium chromium-driver fonts-dejavu-core nginx-light redis-server build-essential \
-	libssl-dev
+# A browser, a proxy, Redis, Prometheus, and what pip needs to compile uWSGI.
+DEBIAN := chromium chromium-driver fonts-dejavu-core nginx-light redis-server prometheus \
+	build-essential libssl-dev
 HEADERS := $(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 
 packages: | $(VENV)/bin/python
 	@PATH="$$PATH:/usr/sbin"; \
 	has() { command -v chromium && command -v chromedriver && command -v nginx && command -v redis-server && \
-		command -v cc && \
+		command -v prometheus && command -v cc && \
 		test -e /usr/include/openssl/ssl.h && $(HEADERS); } >/dev/null 2>&1; \
 	has || { \
 		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && $(APT) update && \

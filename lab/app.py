@@ -27,6 +27,7 @@ from pushlab.hosting.lifecycle import Hosting
 from pushlab.hosting.settings import exit_with
 from pushlab.hub import Hub
 from pushlab.limits import MAX_VALUE
+from pushlab.metrics import Metrics
 from pushlab.transports import TRANSPORTS, routes
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import json_text
@@ -155,11 +156,20 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         """200 while the data changes as it should, else 503."""
         if lab.source_problem:
             return jsonify(error=lab.source_problem, source=lab.source_state), 503
+        if feed.closed:
+            return jsonify(error="the server shuts down"), 503
         age = feed.age
         allowed = max(LEAST_AGE, STALE_PACES * lab.pace.longest)
-        if feed.closed or (settings.source in PACED and age > allowed):
+        if settings.source in PACED and age > allowed:
             return jsonify(error=f"the data has not changed for {age:.0f} s"), 503
         return jsonify(status="ok", cursor=feed.latest.cursor)
+
+    metrics = Metrics(feed)
+
+    @app.get("/metrics")
+    def show_metrics() -> Response:
+        """What Prometheus reads; the page shows as much to everybody."""
+        return metrics.response()
 
     app.register_blueprint(source_view.blueprint)
     app.register_blueprint(documentation.blueprint)

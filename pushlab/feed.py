@@ -194,7 +194,7 @@ class Feed:
 
     __slots__ = (
         "__weakref__", "_kept", "_listeners", "_lock", "_waiting",
-        "closed", "epoch", "hub", "keep", "latest", "topic",
+        "closed", "epoch", "hub", "keep", "latest", "rule", "topic",
     )  # fmt: skip
 
     # A thousand feeds with a follower each are usual, so a feed is small: what most do not need is
@@ -214,6 +214,7 @@ class Feed:
             raise ValueError("a feed keeps at least 1 reading")
         self.keep = keep
         self.topic = topic
+        self.rule = ""  #: the class of its topic, such as `orders/<int:user>`
         # A new epoch for every life of the feed: after a restart an old cursor names nothing,
         # so the browser that has it receives the newest reading at once.
         self.epoch = epoch or secrets.token_hex(4)
@@ -361,6 +362,11 @@ class Feed:
     def problem(self) -> str:
         """Why nothing new comes, or nothing."""
         return ""
+
+    @property
+    def redis(self) -> Any:
+        """What it shares with other processes, or None."""
+        return None
 
     def release(self) -> bool:
         """End what keeps it up to date.

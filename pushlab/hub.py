@@ -26,7 +26,7 @@ from functools import lru_cache
 from itertools import cycle
 from typing import ClassVar, Protocol
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.feed import Feed, Position, Reading
 from pushlab.polls import HeldConnection, Polls, Send, Turns, send_to
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
@@ -61,6 +61,7 @@ _REASONS = {_GOING_AWAY: "shutdown", _FULL: "full", _REVOKED: "disconnected"}
 class Encoding(Protocol):
     """How a kind of subscriber is written to."""
 
+    transport: str
     ping: bytes  #: sent where nothing else was for a while
     replies: bool  #: whether browsers send anything: pongs, pings, close frames
 
@@ -76,6 +77,7 @@ class Encoding(Protocol):
 class Frames:
     """For WebSockets: a frame for each reading."""
 
+    transport = "websocket"
     ping = encode(Ping(b""))
     replies = True
 
@@ -95,6 +97,7 @@ class Chunks:
     The source is RFC 9112 section 7.1.
     """
 
+    transport = "sse"
     replies = False
 
     def __init__(self, event: Callable[[Reading, str], bytes], heartbeat: bytes) -> None:
@@ -106,6 +109,15 @@ class Chunks:
 
     def close(self, event: CloseConnection) -> bytes:
         return chunk(b"")
+
+
+def _observe_last_write(reading: Reading) -> None:
+    """Count the age of what was sent to all.
+
+    With Redis it may be that of another process, by its clock.
+    """
+    age = time.time() - reading.changed_at if reading.feed.is_shared else reading.age
+    counts.last_write.observe(age)
 
 
 def chunk(data: bytes) -> bytes:
@@ -161,7 +173,7 @@ class Audience:
         self.broadcasting = False
         # While broadcasting: those that are not yet sent to, and the cursor that they have; and
         # those that have left since, which are skipped.
-        self.unsent: Iterable[tuple[bytes, Sequence[Send]]] = ()
+        self.unsent: Iterable[tuple[Encoding, Sequence[Send]]] = ()
         self.previous = self.news.cursor
         self.removed: set[Send] = _NOBODY
         self.silent_since = time.monotonic()  # nothing was sent to all since then
@@ -308,6 +320,11 @@ class Hub:
     def __len__(self) -> int:
         return sum(map(len, self._slots))
 
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` was called."""
+        return self._closed
+
     def add(
         self, connection: Connection, feed: Feed, *, after: str | None = None, carry: bool = False
     ) -> Subscriber:
@@ -332,6 +349,7 @@ class Hub:
     ) -> Subscriber:
         """Take the connection's socket as `add` does, for several feeds."""
         if self._closed or len(self) >= self._max_subscribers:
+            counts.refuse(503)
             connection.close((_GOING_AWAY if self._closed else _FULL).code)
             raise ConnectionClosed("the hub is closed" if self._closed else "the hub is full")
         channel, early = connection.detach()
@@ -375,6 +393,7 @@ class Hub:
             for following in subscriber.followings:
                 following.audience.size += 1
             subscriber.slot.add(subscriber)
+            counts.opened(encoding.transport, (feed for feed, _ in positions))
             subscriber.follower = follower
             self._empty.clear()
             if self._keepalive_thread is None:
@@ -384,6 +403,7 @@ class Hub:
             channel.watch(self._on_readable, subscriber, writing=False)
             ending = self._ending(follower)
             if ending is not None:
+                counts.refuse(401 if ending is _REVOKED else 503)
                 self._write(subscriber, first)
                 self._start_closing(subscriber, ending)
             elif follower is not None:
@@ -421,7 +441,8 @@ class Hub:
         call for the same feed it does nothing: the call in progress sends what came meanwhile.
         """
         feed: Feed = reading.feed
-        self._polls.broadcast(feed)
+        if self._polls.broadcast(feed):
+            _observe_last_write(reading)
         with self._lock:
             audience = self._audiences.get(feed)
             if audience is None or audience.broadcasting:
@@ -432,7 +453,7 @@ class Hub:
         turns = Turns()
         try:
             while self._broadcast_news(audience, turns):
-                pass
+                _observe_last_write(audience.news.readings[-1])
         except BaseException:
             self._end_broadcast(audience)
             raise
@@ -450,15 +471,15 @@ class Hub:
             audience.removed = set()
             size = limits.BROADCAST_CHUNK
             unsent = audience.unsent = deque(
-                (audience.news.by(encoding), sends[start : start + size])
+                (encoding, sends[start : start + size])
                 for encoding, sends in [(each, tuple(o)) for each, o in audience.up_to_date]
                 for start in range(0, len(sends), size)
             )
             apart = tuple(audience.apart)
         while unsent:
             with self._lock:
-                data, sends = unsent.popleft()
-                self._send_to(audience, sends, data)
+                encoding, sends = unsent.popleft()
+                self._send_to(audience, sends, encoding)
             turns.count(len(sends))
         for some in turns.chunks(apart):
             with self._lock:
@@ -472,11 +493,16 @@ class Hub:
         audience.broadcasting = False
         audience.unsent, audience.removed = (), _NOBODY
 
-    def _send_to(self, audience: Audience, sends: Sequence[Send], data: bytes) -> None:
+    def _send_to(self, audience: Audience, sends: Sequence[Send], encoding: Encoding) -> None:
         """Send the same bytes to each."""
+        news = audience.news
+        data = news.by(encoding)
         if removed := audience.removed:
             sends = [send for send in sends if send not in removed]
+        counts.news(encoding.transport, news.readings, audience.previous, times=len(sends))
+        counts.sent_bytes[encoding.transport] += len(data) * len(sends)
         for send, sent in send_to(sends, data):
+            counts.sent_bytes[encoding.transport] -= len(data) - max(0, sent)
             groups = [group for _, group in audience.up_to_date]
             subscriber = next(group[send] for group in groups if send in group).subscriber
             if sent < 0:
@@ -526,12 +552,14 @@ class Hub:
             audience, encoding = following.audience, subscriber.encoding
             if subscriber.send in audience.group(encoding):
                 continue
-            readings = audience.feed.since(following.after)
+            before = following.after
+            readings = audience.feed.since(before)
             if readings == audience.news.readings and not self._has_own_ids(subscriber):
                 following.after = audience.news.cursor
                 data += audience.news.by(encoding)
+                counts.news(encoding.transport, readings, before)
                 continue
-            for reading in readings:
+            for number, reading in enumerate(readings, 1):
                 following.after = reading.cursor
                 last_id = last_event_id(each.after for each in subscriber.followings)
                 data += encoding.news(reading, last_id)
@@ -539,7 +567,10 @@ class Hub:
                     self._write(subscriber, data)
                     data = b""
                     if not self._can_send(subscriber):
+                        counts.news(encoding.transport, readings[:number], before)
                         return
+            if readings:
+                counts.news(encoding.transport, readings, before)
         if data:
             self._write(subscriber, data)
         if self._can_send(subscriber):
@@ -588,6 +619,7 @@ class Hub:
         except OSError:
             self._drop(subscriber, "closed")
             return
+        counts.sent_bytes[subscriber.encoding.transport] += sent
         if sent < len(data):
             self._fall_behind(subscriber, memoryview(data)[sent:])
 
@@ -674,6 +706,10 @@ class Hub:
         if subscriber not in subscriber.slot:
             return
         subscriber.slot.discard(subscriber)
+        transport = subscriber.encoding.transport
+        counts.opened(transport, (each.audience.feed for each in subscriber.followings), -1)
+        if reason in ("slow", "silent"):
+            counts.dropped[transport, reason] += 1
         for following in subscriber.followings:
             following.audience.size -= 1
             if not following.audience.size:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.feed import Feed, Reading, news
 from pushlab.wsgi.responses import Headers, encode
 from pushlab.wsgi.waiting import REVOKED, Follower, Wait
@@ -88,6 +88,7 @@ class Group:
     """Up to BROADCAST_CHUNK polls that get the same bytes."""
 
     __slots__ = (
+        "_counts",
         "_early",
         "_followers",
         "_forget",
@@ -105,6 +106,7 @@ class Group:
         self.wait = wait
         self._headers = headers
         self._forget = forget  # called if nobody waits any more
+        self._counts = [counts.of("longpoll", feed.rule) for feed, _ in wait.positions]
         self.held: dict[Send, HeldConnection] = {}
         #: Requests that have come before the response to the poll.
         self._early: dict[HeldConnection, bytes] = {}
@@ -117,9 +119,15 @@ class Group:
         """Hold a connection."""
         connection.group = self
         self.held[connection.send] = connection
+        self._count(1)
         if follower is not None:
             self._followers[connection] = follower
             follower.attach(partial(self._revoke, connection))
+
+    def _count(self, number: int) -> None:
+        """Count polls that wait; with a negative number, no longer."""
+        for count in self._counts:
+            count.subscribers += number
 
     def _encode(self, found: Sequence[Reading]) -> bytes:
         return encode(self.wait.respond(found), self._headers)
@@ -127,6 +135,9 @@ class Group:
     def respond(self, found: Sequence[Reading]) -> None:
         """Send the response to all."""
         data = self._encode(found)
+        size = len(data.partition(b"\r\n\r\n")[2])
+        counts.response("longpoll", self.wait.positions, found, size, times=len(self.held))
+        self._count(-len(self.held))
         self.responded_at = time.monotonic()
         followers, self._followers = self._followers, {}
         for send, sent in send_to(self.held, data):
@@ -172,6 +183,7 @@ class Group:
     def _remove(self, connection: HeldConnection, reason: str) -> None:
         connection.group = None
         del self.held[connection.send]
+        self._count(-1)
         if not self.held:
             self._forget(self)
         follower = self._followers.pop(connection, None)
@@ -196,7 +208,7 @@ class Polls:
             follower.left("disconnected")
             return
         if found or wait.timeout <= 0 or wait.is_closed:  # published meanwhile
-            connection.respond(encode(wait.respond(found), headers))
+            connection.respond(encode(wait.count(found), headers))
             if follower is not None:
                 follower.left("answered")
             return
@@ -218,21 +230,21 @@ class Polls:
             if not groups:
                 del self._groups[feed]
 
-    def broadcast(self, feed: Feed) -> None:
+    def broadcast(self, feed: Feed) -> bool:
         """Respond to all that lack a reading of this feed.
 
         Other work gets its turn after every `limits.BROADCAST_CHUNK` polls. One that comes
-        meanwhile with the new cursor waits on.
+        meanwhile with the new cursor waits on. Returns whether there were any.
         """
-        self._respond(tuple(self._groups.get(feed, ())), even_without_news=False)
+        return self._respond(tuple(self._groups.get(feed, ())), even_without_news=False)
 
     def close(self) -> None:
         """Respond to all."""
         groups = dict.fromkeys(group for groups in self._groups.values() for group in groups)
         self._respond(tuple(groups), even_without_news=True)
 
-    def _respond(self, groups: Sequence[Group], *, even_without_news: bool) -> None:
-        turns = Turns()
+    def _respond(self, groups: Sequence[Group], *, even_without_news: bool) -> bool:
+        turns, has_responded = Turns(), False
         for group in groups:
             size = len(group.held)
             if not size:  # timed out, or another broadcast was faster: that of `close`
@@ -241,4 +253,6 @@ class Polls:
             if found or even_without_news:
                 self._forget(group)
                 group.respond(found)
+                has_responded = True
                 turns.count(size)  # not before: a connection of a forgotten group may end then
+        return has_responded

@@ -35,7 +35,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.feed import Feed, NotPublished, Reading, check_mapping
 from pushlab.hosting.lifecycle import Hosting, close_feeds_and_hubs, shutdown_at_exit
 from pushlab.hosting.settings import from_config
@@ -70,6 +70,7 @@ _DISCONNECTED = "\0disconnected"
 class _Permission(NamedTuple):
     """What decides whether a topic may be followed."""
 
+    rule: str
     function: Callable[..., Any]
     blueprint: str | None
 
@@ -183,19 +184,20 @@ class Push:
         """
 
         def decorator(function: F) -> F:
-            self.rules.add(name, keep, _Permission(function, blueprint))
+            self.rules.add(name, keep, _Permission(name, function, blueprint))
+            counts.declare(name)
             return function
 
         return decorator
 
     @contextmanager
-    def _using(self, topic: str, keep: int) -> Iterator[_Topic]:
+    def _using(self, topic: str, keep: int, rule: str) -> Iterator[_Topic]:
         """Have a topic that is not forgotten meanwhile.
 
         Raises NotPublished if Redis is needed and away.
         """
         # Made without the lock: garbage that needs it may be collected while a feed's is held.
-        found = self._topics.get(topic) or _Topic(self._make_feed(topic, keep))
+        found = self._topics.get(topic) or _Topic(self._make_feed(topic, keep, rule))
         with self._lock:
             found = self._topics.setdefault(topic, found)
             found.users += 1
@@ -207,11 +209,12 @@ class Push:
                 found.users -= 1
                 self._forget_if_unused(topic)
 
-    def _make_feed(self, topic: str, keep: int) -> Feed:
+    def _make_feed(self, topic: str, keep: int, rule: str) -> Feed:
         if self.redis is not None:
             feed: Feed = self.redis.feed(topic, keep)
         else:
             feed = Feed(keep, topic=topic, epoch=self._epoch)
+        feed.rule = rule
         feed.subscribe(self._broadcast)
         return feed
 
@@ -235,7 +238,7 @@ class Push:
                 self._disconnected = shared.feed(_DISCONNECTED, limits.REDIS_DISCONNECTED)
                 self._disconnected.subscribe(self._disconnect_those)
                 shared.first = self._disconnected
-                shared.on_tick = self._tick
+                shared.on_tick.append(self._tick)
         self._disconnected.load()
         if not self._is_declared:
             shared.declare(self.rules.keeps)
@@ -279,13 +282,13 @@ class Push:
         does not say that it has published.
         """
         check_mapping(value)  # None, which publishes the newest once more, is for a Feed alone
-        keep, _, _ = self.rules.match(topic)
+        keep, permission, _ = self.rules.match(topic)
         shared = self._start()
         if shared is not None:
             return shared.append(topic, keep, value)
         if flask.has_request_context() and request.environ.get("wsgi.multiprocess"):
             raise RuntimeError(SEVERAL_PROCESSES)
-        with self._using(topic, keep) as found:
+        with self._using(topic, keep, permission.rule) as found:
             reading = found.feed.publish(value)
             found.is_published = True
         return reading
@@ -303,9 +306,9 @@ class Push:
 
         The page follows from there, and misses nothing that is published meanwhile.
         """
-        keep, _, _ = self.rules.match(topic)
+        keep, permission, _ = self.rules.match(topic)
         self._start()
-        with self._using(topic, keep) as found:
+        with self._using(topic, keep, permission.rule) as found:
             return found.feed.latest.cursor
 
     def disconnect(self, identity: Any) -> int:
@@ -348,6 +351,20 @@ class Push:
         """Return the names of topics with followers or readings."""
         shared = self._start()
         return sorted({*self._topics, *(shared.topics() if shared else ())})
+
+    @property
+    def problem(self) -> str:
+        """Why nothing new comes, in words, or nothing.
+
+        For a load balancer: this process shuts down, or Redis is away.
+        """
+        if self.hub.is_closed:
+            return "the server shuts down"
+        try:
+            shared = self._start()
+        except NotPublished as problem:
+            return str(problem)
+        return shared.problem if shared else ""
 
     def on_follow(self, function: F) -> F:
         """Call the function with every Follower that comes."""
@@ -426,8 +443,8 @@ class Push:
             states = [_permit(permission, values) for _, permission, values in matched]
             self._start()
             feeds = [
-                self._follow(topic, keep, state, follower)
-                for topic, (keep, _, _), state in zip(topics, matched, states, strict=True)
+                self._follow(topic, keep, permission.rule, state, follower)
+                for topic, (keep, permission, _), state in zip(topics, matched, states, strict=True)
             ]
             for feed, after in zip(feeds, parameters.resumed(environ, afters), strict=True):
                 feed.load(after)
@@ -439,8 +456,8 @@ class Push:
                 raise ServiceUnavailable(str(error)) from error
             raise
 
-    def _follow(self, topic: str, keep: int, state: Any, follower: Follower) -> Feed:
-        with self._using(topic, keep) as found:
+    def _follow(self, topic: str, keep: int, rule: str, state: Any, follower: Follower) -> Feed:
+        with self._using(topic, keep, rule) as found:
             if state is not None:
                 if found.feed.is_log:
                     raise TypeError(f"{topic!r} is a log: its function returns None")

@@ -29,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError("Redis needs redis-py: pip install 'pushlab[redis]'") from error
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.feed import Feed, NotPublished, Reading, encode_value, make_reading
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,24 @@ return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+'), first}
 )
 
 
+#: KEYS: the totals of all processes, and each one's gauges. ARGV: the process, its gauges, seconds
+#: until it counts as gone, and a name and an increment for each total.
+_SUM = """
+local now = tonumber(redis.call('TIME')[1])
+for i = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], ARGV[i + 1]) end
+redis.call('HSET', KEYS[2], ARGV[1], now .. ' ' .. ARGV[2])
+local all, gauges = redis.call('HGETALL', KEYS[2]), {}
+for i = 1, #all, 2 do
+    local at, its = string.match(all[i + 1], '^(%d+) (.*)$')
+    if now - at > tonumber(ARGV[3]) then
+        redis.call('HDEL', KEYS[2], all[i])
+    else
+        table.insert(gauges, its)
+    end
+end
+return {redis.call('HGETALL', KEYS[1]), gauges}
+"""
+
 #: Seconds after which an idle connection is looked at before it is used: it may be closed.
 _FRESH = 0.1
 
@@ -124,7 +142,7 @@ class _Script(NamedTuple):
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 
-_APPENDING, _READING = _Script.of(_APPEND), _Script.of(_READ)
+_APPENDING, _READING, _SUMMING = map(_Script.of, (_APPEND, _READ, _SUM))
 
 
 class _Connections:
@@ -294,6 +312,8 @@ class RedisFeed(Feed):
             for number, (_, at, _, value) in entries
         ]
         self._at = entries[-1][1][1].decode() if entries else ""
+        if readings and self._loaded_in == os.getpid():  # not what was there before this process
+            counts.redis_lag.observe(time.time() - readings[0].changed_at)
         if epoch == self.epoch and readings[0].sequence == self.latest.sequence + 1:
             for reading in readings:
                 self._append(reading)
@@ -321,6 +341,10 @@ class RedisFeed(Feed):
     @property
     def problem(self) -> str:
         return self._redis.problem
+
+    @property
+    def redis(self) -> "RedisFeeds":
+        return self._redis
 
 
 class RedisFeeds:
@@ -357,7 +381,7 @@ class RedisFeeds:
         #: What is read before the news of any other feed that came later.
         self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
-        self.on_tick: Callable[[], None] = lambda: None
+        self.on_tick: list[Callable[[], object]] = []
 
     def _connect(self, **options: Any) -> Any:
         """Return a connection that is not of the client's."""
@@ -535,6 +559,26 @@ class RedisFeeds:
         agreed: str = self._ask(ask)
         return agreed
 
+    def sum_up(
+        self, increments: Mapping[str, float], gauges: str
+    ) -> tuple[dict[str, float], list[str]]:
+        """Add to the totals; return them, and all processes' gauges.
+
+        Gauges of a process that has ended are gone soon after it.
+        """
+        keys = [f"{self._prefix}:totals", f"{self._prefix}:gauges"]
+        arguments: list[Any] = [self._process(), gauges, limits.REDIS_PROCESS]
+        for name, increment in increments.items():
+            arguments += [name, increment]
+        totals, all_gauges = self._ask(
+            lambda: self._connections.run(_SUMMING, 2, *keys, *arguments)
+        )
+        found = {
+            name.decode(): float(number)
+            for name, number in zip(totals[::2], totals[1::2], strict=True)
+        }
+        return found, [each.decode() for each in all_gauges]
+
     def topics(self) -> list[str]:
         """Return the names of topics that Redis keeps."""
         pattern = f"{self._prefix}:{{*}}:log"
@@ -615,7 +659,8 @@ class RedisFeeds:
         """Find out whether Redis is full, or read-only."""
         problem = ""
         try:
-            self.on_tick()
+            for call in self.on_tick:
+                call()
             self._client.set(f"{self._prefix}:written", "", ex=limits.REDIS_EXPIRY)
         except (redis.RedisError, NotPublished) as error:
             problem = f"Redis accepts nothing: {error}"

@@ -33,6 +33,7 @@ IMPORTS = {
 PARTS = (
     "testing",
     "revived",
+    "metrics",
     "push",
     "push_commands",
     "topics",
@@ -46,6 +47,7 @@ PARTS = (
     "wsgi",
     "feed",
     "websocket",
+    "counts",
     "limits",
 )
 

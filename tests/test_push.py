@@ -862,9 +862,9 @@ def test_garbage_is_collected_while_a_topic_is_made(
     push, *_ = pushing
     making, make = threading.Event(), push._make_feed
 
-    def make_feed(topic: str, keep: int) -> Feed:
+    def make_feed(topic: str, keep: int, rule: str) -> Feed:
         making.set()
-        return make(topic, keep)
+        return make(topic, keep, rule)
 
     monkeypatch.setattr(push, "_make_feed", make_feed)
     publishing = threading.Thread(target=push.publish, args=("state/a", {}), daemon=True)

@@ -21,7 +21,7 @@ from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.direct import DirectDispatch
@@ -271,6 +271,7 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     def run_application(self) -> None:
         rejection = self.server.access_policy.check(self.environ)
         if rejection is not None:
+            counts.refuse(rejection.code)
             if self.exchange is not None:
                 self.exchange.responds(rejection.code)
             is_head = self.environ["REQUEST_METHOD"] == "HEAD"

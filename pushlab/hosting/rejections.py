@@ -4,6 +4,7 @@ import socket
 from contextlib import suppress
 from typing import Any
 
+from pushlab import counts
 from pushlab.wsgi.responses import raw_error
 
 #: Bytes that are read at once of a client that is rejected.
@@ -28,6 +29,7 @@ def reject_busy(sock: Any, *, request_came: bool = False) -> None:
 
     The socket's timeout limits each wait. Raises OSError, also where the client has closed.
     """
+    counts.refuse(503)
     # Closing before the request has come would reset the connection, and the response could be
     # lost. So wait for the request.
     if not request_came:

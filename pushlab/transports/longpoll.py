@@ -26,7 +26,8 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response | Wait:
         respond = carry_reading if carry else signal_reading
     positions = feed.positions(feeds, afters)
     found = feed.news(positions)
-    return respond(found) if found else Wait(positions, timeout, respond)
+    wait = Wait(positions, timeout, respond)
+    return wait.count(found) if found else wait
 
 
 def signal_reading(found: Sequence[Reading]) -> Response:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_etags
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.feed import Feed
 from pushlab.wsgi.responses import Environ, Response, json_response
 
@@ -31,4 +31,7 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response:
         return Response("412 Precondition Failed", [*headers, ("Content-Length", "0")])
     if known and etags(known).contains_weak(reading.cursor):
         return Response("304 Not Modified", headers)
+    counts.news("poll", [reading], None)
+    if environ["REQUEST_METHOD"] != "HEAD":
+        counts.sent_bytes["poll"] += len(reading.carry)
     return json_response("200 OK", reading.carry, *headers)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from werkzeug.exceptions import NotImplemented as NotImplementedResponse
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
@@ -124,8 +124,11 @@ def close_all(connections: Iterable[Closable]) -> None:
 class AccessPolicy(Protocol):
     """What decides which requests reach the application."""
 
-    def check(self, environ: Environ) -> WSGI | None:
-        """Return the response that rejects the request, or None."""
+    def check(self, environ: Environ) -> Any:
+        """Return the response that rejects the request, or None.
+
+        It is a WSGI application with a `code`.
+        """
 
 
 class Upgrade:
@@ -146,7 +149,9 @@ class Upgrade:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         rejection = self.access_policy.check(environ)
         if rejection is not None:
-            return rejection(environ, start_response)
+            counts.refuse(rejection.code)
+            body: Iterable[bytes] = rejection(environ, start_response)
+            return body
         if not handshake.is_websocket_upgrade(environ):
             return self.wsgi_app(environ, start_response)
         connection = self.connect(environ)

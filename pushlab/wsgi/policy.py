@@ -6,10 +6,10 @@ from typing import Any
 from flask import Flask, Response, abort, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 from werkzeug.routing.exceptions import WebsocketMismatch
 
-from pushlab import limits
+from pushlab import counts, limits
 from pushlab.wsgi import json_text
 from pushlab.wsgi.access import origin_allowed
 
@@ -53,6 +53,8 @@ def error_as_json(error: HTTPException) -> ResponseReturnValue:
         code, message = 404, f"there is no WebSocket at {request.path}"
     elif isinstance(error, WebsocketMismatch):
         message = f"{request.path} is a WebSocket"
+    if not isinstance(error, ClientDisconnected):  # it has closed, or was refused by the hub
+        counts.refuse(code)
     response = jsonify(error=message)
     response.status_code = code
     # What HTTP demands beside the status: Allow with 405, Location with a redirect...

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import flask
 
+from pushlab import counts
 from pushlab import feed as feeds
 from pushlab.feed import Position, Reading
 from pushlab.websocket.connection import ConnectionClosed
@@ -104,14 +105,21 @@ class Wait(_Waiting):
     headers: Headers = field(default_factory=list)  #: known before there is news
     follower: Follower | None = None
 
+    def count(self, found: Sequence[Reading]) -> Response:
+        """Return the response with what was found, and count it."""
+        response = self.respond(found)
+        counts.response("longpoll", self.positions, found, sum(map(len, response.body)))
+        return response
+
     def response(self, environ: Environ) -> Response:
         reason = "closed"
         try:
-            found = self._wait(environ, self.positions, timeout=self.timeout)
+            with counts.waiting("longpoll", self.positions):
+                found = self._wait(environ, self.positions, timeout=self.timeout)
             reason = "disconnected" if self._is_revoked() else "answered"
         finally:
             self._left(reason)
-        return REVOKED if reason == "disconnected" else self.respond(found)
+        return REVOKED if reason == "disconnected" else self.count(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,13 @@ class Stream(_Waiting):
     follower: Follower | None = None
 
     def response(self, environ: Environ) -> Response:
-        return Response("200 OK", self.headers, self._pieces(environ))
+        return Response("200 OK", self.headers, self._counted(environ))
+
+    def _counted(self, environ: Environ) -> Iterator[bytes]:
+        with counts.waiting("sse", self.positions):
+            for piece in self._pieces(environ):
+                counts.sent_bytes["sse"] += len(piece)
+                yield piece
 
     def _pieces(self, environ: Environ) -> Iterator[bytes]:
         after = dict(self.positions)
@@ -147,6 +161,7 @@ class Stream(_Waiting):
                     return
                 if not found:
                     yield self.heartbeat
+                counts.response("sse", positions, found, 0)
                 for reading in found:
                     after[reading.feed] = reading.cursor
                     yield self.event(reading, last_event_id(after.values()))
