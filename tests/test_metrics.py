@@ -1,20 +1,23 @@
 """/metrics of real servers: with one process, and with two that share a Redis."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pushlab import counts
+from bench.servers import free_port
+from pushlab import counts, metrics
 from pushlab.counts import Histogram
-from tests.clients import HANG_TIMEOUT, RawSocket, Response
-from tests.conftest import Server, Start, eventually, until_same
+from tests.clients import HANG_TIMEOUT, Http, RawSocket, Response
+from tests.conftest import ROOT, Program, Server, Start, eventually, until_same
 from tests.redis_server import RedisServer
 from tests.test_own_app import FLASK, GUNICORN, WORKER, OwnApp, hosted, running
 
@@ -331,3 +334,77 @@ def test_a_bucket_has_its_bound() -> None:
         (0, 2), (1, 1), (len(counts.BOUNDS) - 1, 1), (len(counts.BOUNDS), 1),
     ]  # fmt: skip
     assert histogram.sum == pytest.approx(21.0011)
+
+
+# The dashboard.
+
+DASHBOARD = json.loads((ROOT / "servers" / "grafana.json").read_text())
+QUERIES = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+@contextmanager
+def prometheus(folder: Path, target: int) -> Iterator[Http]:
+    """Run Prometheus, which scrapes a port often."""
+    port = free_port()
+    static = {"static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}
+    scraping = {"job_name": "pushlab", "scrape_interval": "500ms", "scrape_timeout": "500ms"}
+    configuration = {"scrape_configs": [{**scraping, **static}]}
+    (folder / "prometheus.yml").write_text(json.dumps(configuration))  # which is YAML, too
+    program = Program(
+        "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error",
+        f"--web.listen-address=127.0.0.1:{port}", command=["prometheus"], before=f"cd {folder}",
+    )  # fmt: skip
+    http = Http("127.0.0.1", port)
+
+    def is_ready() -> bool:
+        assert program.process.poll() is None, program.log
+        with suppress(OSError):
+            return http.get("/-/ready").status == 200
+        return False
+
+    try:
+        eventually(is_ready)
+        yield http
+    finally:
+        program.stop()
+
+
+def test_the_dashboard_shows_what_prometheus_has(
+    tmp_path: Path, redis: RedisServer, start: Start
+) -> None:
+    options = ("--workers", "2", "--redis", redis.url, "--source", "clock", "--pace", "0.05")
+    server = start("serve.py", *options)
+    with prometheus(tmp_path, server.port) as http, server.websocket() as browser:
+        browser.json()
+        server.http.get("/update?after=x")
+        for target in QUERIES:
+            expression = target["expr"].replace("$__rate_interval", "1m")
+            path = f"/api/v1/query?query={quote(expression)}"
+
+            def found(path: str = path) -> list[dict[str, Any]]:
+                response = http.get(path)
+                assert response.status == 200, response.body
+                result = response.json["data"]["result"]
+                return [each for each in result if each["value"][1] != "NaN"]
+
+            for each in eventually(found):
+                for name in re.findall("{{(.+?)}}", target["legendFormat"]):
+                    assert name == "topic" or name in each["metric"], target
+
+
+def test_the_dashboard_has_every_metric() -> None:
+    shown = {name for each in QUERIES for name in re.findall("pushlab_[a-z_]+", each["expr"])}
+    names = {f"pushlab_{name}" for name in metrics.GAUGES}
+    names |= {f"pushlab_{name}_total" for name in metrics.COUNTERS}
+    names |= {f"pushlab_{name}_seconds_bucket" for name, _ in metrics.DURATIONS.values()}
+    assert shown == names | {"pushlab_redis_connected"}
+
+
+def test_the_reference_has_every_metric() -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.rst").read_text()
+    for name, (labels, _) in {**metrics.GAUGES, **metrics.COUNTERS}.items():
+        suffix = "_total" if name in metrics.COUNTERS else ""
+        assert f"``pushlab_{name}{suffix}``" in page
+        assert all(f"``{label}``" in page for label in labels.split())
+    for name, _ in metrics.DURATIONS.values():
+        assert f"``pushlab_{name}_seconds``" in page
