@@ -107,7 +107,7 @@ def share_controls(feed: Feed, lab: Lab) -> None:
         feed.commands.publish(command)
 
     feed.commands.subscribe(carry_out)
-    shared.on_tick = agree
+    shared.on_tick.append(agree)
     set_pace(lab.pace.name)
     with suppress(NotPublished):  # the next tick tries again
         agree()

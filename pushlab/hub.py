@@ -690,6 +690,7 @@ class Hub:
         """Send our close frame, once; CLOSE_TIMEOUT starts."""
         if not subscriber.closing:
             subscriber.closing = _REASONS.get(event, "closed")
+            subscriber.channel.close_code = int(event.code)
             self._leave_broadcasts(subscriber, to_return=False)
             self._deadlines[subscriber] = time.monotonic() + limits.CLOSE_TIMEOUT
             self._write(subscriber, subscriber.encoding.close(event))

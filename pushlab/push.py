@@ -134,8 +134,8 @@ class Push:
         """Add the routes, and what a server needs to know.
 
         Reads `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS`, `PUSHLAB_TRUSTED_PROXIES`,
-        `PUSHLAB_PING_INTERVAL` and `PUSHLAB_REDIS` from `app.config`. Raises ValueError if one of
-        them is wrong.
+        `PUSHLAB_PING_INTERVAL`, `PUSHLAB_ACCESS_LOG` and `PUSHLAB_REDIS` from `app.config`. Raises
+        ValueError if one of them is wrong.
         """
         settings = from_config(app.config)
         if self.redis is None and app.config.get("PUSHLAB_REDIS"):

@@ -319,3 +319,21 @@ def test_several_workers(run: Run, tmp_path: Path) -> None:
                 assert received == list(range(number))
     finally:
         redis.stop()
+
+
+def test_watch_it(run: Run, tmp_path: Path) -> None:
+    """Who may read the metrics, what the dashboard needs, and the line in the log."""
+    log = tmp_path / "access.log"
+    app = run("watch-it", *GUNICORN, ACCESS_LOG=str(log), METRICS_TOKEN="secret")
+    [printed] = blocks("watch-it", "sh")
+    assert set(re.findall("([A-Z_]+)=", printed)) == {"ACCESS_LOG", "METRICS_TOKEN"}
+    [configuration] = blocks("watch-it", "yaml")
+    [token] = re.findall(r"credentials: (\w+)", configuration)
+    assert app.http.get("/healthz").json == {"status": "ok"}
+    assert app.http.get("/metrics").status == 401
+    with app.follow("orders/7") as browser:
+        browser.json()
+        metrics = app.http.get("/metrics", headers={"Authorization": f"Bearer {token}"})
+        expected = 'pushlab_subscribers{topic="orders/<int:user>",transport="websocket"} 1.0'
+        assert expected in metrics.body.decode()
+    eventually(lambda: '"transport": "websocket", "topics": ["orders/7"]' in log.read_text())

@@ -616,7 +616,7 @@ def test_a_problem_stands(
     shared = RedisFeeds(own_redis.url)
     shared.feed("orders/7", LOG).load()
     problems: list[str] = []
-    shared.on_tick = lambda: problems.append(shared.problem)
+    shared.on_tick.append(lambda: problems.append(shared.problem))
     own_redis.do(*harm)
     eventually(lambda: shared.problem)
     problems.clear()

@@ -14,6 +14,7 @@ from typing import Any
 import gevent.socket
 
 from pushlab import limits
+from pushlab.hosting.access_log import Entry
 from pushlab.hosting.gevent_sockets import READ, WRITE, GeventChannel, PlainSocket, abort
 from pushlab.hosting.metering import Exchange
 from pushlab.hosting.socket_options import configure_subscriber
@@ -24,13 +25,14 @@ from pushlab.websocket.connection import Connection
 class ClientConnection(GeventChannel):
     """A connection of HTTP/1.1, or what it has become."""
 
-    __slots__ = ("_early", "_is_configured", "due", "exchange", "group", "server", "tick")
+    __slots__ = ("_early", "_is_configured", "due", "entry", "exchange", "group", "server", "tick")
 
     def __init__(self, sock: Any, server: Any) -> None:
         super().__init__(sock)
         self.server = server
         self.group: Group | None = None
         self.exchange: Exchange | None = None
+        self.entry: Entry | None = None  #: in the access log, of the WebSocket that it became
         self._is_configured = False
         self.due, self.tick = 0.0, 0
         self._early = b""  # a request that has come before the response to another was sent
@@ -42,6 +44,8 @@ class ClientConnection(GeventChannel):
         super().close()
         if self.exchange is not None:
             self.exchange.closed()
+        if self.entry is not None:
+            self.entry.end(self.close_code)
         self.server.release()
 
     # For the hub.
@@ -261,6 +265,11 @@ class GeventConnection(Connection):
             self._handler.exchange.received(len(early))
         return self._handler.socket, early
 
+    def _send_all(self, data: bytes) -> None:
+        super()._send_all(data)
+        if self._handler.entry is not None:
+            self._handler.entry.bytes += len(data)
+
     def _release(self) -> ClientConnection:
         handler, self._handler = self._handler, None
         sock, self._socket = self._socket, None
@@ -270,4 +279,7 @@ class GeventConnection(Connection):
         channel.leave_server()
         if handler.exchange is not None:
             channel.count_into(handler.exchange)
+        if handler.entry is not None:
+            channel.entry = handler.entry
+            channel.send = handler.entry.counting(channel.send)
         return channel

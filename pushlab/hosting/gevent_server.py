@@ -22,6 +22,7 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import counts, limits
+from pushlab.hosting.access_log import AccessLog, Entry
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.direct import DirectDispatch
@@ -124,6 +125,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
     wants_socket = False
     #: What counts the bytes of the request, if they are counted.
     exchange: Exchange | None = None
+    #: Its entry in the access log, if there is one.
+    entry: Entry | None = None
     #: What the request waits for, if the hub is to hold the connection.
     held: Wait | Stream | None = None
     #: The monotonic time by which the next bytes must have come.
@@ -203,6 +206,8 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         environ["wsgi.input_terminated"] = True
         environ[WAIT] = partial(wait_until_gone, self.server.waiting, self.socket)
         self.exchange, self.held = None, None
+        if self.server.access_log is not None:
+            self.entry = self.server.access_log.begin(environ, self.path)
         meters = self.server.meters
         if meters is not None and not self.headers.has_body:
             self.exchange = meters.open(
@@ -262,8 +267,11 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         try:
             super().handle_one_response()
         finally:
-            if exchange is not None and (self.connection is None or not self.connection.detached):
-                exchange.closed()
+            if self.connection is None or not self.connection.detached:
+                if exchange is not None:
+                    exchange.closed()
+                if self.entry is not None:
+                    self.entry.end(getattr(self.connection, "ended_with", None))
         if self.wsgi_input.broken:  # and so is what follows it (RFC 9112 section 11.2)
             self.close_connection = True
         self.deadline = time.monotonic() + self.server.header_timeout
@@ -319,6 +327,9 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
         )
         super()._sendall(data)
         self.deadline = before
+        if self.entry is not None:
+            self.entry.status = self.code
+            self.entry.bytes += len(data)
         if self.exchange is not None:
             self.exchange.sent(len(data))
 
@@ -449,6 +460,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.access_policy = settings.access_policy()
         self.connection_options = settings.connection_options()
         self.header_timeout = settings.header_timeout
+        self.access_log = AccessLog.at(settings.access_log)
         self.max_connections = listener_limit(settings.max_connections)
         self.max_requests = math.inf  # that are in greenlets at a time
         self._direct = DirectDispatch(app, self.access_policy)
@@ -601,7 +613,7 @@ class Server(WSGIServer):  # type: ignore[misc]
     @property
     def logs_requests(self) -> bool:
         """True if a handler logs each request."""
-        return Handler.logger.isEnabledFor(logging.INFO)
+        return self.access_log is not None or Handler.logger.isEnabledFor(logging.INFO)
 
     def serve(self, client: ClientConnection, data: bytes) -> None:
         """Serve what has come, if need be in a greenlet."""

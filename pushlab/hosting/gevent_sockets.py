@@ -48,9 +48,10 @@ def wait_until_gone(
 class GeventChannel:
     """A socket that gevent's loop watches, without a greenlet."""
 
-    __slots__ = ("_socket", "_watcher", "send")
+    __slots__ = ("_socket", "_watcher", "close_code", "send")
 
     def __init__(self, sock: Any) -> None:
+        self.close_code: int | None = None
         self._watcher: Any = None
         self._own(sock)
 

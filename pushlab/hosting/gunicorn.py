@@ -17,6 +17,7 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from pushlab import limits
 from pushlab.feed import Feed
+from pushlab.hosting import StartupError
 from pushlab.hosting.gevent_server import Handler, Server
 from pushlab.hosting.lifecycle import announce, hosting_of
 from pushlab.hosting.settings import ServerSettings
@@ -59,12 +60,16 @@ class GunicornServer(Server):
         )
         configure(listener)
         self._stopping: gevent.Greenlet | None = None
-        super().__init__(listener, application, settings, **its_options)
+        try:
+            super().__init__(listener, application, settings, **its_options)
+        except StartupError as error:  # with this status gunicorn does not try again
+            its_options["log"].error("%s", error)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
         self.max_requests = self.pool.size  # --worker-connections
 
     @property
     def logs_requests(self) -> bool:
-        return bool(self.log.access_log_enabled)
+        return self.access_log is not None or bool(self.log.access_log_enabled)
 
     def start(self) -> None:
         """Accept connections, and print where; signals are gunicorn's."""

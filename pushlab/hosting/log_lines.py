@@ -20,14 +20,15 @@ def printable(text: str) -> str:
 
 
 class NonBlockingHandler(logging.Handler):
-    """Writes to standard error from a thread of its own.
+    """Writes to standard error, or a file, from a thread.
 
     Where nothing reads the other end of a pipe, writing blocks: on gevent every greenlet, so the
     whole server. More than `limits.MAX_LOG_LINES` lines that wait are dropped and counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, descriptor: int = 2) -> None:
         super().__init__()
+        self._descriptor = descriptor
         # This class and this function are those of the system's threads, also on gevent.
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         self._dropped = 0
@@ -37,10 +38,14 @@ class NonBlockingHandler(logging.Handler):
         atexit.register(self._wait_for_writing)
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.put(self.format(record))
+
+    def put(self, line: str) -> None:
+        """Have a line written."""
         if self._lines.qsize() >= limits.MAX_LOG_LINES:
             self._dropped += 1
             return
-        text = f"{self.format(record)}\n"
+        text = f"{line}\n"
         if self._dropped:
             text = f"({self._dropped} log lines were dropped)\n{text}"
             self._dropped = 0
@@ -51,7 +56,7 @@ class NonBlockingHandler(logging.Handler):
             line = self._lines.get()
             try:
                 while line:
-                    line = line[os.write(2, line) :]
+                    line = line[os.write(self._descriptor, line) :]
             except OSError:
                 pass  # nothing reads them: there is nowhere to say so
 

@@ -38,6 +38,7 @@ class ServerSettings:
     certfile: str | None = None
     keyfile: str | None = None
     log_level: str = "warning"
+    access_log: str | None = None  #: a file, or "-" for standard error
     reuse_port: bool = False  #: whether other processes listen there, too
 
     def url(self, port: int) -> str:
@@ -183,6 +184,10 @@ _OPTIONS = (
         "--log-level", default=ServerSettings.log_level, show_default=True,
         type=click.Choice(("debug", "info", "warning", "error")), help="info logs every request.",
     ),
+    click.option(
+        "--access-log", metavar="FILE",
+        help="Write a line of JSON for each request to a file; - is standard error.",
+    ),
 )  # fmt: skip
 
 
@@ -204,7 +209,8 @@ def from_config(config: Mapping[str, Any]) -> ServerSettings:
 
     `PUSHLAB_ALLOW_ORIGINS`, `PUSHLAB_ALLOW_HOSTS` (None, the default, accepts any) and
     `PUSHLAB_TRUSTED_PROXIES` are lists, or texts with commas; `PUSHLAB_PING_INTERVAL` is in
-    seconds. Raises ValueError with one line.
+    seconds; `PUSHLAB_ACCESS_LOG` is a file, or "-" for standard error. Raises ValueError with one
+    line.
     """
 
     def texts(name: str) -> list[str]:
@@ -231,6 +237,7 @@ def from_config(config: Mapping[str, Any]) -> ServerSettings:
         allow_hosts=hosts,
         trusted_proxies=proxies,
         ping_interval=ping_interval or limits.PING_INTERVAL,
+        access_log=config.get("PUSHLAB_ACCESS_LOG") or None,
     )
 
 

@@ -28,6 +28,7 @@ from flask import Flask
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from pushlab import limits
+from pushlab.hosting.access_log import AccessLog, Entry
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.lifecycle import hosting_of, serve, stop_signals
 from pushlab.hosting.listener import AcceptErrors
@@ -126,6 +127,8 @@ class Handler(WSGIRequestHandler):
     deadline = math.inf
     #: What counts the bytes of the request, if they are counted.
     exchange: Exchange | None = None
+    #: Its entry in the access log, if there is one.
+    entry: Entry | None = None
 
     def setup(self) -> None:
         super().setup()
@@ -158,6 +161,8 @@ class Handler(WSGIRequestHandler):
         except OSError as error:  # whatever TLS calls it
             raise BrokenPipeError(str(error)) from error
         self._left -= len(data)
+        if self.entry is not None:
+            self.entry.bytes += len(data)
         if self.exchange is not None:
             self.exchange.sent(len(data))
             if self._left <= 0:
@@ -231,12 +236,18 @@ class Handler(WSGIRequestHandler):
         try:
             super().run_wsgi()
         finally:
-            if self.exchange is not None and not self.is_detached:
-                self.exchange.closed()
+            if not self.is_detached:
+                if self.exchange is not None:
+                    self.exchange.closed()
+                if self.entry is not None:
+                    connection = self.environ.get("wsgi.websocket")
+                    self.entry.end(connection and connection.ended_with)
 
     def make_environ(self) -> dict[str, Any]:
         environ = super().make_environ()
         environ[ON_RELEASE] = self.server.release
+        if self.server.access_log is not None:
+            self.entry = self.server.access_log.begin(environ, self.path)
         if not is_websocket_upgrade(environ):
             body = RequestBody(self.rfile, self.request_headers, self.connection.sendall)
             environ["wsgi.input"], environ["wsgi.input_terminated"] = body.for_application(), True
@@ -254,6 +265,8 @@ class Handler(WSGIRequestHandler):
 
     def send_response(self, code: int, message: str | None = None) -> None:
         self.log_request(code)
+        if self.entry is not None:
+            self.entry.status = code
         self.send_response_only(code, message)
         # The version is that of the server, whatever the client's (RFC 9110 section 2.5).
         self._headers_buffer[0] = self._headers_buffer[0].replace(b"HTTP/1.0", b"HTTP/1.1", 1)
@@ -324,6 +337,7 @@ class Server(ThreadedWSGIServer):
             self.ssl_context.options |= ssl.OP_NO_RENEGOTIATION
         self.on_shutdown = (*hosting.on_shutdown, *on_shutdown)
         self.header_timeout = settings.header_timeout
+        self.access_log = AccessLog.at(settings.access_log)
         self.handlers: set[Handler] = set()
         self._deadlines = Deadlines()
         self._accept_errors = AcceptErrors()

@@ -132,6 +132,7 @@ class ThreadChannel:
         "_settled",
         "_socket",
         "_wanted",
+        "close_code",
         "receive",
         "send",
     )
@@ -145,6 +146,7 @@ class ThreadChannel:
         self._selector_thread = selector_thread
         self._released: Callable[[], None] = _nothing
         self._is_closed = False
+        self.close_code: int | None = None
         #: The events to wait for, the callback, and its argument.
         self._wanted: tuple[int, Callable[[Any], None], Any] | None = None
         self._settled = 0  # the events that the selector has

@@ -13,6 +13,7 @@ from typing import Any
 
 from flask import Flask
 
+from pushlab.hosting.access_log import ENTRY, Entry
 from pushlab.hosting.metering import EXCHANGE, Exchange
 from pushlab.hosting.settings import ServerSettings
 from pushlab.hosting.socket_options import configure
@@ -106,6 +107,9 @@ class WerkzeugConnection(ThreadConnection):
             sock.__class__, channel = _DetachedPlainSocket, ThreadChannel(sock, _selector_thread)
         self._socket = channel
         self._upgrade.conversing.add(self)
+        if (entry := environ.get(ENTRY)) is not None:
+            entry.status = 101
+            channel.send = entry.counting(channel.send)
         early += channel.pending()
         response = handshake.switching_protocols(environ, self.subprotocol)
         if exchange is not None:
@@ -125,14 +129,17 @@ class WerkzeugConnection(ThreadConnection):
         environ = self._environ
         exchange: Exchange | None = environ.get(EXCHANGE)
         on_release: Callable[[], None] | None = environ.get(ON_RELEASE)
+        entry: Entry | None = environ.get(ENTRY)
 
         def release() -> None:
+            if entry is not None:
+                entry.end(channel.close_code)
             if exchange is not None:
                 exchange.closed()
             if on_release is not None:
                 on_release()
 
-        if exchange is not None or on_release is not None:
+        if (exchange, on_release, entry) != (None, None, None):
             channel.on_close(release)
         return channel
 

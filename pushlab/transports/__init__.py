@@ -20,6 +20,10 @@ if TYPE_CHECKING:  # names and colours need no Flask, as in a load generator
     Respond: TypeAlias = Callable[[Sequence[Feed], Environ], Outcome]
 
 
+#: The key, in the environ, of the transport's name; for the access log.
+TRANSPORT = "pushlab.transport"
+
+
 class Colour(NamedTuple):
     """One hue, for a light page and a dark one."""
 
@@ -98,12 +102,15 @@ def routes() -> "dict[str, Respond]":
 def _route(transports: list[Transport]) -> "Respond":
     from pushlab.wsgi.accept import prefers
 
-    candidates = [(each.accept, import_module(f"{__name__}.{each.name}")) for each in transports]
+    candidates = [(each, import_module(f"{__name__}.{each.name}")) for each in transports]
 
     def respond(feeds: "Sequence[Feed]", environ: "Environ") -> "Outcome":
-        module = next(
-            module for accept, module in candidates if not accept or prefers(environ, accept)
+        transport, module = next(
+            candidate
+            for candidate in candidates
+            if not candidate[0].accept or prefers(environ, candidate[0].accept)
         )
+        environ[TRANSPORT] = transport.name
         response: Outcome = module.update(feeds, environ)
         return response
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pushlab.feed import Feed, positions
 from pushlab.hub import Hub
+from pushlab.transports import TRANSPORT
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ
@@ -22,5 +23,6 @@ def update(
     A 400 for a bad parameter comes before the 101: the hub accepts the handshake when it takes the
     socket.
     """
+    environ[TRANSPORT] = "websocket"
     _, afters, _, carry = parameters.read(environ)
     hub.follow(connection_of(environ), positions(feeds, afters), carry=carry, follower=follower)

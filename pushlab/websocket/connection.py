@@ -49,6 +49,8 @@ class ConnectionClosed(ClientDisconnected, ConnectionError):
 class Channel(Protocol):
     """A non-blocking socket that is watched: what the hub keeps."""
 
+    close_code: int | None  #: of the first close frame, either side's
+
     def send(self, data: bytes | memoryview, /) -> int:
         """Write what fits; return its size in bytes.
 
@@ -98,6 +100,8 @@ class Connection:
         self.detached = False  #: the hub has the socket
         #: The code in the browser's close frame: 1005 if it had none, None without a close frame.
         self.close_code: int | None = None
+        #: The code of the first close frame, whoever sent it; None without one.
+        self.ended_with: int | None = None
         self._socket: Any = None
         self._decoder: frames.Decoder | None = None
         self._max_message = max_message
@@ -331,6 +335,7 @@ class Connection:
         self._ping_due = time.monotonic() + self._ping_interval * random.uniform(0.75, 1.0)
 
     def _send_close(self, event: CloseConnection) -> None:
+        self.ended_with = int(event.code)
         self._write(frames.encode(event), or_give_up=True, last=True)
 
     def _write(self, data: bytes, *, or_give_up: bool = False, last: bool = False) -> None:
