@@ -60,7 +60,7 @@ COUNTERS = {
 GAUGES = {"subscribers": ("transport topic", "Open subscribers, once for each topic.")}
 DURATIONS = {
     "last_write": ("publish_to_last_write", "From publishing to the hub's write to the last."),
-    "redis_lag": ("redis_lag", "From Redis's append to the moment at which a process has it."),
+    "redis_lag": ("redis_lag", "From Redis's append to another process's having it."),
 }
 
 
@@ -170,7 +170,7 @@ class _Collector:
             if (name, "sum") in state.totals and (state.is_connected or name != "redis_lag"):
                 yield self._histogram(name)
         if state.is_connected is not None:
-            meaning = "Whether Redis responds; while it does not, nothing else is known."
+            meaning = "Whether Redis responds and accepts writes; else nothing is known."
             yield GaugeMetricFamily("pushlab_redis_connected", meaning, state.is_connected)
 
     def _histogram(self, name: str) -> Any:

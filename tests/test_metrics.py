@@ -238,7 +238,8 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @contextmanager
 def two_workers(folder: Path, redis: RedisServer, *options: str) -> Iterator[OwnApp]:
-    command = (*WORKER, "--workers", "2", *options, "app:app")
+    # A worker that a test stops is not killed for that.
+    command = (*WORKER, "--workers", "2", "--timeout", "0", *options, "app:app")
     with running(folder, APP, command, REDIS=redis.url) as app:
         yield app
 
@@ -277,7 +278,7 @@ def test_any_scrape_says_the_truth_for_all(
             each.json()
         name = f'pushlab_notifications_total{{{ORDERS},transport="websocket"}}'
         until(app, {name: before[name] + 3})
-        eventually(lambda: scrape(app)["pushlab_redis_lag_seconds_count"] >= 2)
+        eventually(lambda: scrape(app)["pushlab_redis_lag_seconds_count"])
         psutil.Process(other).kill()
         until(app, subscribers(ORDERS, 1, "websocket"))
         assert scrape(app)[name] >= before[name] + 3, "a total never goes back"

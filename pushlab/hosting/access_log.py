@@ -1,7 +1,8 @@
 """The access log: a line of JSON for each request.
 
-It is written when the request has ended: a long poll, an event stream and a WebSocket end when their connection, or response, does. No header
-and no query is logged, beside the topics: cookies and tokens are in them.
+It is written when the request has ended: a long poll with its response, an event stream and a
+WebSocket with their connection. No header and no query is logged, beside the topics: cookies and
+tokens are in them.
 """
 
 import json
