@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from flask import Flask, Response, abort, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import HTTPException
 
 from lab import documentation, source_view, static_files
+from lab.classroom import HINTS, Classroom, qr_code
 from lab.glossary import GLOSSARY
 from lab.instruments import Lab
 from lab.settings import Settings
@@ -97,10 +99,15 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             glossary=GLOSSARY,
             counted=lab.meters.are_counting,
             source=lab.source_problem,
+            hints=HINTS,
+            classroom=lab.classroom and _invitation(lab.classroom, lab.ports[0]),
         )
         page = Response(text)
         page.headers["Content-Security-Policy"] = content_security_policy(request.host)
         page.headers["Cache-Control"] = "no-cache"
+        if lab.classroom:
+            # The teacher's key is in the page's URL at first; a path would be in Referer.
+            page.headers["Referrer-Policy"] = "strict-origin"
         return page
 
     # GET /data is the short poll; GET /update the long poll, or an event stream. A WebSocket at
@@ -190,6 +197,19 @@ def _lanes(present: str | None) -> Iterable[str]:
         if name not in TRANSPORTS:
             abort(400, f"present: no transport {name!r}; there are: {', '.join(TRANSPORTS)}")
     return dict.fromkeys(names)
+
+
+class Invitation(NamedTuple):
+    """What a class's page shows, so that others can join."""
+
+    urls: list[str]
+    code: Markup  #: the first as a QR code
+
+
+def _invitation(room: Classroom, port: int) -> Invitation:
+    host, _, _ = request.host.rpartition(":")
+    urls = room.urls(port, host.strip("[]"))
+    return Invitation(urls, Markup(qr_code(urls[0])))  # noqa: S704 - made by us
 
 
 class Place(NamedTuple):

@@ -2,8 +2,9 @@
 
 To the page the server sends JSON objects with one or more of these names:
 
-- `lab`, once, at first: the feed's epoch, whether the page may control the data, the paces to
-  choose from; `"metered": false` where the server counts no bytes.
+- `lab`, at first: the feed's epoch, whether the page may control the data, the paces to choose
+  from; `"metered": false` where the server counts no bytes; with --class the page's role in
+  `class`. Once more when the page has become the teacher's.
 - `reading`: the newest reading, as soon as it changes, with its `age` in seconds, which does not
   depend on how the clock is set.
 - `source`: in words, why the data does not change any more.
@@ -11,9 +12,11 @@ To the page the server sends JSON objects with one or more of these names:
   exchanges that have finished since the last report, as in `meter.Record`.
 - `clock`: the server's time, with the time that the page sent.
 - `frozen`: for how many seconds the server now does nothing.
+- `experiment`: the run that the teacher has started for all, with its `age` in seconds, or null
+  when it has ended; `class`, to the teacher, with `meters`: the class's pages, medians, results.
 - `error`: why the page's last message was rejected. The session goes on.
 
-The page sends objects with `do`, one of COMMANDS.
+The page sends objects with `do`, one of COMMANDS, or with --class of classroom.COMMANDS.
 """
 
 import json
@@ -22,9 +25,11 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from lab import classroom, network
+from lab.classroom import Classroom, CommandRejected, Member
 from lab.far_ports import far_ports
 from lab.meter import Meter, Meters, is_lane
 from lab.pace import BURST_GAP, Pace
@@ -42,17 +47,13 @@ COMMANDS = ("clock", "watch", "cut", "change", "burst", "pace", "freeze")
 
 REPORT_INTERVAL = 1.0  #: seconds between two reports
 MAX_COMMAND = 2048  #: bytes of a message from the page
-MAX_PAGES = 250  #: pages whose instruments may run at once
+MAX_PAGES = 300  #: pages whose instruments may run at once
 MAX_LANES = 8  #: lanes that one page may watch
 MAX_TIME = 1e18  #: milliseconds: no clock reaches it, and there are integers that no float can hold
 BURST = 50  #: changes of a burst
 FREEZE = 5.0  #: seconds for which the server is frozen
 #: Seconds, beside those between two changes, after which no other process is the source either.
 REPLACED = 5.0
-
-
-class CommandRejected(Exception):
-    """A command is not carried out; the message says why."""
 
 
 class Lab:
@@ -64,8 +65,10 @@ class Lab:
         self.pace = Pace(settings.pace)
         self.meters = Meters()
         #: The server's ports by round trip in milliseconds.
-        self.ports: dict[float, int] = {}
+        self.ports: dict[float, int] = {0: settings.port}
         self.is_paced = settings.source in PACED
+        #: The class, with --class.
+        self.classroom = Classroom(settings) if settings.classroom else None
         self.source_state = "running"  #: or "ended" or "failed"
         self._problem = ""  # the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
@@ -111,9 +114,15 @@ class Lab:
     def far_ports(self, port: int) -> Iterator[None]:
         """Open the server's far ports, and print their URLs."""
         with far_ports(self.settings.far, host=self.settings.host, port=port) as opened:
-            for far in opened:
-                say(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}")
             self.ports = {0: port, **{far.milliseconds: far.port for far in opened}}
+            if self.classroom:
+                self.classroom.announce(port)
+            else:
+                for far in opened:
+                    say(f"{far.milliseconds:g} ms away: {self.settings.url(far.port)}")
+                for host in network.addresses(self.settings.host):
+                    if host != self.settings.host:
+                        say(f"From other machines: {self.settings.url(port, host)}")
             yield
 
     def serve(self, socket: Connection, environ: Mapping[str, Any]) -> None:
@@ -124,7 +133,8 @@ class Lab:
         allowed = self.settings.controls
         may_control = is_loopback_request(environ) if allowed is None else allowed
         try:
-            LabSession(self, socket, may_control=may_control).serve()
+            with self.classroom.joined() if self.classroom else nullcontext() as member:
+                LabSession(self, socket, may_control=may_control, member=member).serve()
         finally:
             self._sessions.release()
 
@@ -168,10 +178,13 @@ class Lab:
 class LabSession:
     """One page's connection to the lab."""
 
-    def __init__(self, lab: Lab, socket: Connection, *, may_control: bool) -> None:
+    def __init__(
+        self, lab: Lab, socket: Connection, *, may_control: bool, member: Member | None = None
+    ) -> None:
         self._lab = lab
         self._socket = socket
-        self._may_control = may_control
+        self._may_control_alone = may_control
+        self._member = member  #: of the class, if there is one
         #: By lane: its meter, and the number of the last exchange that was reported.
         self._watched: dict[str, tuple[Meter, int]] = {}
         self._reporting = threading.Lock()
@@ -179,12 +192,8 @@ class LabSession:
     def serve(self) -> None:
         """Report in the background, and carry out the page's commands."""
         lab = self._lab
-        paces = list(lab.pace.names) if lab.is_paced else []
-        about = {"epoch": lab.feed.epoch, "may_steer": self._may_control, "paces": paces}
-        if not lab.meters.are_counting:
-            about["metered"] = False
         try:
-            self._send(lab=about, **self._state())
+            self._send(lab=self._about(), **self._state())
         except ConnectionClosed:
             return
         threading.Thread(target=self._report_until_closed, name="lab", daemon=True).start()
@@ -197,7 +206,25 @@ class LabSession:
         finally:
             self._set_watched([])
 
+    @property
+    def _may_control(self) -> bool:
+        return self._member.is_teacher if self._member else self._may_control_alone
+
     # Reports.
+
+    def _about(self) -> dict[str, Any]:
+        lab = self._lab
+        about = {
+            "epoch": lab.feed.epoch,
+            "may_steer": self._may_control,
+            "paces": list(lab.pace.names) if lab.is_paced else [],
+        }
+        if not lab.meters.are_counting:
+            about["metered"] = False
+        if member := self._member:
+            role = "teacher" if member.is_teacher else "student"
+            about["class"] = {"role": role, "address": member.room.urls(lab.ports[0])[0]}
+        return about
 
     def _send(self, **message: Any) -> None:
         self._socket.send(json.dumps(message, separators=(",", ":")))
@@ -218,9 +245,14 @@ class LabSession:
         except ConnectionClosed:
             pass  # `receive` ends, too
 
-    def _state(self) -> dict[str, str]:
-        problem = self._lab.source_problem
-        return {"pace": self._lab.pace.name, **({"source": problem} if problem else {})}
+    def _state(self) -> dict[str, Any]:
+        lab = self._lab
+        state: dict[str, Any] = {"pace": lab.pace.name}
+        if problem := lab.source_problem:
+            state["source"] = problem
+        if self._member:
+            state.update(self._member.room.news(self._member))
+        return state
 
     def _report(self) -> None:
         with self._reporting:  # two threads report, and each exchange is reported once
@@ -271,7 +303,9 @@ class LabSession:
                 raise CommandRejected("lane: not one that this page watches")
             case {"do": "change" | "burst" | "pace" | "freeze"} if not self._may_control:
                 raise CommandRejected(
-                    "only a browser on the server's own machine may use this; see --controls"
+                    "the teacher has the controls"
+                    if self._member
+                    else "only a browser on the server's own machine may use this; see --controls"
                 )
             case {"do": "change" | "burst" as what}:
                 lab.change(BURST if what == "burst" else 1)
@@ -287,8 +321,19 @@ class LabSession:
             case {"do": "freeze"}:
                 self._send(frozen=FREEZE)
                 lab.command({"freeze": True})
+            case {"do": str(what)} if self._member and what in classroom.COMMANDS:
+                self._take_part(self._member, command)
             case _:
-                raise CommandRejected(f"do: none of {', '.join(COMMANDS)}")
+                commands = COMMANDS + (classroom.COMMANDS if self._member else ())
+                raise CommandRejected(f"do: none of {', '.join(commands)}")
+
+    def _take_part(self, member: Member, command: dict[str, Any]) -> None:
+        """Carry out a command of the class's."""
+        member.room.carry_out(member, command)
+        if command["do"] == "teach":
+            self._send(lab=self._about())
+        if member.is_teacher:
+            self._report()
 
     def _set_watched(self, lanes: list[str]) -> None:
         """Watch these lanes, whose meters are kept, and no others."""

@@ -17,7 +17,7 @@ from pushlab.wsgi.responses import WSGI, Environ, error
 
 #: Lanes whose meters are kept although no page watches them and no connection is open. Beyond it,
 #: those that were quiet for the longest are forgotten.
-MAX_LANES = 1000
+MAX_LANES = 1200
 #: Finished exchanges that are kept per lane until the lab has sent them.
 MAX_RECORDS = 200
 #: Seconds for which the connections of a lane that was cut are aborted.

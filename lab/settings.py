@@ -4,11 +4,12 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lab.sources import PACED, SOURCES
 from pushlab.hosting import StartupError, workers
@@ -38,6 +39,7 @@ class Settings(ServerSettings):
     workers: int = 1  #: processes that serve
     redis: str | None = None  #: the URL of a Redis that several processes share
     controls: bool | None = None  #: whether pages may change the data; None: those of this machine
+    classroom: bool = False  #: whether pages are a class's, whose teacher has the controls
 
 
 def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
@@ -85,6 +87,12 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
     help="Let all pages change the data, or none. Default: those of this machine.",
 )
 @click.option(
+    "--class",
+    "classroom",
+    is_flag=True,
+    help="Serve a class: on the network, with the controls for the teacher alone.",
+)
+@click.option(
     "--workers",
     metavar="N",
     type=click.IntRange(1, 64),
@@ -113,6 +121,8 @@ def _round_trips(_: Any, __: Any, texts: Sequence[str]) -> tuple[float, ...]:
 )
 def _command(**options: Any) -> Settings:
     check(options)
+    if options["classroom"]:
+        options["host"] = _host_of_a_class(options)
     settings = Settings(**options)
     if settings.pace is not None and settings.source not in PACED:
         raise click.UsageError(f"--pace is for load and clock; {settings.source} has its own pace")
@@ -132,6 +142,20 @@ def _command(**options: Any) -> Settings:
             "set PUSHLAB_TOKEN"
         )
     return settings
+
+
+def _host_of_a_class(options: Mapping[str, Any]) -> str:
+    """Return the address to listen on; may raise UsageError."""
+    if options["controls"] is not None:
+        raise click.UsageError(
+            "--class gives the controls to the teacher, so leave out --controls and --no-controls"
+        )
+    if options["workers"] > 1:
+        raise click.UsageError(
+            "--class: one process counts the pages of a class, so leave out --workers"
+        )
+    is_default = click.get_current_context().get_parameter_source("host") is ParameterSource.DEFAULT
+    return "0.0.0.0" if is_default else str(options["host"])  # noqa: S104
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -158,7 +182,10 @@ def from_command_line(name: str) -> Settings:
     several --workers is started again for each of them; this process then only looks after them.
     """
     if name != "__main__":
-        return parse([])
+        settings = parse([])
+        if settings.classroom:  # which prints the teacher's key
+            exit_with("--class is for serve.py, serve2.py and servers/threads.py themselves")
+        return settings
     settings = parse(sys.argv[1:])
     if settings.workers == 1:
         return settings

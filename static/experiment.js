@@ -78,6 +78,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		onStartForAll: null,
 		/** @type {(result: Result) => void} */
 		onFinished: () => {},
+		/** @type {(url: string) => string} what is to be added to the URL of another place */
+		linkTo: (url) => url,
 
 		/** The id of the experiment that runs, or of which the prediction is awaited for all. */
 		get running() {
@@ -134,7 +136,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	/** @param {Place} place @param {string} id */
 	function goTo([, , url], id) {
-		location.href = url + location.search + fragment(id);
+		location.href = api.linkTo(url + location.search) + fragment(id);
 	}
 
 	/** Take along what was measured at another port, or before the page was loaded again. */

@@ -11,7 +11,7 @@ const PERIOD = 2000;
 const STALE_AFTER = 2500; // a report comes every second; noticed before any reading counts as lost
 const TIMEOUT = 15_000; // longer than a server is frozen on purpose
 
-/** @typedef {{ do: string, pace?: string, lane?: string, lanes?: string[], sent?: number }} Command */
+/** @typedef {{ do: string, pace?: string, lane?: string, lanes?: string[] | Record<string, unknown>, sent?: number, key?: string, id?: string, run?: number, experiment?: string, prediction?: string | number | null, value?: string | number | null }} Command */
 
 /** The browser half of lab/instruments.py. `onMessage` is called with each message but the time. */
 export class Lab extends Reconnector {

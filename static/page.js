@@ -51,6 +51,7 @@ lab.onMessage = (message) => {
 	}
 	experiments?.onMessage(message);
 	if (error) notify(`That was refused: ${error}.`);
+	classroom?.receive(message);
 	if (frozen) notify(`The server is frozen for ${frozen} seconds. Nothing moves, nothing is lost.`);
 };
 
@@ -59,6 +60,9 @@ for (const element of document.querySelectorAll("section[data-transport]")) {
 	const { default: Transport } = await import(`./transports/${card.dataset.transport}.js`);
 	lanes.push(new Lane(card, Transport, { page, reading, server, lab, send }));
 }
+
+const room = /** @type {HTMLElement | null} */ (document.querySelector("[data-classroom]"));
+const classroom = room && (await import("./classroom.js")).makeClassroom(room, { lab, lanes, send });
 
 /** @type {ReturnType<typeof setTimeout>} */
 let clearing;
@@ -87,6 +91,7 @@ document.addEventListener("click", ({ target }) => {
 
 const hold = () => holdButton.click();
 experiments = makeExperiments(find(".experiments"), { lanes, send, hold });
+classroom?.take(experiments);
 
 /** @type {ReturnType<typeof setInterval>} */
 let ticking;

@@ -41,9 +41,10 @@ class ServerSettings:
     access_log: str | None = None  #: a file, or "-" for standard error
     reuse_port: bool = False  #: whether other processes listen there, too
 
-    def url(self, port: int) -> str:
-        """Return the URL for a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.host, self.host)  # noqa: S104
+    def url(self, port: int, host: str = "") -> str:
+        """Return the URL at `host`, or for this machine's browsers."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+        host = host or local.get(self.host, self.host)
         scheme = "https" if self.certfile else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -145,7 +146,10 @@ def seconds(_: Any, __: Any, text: str | float | None) -> float | None:
 _PEM = click.Path(dir_okay=False)
 
 _OPTIONS = (
-    click.option("--host", default=ServerSettings.host, help="The address to listen on."),
+    click.option(
+        "--host", default=ServerSettings.host,
+        help="The address to listen on. Default: 127.0.0.1, this machine alone; 0.0.0.0: any.",
+    ),
     click.option(
         "--port",
         default=lambda: os.environ.get("PORT") or str(ServerSettings.port),
@@ -158,7 +162,7 @@ _OPTIONS = (
     ),
     click.option(
         "--allow-host", "allow_hosts", multiple=True, metavar="NAME", callback=_hosts,
-        help="Accept this Host on loopback, too. Repeatable.",
+        help="Accept this Host on loopback, too; --host lets others connect. Repeatable.",
     ),
     click.option(
         "--trusted-proxy", "--trusted-proxies", "trusted_proxies", multiple=True,

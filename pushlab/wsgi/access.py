@@ -148,8 +148,14 @@ def missing_host() -> Response:
 
 def misdirected(host: str) -> Response:
     """Return the 421 of RFC 9110 section 15.5.20."""
-    how = "--allow-host, or allow_hosts= in an app of your own, adds a name"
-    return error("421 Misdirected Request", f"Host {host!r} is not served here; {how}")
+    name = re.sub(r":[0-9]*$", "", host.strip().lower())
+    name = name if re.fullmatch(r"[a-z0-9_.-]{1,100}", name) else "NAME"
+    message = (
+        f"Host {host!r} is not served here: this server listens on loopback, and so only responds "
+        f"to localhost. To have a proxy such as nginx pass requests for {name}: --allow-host "
+        f"{name}, or allow_hosts= in an app of your own. To serve a network: --host 0.0.0.0"
+    )
+    return error("421 Misdirected Request", message)
 
 
 def foreign(origin: str) -> Response:
