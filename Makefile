@@ -79,7 +79,7 @@ $(VENV)/run: requirements.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/servers: requirements.txt servers/requirements.txt | $(VENV)/bin/python
-	$(INSTALL) -r requirements.txt $(shell grep -o '^redis[^ ]*' servers/requirements.txt)
+	$(INSTALL) -r requirements.txt $(shell grep -oE '^(redis|prometheus)[^ ]*' servers/requirements.txt)
 	@touch $@
 
 $(VENV)/compare: requirements.txt bench/requirements.txt | $(VENV)/bin/python
