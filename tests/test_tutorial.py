@@ -4,10 +4,12 @@ import json
 import re
 import select
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +23,7 @@ from bench.servers import free_port
 from tests.browsing import Browser
 from tests.clients import RawSocket, Response
 from tests.conftest import ROOT, Program, Server, eventually, until_same
+from tests.hosting import BIN
 from tests.redis_server import RedisServer
 
 TUTORIAL = ROOT / "docs" / "tutorial"
@@ -538,3 +541,228 @@ def test_the_page_shows_what_is_said(start_stage: Start, browser: Browser, numbe
         until_shown(browser, "Log in first.")
     browser.close()
     browser.switch_to.window(first)
+
+
+# What else a stage does, and the solutions of the exercises.
+
+
+def test_a_wait_ends_after_some_seconds(start_stage: Start) -> None:
+    """The browser asks again; a stream goes on with a comment."""
+    for number in (3, 4):
+        assert start_stage(number, seconds=0.1).http.get("/news?after=1").status == 204
+    stream = Asked(start_stage(5, seconds=0.1).send_get("/news"))
+    assert stream.line(": ") == "nothing new"
+    stream.close()
+
+
+def test_how_often_the_page_was_loaded(start_stage: Start) -> None:
+    stage = start_stage(1, solution=True)
+    first, second = (stage.http.get("/").body for _ in range(2))
+    assert b"Loaded 1 times" not in second
+    times = [int(re.findall(rb"Loaded (\d+) times", body)[0]) for body in (first, second)]
+    assert times[1] == times[0] + 1
+
+
+def test_how_many_polls_were_in_vain(start_stage: Start) -> None:
+    stage = start_stage(2, solution=True)
+    known = {"If-None-Match": stage.http.get("/news").headers["ETag"]}
+    for _ in range(3):
+        stage.http.get("/news", headers=known)
+    assert stage.http.get("/count").json == {"200": 1, "304": 3}
+
+
+#: The texts of a list in the page.
+ITEMS = "return [...document.querySelectorAll('li')].map((item) => item.textContent)"
+
+
+def test_a_long_poll_brings_all_that_was_missed(start_stage: Start, browser: Browser) -> None:
+    stage = start_stage(4, solution=True)
+    for text in ("Goal!", "Offside."):
+        stage.say(text)
+    assert stage.http.get("/news?after=1").json == {"number": 3, "texts": ["Goal!", "Offside."]}
+    assert len(stage.http.get("/news?after=7").json["texts"]) == 3  # it was restarted
+    browser.open(stage.url)
+    stage.say("Half-time.")
+    texts = ["The match begins.", "Goal!", "Offside.", "Half-time."]
+    until_same(lambda: (browser.execute_script(ITEMS), texts))
+
+
+def test_each_stream_has_a_thread(start_stage: Start) -> None:
+    stage = start_stage(5, solution=True)
+    before = int(stage.http.get("/threads").body)
+    streams = [stage.ask("/news") for _ in range(3)]
+    assert all(stream.line("data: ") for stream in streams)
+    assert int(stage.http.get("/threads").body) == before + 3
+
+
+def test_the_browser_says_it_by_its_websocket(start_stage: Start, browser: Browser) -> None:
+    stage = start_stage(6, solution=True)
+    with stage.connect() as other:
+        browser.open(stage.url)
+        until_shown(browser, "The match begins.")
+        eventually(
+            lambda: any(each == "webSocketFrameReceived" for each, _ in browser.network_log())
+        )
+        browser.execute_script(f"{TYPED} = 'Goal!'; {SUBMIT}")
+        assert text_of(other) == "Goal!"
+        until_shown(browser, "Goal!")
+    assert stage.log.count("POST") == 0
+
+
+def test_the_hub_brings_what_was_missed(start_stage: Start, browser: Browser) -> None:
+    stage = start_stage(8, solution=True)
+    with stage.websocket("/news?after=") as opened:
+        cursor = opened.json()["cursor"]
+    for text in ("Goal!", "Offside."):
+        stage.say(text)
+    with stage.websocket(f"/news?after={cursor}") as opened:
+        assert [text_of(opened) for _ in range(2)] == ["Goal!", "Offside."]
+    browser.open(stage.url)
+    texts = ["The match begins.", "Goal!", "Offside."]
+    until_same(lambda: (browser.execute_script(ITEMS), texts))
+    stage.stop()
+    stage = start_stage(8, solution=True, port=stage.port)
+    stage.say("Half-time.")
+    until_same(lambda: (browser.execute_script(ITEMS), ["The match begins.", "Half-time."]))
+
+
+def until_watching(browser: Browser, number: int) -> None:
+    """Wait until the page says that so many are watching."""
+    shown = "return document.querySelector('p').textContent"
+    until_same(lambda: (browser.execute_script(shown), f"{number} watching"))
+
+
+def test_how_many_watch(start_stage: Start, browser: Browser) -> None:
+    stage = start_stage(9, solution=True)
+    browser.open(stage.url + stage.page)
+    until_watching(browser, 1)
+    with stage.follow("match/final"):
+        until_watching(browser, 2)
+    until_watching(browser, 1)
+    stage.say("Goal!")
+    until_shown(browser, "Goal!")
+
+
+def test_the_sleeper_and_the_flood(start_stage: Start) -> None:
+    stage = start_stage(8)
+    sleeper = Program("docs/tutorial/sleeper.py", str(stage.port), stdin=subprocess.PIPE)
+    stage.until_idle()
+    flood = Program("docs/tutorial/flood.py", str(stage.port))
+    assert flood.wait() == 0, flood.log
+    assert [line.partition(":")[0] for line in flood.out] == [
+        f"{number} texts" for number in (100, 200, 300, 400)
+    ]
+    assert sleeper.process.stdin
+    sleeper.process.stdin.write("\n")
+    sleeper.process.stdin.flush()
+    stage.until_idle()
+    stage.stop()
+    assert sleeper.wait() == 0, sleeper.log
+    assert "bytes so far. The connection has ended." in sleeper.out[-1]
+
+
+# What the pages say.
+
+
+def blocks(number: int) -> list[tuple[str, list[str]]]:
+    """Return a page's code blocks: the language, and the lines."""
+    text = (program(number).parent / "index.rst").read_text()
+    found = re.findall(r"^\.\. code:: (\w+)\n\n((?: {3}.*\n|\n)+)", text, re.M)
+    return [
+        (language, [each[3:] for each in body.splitlines() if each]) for language, body in found
+    ]
+
+
+class Typed(Program):
+    """A command of a page, typed into a terminal of its own."""
+
+    def __init__(self, command: str, folder: Path, servers: Mapping[str, Stage]) -> None:
+        for port, stage in servers.items():
+            command = command.replace(f":{port}", f":{stage.port}")
+        command = command.replace("curl ", "curl -v ", 1)
+        where = f"cd {folder} && PATH={BIN}:$PATH"
+        super().__init__("-c", f"{where}; exec {command}", command=["sh"], stdin=subprocess.PIPE)
+        self.servers = servers.values()
+        eventually(self.is_done)
+        for stage in self.servers:
+            stage.until_idle()
+
+    def is_done(self) -> bool:
+        """Tell whether it has ended, or has sent its request."""
+        return (
+            self.process.poll() is not None or "Connected to" in self.text or "\n> \n" in self.log
+        )
+
+    @property
+    def text(self) -> str:
+        """Everything that it has printed."""
+        ports = zip(("8000", "8001"), self.servers, strict=False)
+        text = "".join(self.out).replace("\r", "")
+        for port, stage in ports:
+            text = text.replace(f":{stage.port}", f":{port}")
+        return text
+
+    def end(self) -> None:
+        """End it, if it has not ended."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self.wait()
+
+
+#: The parts of a page, in their order.
+PARTS = [
+    "Predict",
+    "Touch the wire",
+    "The program",
+    "Break it",
+    "What it still gets wrong",
+    "Exercise",
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_a_page_has_all_its_parts(number: int) -> None:
+    """And the difference to the next stage is made from the programs."""
+    text = (program(number).parent / "index.rst").read_text()
+    last = "To the next stage" if number < 11 else "Where to go on"
+    assert re.findall(r"^(.+)\n-+\n", text, re.M) == [*PARTS, last]
+    assert f"\n   flask --app stage{number:02} run --port 8000\n" in text
+    assert f"\n.. literalinclude:: stage{number:02}.py\n" in text
+    assert "`exercise/solution.py <exercise/solution.py>`_" in text
+    following = f"stage{number + 1:02}"
+    diff = f"\n.. literalinclude:: ../{following}/{following}.py\n   :diff: stage{number:02}.py\n"
+    assert (diff in text) == (number < 11)
+    assert f"stage{number:02}/index.rst>`_" in (TUTORIAL / "index.rst").read_text()
+
+
+def is_in(line: str, typed: "list[Typed]") -> bool:
+    """Tell whether a command has printed this."""
+    return any(line in each.text for each in typed)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_wire_is_as_the_page_says(start_stage: Start, tmp_path: Path, number: int) -> None:
+    """Each command is typed, in its order; what the page shows then has been printed."""
+    ports, environment = ["8000"], {}
+    with ExitStack() as stack:
+        if number == 11:
+            redis = RedisServer(tmp_path)
+            stack.callback(redis.stop)
+            ports, environment = ["8000", "8001"], {"REDIS_URL": redis.url, "SECRET_KEY": "a text"}
+        servers = {port: start_stage(number, environment=environment) for port in ports}
+        typed: list[Typed] = []
+        for language, lines in blocks(number):
+            for line in lines:
+                if language == "sh" and line.startswith(("curl ", "python -m websockets ")):
+                    typed.append(Typed(line, tmp_path, servers))
+                    stack.callback(typed[-1].end)
+                elif language == "sh":
+                    assert re.fullmatch(
+                        r"flask --app stage\d\d run --port 800[01]( --without-threads)?"
+                        r"|python \.\./(sleeper|flood)\.py|pip install redis python-dotenv",
+                        line,
+                    )
+                elif language == "text":
+                    eventually(partial(is_in, line, typed))
+        for each in typed if number == 10 else ():  # the logout has ended the stream
+            assert each.wait() in (0, 18)  # 18: before it was complete
