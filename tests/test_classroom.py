@@ -531,3 +531,58 @@ def test_another_distance_is_the_teachers_too(start: Start, browser: Browser) ->
     eventually(lambda: browser.find("[data-classroom]").is_displayed())
     assert "key" not in browser.current_url
     assert browser.find(".address").text == server.url
+
+    browser.find(
+        "[aria-label=Distance] a:not([aria-current])"
+    ).click()  # back, and by an experiment
+    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == "here")
+    browser.find("[data-action=experiment][value=payload]").click()
+    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == "20 ms away")
+    eventually(lambda: browser.find("[data-classroom]").is_displayed())
+    assert browser.find(".experiments [data-part=title]").text == "One trip or three?"
+
+
+def status_of(browser: Browser) -> str:
+    return str(browser.find(".experiments [data-part=status]").text)
+
+
+def test_start_for_all(start: Start, browser: Browser) -> None:
+    """From its button to everybody's results; then it has ended for all."""
+    server = start("serve.py", *ROOM)
+    with LabPage(server.ws) as student, LabPage(server.ws) as gone:
+        browser.visit(server, f"/?key={key_of(server)}")
+        browser.find("[data-action=experiment][value=near]").click()
+        button = browser.find("[data-action=start-for-all]")
+        eventually(button.is_displayed)
+        button.click()
+        for page in (student, gone):
+            run = page.wait_for("experiment")["run"]
+        gone.close()
+        eventually(lambda: "Predict now" in status_of(browser))
+        browser.find(".prediction input[value=websocket]").click()
+        student.wait_for("pace", "1 per s".__eq__)  # the teacher's page has begun to measure
+        student.do("result", **result(run))
+        eventually(lambda: browser.find(".experiments [data-part=result]").is_displayed())
+        assert student.wait_for("experiment", lambda experiment: experiment is None) is None
+        student.wait_for("pace", "every 0.2 s".__eq__)
+        shown = browser.find("[data-field=run]").text
+        for words in ("Which is soonest?", "1 of 1 have finished.", "Predicted: WebSocket × 1"):
+            assert words in shown
+    assert server.log == ""
+
+
+def test_a_student_takes_part(room: Server, browser: Browser) -> None:
+    """Also late, after a reload; and stops when the teacher ends it."""
+    with LabPage(room.ws) as teacher:
+        teach(room, teacher)
+        browser.visit(room)
+        teacher.do("experiment", id="near")
+        for _ in range(2):
+            eventually(lambda: browser.find(".experiments .panel").is_displayed())
+            assert browser.find(".experiments [data-part=title]").text == "Which is soonest?"
+            assert not browser.find("[data-action=start-for-all]").is_displayed()
+            eventually(lambda: browser.find(".experiments progress").is_displayed())
+            browser.refresh()
+        eventually(lambda: browser.find(".experiments progress").is_displayed())
+        teacher.do("end")
+        eventually(lambda: not browser.find(".experiments progress").is_displayed())
