@@ -7,6 +7,7 @@
 # make cluster   nginx, four processes and Redis, on this machine; options of serve.py in ARGS
 # make compare   measure every transport; options in ARGS, as in: make compare ARGS=--quick
 # make docs   the site, at build/docs/index.html; the lab shows it at /docs/
+# make offline   a zip for a class without a network: programs, packages, the site
 # make figures   renew the figures in README and docs from docs/results/, with cog
 # All set up what they need, in .venv, and what the tests need of the system with apt.
 
@@ -19,7 +20,7 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, each server that a test starts would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run docs cluster compare test test-all test-busy test-faults pytest check figures packages clean
+.PHONY: run docs offline cluster compare test test-all test-busy test-faults pytest check figures packages clean
 
 run: $(VENV)/run
 	@exec $(VENV)/bin/python serve.py $(ARGS)
@@ -70,6 +71,9 @@ check: $(VENV)/test $(if $(NPM),node_modules/.package-lock.json)
 docs: $(VENV)/docs
 	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going -q -b html docs build/docs
 	@echo "The site is at build/docs/index.html; serve.py shows it at /docs/"
+
+offline: docs
+	$(VENV)/bin/python docs/teaching/offline.py
 
 figures: $(VENV)/compare
 	$(VENV)/bin/python -m bench.report.docs -r

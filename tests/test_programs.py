@@ -260,3 +260,15 @@ def test_the_programs_differ_only_in_how_the_route_is_declared() -> None:
         assert re.search(r"import|route|direct|update|[sS]ocket", line), line
     assert len(one) <= 55
     assert len(two) <= 55
+
+
+def test_what_other_systems_run() -> None:
+    """The smoke test of the workflow file, which runs it on Windows and macOS."""
+    done = subprocess.run(
+        [sys.executable, "servers/smoke.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "It starts, serves, pushes and stops.\n",
+        "",
+    )
