@@ -48,6 +48,14 @@ def parse(text: bytes) -> Message:
     return make_message(json.loads(text))
 
 
+def read(stream: BinaryIO, size: int) -> bytes:
+    """Read so many bytes; raise EOFError if there are fewer."""
+    found = stream.read(size)
+    if len(found) < size:
+        raise EOFError
+    return found
+
+
 class Subscriber:
     """Follows a topic, and comes back with its cursor whenever it is cut off."""
 
@@ -71,8 +79,12 @@ class Subscriber:
 
     def run(self) -> None:
         while not self.is_stopped:
-            with suppress(OSError, EOFError):  # it was cut off, or refused for the moment
+            try:
                 self._follow()
+            except (OSError, EOFError):  # it was cut off, or refused for the moment
+                pass
+            except Exception as error:
+                self.wrong.append(repr(error))
             time.sleep(PAUSE * random.random())
 
     def _follow(self) -> None:
@@ -137,7 +149,7 @@ class Subscriber:
     ) -> tuple[int, bytes]:
         self._send_get(sock, path, *headers)
         status, found = self._read_head(stream)
-        body = stream.read(int(found.get(b"content-length", 0)))
+        body = read(stream, int(found.get(b"content-length", 0)))
         if status not in (200, 204, 304):
             raise EOFError  # a proxy's 502, or a server's 503: it comes back
         return status, body
@@ -146,12 +158,13 @@ class Subscriber:
         self._send_get(sock, self._update, *(f"{name}: {value}" for name, value in UPGRADE.items()))
         if self._read_head(stream)[0] != 101:
             return
-        while len(head := stream.read(2)) == 2:
+        while True:
+            head = read(stream, 2)
             opcode, size = head[0] & 15, head[1]
             if size == 126:
-                size = int.from_bytes(stream.read(2), "big")
-            payload = stream.read(size)
-            if len(payload) < size or opcode == CLOSE:
+                size = int.from_bytes(read(stream, 2), "big")
+            payload = read(stream, size)
+            if opcode == CLOSE:
                 return
             if opcode == PING:
                 sock.sendall(frame(PONG, payload))
@@ -164,7 +177,7 @@ class Subscriber:
             return
         rest = b""
         while size := int(stream.readline() or b"0", 16):  # of a chunk, which may end anywhere
-            *lines, rest = (rest + stream.read(size)).split(b"\n")
+            *lines, rest = (rest + read(stream, size)).split(b"\n")
             stream.readline()
             for line in lines:
                 if line.startswith(b"data: "):
