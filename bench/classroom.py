@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ class Page:
         self._name = f"b{number}"
         self._late = late
         self._lanes = [each.name for each in TRANSPORTS.values() if each.autostart]
+        self._writers: list[asyncio.StreamWriter] = []
         self.experiment_at: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> None:
@@ -61,6 +63,16 @@ class Page:
             await asyncio.gather(self._instruments(), *(lanes[name]() for name in self._lanes))
         except (OSError, EOFError) as error:
             raise Refused(f"{self._name}: {error!r}") from error
+
+    def close(self) -> None:
+        """Close all connections."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(writer)
+        return reader, writer
 
     async def _instruments(self) -> None:
         reader, writer = await self._upgraded("/lab")
@@ -90,7 +102,7 @@ class Page:
             self._received("websocket", message)
 
     async def _long_poll(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._open()
         after = ""
         while True:
             status, body = await self._get(
@@ -102,7 +114,7 @@ class Page:
                 self._received("longpoll", message)
 
     async def _poll(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._open()
         known = ""
         while True:
             path = self._path("/data", "poll")
@@ -137,7 +149,7 @@ class Page:
         return status, await reader.readexactly(int(size[1])) if size else b""
 
     async def _upgraded(self, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._open()
         request, accept = handshake(f"127.0.0.1:{self._port}", path)
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -219,7 +231,7 @@ async def measure(
     used = [(now - then) / took for now, then in zip(cpu(), before, strict=True)]
     full = server.memory_info().rss
     received = {
-        place: {name: [round(each, 2) for each in lanes[name]] for name in sorted(lanes)}
+        place: {name: [round(each, 1) for each in lanes[name]] for name in sorted(lanes)}
         for place, lanes in late.items()
     }
     report = teacher.reports[-1]
@@ -233,6 +245,9 @@ async def measure(
         task.cancel()
         with suppress(asyncio.CancelledError, Refused, EOFError):
             await task
+    for page in (teacher, *those):
+        page.close()
+    await asyncio.sleep(0)  # so that they are
     return {
         "pages": pages,
         "seconds": round(took, 1),
@@ -304,14 +319,19 @@ def sentences(found: Mapping[str, Any]) -> str:
     )
 
 
+def figures(found: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what came out, as sentences and as a table."""
+    return "\n".join(textwrap.wrap(sentences(found), 100)), as_table(found)
+
+
 @click.command(help=(__doc__ or "").partition(":")[0])
 @click.option("--pages", type=click.IntRange(2, 299), default=250, show_default=True)
-@click.option("--seconds", type=click.FloatRange(1, 600), default=30.0, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1, 600), default=20.0, show_default=True)
 @command_line.update_docs_option("Write docs/results/classroom.json.")
 def main(pages: int, seconds: float, *, update_docs: bool) -> None:
     """Measure, print the figures, write the results."""
     found = run(pages, seconds)
-    print(f"{sentences(found)}\n\n{as_table(found)}")
+    print("\n\n".join(figures(found)))
     if update_docs:
         command_line.publish("classroom", COMMAND, {"class": found})
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import classroom as bench
 from lab import classroom, network
 from lab.classroom import Classroom
 from lab.settings import Settings, from_command_line
@@ -586,3 +587,14 @@ def test_a_student_takes_part(room: Server, browser: Browser) -> None:
         eventually(lambda: browser.find(".experiments progress").is_displayed())
         teacher.do("end")
         eventually(lambda: not browser.find(".experiments progress").is_displayed())
+
+
+def test_a_class_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ARRIVAL", 1.0)
+    found = bench.run(6, 3.0)
+    assert (found["refused"], found["counted"], found["started_for"]) == (0, 6, 6)
+    for place in ("near", "far"):
+        assert set(found["late_ms"][place]) == {"longpoll", "poll", "websocket"}
+    assert min(found["late_ms"]["far"]["websocket"]) > 100
+    assert "WebSocket, from 200 ms away" in bench.as_table(found)
+    assert "6 pages" in bench.sentences(found)

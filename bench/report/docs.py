@@ -48,7 +48,8 @@ def run(*options: str, root: Path = ROOT) -> int:
     """
     documents = [root / "README.rst", *sorted((root / "docs").rglob("*.rst"))]
     prologue = (
-        "import cog; from bench import cluster, fairness, memory; from bench.report import docs"
+        "import cog; from bench import classroom, cluster, fairness, memory; "
+        "from bench.report import docs"
     )
     return int(Cog().main(["cog", "-P", "-p", prologue, *options, *map(str, documents)]))
 
