@@ -38,10 +38,10 @@ class App(Server):
 
     def __init__(
         self, source: str, folder: Path, command: tuple[str, ...] = FLASK,
-        environment: Mapping[str, str] = MappingProxyType({}),
+        environment: Mapping[str, str] = MappingProxyType({}), port: int = 0,
     ) -> None:  # fmt: skip
         (folder / "app.py").write_text(source)
-        self.port = free_port()
+        self.port = port or free_port()
         executable, *arguments = (part.format(port=self.port) for part in command)
         self.environment = {"PYTHONPATH": f"{ROOT}:{folder}", **environment}
         Program.__init__(
