@@ -33,12 +33,14 @@ compare: $(VENV)/compare
 
 test: packages check pytest
 
+WORKERS = $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1) + 1)')
+
 # Without lint and types.
 pytest: | packages $(VENV)/test
 ifeq ($(ARGS),)
-	# Five workers, also on two cores: most tests wait most of the time. `worksteal` gives a worker
-	# tests that follow each other, which share their servers and their browser.
-	$(VENV)/bin/python -m pytest -q -n 5 --dist worksteal -m "not alone"
+	# Five workers on two cores: most tests wait half of the time. Each has a browser and servers,
+	# so more cost more. `worksteal` gives a worker tests that follow each other, which share them.
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone $$(grep -l mark.alone tests/test_*.py)
 else
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -73,6 +73,15 @@ def takes(seconds: float, attempt: Callable[[], float], *, late: float = 0.05) -
     eventually(in_time)
 
 
+@contextmanager
+def row(name: object) -> Iterator[None]:
+    """Name the row of a table that fails, where one test has many."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{name}: {error!r}") from error
+
+
 #: Every program, so that none outlives a test that fails.
 _started: list[subprocess.Popen[str]] = []
 

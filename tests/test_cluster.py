@@ -44,7 +44,7 @@ def state(name):
     pass
 """
 
-EVENTS = 600
+EVENTS = 300
 
 
 class Cluster:

@@ -1,18 +1,25 @@
-"""The page in Chromium on every server."""
+"""The page in Chromium on each kind of server."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.browsing import Browser
-from tests.conftest import eventually
+from tests.conftest import PROGRAMS, eventually
 from tests.hosting import SERVERS, start_server
+
+#: One of those that share the code of their connections; on serve.py are the page's other tests.
+PAGED = [
+    name
+    for name in SERVERS
+    if name not in (*PROGRAMS, "flask_sockets.worker") and not name.endswith(" tls")
+]
 
 #: Servers that hide their requests, so that they are not counted.
 UNCOUNTED = ("uwsgi gevent", "uwsgi threads", "flask run")
 
 
-@pytest.mark.parametrize("server_name", [name for name in SERVERS if not name.endswith(" tls")])
+@pytest.mark.parametrize("server_name", PAGED)
 def test_contract_the_page_works(server_name: str, browser: Browser, tmp_path: Path) -> None:
     browser.visit(start_server(server_name, tmp_path, "--source", "http"))
     for number in range(3):

@@ -27,7 +27,7 @@ def test_a_small_run_is_plausible(
     monkeypatch.setattr(benchmark, "PUBLISHED", tmp_path)
     # Fewer than what makes a sample steady: what is tested is how it comes about.
     monkeypatch.setattr(experiments, "NOTIFICATIONS", 200)
-    options = f"--clients {CLIENTS} --rounds 2 --max-sockets 60 --update-docs"
+    options = f"--clients {CLIENTS} --rounds 1 --max-sockets 60 --update-docs"
     benchmark.main(options.split())
     found = json.loads((tmp_path / "fanout.json").read_text())
     assert found["versions"]["Python"]

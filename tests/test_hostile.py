@@ -128,7 +128,7 @@ def endures(target: Target, attack: Attack, *, growth: int) -> bool:
                 peak = max(peak, server.memory)
                 if len(delays) >= UPDATES and attack in HOLDING:
                     done_once.set()
-                time.sleep(0.02)
+                time.sleep(0.005)
         finally:
             enough.set()
             attacker.join(ATTACK_TIMEOUT)
@@ -343,7 +343,8 @@ ATTACKS = {
     ("attack", "growth"), ATTACKS.items(), ids=[attack.__name__ for attack in ATTACKS]
 )
 def test_attack(target: Target, attack: Attack, growth: tuple[int, int]) -> None:
-    eventually(lambda: endures(target, attack, growth=GROWTH + growth[target.echoes]))
+    limit = GROWTH + growth[target.echoes]
+    eventually(lambda: endures(target, attack, growth=limit), timeout=ATTACK_TIMEOUT)
 
 
 #: Requests, whole and in part, before which a client closes its connection.

@@ -55,7 +55,7 @@ def target_at(port: int) -> Iterator[Target]:
         yield Target(publisher, host="127.0.0.1", port=port)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def worker() -> Iterator[Worker]:
     """A process of headless browsers."""
     with closing(Worker()) as worker:
@@ -231,8 +231,12 @@ def test_cursors_of_one_length(target: Target) -> None:
     assert target.newest == 999
 
 
-def test_a_server_that_dies_is_reported(worker: Worker) -> None:
-    with started("serve.py") as process, target_at(process.port) as target:
+def test_a_server_that_dies_is_reported() -> None:
+    with (
+        closing(Worker()) as worker,
+        started("serve.py") as process,
+        target_at(process.port) as target,
+    ):
         target.process = process
         killed = result(Variant("websocket", carry=True))
         with closing(Measurement(killed, target, worker)) as measurement:

@@ -269,15 +269,15 @@ ANY = "pushlab.hosting.gunicorn.Worker"
 WITHOUT = [FLASK, (*GUNICORN, "app:app"), (*GUNICORN, "-k", "gevent", "app:app")]
 
 
-@pytest.mark.parametrize("path", ["/update", "/echo"])
 @pytest.mark.parametrize("command", WITHOUT)
 def test_a_server_without_websockets_is_told_in_one_sentence(
-    tmp_path: Path, path: str, command: tuple[str, ...]
+    tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     with running(tmp_path, APP, command) as server:
-        with server.websocket(path) as browser:
-            assert browser.status == 501
-            assert ANY.encode() in browser.body
+        for path in ("/update", "/echo"):
+            with server.websocket(path) as browser:
+                assert browser.status == 501, path
+                assert ANY.encode() in browser.body
         eventually(lambda: ANY in server.log)
         assert "KeyError" not in server.log
         assert "Traceback" not in server.log

@@ -147,7 +147,6 @@ def test_the_server_dies_and_comes_back(
     start: Start, browser: Browser, axe: str, program: str, how: signal.Signals, screen: Any
 ) -> None:
     server = Server(program, "--source", "http")
-    browser.look(motion=True)  # to see time go by
     browser.visit(server)
     browser.execute_script("window.sameDocument = true")
     browser.publish("before")
@@ -158,8 +157,10 @@ def test_the_server_dies_and_comes_back(
     for part in browser.parts:
         part.until(lambda part: "retrying in" in part["state"])
         assert part["value"] == "before"
+    browser.look(motion=True)  # to see time go by
     then, _ = ages(browser)
     eventually(lambda: all(b >= a + 1 for a, b in zip(then, ages(browser)[0], strict=True)))
+    browser.look_as_before()
     browser.control("change").click()
     browser.until_notice("The instruments are not connected just now.")
     check_looks(browser, axe, f"server gone, {program}", (screen, "dark"))

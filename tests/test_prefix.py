@@ -1,6 +1,7 @@
 """The app below a path: behind a proxy, by SCRIPT_NAME, in another app."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,44 @@ from tests.conftest import ROOT, Server, eventually
 from tests.hosting import GUNICORN, Hosted, Proxied
 from tests.test_examples import Example
 
-#: The page's folder, then how to serve it there.
-PLACES = ("nginx", "SCRIPT_NAME", "DispatcherMiddleware")
+OPTIONS = ("--source", "http")
 
-
-def serve_below_push(place: str, folder: Path) -> Server:
-    options = ("--source", "http")
-    if place == "nginx":
-        return Proxied(folder, *options, prefix="/push")
-    if place == "SCRIPT_NAME":
-        environment = {"SCRIPT_NAME": "/push"}
-        return Hosted(*GUNICORN, "serve:app", options=options, environment=environment)
-    return Hosted(*GUNICORN, "tests.prefixed:app", options=options, path="/push/healthz")
+#: How to serve the page below a path without nginx.
+PLACES: dict[str, Callable[[], Server]] = {
+    "SCRIPT_NAME": lambda: Hosted(
+        *GUNICORN, "serve:app", options=OPTIONS, environment={"SCRIPT_NAME": "/push"}
+    ),
+    "DispatcherMiddleware": lambda: Hosted(
+        *GUNICORN, "tests.prefixed:app", options=OPTIONS, path="/push/healthz"
+    ),
+}
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_the_page_works_below_a_path(place: str, tmp_path: Path, browser: Browser) -> None:
-    server = serve_below_push(place, tmp_path)
+def test_all_that_the_page_requests_is_below_the_path(place: str) -> None:
+    """That the page then works shows the test below: it is the same one."""
+    server = PLACES[place]()
+    for path in ("/push/", "/push/code/sse"):
+        page = server.http.get(path).body.decode()
+        links = re.findall(r'\b(?:href|src)="(/[^"]*)"', page)
+        assert len(links) > len(LANES)
+        for link in links:
+            assert link.startswith("/push/")
+            assert server.http.get(link).status == 200, link
+        assert path != "/push/" or 'data-root="/push"' in page
+    cursor = server.http.post("/push/data", {"line": "below"}).json["cursor"]
+    assert server.http.get("/push/data").json["cursor"] == cursor
+    assert server.http.get("/push/update?carry=1").json["value"] == {"line": "below"}
+    with server.send_get("/push/update", "Accept: text/event-stream") as stream:
+        assert stream.recv(12) == b"HTTP/1.1 200"
+    for path in ("/push/update", "/push/lab"):
+        with server.websocket(path) as opened:
+            assert opened.status == 101
+    assert server.stop() == 0, server.log
+
+
+def test_the_page_works_below_a_path(tmp_path: Path, browser: Browser) -> None:
+    server = Proxied(tmp_path, *OPTIONS, prefix="/push")
     browser.server = server
     browser.visit(server, "/push/")
     cursor = server.http.post("/push/data", {"line": "below"}).json["cursor"]
