@@ -450,7 +450,7 @@ class Hub:
             audience.broadcasting = True
             audience.removed = set()
         audience.silent_since = time.monotonic()
-        turns = Turns()
+        turns = Turns(limits.BROADCAST_CHUNK)
         try:
             while self._broadcast_news(audience, turns):
                 _observe_last_write(audience.news.readings[-1])
@@ -776,7 +776,7 @@ class Hub:
             }
             for audience in silent:
                 audience.silent_since = now
-        for some in Turns().chunks(tuple(streams)):
+        for some in Turns(limits.BROADCAST_CHUNK).chunks(tuple(streams)):
             with self._lock:
                 for subscriber in some:
                     if self._can_send(subscriber):

@@ -63,29 +63,30 @@ def send_to(sends: Iterable[Send], data: bytes) -> Iterator[tuple[Send, int]]:
 
 
 class Turns:
-    """Lets other work have its turn after every BROADCAST_CHUNK sends."""
+    """Lets other work have its turn after so many sends."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._sends = 0
 
     def count(self, sends: int) -> None:
         """Count sends; wait a moment after many."""
         self._sends += sends
-        if self._sends >= limits.BROADCAST_CHUNK:
+        if self._sends >= self._size:
             self._sends = 0
             # Not 0, for which gevent runs what is ready, but does not look at what has arrived.
             time.sleep(1e-6)
 
     def chunks(self, those: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """Yield those to send to, in pieces that are counted."""
-        size = limits.BROADCAST_CHUNK
-        for start in range(0, len(those), size):
-            yield those[start : start + size]
-            self.count(min(size, len(those) - start))
+        for start in range(0, len(those), self._size):
+            some = those[start : start + self._size]
+            yield some
+            self.count(len(some))
 
 
 class Group:
-    """Up to BROADCAST_CHUNK polls that get the same bytes."""
+    """Up to POLL_CHUNK polls that get the same bytes."""
 
     __slots__ = (
         "_counts",
@@ -214,7 +215,7 @@ class Polls:
             return
         key = wait.positions, wait.respond, tuple(headers)
         group = self._open.get(key)
-        if group is None or len(group.held) >= limits.BROADCAST_CHUNK:
+        if group is None or len(group.held) >= limits.POLL_CHUNK:
             group = self._open[key] = Group(key, wait, headers, self._forget)
             for feed, _ in wait.positions:
                 self._groups.setdefault(feed, {})[group] = None
@@ -233,8 +234,8 @@ class Polls:
     def broadcast(self, feed: Feed) -> bool:
         """Respond to all that lack a reading of this feed.
 
-        Other work gets its turn after every `limits.BROADCAST_CHUNK` polls. One that comes
-        meanwhile with the new cursor waits on. Returns whether there were any.
+        Other work gets its turn after every `limits.POLL_CHUNK` polls. One that comes meanwhile
+        with the new cursor waits on. Returns whether there were any.
         """
         return self._respond(tuple(self._groups.get(feed, ())), even_without_news=False)
 
@@ -244,7 +245,7 @@ class Polls:
         self._respond(tuple(groups), even_without_news=True)
 
     def _respond(self, groups: Sequence[Group], *, even_without_news: bool) -> bool:
-        turns, has_responded = Turns(), False
+        turns, has_responded = Turns(limits.POLL_CHUNK), False
         for group in groups:
             size = len(group.held)
             if not size:  # timed out, or another broadcast was faster: that of `close`

@@ -137,7 +137,7 @@ class Presence:
         self._events.put((follower, reason))
 
     def _run(self) -> None:
-        turns = Turns()
+        turns = Turns(limits.BROADCAST_CHUNK)
         while True:
             self._expire()
             due = next(iter(self._away.values()), math.inf)

@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -428,6 +430,108 @@ def test_every_state_ends_when_the_server_stops(
             else:
                 assert received == b"", (state, received)
         assert server.wait() == 0
+
+
+# What comes while a server stands still comes at once.
+
+
+@contextmanager
+def standing_still(server: Server) -> Iterator[None]:
+    """Stop the process meanwhile."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: psutil.Process(server.process.pid).status() == psutil.STATUS_STOPPED)
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def test_polls_that_return_at_once_let_others_have_their_turn(start: Start) -> None:
+    """The request of another client is not behind all of them."""
+    options = with_limits(POLL_CHUNK=2)
+    server = start("tests/owners.py", "--source", "http", environment=options)
+    newest = server.cursor
+    with ExitStack() as stack:
+        clients = [stack.enter_context(wire(server)) for _ in range(20)]
+        other = stack.enter_context(wire(server))
+        other.socket.sendall(request(server, "/data"))
+        assert other.response().status == 200
+        for client in clients:
+            client.socket.sendall(request(server, f"/update?after={newest}"))
+        eventually(lambda: owners(server)["held"] == len(clients))
+        newest = server.publish({})
+        for client in clients:
+            assert client.response().json["cursor"] == newest
+        with standing_still(server):
+            other.socket.sendall(request(server, "/owners"))  # the loop begins with the last one
+            for client in clients:
+                client.socket.sendall(request(server, f"/update?after={newest}"))
+        assert other.response().json["held"] <= 4
+        eventually(lambda: owners(server)["held"] == len(clients))
+        newest = server.publish({})
+        for client in clients:
+            assert client.response().json["cursor"] == newest
+    eventually(lambda: owners(server) == NOBODY)
+
+
+@pytest.mark.parametrize("field", ["Accept: */*", "X_Unusual: 1"], ids=["direct", "Flask"])
+@pytest.mark.parametrize("end", ["asks again", "close", "reset"])
+def test_many_deadlines_at_once(server: Server, field: str, end: str) -> None:
+    """500 polls are over, and half of their clients have left by then."""
+    newest = server.cursor
+    path = f"/update?after={newest}&timeout="
+    with ExitStack() as stack:
+        clients = [stack.enter_context(wire(server)) for _ in range(500)]
+        for client in clients:
+            client.socket.sendall(request(server, f"{path}60", field))
+        eventually(lambda: owners(server)["held"] == len(clients))
+        server.publish({})
+        path = f"/update?after={server.cursor}&timeout="
+        for client in clients:
+            assert client.response().status == 200
+            client.socket.sendall(request(server, f"{path}1", field))
+        with standing_still(server):
+            time.sleep(1.2)
+            if end != "asks again":
+                for client in clients[::2]:
+                    if end == "reset":
+                        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    client.close()
+        for client in clients if end == "asks again" else clients[1::2]:
+            assert client.response().status == 204
+            client.socket.sendall(request(server, "/data"))
+            assert client.response().status == 200
+    eventually(lambda: owners(server) == NOBODY)
+
+
+def test_those_that_join_while_the_hub_is_closed(start: Start) -> None:
+    """Requests have come when the server is told to stop; each ends, none hangs."""
+    server = start("tests/owners.py", "--source", "http")
+    newest = server.cursor
+    kinds = ("poll", "poll, through Flask", "stream", "websocket")
+    with ExitStack() as stack:
+        clients = [(kind, stack.enter_context(wire(server))) for kind in kinds for _ in range(25)]
+        for _, client in clients:
+            client.socket.sendall(request(server, "/data"))
+            assert client.response().status == 200
+        with standing_still(server):
+            for kind, client in clients:
+                line, version, headers, _ = REQUESTS[kind]
+                head = f"{line.replace('CURSOR', newest)} HTTP/{version}\r\n"
+                host = f"Host: 127.0.0.1:{server.port}\r\n"
+                client.socket.sendall(f"{head}{host}{headers}\r\n".encode())
+            server.process.send_signal(signal.SIGTERM)
+        for kind, client in clients:
+            received = client.rest()
+            if not received:  # its request was not read
+                continue
+            if kind.startswith("poll"):
+                assert received.startswith(b"HTTP/1.1 204 "), (kind, received)
+            else:
+                end = b"\x88\x02\x03\xe9" if kind == "websocket" else b"\r\n0\r\n\r\n"
+                assert received.endswith(end), (kind, received)
+        assert server.wait() == 0
+    assert "Traceback" not in server.log
 
 
 def test_half_a_request_after_a_short_poll_has_its_time(start: Start) -> None:

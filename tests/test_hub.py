@@ -378,7 +378,7 @@ def test_polls_that_end_while_others_have_their_turn(
     for connection in connections:
         wait = Wait((Position(feed, feed.latest.cursor),), 60, signal_reading)
         polls.hold(connection, wait, [("X", str(id(connection)))])  # a group each
-    monkeypatch.setattr(limits, "BROADCAST_CHUNK", 1)
+    monkeypatch.setattr(limits, "POLL_CHUNK", 1)
 
     def sleep(_: float) -> None:
         for connection in connections:

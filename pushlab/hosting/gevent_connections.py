@@ -21,6 +21,32 @@ from pushlab.hosting.socket_options import configure_subscriber
 from pushlab.polls import Group
 from pushlab.websocket.connection import Connection
 
+#: Seconds after a response until its poll returns without waiting for others.
+_MAX_DELAY = 1.0
+
+
+class Returns:
+    """Polls that return, some in each turn of the loop.
+
+    After a change thousands return, and a request of another client would be behind all of them.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._loop = loop
+        self._turn = self._served = 0
+
+    def next(self, group: Group) -> bool:
+        """Tell whether one more, of this group, is served now.
+
+        None is put off for longer than _MAX_DELAY.
+        """
+        turn = self._loop.iteration
+        if turn != self._turn:
+            self._turn, self._served = turn, 0
+        self._served += 1
+        has_room = self._served <= limits.POLL_CHUNK
+        return has_room or time.monotonic() > group.responded_at + _MAX_DELAY
+
 
 class ClientConnection(GeventChannel):
     """A connection of HTTP/1.1, or what it has become."""
@@ -82,13 +108,15 @@ class ClientConnection(GeventChannel):
         self.watch(ClientConnection._readable, self, writing=False)
 
     def _readable(self) -> None:
+        group = self.group
+        if group is not None and group.responded_at and not self.server.returns.next(group):
+            return  # it is readable still in the next turn
         try:
             data = self.receive(limits.MAX_PIECE)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        group = self.group
         if group is not None:
             if not group.responded_at:
                 group.received(self, data)

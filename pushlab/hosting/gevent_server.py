@@ -26,7 +26,12 @@ from pushlab.hosting.access_log import AccessLog, Entry
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
 from pushlab.hosting.direct import DirectDispatch
-from pushlab.hosting.gevent_connections import ClientConnection, GeventConnection, TLSConnection
+from pushlab.hosting.gevent_connections import (
+    ClientConnection,
+    GeventConnection,
+    Returns,
+    TLSConnection,
+)
 from pushlab.hosting.gevent_sockets import PlainSocket, abort, wait_until_gone
 from pushlab.hosting.greenlet_pool import GreenletPool
 from pushlab.hosting.lifecycle import StartupError, hosting_of, serve, stop_signals
@@ -465,6 +470,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.max_requests = math.inf  # that are in greenlets at a time
         self._direct = DirectDispatch(app, self.access_policy)
         self.wheel = TimerWheel(self._call_after)
+        self.returns = Returns(self.loop)
         self._greenlets = GreenletPool()
         self.handlers: set[Handler] = set()
         #: By descriptor, the greenlets that wait for news.
