@@ -759,6 +759,7 @@ from tests.test_hub import FakeChannel, FakeConnection
 NUMBER, OTHERS = 2000, 680  # the others fill what is remembered of requests
 app = Flask("app")
 push = Push(app, identify=lambda: "7")
+push.hub.ping_interval = 3600.0  # they never reply, and stay on a slow machine, too
 
 @push.topic("log/<int:number>", keep=1000)
 def log(number):
