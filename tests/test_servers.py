@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from bench.fanout.subscribers import subscribers
 from bench.memory import KINDS
 from bench.processes import NotRunning, Process
 from bench.servers import HOSTED, free_port, started
-from tests.clients import TEXT, LabPage, RawSocket
+from tests.clients import TEXT, LabPage, RawSocket, Wire
 from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
 from tests.hosting import GUNICORN, SERVERS, WITH_TLS, Hosted, start_server
 
@@ -286,6 +287,35 @@ def test_a_preloaded_app_begins_a_new_epoch_in_each_worker() -> None:
     assert second.endswith("-0")
     assert second != first
     assert server.stop() == 0, server.log
+
+
+def test_gunicorn_has_several_listeners() -> None:
+    """One worker serves both: a change reaches those of each, and so does the end."""
+    second = free_port()
+    binds = ("-b", "127.0.0.1:{port}", "-b", f"127.0.0.1:{second}")
+    server = Hosted(*GUNICORN, *binds, "serve:app", options=("--source", "http"))
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        newest = server.cursor
+        paths = {"poll": f"/update?after={newest}", "stream": f"/update?after={newest}"}
+        fields = {"poll": "", "stream": "Accept: text/event-stream\r\n"}
+        clients = {
+            (port, kind): stack.enter_context(Wire(port))
+            for port in (server.port, second)
+            for kind in paths
+        }
+        for (port, kind), client in clients.items():
+            head = f"GET {paths[kind]} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{fields[kind]}\r\n"
+            client.socket.sendall(head.encode())
+        cursor = server.publish({})
+        for (_, kind), client in clients.items():
+            if kind == "poll":
+                assert client.response().json["cursor"] == cursor
+        server.process.send_signal(signal.SIGTERM)
+        for (_, kind), client in clients.items():
+            rest = client.rest()
+            assert rest.endswith(b"\r\n0\r\n\r\n") if kind == "stream" else rest == b""
+        assert server.wait() == 0
 
 
 def test_a_full_gunicorn_responds_with_503() -> None:
