@@ -8,6 +8,7 @@ import { asCsv, asHtml, save } from "./hand_in.js";
 import { percentile } from "./measurement.js";
 
 /** @typedef {import("./experiments.js").Experiment} Experiment */
+/** @typedef {import("./experiments.js").Bar} Bar */
 /** @typedef {import("./experiments.js").Figures} Figures */
 /** @typedef {import("./experiments.js").Measured} Measured */
 /** @typedef {import("./experiments.js").Phase} Phase */
@@ -29,6 +30,8 @@ import { percentile } from "./measurement.js";
 /** Seconds for predictions, when an experiment is started for all. */
 export const PREDICTING = 10;
 const TICK = 100; // milliseconds, as all of these
+const SETTLING = 1000; // what opens is still under way when a lane is live
+const GRACE = 5000; // for pages that began later
 const TIMEOUT = 30_000; // for what must happen before an experiment can go on
 const TABS = 10;
 const KEPT = 50; // results
@@ -67,6 +70,11 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	let run = null;
 	/** @type {string | number | null} */
 	let predicted = null;
+	let isForAll = false; // the run
+	let paceBefore = ""; // which is to be put back
+	/** @type {ReturnType<typeof setTimeout>} */
+	let givingBack;
+	let ended = ""; // why the last run did
 	/** @type {Set<() => void>} called when the server's next report has come */
 	const waiting = new Set();
 	/** @type {() => void} puts everything back as it was */
@@ -166,7 +174,9 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	/** @param {Experiment} experiment */
 	function open(experiment) {
 		chosen = experiment;
+		isForAll = false;
 		predicted = null;
+		ended = "";
 		panel.hidden = false;
 		part("result").hidden = true;
 		for (const each of group.querySelectorAll("button")) each.ariaPressed = String(each.value === experiment.id);
@@ -190,6 +200,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		}
 		const { min, max, step } = predict;
 		const input = Object.assign(document.createElement("input"), { type: "range", min, max, step });
+		input.valueAsNumber = (min + max) / 2;
 		input.ariaLabel = "Your prediction";
 		const output = document.createElement("output");
 		output.value = "move it: your prediction";
@@ -207,25 +218,32 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		return label;
 	}
 
-	/** Why the chosen experiment cannot be run here, in words. */
-	function reason() {
+	/** Why the chosen experiment can never be run here, in words. */
+	function obstacle() {
 		if (!chosen) return "";
 		if (chosen.counted && !isCounted)
 			return "This server does not count bytes, and cannot cut lanes: start serve.py for this experiment.";
 		if (chosen.distance === "far" && !here)
 			return "There is no port that is far away: start serve.py with --far 200, and open its own address.";
+		if (chosen.about && chosen.lanes?.length !== 0 && !lanes.some(({ transport }) => transport === chosen?.about))
+			return "This page does not show the lane that the question is about: open it with all four.";
 		if (paces && !paces.length) return "The data has no pace that can be set: start serve.py with another --source.";
-		if (pace && pace !== chosen.pace && !maySteer)
-			return `The data changes at ‘${pace}’; this experiment needs ‘${chosen.pace}’. The teacher sets the pace.`;
 		return "";
+	}
+
+	/** Why it cannot be run just now. */
+	function reason() {
+		if (!chosen || obstacle() || maySteer || !pace || pace === chosen.pace) return obstacle();
+		return `The data changes at “${pace}”; this experiment needs “${chosen.pace}”. The teacher sets the pace.`;
 	}
 
 	function showReason() {
 		if (!chosen || run) return;
 		const why = reason();
-		write(part("status"), why);
+		write(part("status"), why || ended);
 		button("run").disabled = !paces || Boolean(why) || predicted === null;
 		button("start-for-all").hidden = !api.onStartForAll;
+		button("start-for-all").disabled = Boolean(obstacle());
 		write(button("end"), "Close");
 	}
 
@@ -239,6 +257,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	/** @param {Experiment} experiment @param {number} age in seconds */
 	async function runForAll(experiment, age) {
+		isForAll = true;
 		const controller = begin();
 		write(part("status"), `Predict now: it runs for all in ${PREDICTING} seconds.`);
 		try {
@@ -251,9 +270,11 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	function begin() {
 		run = new AbortController();
-		button("run").disabled = true;
+		panel.dataset.running = "";
+		button("run").disabled = button("start-for-all").disabled = true;
 		write(button("end"), "Stop");
 		bar.hidden = false;
+		bar.value = 0;
 		return run;
 	}
 
@@ -266,10 +287,13 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		restore = prepare(experiment);
 		part("result").hidden = true;
 		write(part("status"), "It runs.");
+		// What is disabled lets go of the focus. A button would take the space bar.
+		if (panel.contains(document.activeElement)) part("status").focus({ preventScroll: true });
 		for (const input of prediction.querySelectorAll("input")) input.disabled = true;
 		const total = experiment.phases.reduce((sum, { seconds }) => sum + seconds, 0);
 		let passed = 0;
 		try {
+			if (obstacle()) throw new Error(obstacle());
 			if (maySteer && pace !== experiment.pace) send({ do: "pace", pace: experiment.pace });
 			await until(() => pace === experiment.pace, reason() || "The pace was not set.", signal);
 			const phases = [];
@@ -294,19 +318,29 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	/** Remember how everything is; return what puts it back. @param {Experiment} experiment */
 	function prepare(experiment) {
 		const before = lanes.map(({ isEnabled, carries }) => ({ isEnabled, carries }));
-		const paceBefore = maySteer && pace !== experiment.pace ? pace : "";
+		// What a slow screen or a cut has done must not count afterwards.
+		const isSpecial = experiment.phases.some(({ cut, showTime }) => cut || showTime);
+		clearTimeout(givingBack);
+		if (maySteer && pace !== experiment.pace) paceBefore ||= pace;
 		return () => {
 			lanes.forEach((lane, index) => {
 				const { isEnabled, carries } = before[index];
 				lane.setShowTime(0);
-				if (carries !== lane.carries) {
+				if (isSpecial || carries !== lane.carries) {
 					lane.setCarry(carries);
 					lane.measureAnew();
 				}
 				if (isEnabled !== lane.isEnabled) lane.setEnabled(isEnabled);
 			});
-			if (paceBefore) send({ do: "pace", pace: paceBefore });
+			// Other pages may still be measuring.
+			if (isForAll) givingBack = setTimeout(giveBack, GRACE);
+			else giveBack();
 		};
+	}
+
+	function giveBack() {
+		if (paceBefore) send({ do: "pace", pace: paceBefore });
+		paceBefore = "";
 	}
 
 	/** End the run, if there is one, and say why. @param {string} why */
@@ -314,12 +348,13 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		if (!run) return;
 		run.abort(new Error(why));
 		run = null;
+		delete panel.dataset.running;
 		restore();
 		restore = () => {};
 		bar.hidden = true;
 		for (const input of prediction.querySelectorAll("input")) input.disabled = false;
+		ended = why;
 		showReason();
-		if (why) write(part("status"), why);
 	}
 
 	function close() {
@@ -354,6 +389,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		}
 		for (const lane of lanes) lane.setEnabled(using.includes(lane));
 		await until(areLive, "Not every lane could connect.", signal);
+		await pause(SETTLING, signal);
 		await report(signal);
 		const before = using.map(countersOf);
 		/** @type {number[][]} */
@@ -434,7 +470,11 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	}
 
 	/** @param {Experiment} experiment @param {Measured[]} phases @returns {Result} */
-	function resultOf({ id, pace, measure, value }, phases) {
+	function resultOf({ id, pace, measure, predict, about }, phases) {
+		const bars = measure(phases, oneWay());
+		const value = "apart" in predict
+			? smallest(bars, predict.apart)
+			: bars.find(({ lane }) => lane === about)?.number ?? null;
 		return {
 			experiment: id,
 			at: new Date().toISOString(),
@@ -442,7 +482,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 			pace,
 			oneWay: oneWay(),
 			prediction: predicted,
-			value: value(measure(phases, oneWay())),
+			value,
 			phases,
 			lanes: phases[phases.length - 1]?.lanes ?? {},
 		};
@@ -471,14 +511,18 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		const bars = experiment.measure(phases, oneWay);
 		const most = Math.max(...bars.map(({ number }) => number ?? 0), "max" in predict ? Number(prediction) : 0);
 		const [head] = table.tHead?.rows ?? [];
-		head.replaceChildren(...["", "", "", ...columns.map((name) => COLUMNS[name])].map((text) => cell(text, "th")));
+		const heads = ["lane", "measured", ...columns.map((name) => COLUMNS[name])].map((text) => cell(text, "th"));
+		heads[1].colSpan = 2;
+		head.replaceChildren(...heads);
 		table.tBodies[0].replaceChildren(
 			...bars.map(({ lane, note, number, figures }) => {
 				const row = document.createElement("tr");
 				const name = lanes.find(({ transport }) => transport === lane)?.name ?? lane;
 				row.className = lane;
 				const picture = cell("");
-				picture.innerHTML = `<svg width="100%" height="100%" aria-hidden="true"><rect height="100%" width="${(100 * (number ?? 0)) / (most || 1)}%"/></svg>`;
+				const width = (/** @type {unknown} */ part) => `${(100 * Number(part ?? 0)) / (most || 1)}%`;
+				const mark = "max" in predict && number === value ? `<line x1="${width(prediction)}" x2="${width(prediction)}" y2="100%"/>` : "";
+				picture.innerHTML = `<svg width="100%" overflow="visible" aria-hidden="true"><rect height="100%" width="${width(number)}"/>${mark}</svg>`;
 				row.append(cell(note ? `${name}, ${note}` : name, "th"), picture);
 				row.append(cell(number === null ? "–" : experiment.show(number)));
 				row.append(...columns.map((name) => cell(String(figures[name] ?? "–"))));
@@ -492,16 +536,16 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	/** @param {string} text @param {"td" | "th"} kind */
 	function cell(text, kind = "td") {
-		return Object.assign(document.createElement(kind), { textContent: text });
+		return Object.assign(/** @type {HTMLTableCellElement} */ (document.createElement(kind)), { textContent: text });
 	}
 
 	// Buttons and keys.
 
 	group.append(
-		...experiments.map(({ id, title }, index) => {
+		...experiments.map(({ id, name }, index) => {
 			const each = Object.assign(document.createElement("button"), { type: "button", value: id });
 			each.dataset.action = "experiment";
-			each.textContent = `${index + 1} ${title}`;
+			each.textContent = `${index + 1} ${name}`;
 			each.ariaPressed = "false";
 			each.addEventListener("click", () => api.start(id));
 			return each;
@@ -539,13 +583,17 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		if (link instanceof HTMLAnchorElement && results.length) link.hash = fragment();
 	});
 	document.addEventListener("visibilitychange", () => document.hidden && stop(HIDDEN));
-	addEventListener("pagehide", () => stop(HIDDEN));
+	addEventListener("pagehide", () => {
+		stop(HIDDEN);
+		clearTimeout(givingBack);
+		giveBack();
+	});
 
 	// What is handed in.
 
 	button("results").addEventListener("click", () => {
 		const number = new Set(results.map(({ experiment }) => experiment)).size;
-		write(find("[data-part=summary]", dialog), `${results.length} runs of ${number} experiments, with the predictions.`);
+		write(find("[data-part=summary]", dialog), `Experiments measured: ${number} of ${experiments.length}. Runs: ${results.length}.`);
 		dialog.showModal();
 	});
 	/** @type {[string, typeof asHtml, string][]} */
@@ -574,6 +622,14 @@ function isResult(it) {
 		Array.isArray(it.phases) &&
 		it.phases.every((/** @type {any} */ phase) => isFigure(phase?.seconds) && areLanes(phase.lanes))
 	);
+}
+
+/** The lane with the smallest number, or "same" if another is not further apart. @param {Bar[]} bars @param {number} apart */
+function smallest(bars, apart) {
+	const known = bars.filter(({ number }) => number !== null);
+	const [first, second] = known.sort((a, b) => Number(a.number) - Number(b.number));
+	if (!first || !second) return null;
+	return Number(second.number) - Number(first.number) <= apart ? "same" : first.lane;
 }
 
 /** Rejects when the signal aborts. @param {number} wait @param {AbortSignal} signal */

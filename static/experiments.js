@@ -35,17 +35,18 @@ import { duration, size } from "./units.js";
 /**
  * @typedef {object} Experiment
  * @property {string} id
+ * @property {string} name on its button
  * @property {string} title
  * @property {string} question
- * @property {{ min: number, max: number, step: number } | { lanes: true, same: string }} predict
- *   a slider, or which lane; `same`: several of them
+ * @property {{ min: number, max: number, step: number } | { lanes: true, same: string, apart: number }} predict
+ *   a slider; or the lane with the smallest number, `same` if another is not further `apart`
+ * @property {string} [about] the lane that a slider asks about
  * @property {"near" | "far"} [distance] without it, wherever the page is
  * @property {string} pace
  * @property {string[]} [lanes] without it, all
  * @property {true} [counted] the server must count bytes, and be able to cut lanes
  * @property {Phase[]} phases
  * @property {(phases: Measured[], oneWay: number) => Bar[]} measure
- * @property {(bars: Bar[]) => string | number | null} value what the prediction is compared with
  * @property {(number: number) => string} show
  * @property {("coalesced" | "lost" | "requests")[]} [columns]
  * @property {(result: { value: string | number | null, oneWay: number }) => string} explain
@@ -67,29 +68,18 @@ const rounded = (/** @type {number} */ number) => number.toFixed(1).replace(/\.0
 const bars = ({ lanes } = { carry: true, seconds: 0, lanes: {} }, number, note) =>
 	Object.entries(lanes).map(([lane, figures]) => ({ lane, note, number: number(figures), figures }));
 
-/** The lane with the smallest number, or "same" if another is as small. @param {Bar[]} all @param {number} slack */
-function smallest(all, slack) {
-	const known = all.filter(({ number }) => number !== null);
-	const [first, second] = known.sort((a, b) => Number(a.number) - Number(b.number));
-	if (!first || !second) return null;
-	return Number(second.number) - Number(first.number) <= slack ? "same" : first.lane;
-}
-
-const numberOf = (/** @type {Bar[]} */ all, /** @type {string} */ lane) =>
-	all.find((bar) => bar.lane === lane)?.number ?? null;
-
 /** @type {Experiment[]} */
 export const experiments = [
 	{
 		id: "near",
+		name: "Soonest",
 		title: "Which is soonest?",
 		question: "The server is right here, every lane carries the data, and it changes once a second. Which lane shows a change first?",
-		predict: { lanes: true, same: "several, closer than a frame of the screen" },
+		predict: { lanes: true, same: "several, closer than a frame of the screen", apart: FRAME },
 		distance: "near",
 		pace: "1 per s",
 		phases: [{ carry: true, seconds: 12 }],
 		measure: ([phase]) => bars(phase, ({ p50 }) => p50),
-		value: (all) => smallest(all, FRAME),
 		show: duration,
 		explain: () =>
 			"An open connection or a request that is held brings a change at once. Short polling asks every half second, so a change waits a quarter of a second on average.",
@@ -97,6 +87,7 @@ export const experiments = [
 	},
 	{
 		id: "payload",
+		name: "Trips",
 		title: "One trip or three?",
 		question: "The server is far away. It sends only a signal that there is news, and the browser then fetches the data. How many trips between server and browser does a change need to the screen?",
 		predict: { min: 1, max: 6, step: 0.5 },
@@ -108,7 +99,7 @@ export const experiments = [
 			phases.flatMap((phase) =>
 				bars(phase, ({ p50 }) => p50 && p50 / oneWay, phase.carry ? "carry" : "signal"),
 			),
-		value: (all) => numberOf(all, "websocket"),
+		about: "websocket",
 		show: (trips) => `${rounded(trips)} trips`,
 		explain: ({ oneWay }) =>
 			`A trip takes ${duration(oneWay)} here. A signal makes three: the signal comes, the request goes, the data comes. A reading that is carried makes one.`,
@@ -116,7 +107,8 @@ export const experiments = [
 	},
 	{
 		id: "pace",
-		title: "Faster than the round trip",
+		name: "Too fast",
+		title: "Too fast to ask",
 		question: "The server is far away, and the data changes 20 times a second. How many of 100 changes does long polling skip?",
 		predict: { min: 0, max: 100, step: 5 },
 		distance: "far",
@@ -124,7 +116,7 @@ export const experiments = [
 		phases: [{ carry: true, seconds: 10 }],
 		measure: ([phase]) =>
 			bars(phase, ({ seen, coalesced }) => (seen ? (100 * coalesced) / (seen + coalesced) : null)),
-		value: (all) => numberOf(all, "longpoll"),
+		about: "longpoll",
 		show: percent,
 		columns: ["coalesced", "lost"],
 		explain: ({ oneWay }) =>
@@ -133,6 +125,7 @@ export const experiments = [
 	},
 	{
 		id: "quiet",
+		name: "Quiet",
 		title: "Nothing happens",
 		question: "The data does not change for a minute. How many bytes does short polling send and receive meanwhile?",
 		predict: { min: 0, max: 200_000, step: 5000 },
@@ -140,7 +133,7 @@ export const experiments = [
 		counted: true,
 		phases: [{ carry: true, seconds: 60 }],
 		measure: ([phase]) => bars(phase, ({ bytes }) => bytes),
-		value: (all) => numberOf(all, "poll"),
+		about: "poll",
 		show: size,
 		columns: ["requests"],
 		explain: () =>
@@ -149,14 +142,14 @@ export const experiments = [
 	},
 	{
 		id: "cut",
+		name: "Cut",
 		title: "The line is cut",
 		question: "The data changes four times a second. The server cuts all lanes at the same moment, and refuses them for two seconds. Which lane shows something new first?",
-		predict: { lanes: true, same: "several, within a tenth of a second" },
+		predict: { lanes: true, same: "several, within a tenth of a second", apart: 100 },
 		pace: "4 per s",
 		counted: true,
 		phases: [{ carry: true, seconds: 15, cut: 3 }],
 		measure: ([phase]) => bars(phase, ({ back }) => back),
-		value: (all) => smallest(all, 100),
 		show: duration,
 		columns: ["coalesced", "lost"],
 		explain: () =>
@@ -165,13 +158,14 @@ export const experiments = [
 	},
 	{
 		id: "slow",
+		name: "Slow screen",
 		title: "A slow screen",
 		question: "The data changes 20 times a second, but a screen takes 200 ms to show a reading. Which lane's screen shows the newest data?",
-		predict: { lanes: true, same: "several, closer than a frame of the screen" },
+		predict: { lanes: true, same: "several, closer than a frame of the screen", apart: FRAME },
+		distance: "near",
 		pace: "20 per s",
 		phases: [{ carry: true, showTime: 200, seconds: 10 }],
 		measure: ([phase]) => bars(phase, ({ age }) => age),
-		value: (all) => smallest(all, FRAME),
 		show: duration,
 		columns: ["coalesced", "lost"],
 		explain: () =>
@@ -180,6 +174,7 @@ export const experiments = [
 	},
 	{
 		id: "tabs",
+		name: "Ten tabs",
 		title: "Ten tabs",
 		question: "Ten tabs of a browser each open an event stream to the same server. The data changes. How many of them learn of it?",
 		predict: { min: 0, max: 10, step: 1 },
@@ -191,7 +186,7 @@ export const experiments = [
 			{ carry: false, tabs: "websocket", seconds: 4 },
 		],
 		measure: (phases) => phases.flatMap((phase) => bars(phase, ({ received }) => received, "10 tabs")),
-		value: (all) => numberOf(all, "sse"),
+		about: "sse",
 		show: (streams) => `${rounded(streams)} of 10`,
 		explain: ({ value }) =>
 			Number(value) > 6

@@ -17,6 +17,7 @@ import pytest
 from bench.servers import free_port
 from lab import instruments
 from pushlab import limits
+from tests.browsing import Browser
 from tests.clients import (
     BINARY,
     CONTINUATION,
@@ -286,6 +287,15 @@ def test_the_page_can_freeze_it(host: Host, ini: str) -> None:
         lab.wait_for("frozen")
         assert server.http.get("/data").status == 200
         assert lab.clock() - began >= 1000 * instruments.FREEZE
+
+
+def test_the_page_says_what_is_not_counted(host: Host, ini: str, browser: Browser) -> None:
+    server = host(ini, options=())
+    browser.open(f"{server.url}/#experiment=quiet")
+    browser.until_live("[data-truth]")
+    status = browser.find("[data-part=status]")
+    eventually(lambda: status.text.startswith("This server does not count bytes"))
+    assert not browser.find("[data-action=run]").is_enabled()
 
 
 def test_a_port_in_use_is_one_line(ini: str) -> None:

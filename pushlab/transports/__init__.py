@@ -62,7 +62,7 @@ _ALL = (
         title="Long polling",
         short="Long polling",
         tagline="asks once, and waits",
-        colour=Colour("#a86200", "#f2a43a"),
+        colour=Colour("#a56000", "#f2a43a"),
         marker="^",
     ),
     Transport(
