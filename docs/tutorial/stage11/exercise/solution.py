@@ -5,4 +5,5 @@ import sys
 
 from pushlab import Push
 
-Push.publisher(os.environ["REDIS_URL"]).publish("match/final", {"text": sys.argv[1]})
+url = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379")
+Push.publisher(url).publish("match/final", {"text": sys.argv[1]})
