@@ -31,6 +31,10 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	const field = (/** @type {string} */ name) => find(`[data-field="${name}"]`, element);
 	const nameOf = (/** @type {string} */ transport) => lanes.find((lane) => lane.transport === transport)?.name;
 	let key = takeKey();
+	const opener = find("[data-action=class]");
+	const closer = find("[data-action=close-class]", element);
+	let isTeacher = false;
+	let isOpen = !document.documentElement.classList.contains("present");
 	/** @type {Run | null} under way */
 	let run = null;
 	/** @type {Runner | null} */
@@ -43,6 +47,13 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		lab.send({ do: "medians", lanes: Object.fromEntries(medians) });
 	}, PERIOD);
 
+	for (const button of [opener, closer]) {
+		button.addEventListener("click", () => {
+			isOpen = !isOpen;
+			showRole();
+			(isOpen ? closer : opener).focus();
+		});
+	}
 	find("[data-action=end]", element).addEventListener("click", () => send({ do: "end" }));
 	// The key is added late: who hovers over a link for all to see does not show it.
 	find("main").addEventListener("click", ({ target }) => {
@@ -50,15 +61,17 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		if (link instanceof HTMLAnchorElement) link.href = withKey(link.href);
 	});
 
-	/** @param {boolean} isTeacher */
-	function showRole(isTeacher) {
-		element.hidden = !isTeacher;
+	/** Show or hide what is the teacher's. */
+	function showRole() {
+		element.hidden = !(isTeacher && isOpen);
+		opener.hidden = !isTeacher;
+		opener.ariaExpanded = String(isOpen);
 		if (runner) runner.onStartForAll = isTeacher ? (id) => send({ do: "experiment", id }) : null;
 	}
 
 	/** @param {string} url */
 	function withKey(url) {
-		if (element.hidden) return url;
+		if (!isTeacher) return url;
 		const teachers = new URL(url);
 		teachers.searchParams.set("key", key);
 		return teachers.href;
@@ -73,7 +86,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		find("[data-action=end]", element).hidden = !run;
 		const experiment = experiments.find(({ id }) => id === results.id);
 		write(field("run-name"), experiment?.title ?? results.id);
-		write(field("run-count"), `${results.count} of ${pages} have finished.`);
+		write(field("run-count"), results.count === 1 ? "Results of 1 page." : `Results of ${results.count} pages.`);
 		write(field("predicted"), inWords("Predicted", results.predictions, experiment));
 		write(field("found"), inWords("Measured", results.values, experiment));
 		showStrips(field("run-medians"), results.lanes);
@@ -87,7 +100,9 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	function inWords(what, counted, experiment) {
 		if (!counted.length) return "";
 		const one = (/** @type {number | string} */ value) =>
-			typeof value === "number" ? (experiment?.show(value) ?? String(value)) : (nameOf(value) ?? value);
+			typeof value === "number" ? (experiment?.show(value) ?? String(value)) : (nameOf(value) ?? same(value));
+		const same = (/** @type {string} */ value) =>
+			value === "same" && experiment && "lanes" in experiment.predict ? experiment.predict.same : value;
 		const numbers = counted.flatMap(([value, times]) => (typeof value === "number" ? Array(times).fill(value) : []));
 		if (counted.length > 8 && numbers.length) {
 			const [least, median, most] = [0, 0.5, 1].map((q) => one(percentile(numbers, q) ?? 0));
@@ -183,7 +198,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		});
 		lab.send({ do: "result", run: number, experiment, prediction, value, lanes: Object.fromEntries(figures) });
 		// Pages that come now would not find it any more.
-		if (!element.hidden) setTimeout(() => run?.run === number && lab.send({ do: "end" }), ENDS_AFTER);
+		if (isTeacher) setTimeout(() => run?.run === number && lab.send({ do: "end" }), ENDS_AFTER);
 	}
 
 	return {
@@ -197,7 +212,10 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		/** @param {any} message of lab/instruments.py */
 		receive({ lab: about, class: report, experiment, error }) {
 			if (about?.class.role === "student" && key) lab.send({ do: "teach", key });
-			if (about) showRole(about.class.role === "teacher");
+			if (about) {
+				isTeacher = about.class.role === "teacher";
+				showRole();
+			}
 			if (error?.startsWith("key:")) key = keep(""); // it is not asked with again
 			if (experiment !== undefined) follow(experiment);
 			if (report) show(report);

@@ -498,7 +498,7 @@ def test_the_teachers_page(room: Server, browser: Browser, axe: str) -> None:
         run = students[0].wait_for("experiment")["run"]
         for student in students[:3]:
             student.do("result", **result(run))
-        eventually(lambda: browser.find("[data-field=run-count]").text == "3 of 11 have finished.")
+        eventually(lambda: browser.find("[data-field=run-count]").text == "Results of 3 pages.")
         assert browser.find("[data-field=predicted]").text == "Predicted: WebSocket × 3"
         browser.find("[data-action=end]").click()
         for page in (teacher, students[0]):
@@ -521,26 +521,55 @@ def test_a_students_page(room: Server, browser: Browser) -> None:
         assert all(0 < median < 60_000 for [median] in report["medians"].values())
 
 
+#: Whether an element is no higher than the screen.
+FITS = "return arguments[0].scrollHeight <= innerHeight"
+
+
+def is_at(browser: Browser, distance: str) -> None:
+    """Wait until the teacher's page is there."""
+    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == distance)
+    eventually(lambda: browser.find("[data-action=class]").is_displayed())
+    assert "key" not in browser.current_url
+
+
 def test_another_distance_is_the_teachers_too(start: Start, browser: Browser) -> None:
     server = start("serve.py", *ROOM, "--far", "20")
-    browser.visit(server, f"/?present&key={key_of(server)}")
-    eventually(lambda: browser.find("[data-classroom]").is_displayed())
+    browser.visit(server, f"/?key={key_of(server)}")
+    is_at(browser, "here")
     link = browser.find("[aria-label=Distance] a:not([aria-current])")
     assert "key" not in link.get_attribute("href")
     link.click()
-    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == "20 ms away")
-    eventually(lambda: browser.find("[data-classroom]").is_displayed())
-    assert "key" not in browser.current_url
+    is_at(browser, "20 ms away")
     assert browser.find(".address").text == server.url
 
-    browser.find(
-        "[aria-label=Distance] a:not([aria-current])"
-    ).click()  # back, and by an experiment
-    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == "here")
+    browser.find("[aria-label=Distance] a:not([aria-current])").click()  # back, then by one
+    is_at(browser, "here")
     browser.find("[data-action=experiment][value=payload]").click()
-    eventually(lambda: browser.find("[aria-label=Distance] a[aria-current]").text == "20 ms away")
-    eventually(lambda: browser.find("[data-classroom]").is_displayed())
+    is_at(browser, "20 ms away")
     assert browser.find(".experiments [data-part=title]").text == "One trip or three?"
+
+
+def test_the_projector_shows_the_class_or_the_lanes(
+    room: Server, browser: Browser, axe: str
+) -> None:
+    """Each of them alone fits the screen."""
+    browser.visit(room, f"/?present&key={key_of(room)}")
+    card, opener = browser.find("[data-classroom]"), browser.find("[data-action=class]")
+    eventually(opener.is_displayed)
+    assert not card.is_displayed()
+    for width, height in ((1280, 720), OLD_PROJECTOR, HALL):
+        browser.look(width=width, height=height)
+        eventually(lambda: browser.execute_script(FITS, browser.find("html")))
+    opener.click()
+    assert card.is_displayed()
+    for width, height in ((1280, 720), OLD_PROJECTOR, HALL):
+        browser.look(width=width, height=height)
+        eventually(lambda: browser.execute_script(FITS, card))
+    check_looks(browser, axe, "the class, present", ((1280, 720), "dark"), (HALL, "light"))
+    browser.look_as_before()
+    assert browser.find(".segno").is_displayed()
+    browser.find("[data-action=close-class]").click()
+    assert not card.is_displayed()
 
 
 def status_of(browser: Browser) -> str:
@@ -567,7 +596,7 @@ def test_start_for_all(start: Start, browser: Browser) -> None:
         assert student.wait_for("experiment", lambda experiment: experiment is None) is None
         student.wait_for("pace", "every 0.2 s".__eq__)
         shown = browser.find("[data-field=run]").text
-        for words in ("Which is soonest?", "1 of 1 have finished.", "Predicted: WebSocket × 1"):
+        for words in ("Which is soonest?", "Results of 1 page.", "Predicted: WebSocket × 1"):
             assert words in shown
     assert server.log == ""
 
