@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from pushlab.hosting import direct as dispatch
 from tests.clients import TEXT, frame
 from tests.test_own_app import GEVENT, PATCH, SERVERS, THREADS, OwnApp, running
 
@@ -133,3 +136,23 @@ def assert_sockets_open(own: OwnApp) -> None:
     for _ in range(2):  # the second finds a hub that runs
         with own.websocket() as socket:
             assert socket.json()
+
+
+LINES = (
+    "Host: a", "Host: a:1", "host: b/", "Host: ", "HOST:\ta", "X-A: 1", "X-A: 2", "X-B:",
+    "X-C: \xe9", "X_D: 1", "X-E : 1", "X-F: a b ", " folded: 1", "Upgrade: websocket", "Connection: keep-alive",
+    "Connection: Keep-Alive", "Connection: close", "Content-Length: 0", "Expect: 100-continue",
+    "X-G: a\rb", "X-H: a\0b", "X I: 1", "X-J: a: b", "no colon", ": 1", "X-K: 1\nX-L: 2",
+)  # fmt: skip
+
+
+@example(["Host: a", "X-J: a: b", "Connection: Keep-Alive"])
+@given(st.lists(st.sampled_from(LINES), max_size=5).map(lambda some: ["Host: a", *some]))
+@settings(deadline=None, derandomize=True, database=None)
+def test_plain_headers_mean_what_the_parser_says(lines: list[str]) -> None:
+    """What is not plain is left to the parser."""
+    block = "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
+    plain, parsed = dispatch._plain_headers(block), dispatch._parse(block)
+    assert plain is None or (parsed and plain == dispatch._as_environ(parsed))
+    if lines[1:] in ([], ["X-A: 1"], ["X-J: a: b", "Connection: Keep-Alive"]):
+        assert plain

@@ -7,12 +7,15 @@ bytes.
 """
 
 import logging
+import re
 from functools import lru_cache
 from io import BufferedReader, BytesIO
 from typing import Any, cast
 
 from pushlab import limits
 from pushlab.hosting.request_parser import (
+    HOST,
+    NAME,
     RequestHeaders,
     RequestLine,
     environ_name,
@@ -29,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 #: Headers with which a request goes the ordinary way.
 _UNUSUAL = {"content-length", "transfer-encoding", "expect"}
+
+
+#: A header that begins and ends its line, without white space around its value.
+_FIELD = re.compile(r"(?m)^([!-9;-~]+): ([!-~](?:[ -~]*[!-~])?)\r\n")
 
 
 class DirectDispatch:
@@ -163,12 +170,37 @@ def _request_line(data: bytes) -> Environ | None:
 @lru_cache(limits.REMEMBERED)
 def _headers(block: bytes) -> Environ | None:
     """Return the headers' meaning; None if unusual."""
+    if (environ := _plain_headers(block)) is not None:
+        return environ
     headers = _parse(block)
     if headers is None or headers.get("upgrade") is not None:
         return None
     if (headers.get("connection") or "keep-alive").lower() != "keep-alive":
         return None
     return _as_environ(headers)
+
+
+def _plain_headers(block: bytes) -> Environ | None:
+    """Return the meaning of headers as browsers send them.
+
+    For any others None, and the parser decides: it takes twice as long.
+    """
+    fields = _FIELD.findall(block.decode("latin-1"))
+    environ: Environ = {_environ_key(name): value for name, value in fields}
+    has_all = len(environ) == len(fields) == block.count(b"\n") - 1
+    if not has_all or "" in environ or len(fields) > limits.MAX_HEADER_LINES:
+        return None
+    if environ.get("HTTP_CONNECTION", "keep-alive").lower() != "keep-alive":
+        return None
+    return environ if HOST.fullmatch(environ.get("HTTP_HOST", "/")) else None
+
+
+@lru_cache(limits.REMEMBERED)
+    """Return a plain header's key; "" if it is none."""
+    """Return the key of a plain header; "" if it is none."""
+    lower = name.lower()
+    is_plain = NAME.fullmatch(name) and "_" not in name and lower not in (*_UNUSUAL, "upgrade")
+    return environ_name(lower) if is_plain else ""
 
 
 def _parse(block: bytes) -> RequestHeaders | None:

@@ -13,13 +13,13 @@ from typing import NamedTuple
 from pushlab import limits
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
-_NAME = re.compile(_TOKEN)
+NAME = re.compile(_TOKEN)
 #: What no header may contain; a carriage return only at the end of a line.
 _CONTROLS = bytes({*range(32), 127} - {*b"\t\r\n"})
 _EMPTY_LINE = re.compile(rb"(?:^|\n)\r?\n")
 _REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20#\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?@]+)(?=[/?]|$)(.*)")
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\\,:\[\]]*)(?::[0-9]*)?")
+HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\\,:\[\]]*)(?::[0-9]*)?")
 
 #: Where two would let a proxy in front of us find the end of the request elsewhere than we do, and
 #: take the rest for another one (RFC 9112 section 11.2).
@@ -146,7 +146,7 @@ class RequestHeaders:
         host = self.get("host")
         if host is None and line.version != "HTTP/1.0":
             raise BadRequest("the Host header is missing")
-        if not all(_HOST.fullmatch(each) for each in (host, line.host) if each is not None):
+        if not all(HOST.fullmatch(each) for each in (host, line.host) if each is not None):
             raise BadRequest("the Host header names no host")
         if line.host is not None:
             self["host"] = line.host
@@ -192,7 +192,7 @@ class RequestHeaders:
 @lru_cache(limits.REMEMBERED)
 def _lower(name: str) -> str:
     """Return a header's name in lower case, or ""."""
-    return name.lower() if _NAME.fullmatch(name) else ""
+    return name.lower() if NAME.fullmatch(name) else ""
 
 
 @lru_cache(limits.REMEMBERED)
