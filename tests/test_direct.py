@@ -140,7 +140,8 @@ def assert_sockets_open(own: OwnApp) -> None:
 
 LINES = (
     "Host: a", "Host: a:1", "host: b/", "Host: ", "HOST:\ta", "X-A: 1", "X-A: 2", "X-B:",
-    "X-C: \xe9", "X_D: 1", "X-E : 1", "X-F: a b ", " folded: 1", "Upgrade: websocket", "Connection: keep-alive",
+    "X-C: \xe9", "X_D: 1", "X-E : 1", "X-F: a b ", " folded: 1", "Upgrade: websocket",
+    "Connection: keep-alive",
     "Connection: Keep-Alive", "Connection: close", "Content-Length: 0", "Expect: 100-continue",
     "X-G: a\rb", "X-H: a\0b", "X I: 1", "X-J: a: b", "no colon", ": 1", "X-K: 1\nX-L: 2",
 )  # fmt: skip

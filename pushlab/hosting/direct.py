@@ -196,8 +196,8 @@ def _plain_headers(block: bytes) -> Environ | None:
 
 
 @lru_cache(limits.REMEMBERED)
+def _environ_key(name: str) -> str:
     """Return a plain header's key; "" if it is none."""
-    """Return the key of a plain header; "" if it is none."""
     lower = name.lower()
     is_plain = NAME.fullmatch(name) and "_" not in name and lower not in (*_UNUSUAL, "upgrade")
     return environ_name(lower) if is_plain else ""
