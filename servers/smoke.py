@@ -1,4 +1,4 @@
-"""Smoke test: start serve.py, load the page, receive a change, stop it.
+"""Smoke test: start serve.py, load, receive a change, stop.
 
 For every system; it needs the packages of requirements.txt alone. Exits with 1 and a line that says
 what did not work.
