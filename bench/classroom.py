@@ -42,11 +42,11 @@ TIMEOUT = 60.0
 
 
 class Refused(Exception):
-    """The server did not take a page, or let it go."""
+    """The server refused or dropped a page."""
 
 
 class Page:
-    """A page of the class: its connections, and how late changes came."""
+    """A page: its connections, and how late changes came."""
 
     def __init__(self, number: int, port: int, late: dict[str, list[float]]) -> None:
         self._port = port
@@ -198,7 +198,7 @@ class Teacher(Page):
 async def measure(
     server: psutil.Process, ports: tuple[int, int], key: str, *, pages: int, seconds: float
 ) -> dict[str, Any]:
-    """Return what a class of so many pages costs, and receives.
+    """Return what so many pages cost, and receive.
 
     `ports` are the near and the far one; the relay is a child of the server's process.
     """
@@ -291,7 +291,7 @@ def a_class() -> Iterator[tuple[psutil.Process, tuple[int, int], str]]:
 
 
 def run(pages: int, seconds: float) -> dict[str, Any]:
-    """Measure a class of so many pages, for so many seconds."""
+    """Measure a class of pages for some seconds."""
     with a_class() as (server, ports, key):
         return asyncio.run(measure(server, ports, key, pages=pages, seconds=seconds))
 
