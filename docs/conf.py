@@ -4,6 +4,7 @@ The pages link each other by their files, `<push.rst>`, so that they can be read
 written, too. `link_files` makes links of the site from these.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,5 +73,15 @@ def link_files(app: Sphinx, tree: nodes.document) -> None:
         node.replace_self(link)
 
 
+def name_files(app: Sphinx, tree: nodes.document) -> None:
+    """Name what was compared by its file alone, not by its place on this machine."""
+    for block in tree.findall(nodes.literal_block):
+        if block.get("language") == "udiff":
+            text = re.sub(r"^(---|\+\+\+) .*/", r"\1 ", block.astext(), flags=re.M)
+            block.children = [nodes.Text(text)]
+            block.rawsource = text  # else it is not highlighted
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-read", name_files)
     app.connect("doctree-read", link_files, priority=100)

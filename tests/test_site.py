@@ -25,6 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert build.stderr == ""
     assert build.returncode == 0
+    assert not [path for path in target.rglob("*.html") if str(ROOT) in path.read_text()]
     return target
 
 
