@@ -270,7 +270,6 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	function begin() {
 		run = new AbortController();
-		panel.dataset.running = "";
 		button("run").disabled = button("start-for-all").disabled = true;
 		write(button("end"), "Stop");
 		bar.hidden = false;
@@ -285,6 +284,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	async function runNow(experiment, late = 0, controller = begin()) {
 		const { signal } = controller;
 		restore = prepare(experiment);
+		panel.dataset.running = "";
 		part("result").hidden = true;
 		write(part("status"), "It runs.");
 		// What is disabled lets go of the focus. A button would take the space bar.
@@ -411,7 +411,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		await report(signal);
 		const measured = using.map((lane, index) => [
 			lane.transport,
-			figuresOf(lane, before[index], { age: percentile(ages[index], 0.5) ?? null, cutAt }),
+			figuresOf(lane, before[index], { age: percentile(ages[index], 0.5), cutAt }),
 		]);
 		return { carry, seconds, lanes: Object.fromEntries(measured) };
 	}
@@ -541,13 +541,19 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	// Buttons and keys.
 
+	/** Open a question, but not while something runs: a slip must not end it. @param {string} id */
+	function choose(id) {
+		if (run) write(part("status"), "It runs. Stop or Escape ends it.");
+		else api.start(id);
+	}
+
 	group.append(
 		...experiments.map(({ id, name }, index) => {
 			const each = Object.assign(document.createElement("button"), { type: "button", value: id });
 			each.dataset.action = "experiment";
 			each.textContent = `${index + 1} ${name}`;
 			each.ariaPressed = "false";
-			each.addEventListener("click", () => api.start(id));
+			each.addEventListener("click", () => choose(id));
 			return each;
 		}),
 	);
@@ -567,7 +573,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		const isTyped = target.closest("input:not([type=range], [type=radio], [type=checkbox]), select, textarea");
 		const has = (/** @type {string} */ selector) => Boolean(target.closest(selector));
 		if (isTyped) return;
-		if (/^[1-9]$/.test(key) && experiments[Number(key) - 1]) api.start(experiments[Number(key) - 1].id);
+		if (/^[1-9]$/.test(key) && experiments[Number(key) - 1]) choose(experiments[Number(key) - 1].id);
 		else if (key === "Escape" && chosen) endOrClose();
 		// A button, a box that scrolls, and a choice not made yet have the space bar for themselves.
 		else if (key === " " && !has("button, a, summary, [tabindex='0'], [type=checkbox], [type=radio]:not(:checked)")) {
@@ -644,6 +650,9 @@ function pause(wait, signal) {
 	});
 }
 
+/** To hundredths, as it may have to fit into a URL. @param {number | null | undefined} number */
+const rounded = (number) => (number == null ? null : Math.round(number * 100) / 100);
+
 /** What only grows, so that a phase has the difference. @param {Lane} lane */
 function countersOf({ measured }) {
 	const { seen, coalesced, lost, cost, shownAt } = measured;
@@ -654,7 +663,7 @@ function countersOf({ measured }) {
 /**
  * @param {Lane} lane
  * @param {ReturnType<typeof countersOf>} before
- * @param {{ age: number | null, cutAt: number }} more
+ * @param {{ age: number | undefined, cutAt: number }} more
  * @returns {Figures}
  */
 function figuresOf(lane, before, { age, cutAt }) {
@@ -666,15 +675,15 @@ function figuresOf(lane, before, { age, cutAt }) {
 	};
 	return {
 		n: latencies.length,
-		p50: percentile(latencies, 0.5) ?? null,
-		p95: percentile(latencies, 0.95) ?? null,
+		p50: rounded(percentile(latencies, 0.5)),
+		p95: rounded(percentile(latencies, 0.95)),
 		bytes: counted("bytes"),
 		requests: counted("requests"),
 		seen: now.seen - before.seen,
 		coalesced: now.coalesced - before.coalesced,
 		lost: now.lost - before.lost,
-		age,
-		back: backAfter(lane.measured.shownAt, cutAt),
+		age: rounded(age),
+		back: rounded(backAfter(lane.measured.shownAt, cutAt)),
 		received: null,
 	};
 }

@@ -260,7 +260,8 @@ def test_a_lesson_by_keys_alone(far: Server, browser: Browser) -> None:
     browser.execute_async_script(CHANGE, {"slow": {"seconds": 3}})
     keys(browser, Keys.ARROW_DOWN, Keys.SPACE)
     until_it_runs(browser)
-    keys(browser, Keys.SPACE)
+    keys(browser, "1", Keys.SPACE)
+    assert part(browser, "title") == "A slow screen", "what runs is not ended by a slip"
     assert not is_held(), "while it runs, Space is for the pictures"
     assert until_measured(browser)["prediction"] == "longpoll"
     keys(browser, "7", Keys.ARROW_RIGHT, Keys.ARROW_LEFT)
