@@ -57,7 +57,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	find("[data-action=end]", element).addEventListener("click", () => send({ do: "end" }));
 	// The key is added late: who hovers over a link for all to see does not show it.
 	find("main").addEventListener("click", ({ target }) => {
-		const link = target instanceof Element && target.closest("[aria-label=Distance] a");
+		const link = target instanceof Element && target.closest("[aria-label=Distance] a, .lesson a");
 		if (link instanceof HTMLAnchorElement) link.href = withKey(link.href);
 	});
 

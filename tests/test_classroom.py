@@ -378,7 +378,7 @@ def test_other_programs_serve_a_class_too(start: Start, program: str) -> None:
     with class_of(server, 1) as (teacher, [student]):
         teacher.do("experiment", id="near")
         assert student.wait_for("experiment")["id"] == "near"
-        assert teacher.wait_for("class")["pages"] == 1
+        teacher.wait_for("class", lambda room: room["pages"] == 1)
 
 
 def test_addresses() -> None:
@@ -536,7 +536,7 @@ def test_another_distance_is_the_teachers_too(start: Start, browser: Browser) ->
     server = start("serve.py", *ROOM, "--far", "20")
     browser.visit(server, f"/?key={key_of(server)}")
     is_at(browser, "here")
-    link = browser.find("[aria-label=Distance] a:not([aria-current])")
+    link = browser.find(".lesson a")
     assert "key" not in link.get_attribute("href")
     link.click()
     is_at(browser, "20 ms away")
@@ -605,6 +605,8 @@ def test_a_student_takes_part(room: Server, browser: Browser) -> None:
     """Also late, after a reload; and stops when the teacher ends it."""
     with LabPage(room.ws) as teacher:
         teach(room, teacher)
+        browser.open(room.url)
+        browser.execute_script("sessionStorage.clear()")  # the key of another test
         browser.visit(room)
         teacher.do("experiment", id="near")
         for _ in range(2):
@@ -616,6 +618,21 @@ def test_a_student_takes_part(room: Server, browser: Browser) -> None:
         eventually(lambda: browser.find(".experiments progress").is_displayed())
         teacher.do("end")
         eventually(lambda: not browser.find(".experiments progress").is_displayed())
+
+
+def test_a_student_is_moved_to_where_the_experiment_is(start: Start, browser: Browser) -> None:
+    """And finds there that it has been started for all."""
+    server = start("serve.py", *ROOM, "--far", "20")
+    with LabPage(server.ws) as teacher:
+        teach(server, teacher)
+        browser.visit(server)
+        teacher.do("experiment", id="payload")
+        place = "[aria-label=Distance] a[aria-current]"
+        eventually(lambda: browser.find(place).text == "20 ms away")
+        eventually(lambda: browser.find(".experiments progress").is_displayed())
+        assert browser.find(".experiments [data-part=title]").text == "One trip or three?"
+        teacher.wait_for("class", lambda room: room["pages"] == 1)
+        teacher.do("end")
 
 
 def test_a_class_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
