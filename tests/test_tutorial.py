@@ -21,7 +21,7 @@ import pytest
 
 from bench.servers import free_port
 from tests.browsing import Browser
-from tests.clients import RawSocket, Response
+from tests.clients import CLOSE, RawSocket, Response
 from tests.conftest import ROOT, Program, Server, eventually, until_same
 from tests.hosting import BIN
 from tests.redis_server import RedisServer
@@ -455,7 +455,9 @@ def test_without_a_login_all_may_follow(start_stage: Start) -> None:
         assert stage.http.post("/logout", b"", headers=hers).status == 302
         stage.say("Goal!")
         assert other.json()["value"] == {"text": "Goal!"}
-        assert logged_out.close_code() == 4401  # and no text before it
+        closed = logged_out.frame()  # and no text before it
+        assert closed
+        assert (closed[0], int.from_bytes(closed[1][:2], "big")) == (CLOSE, 4401)
 
 
 @pytest.mark.parametrize(("solution", "status"), [(False, 101), (True, 401)])
@@ -598,7 +600,8 @@ def test_a_long_poll_brings_all_that_was_missed(start_stage: Start, browser: Bro
 
 
 def test_each_stream_has_a_thread(start_stage: Start) -> None:
-    stage = start_stage(5, solution=True)
+    """Until the server has found out that the browser is gone."""
+    stage = start_stage(5, solution=True, seconds=0.5)
 
     def threads() -> int:
         stage.until_idle()  # threads of earlier requests have ended
@@ -608,6 +611,9 @@ def test_each_stream_has_a_thread(start_stage: Start) -> None:
     streams = [stage.ask("/news") for _ in range(3)]
     assert all(stream.line("data: ") for stream in streams)
     assert threads() == before + 3
+    for stream in streams:
+        stream.close()
+    until_same(lambda: (threads(), before))
 
 
 def test_the_browser_says_it_by_its_websocket(start_stage: Start, browser: Browser) -> None:
