@@ -151,9 +151,10 @@ def misdirected(host: str) -> Response:
     name = re.sub(r":[0-9]*$", "", host.strip().lower())
     name = name if re.fullmatch(r"[a-z0-9_.-]{1,100}", name) else "NAME"
     message = (
-        f"Host {host!r} is not served here: this server listens on loopback, and so only responds "
-        f"to localhost. To have a proxy such as nginx pass requests for {name}: --allow-host "
-        f"{name}, or allow_hosts= in an app of your own. To serve a network: --host 0.0.0.0"
+        f"Host {host!r} is not served here: a server on loopback responds only to localhost, and "
+        f"to names that it is given. If a proxy such as nginx passes requests for {name} on: "
+        f"--allow-host {name}, or allow_hosts= in an app of your own. To serve a network: "
+        "--host 0.0.0.0"
     )
     return error("421 Misdirected Request", message)
 
