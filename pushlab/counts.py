@@ -96,6 +96,13 @@ def news(transport: str, readings: Sequence[Any], after: str | None, *, times: i
         count.coalesced += times * _skipped(after, first)
 
 
+def fetched(reading: Any, method: str) -> None:
+    """Count a reading that a short poll fetched."""
+    news("poll", [reading], None)
+    if method != "HEAD":
+        sent_bytes["poll"] += len(reading.carry)
+
+
 def _skipped(after: str | None, reading: Any) -> int:
     """Return how many readings are between these two."""
     epoch, _, sequence = (after or "").rpartition("-")

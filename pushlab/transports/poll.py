@@ -31,7 +31,5 @@ def update(feeds: Sequence[Feed], environ: Environ) -> Response:
         return Response("412 Precondition Failed", [*headers, ("Content-Length", "0")])
     if known and etags(known).contains_weak(reading.cursor):
         return Response("304 Not Modified", headers)
-    counts.news("poll", [reading], None)
-    if environ["REQUEST_METHOD"] != "HEAD":
-        counts.sent_bytes["poll"] += len(reading.carry)
+    counts.fetched(reading, environ["REQUEST_METHOD"])
     return json_response("200 OK", reading.carry, *headers)
