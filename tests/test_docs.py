@@ -11,7 +11,7 @@ import pytest
 
 from bench.fanout import experiments
 from bench.fanout.report import GOALS, Report
-from bench.report import docs, findings
+from bench.report import diagrams, docs, findings
 from bench.results import PUBLISHED
 from bench.statistics import quantile
 from bench.studies import STUDIES
@@ -51,9 +51,13 @@ def heavier_threads(found: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "edit", "documents"),
     [
-        ("wire", dearer_frames, {"README.rst"}),
-        ("servers", heavier_threads, {"servers.rst", "uwsgi.rst"}),
-        ("fanout", larger_sockets, {"README.rst", "compression.rst", "speed.rst", "fanout.rst"}),
+        ("wire", dearer_frames, {"README.rst", "transports.rst", "what-push-costs.rst"}),
+        ("servers", heavier_threads, {"servers.rst", "uwsgi.rst", "concurrency.rst"}),
+        (
+            "fanout",
+            larger_sockets,
+            {"README.rst", "compression.rst", "speed.rst", "fanout.rst", "what-push-costs.rst"},
+        ),
     ],
 )
 def test_a_changed_result_is_found_and_followed(
@@ -97,14 +101,40 @@ def test_every_raw_result_has_the_command_that_measures_it_again() -> None:
 
 
 def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
-    assert says("README.rst", "it costs as many bytes as a long poll that carries")
-    assert says("README.rst", "Requests are what costs")
+    document = "docs/explanation/what-push-costs.rst"
+    assert says(document, "it costs as many bytes as a long poll that carries")
+    assert says(document, "Requests are what costs.")
     wire = docs.raw("wire")["costs"]
     costs = {name: cost["up"] + cost["down"] for name, cost in wire.items()}
     ratio = costs["WebSocket, signal then fetch"] / costs["long poll, carry"]
     assert 0.9 < ratio < 1.1
     pushed = {costs.pop("WebSocket, carry"), costs.pop("SSE, carry")}
     assert 3 * max(pushed) < min(costs.values())
+
+
+def test_the_diagrams_are_those_of_the_recording() -> None:
+    """If not: `python -m bench.diagrams`, which records again and draws."""
+    for name in diagrams.KINDS:
+        assert diagrams.RECORDING.with_name(f"{name}.svg").read_text() == diagrams.svg(name)
+
+
+def test_what_the_page_with_the_diagrams_says() -> None:
+    document = "docs/explanation/transports.rst"
+    shown = {name: [number for number, _ in found["shown"]]
+             for name, found in diagrams.recording()["kinds"].items()}  # fmt: skip
+    assert says(document, "that happened to 4. And 3 was skipped")
+    assert shown["longpoll"] == [1, 2, 4, 5]
+    assert says(document, "All five readings arrive, each after one trip.")
+    assert shown["sse"] == shown["websocket"] == [1, 2, 3, 4, 5]
+    trip = diagrams.recording()["rtt_ms"] / 2000
+    for name in ("sse", "websocket"):
+        found = diagrams.recording()["kinds"][name]
+        for (_, changed), (_, at) in zip(found["changes"], found["shown"], strict=True):
+            assert trip <= at - changed < 2 * trip
+    assert says(document, "each reading takes three trips")
+    (_, changed), (_, at) = (diagrams.recording()["kinds"]["longpoll-signal"][row][0]
+                             for row in ("changes", "shown"))  # fmt: skip
+    assert 3 * trip <= at - changed < 4 * trip
 
 
 def test_polling_wins_with_slow_readers() -> None:

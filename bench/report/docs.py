@@ -27,7 +27,7 @@ from bench.environment import described
 from bench.fanout.experiments import KINDS, MIX, SOCKET, STREAM
 from bench.fanout.report import GOALS, Report, number
 from bench.processes import ROOT
-from bench.report import tables
+from bench.report import diagrams, tables
 from bench.report.findings import sentences
 from bench.report.formatting import duration, significant
 from bench.report.tables import Comparison, as_rst
@@ -113,6 +113,23 @@ def wire() -> None:
     show(".. code:: text", textwrap.indent(bytes_on_wire.table(raw("wire")["costs"]), "   "))
 
 
+def diagram(name: str) -> None:
+    """Print a diagram, also in words, and its messages."""
+    alternative = f"{diagrams.KINDS[name].title}: a space-time diagram, described below"
+    picture = f".. image:: transports/{name}.svg\n   :alt: {alternative}"
+    show(picture, diagrams.words(name), as_rst(diagrams.rows(name)))
+
+
+def recorded() -> None:
+    """Print with what the diagrams were recorded."""
+    found = diagrams.recording()
+    origin = (
+        f"Recorded by ``{found['command']}``; every message is in "
+        "`recording.json <transports/recording.json>`_."
+    )
+    show(origin, "\n".join(f"| {line}" for line in described(found["about"]).splitlines()))
+
+
 def summary() -> None:
     """Print the costs of an update, a row per variant."""
     near, far, most, _ = groups()
@@ -187,10 +204,15 @@ def _wire_numbers() -> dict[str, str]:
     of = raw("wire")
     names = {"push": "WebSocket, carry", "long poll": "long poll, carry"}
     names["long poll signal"] = "long poll, signal then fetch"
-    costs = {name: of["costs"][cost] for name, cost in names.items()}
+
+    def both(name: str) -> int:
+        return int(of["costs"][name]["up"] + of["costs"][name]["down"])
+
     return {
-        **{f"wire {name}": f"{cost['up'] + cost['down']:,}" for name, cost in costs.items()},
+        **{f"wire {name}": f"{both(cost):,}" for name, cost in names.items()},
         "wire browser": str(of["browser"]),
+        "wire ratio": significant(both(names["long poll"]) / both(names["push"])),
+        "wire request": f"{of['costs']['long poll, carry']['up']:,}",
         "wire value bytes": str(of["value_bytes"]),
     }
 
@@ -207,6 +229,12 @@ def _compared() -> dict[str, str]:
     }
     for name, one in {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}.items():
         found[f"compared {name}"] = significant(_after(far, one))
+    for name, one in {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}.items():
+        cost = most.by_variant[replace(one, dispatch=FLASK)].cpu_per_update
+        found[f"compared {name} cpu"] = tables.shown(cost)
+    found["compared long poll cpu direct"] = tables.shown(
+        most.by_variant[replace(LONG, dispatch=DIRECT)].cpu_per_update
+    )
     for name, one in {"push": PUSH, "short poll": SHORT}.items():
         found[f"slow {name} bytes"] = f"{slow.by_variant[one].bytes_per_second or 0:,.0f}"
     ages = {"push": PUSH, "signal": PUSH_SIGNAL, "long poll": LONG, "short poll": SHORT}
