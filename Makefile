@@ -78,6 +78,7 @@ offline: docs
 	$(VENV)/bin/python docs/teaching/offline.py
 
 figures: $(VENV)/compare
+	$(VENV)/bin/python -m bench.report.diagrams
 	$(VENV)/bin/python -m bench.report.docs -r
 
 $(VENV)/run: requirements.txt | $(VENV)/bin/python

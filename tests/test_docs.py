@@ -113,7 +113,7 @@ def test_a_signal_costs_as_many_bytes_as_a_long_poll_that_carries() -> None:
 
 
 def test_the_diagrams_are_those_of_the_recording() -> None:
-    """If not: `python -m bench.diagrams`, which records again and draws."""
+    """If not: `make figures`, which draws what is recorded; `python -m bench.diagrams` records."""
     for name in diagrams.KINDS:
         assert diagrams.RECORDING.with_name(f"{name}.svg").read_text() == diagrams.svg(name)
 

@@ -1,7 +1,8 @@
 """Space-time diagrams of recorded transports, as SVG and in words.
 
 Time runs to the right. The server is the upper line, the browser the lower one, and each message
-is a stroke from where it left to where it arrived.
+is a stroke from where it left to where it arrived. `python -m bench.report.diagrams` draws again,
+with other colours perhaps, what is recorded.
 """
 
 import json
@@ -188,3 +189,7 @@ def draw_all() -> None:
     recording.cache_clear()
     for name in KINDS:
         RECORDING.with_name(f"{name}.svg").write_text(svg(name))
+
+
+if __name__ == "__main__":
+    draw_all()
