@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from flask import Blueprint, Response, redirect, send_from_directory, url_for
+from flask import Blueprint, redirect, send_from_directory, url_for
 from flask.typing import ResponseReturnValue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,15 +30,12 @@ def index() -> ResponseReturnValue:
 @blueprint.get("/<path:path>")
 def page(path: str) -> ResponseReturnValue:
     """A page by its source; a file of the site."""
-    if path.endswith(".rst"):
-        html = str(Path(path).with_suffix(".html"))
-        if (BUILT / "index.html").exists():
-            return redirect(url_for(".page", path=html))
-        return send_from_directory(WRITTEN, path, mimetype="text/plain")
-    return send_from_directory(BUILT, path)
-
-
-@blueprint.after_request
-def add_policy(response: Response) -> Response:
+    if not path.endswith(".rst"):
+        response = send_from_directory(BUILT, path)
+    elif (BUILT / "index.html").exists():
+        return redirect(url_for(".page", path=f"{path.removesuffix('.rst')}.html"))
+    else:
+        response = send_from_directory(WRITTEN, path, mimetype="text/plain")
+    # Not in an after_request function, with which the server would leave every request to Flask.
     response.headers["Content-Security-Policy"] = POLICY
     return response

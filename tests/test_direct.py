@@ -6,8 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lab.settings import Settings
+from pushlab.feed import Feed
 from pushlab.hosting import direct as dispatch
+from pushlab.wsgi.direct import Direct
 from tests.clients import TEXT, frame
+from tests.test_http import app_of
 from tests.test_own_app import GEVENT, PATCH, SERVERS, THREADS, OwnApp, running
 
 APP = """
@@ -116,6 +120,10 @@ def test_views_of_the_environ(tmp_path: Path, server: str) -> None:
         with own.websocket("/echo") as conversation:
             conversation.send(frame(TEXT, b"hello"))
             assert conversation.frame() == (TEXT, b"hello")
+
+
+def test_the_labs_views() -> None:
+    assert Direct.of(app_of(Feed(), Settings()))
 
 
 @pytest.mark.parametrize("addition", ADDITIONS)
