@@ -4,11 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 
@@ -27,6 +29,11 @@ import("/static/experiments.js").then(({ experiments }) => {
   }
   done();
 });
+"""
+IS_OPEN = """
+const button = document.querySelector(`[data-action=experiment][value="${arguments[0]}"]`);
+return button?.ariaPressed === "true"
+  && document.querySelector("[data-truth]").dataset.state === "live";
 """
 PREDICT = """
 const input = document.querySelector(`.prediction [value="${arguments[0]}"]`)
@@ -63,8 +70,13 @@ def results(browser: Browser) -> list[dict[str, Any]]:
 def open_experiment(browser: Browser, experiment: str, **changes: Any) -> None:
     """Open its question, at the distance that it needs."""
     browser.find(f'[data-action=experiment][value="{experiment}"]').click()
-    browser.until_live("[data-truth]")  # of another page, perhaps
-    eventually(lambda: browser.find(".prediction").is_displayed())
+
+    def is_open() -> bool:
+        with suppress(WebDriverException):  # the page at another port is on its way
+            return bool(browser.execute_script(IS_OPEN, experiment))
+        return False
+
+    eventually(is_open)
     browser.execute_async_script(CHANGE, {experiment: changes})
 
 
