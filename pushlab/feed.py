@@ -206,6 +206,8 @@ class Feed:
     forbidden: ClassVar[str] = ""
     #: Whether it is the same in every process.
     is_shared: ClassVar[bool] = False
+    #: Tells whether the caller may wait; set by a server whose event loop calls.
+    can_wait: ClassVar[Callable[[], bool]] = staticmethod(lambda: True)
 
     def __init__(self, keep: int = 1, *, topic: str = "", epoch: str = "") -> None:
         if Feed.forbidden and not self.is_shared:

@@ -248,8 +248,11 @@ class RedisFeed(Feed):
         """Read on in Redis, from where this feed is.
 
         Those that ask meanwhile share what one has read, and that Redis cannot be asked: otherwise
-        each would wait for it, one after another.
+        each would wait for it, one after another. Raises BlockingIOError in an event loop, before a
+        connection is used, which would be lost.
         """
+        if not Feed.can_wait():
+            raise BlockingIOError("Redis would have to be waited for")
         asked_at = time.monotonic()
         with self._publishing():
             if self._failed_at >= asked_at:

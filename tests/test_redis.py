@@ -24,7 +24,7 @@ from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position, Reading, news, positions
 from pushlab.redis_feed import LeaseLost, RedisFeeds
 from tests.clients import HANG_TIMEOUT, LabPage
-from tests.conftest import ROOT, Server, eventually, starting
+from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.hosting import with_limits
 from tests.redis_server import SERVERS, RedisServer
 from tests.relay import Relay
@@ -806,6 +806,22 @@ def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
         server.stop()
     assert server.process.returncode == 0
     assert "Traceback" not in server.log
+
+
+def test_a_request_that_reads_in_redis_keeps_its_connection(
+    own_redis: RedisServer, start: Start
+) -> None:
+    """It is not dispatched in the event loop, which could not wait for the response."""
+    server = start("serve.py", "--redis", own_redis.url)
+
+    def connections() -> int:
+        return int(own_redis.do("INFO", "stats")["total_connections_received"])
+
+    assert server.http.get("/data").status == 200
+    before = connections()
+    for _ in range(100):  # some of the responses would have come before they are waited for
+        assert server.http.get("/data").status == 200
+    assert connections() - before < 10
 
 
 def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:

@@ -22,6 +22,7 @@ from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler
 
 from pushlab import counts, limits
+from pushlab.feed import Feed
 from pushlab.hosting.access_log import AccessLog, Entry
 from pushlab.hosting.client_gone import gone
 from pushlab.hosting.deadlines import Deadlines
@@ -420,6 +421,10 @@ class Handler(WebSocketHandler):  # type: ignore[misc]
             self._sendall(headers + (data or b""))
 
 
+def _can_wait() -> bool:
+    return gevent.getcurrent() is not gevent.get_hub()
+
+
 @dataclass(eq=False)
 class _Handshake:
     """A client whose TLS handshake has begun."""
@@ -469,6 +474,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.max_connections = listener_limit(settings.max_connections)
         self.max_requests = math.inf  # that are in greenlets at a time
         self._direct = DirectDispatch(app, self.access_policy)
+        Feed.can_wait = staticmethod(_can_wait)
         self.wheel = TimerWheel(self._call_after)
         self.returns = Returns(self.loop)
         self._greenlets = GreenletPool()
