@@ -98,9 +98,10 @@ def news(transport: str, readings: Sequence[Any], after: str | None, *, times: i
 
 def fetched(reading: Any, method: str) -> None:
     """Count a reading that a short poll fetched."""
-    news("poll", [reading], None)
-    if method != "HEAD":
-        sent_bytes["poll"] += len(reading.carry)
+    with _lock:
+        news("poll", [reading], None)
+        if method != "HEAD":
+            sent_bytes["poll"] += len(reading.carry)
 
 
 def _skipped(after: str | None, reading: Any) -> int:
