@@ -474,6 +474,23 @@ def test_polls_that_return_at_once_let_others_have_their_turn(start: Start) -> N
     eventually(lambda: owners(server) == NOBODY)
 
 
+@pytest.mark.parametrize("loop", ["libev-cext", "libuv-cffi"])
+def test_each_turn_of_either_loop_serves_polls_that_return(start: Start, loop: str) -> None:
+    """On Windows it is libuv, which does not count its turns."""
+    delay = {"pushlab.hosting.gevent_connections._MAX_DELAY": 3600}
+    options = with_limits(POLL_CHUNK=2, **delay) | {"GEVENT_LOOP": loop}
+    server = start("serve.py", "--source", "http", environment=options)
+    newest = server.cursor
+    with ExitStack() as stack:
+        clients = [stack.enter_context(wire(server)) for _ in range(9)]
+        for _ in range(2):
+            for client in clients:
+                client.socket.sendall(request(server, f"/update?after={newest}"))
+            newest = server.publish({})
+            for client in clients:
+                assert client.response().json["cursor"] == newest
+
+
 @pytest.mark.parametrize("field", ["Accept: */*", "X_Unusual: 1"], ids=["direct", "Flask"])
 @pytest.mark.parametrize("end", ["asks again", "close", "reset"])
 def test_many_deadlines_at_once(server: Server, field: str, end: str) -> None:

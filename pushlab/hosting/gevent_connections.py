@@ -33,19 +33,21 @@ class Returns:
 
     def __init__(self, loop: Any) -> None:
         self._loop = loop
-        self._turn = self._served = 0
+        self._served = 0
 
     def next(self, group: Group) -> bool:
         """Tell whether one more, of this group, is served now.
 
         None is put off for longer than _MAX_DELAY.
         """
-        turn = self._loop.iteration
-        if turn != self._turn:
-            self._turn, self._served = turn, 0
+        if not self._served:
+            self._loop.run_callback(self._begin_turn)  # of libuv's turns, gevent has no number
         self._served += 1
         has_room = self._served <= limits.POLL_CHUNK
         return has_room or time.monotonic() > group.responded_at + _MAX_DELAY
+
+    def _begin_turn(self) -> None:
+        self._served = 0
 
 
 class ClientConnection(GeventChannel):
