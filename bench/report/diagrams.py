@@ -91,7 +91,7 @@ def held(found: Any) -> Iterator[tuple[float, float | None]]:
     """
     responses = [message["sent"] for message in found["messages"] if message["from"] == "server"]
     for message in found["messages"]:
-        if message["from"] == "browser":
+        if message["what"].startswith("GET /update"):
             begin = message["received"]
             end = (
                 None
