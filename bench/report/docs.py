@@ -218,12 +218,11 @@ def _wire_numbers() -> dict[str, str]:
 
 
 def _compared() -> dict[str, str]:
-    near, far, most, slow = groups()
+    _, far, most, slow = groups()
     found = {
         "compared browsers": f"{far.clients:,}",
         "compared most": f"{most.clients:,}",
         "compared distance": f"{far.rtt_ms:g}",
-        "compared period": f"{near.by_variant[SHORT].period:g}",
         "slow pace": f"{1 / slow.pace:.0f}",
         "slow handling": f"{slow.processing_time:g}",
     }
