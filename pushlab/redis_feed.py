@@ -145,6 +145,14 @@ class _Script(NamedTuple):
 _APPENDING, _READING, _SUMMING = map(_Script.of, (_APPEND, _READ, _SUM))
 
 
+class _State(NamedTuple):
+    """A process's connections: two threads may begin at once."""
+
+    process: int
+    idle: list[tuple[float, Any]]  #: since when, and the connection
+    free: threading.BoundedSemaphore
+
+
 class _Connections:
     """Connections on which scripts run, one at a time.
 
@@ -156,22 +164,25 @@ class _Connections:
         self._connect = connect
         self._begin()
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
-        self._idle: list[tuple[float, Any]] = []  # since when, and the connection
-        self._free = threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)
+    def _begin(self) -> "_State":
+        idle: list[tuple[float, Any]] = []
+        self._state = _State(
+            os.getpid(), idle, threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)
+        )
+        return self._state
 
     def run(self, script: _Script, *arguments: Any) -> Any:
         """Return a script's response; raises RedisError.
 
         The arguments begin with the number of keys.
         """
-        if self._process != os.getpid():  # these are the parent's
-            self._begin()
-        if not self._free.acquire(timeout=limits.REDIS_TIMEOUT):
+        state = self._state
+        if state.process != os.getpid():  # these are the parent's
+            state = self._begin()
+        if not state.free.acquire(timeout=limits.REDIS_TIMEOUT):
             raise redis.TimeoutError("Timeout: all connections wait for a response")
         try:
-            since, connection = self._idle.pop()
+            since, connection = state.idle.pop()
         except IndexError:
             since, connection = math.inf, self._connect()
         try:
@@ -182,8 +193,8 @@ class _Connections:
             except redis.exceptions.NoScriptError:  # Redis has started since
                 return self._execute(connection, "EVAL", script.source, *arguments)
         finally:  # after an error it is not connected, and is again when it is used
-            self._idle.append((time.monotonic(), connection))
-            self._free.release()
+            state.idle.append((time.monotonic(), connection))
+            state.free.release()
 
     @staticmethod
     def _execute(connection: Any, *command: Any) -> Any:
@@ -234,7 +245,7 @@ class RedisFeed(Feed):
 
     def _is_ahead(self, after: str) -> bool:
         epoch, _, sequence = after.rpartition("-")
-        is_number = sequence.isdecimal()
+        is_number = sequence.isdecimal() and len(sequence) < 19  # `int` refuses thousands
         return epoch != self.epoch or (is_number and int(sequence) > self.latest.sequence)
 
     def release(self) -> bool:
@@ -438,8 +449,10 @@ class RedisFeeds:
             try:
                 self._read_first(followed, first)
                 followed.take(reading, at.decode(), before.decode())
-            except NotPublished:  # it is published, and will be read
-                self._unsure.add(topic)
+            except BaseException as error:  # also the end of the request: it is published
+                self._unsure.add(topic)  # and will be read
+                if not isinstance(error, NotPublished):
+                    raise
         return reading
 
     def _append(self, topic: str, arguments: Sequence[Any]) -> Any:
@@ -652,7 +665,7 @@ class RedisFeeds:
                         raise redis.TimeoutError("it does not respond")
                     tick, responds = time.monotonic(), False
                     connection.send_command("PING")
-                    unsure, self._unsure = self._unsure, set()
+                    unsure = [self._unsure.pop() for _ in range(len(self._unsure))]  # others add
                     self._refresh([f for t in unsure if (f := self._followed.get(t)) is not None])
                     self._tick()
         finally:
@@ -682,13 +695,18 @@ class RedisFeeds:
 
         Not if it has that reading: several wake-ups are one read.
         """
-        if message[0] == b"message":
+        if message[0] != b"message":
+            return
+        try:
             token, epoch, sequence, at, topic = message[2].decode().split(" ", 4)
-            feed = self._followed.get(topic)
-            if feed is None or token in self._appending:
-                return
-            if not feed.is_at(epoch, int(sequence), at):
-                feed.refresh()
+            number = int(sequence)
+        except ValueError:  # of another program: our scripts send no such thing
+            return
+        feed = self._followed.get(topic)
+        if feed is None or token in self._appending:
+            return
+        if not feed.is_at(epoch, number, at):
+            feed.refresh()
 
     @staticmethod
     def _refresh(feeds: Iterable[RedisFeed]) -> None:

@@ -192,6 +192,15 @@ def test_no_reading_goes_back_in_another_process(shared_redis: RedisServer, tran
     assert feed.latest.cursor == newest
 
 
+def test_any_etag_is_looked_at(processes: Processes) -> None:
+    """Also one with the right epoch, and a number that is too long for Python."""
+    poll = import_module("pushlab.transports.poll")
+    feed = processes.feeds[0]
+    known = f'"{feed.epoch}-{"1" * 5000}"'
+    environ = {"REQUEST_METHOD": "GET", "HTTP_IF_NONE_MATCH": known}
+    assert poll.update([feed], environ).status == "200 OK"
+
+
 # During a process's own append. Each gets what appends, and both processes.
 
 Append = Callable[[], Any]
@@ -231,9 +240,26 @@ def late(append: Append, two: Processes) -> Any:
     raise redis.TimeoutError("too late")
 
 
+class Ended(BaseException):
+    """Ends a request, as gevent's Timeout does."""
+
+
+def ended_before_it_is_taken(append: Append, two: Processes) -> Any:
+    """The request ends while the process has not yet what it has appended."""
+    read_first = two.shared[0]._read_first
+
+    def end(*_: Any) -> None:
+        two.shared[0]._read_first = read_first  # type: ignore[method-assign]
+        raise Ended
+
+    two.shared[0]._read_first = end  # type: ignore[method-assign]
+    return wake_up_first(append, two)
+
+
 @pytest.mark.parametrize(
     ("schedule", "numbers"),
     [
+        (ended_before_it_is_taken, [0, 1]),
         (wake_up_first, [0, 1]),
         (another_before, [-1, 0, 1]),
         (response_lost, [0, 1]),
@@ -256,7 +282,7 @@ def test_what_happens_during_an_append(
         return schedule(lambda: run(script, *arguments), processes)
 
     monkeypatch.setattr(connections, "run", first)
-    with suppress(NotPublished):
+    with suppress(NotPublished, Ended):
         processes.feeds[0].publish({"n": 0})
     if numbers[0]:
         assert [each.value["n"] for each in processes.feeds[0].since(None)] == numbers[:-1]
@@ -265,6 +291,17 @@ def test_what_happens_during_an_append(
     if schedule is another_before:
         processes.feeds[0].refresh()
     processes.until(lambda each: each.has(*numbers))
+
+
+@pytest.mark.parametrize("message", ["orders/7", "", "a b c d e", b"\xff"])
+def test_a_wake_up_of_another_program(processes: Processes, message: str | bytes) -> None:
+    """It is ignored."""
+    processes.publish(0)
+    processes.until(lambda each: each.has(0))
+    with closing(redis.Redis.from_url(processes.shared[0].url)) as other:
+        other.publish("pushlab:wake", message)
+    processes.publish(1)
+    processes.until(lambda each: each.has(0, 1))
 
 
 # Redis goes away. Each returns when it is there again.
