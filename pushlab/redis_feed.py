@@ -164,7 +164,7 @@ class _Connections:
         self._connect = connect
         self._begin()
 
-    def _begin(self) -> "_State":
+    def _begin(self) -> _State:
         idle: list[tuple[float, Any]] = []
         self._state = _State(
             os.getpid(), idle, threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)

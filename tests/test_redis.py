@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -248,7 +248,7 @@ def ended_before_it_is_taken(append: Append, two: Processes) -> Any:
     """The request ends while the process has not yet what it has appended."""
     read_first = two.shared[0]._read_first
 
-    def end(*_: Any) -> None:
+    def end(feed: Feed, place: Any) -> NoReturn:
         two.shared[0]._read_first = read_first  # type: ignore[method-assign]
         raise Ended
 
