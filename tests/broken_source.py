@@ -19,5 +19,5 @@ def broken(pace: Pace) -> Iterator[dict[str, Any]]:
         yield {"n": float("nan")}
 
 
-sources.SOURCES["load"] = broken
+sources.SOURCES["clock"] = broken
 runpy.run_path(os.environ["PROGRAM"], run_name="__main__")

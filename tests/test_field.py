@@ -262,7 +262,7 @@ def test_many_lines_at_once_hold_up_nothing(start: Start, program: str) -> None:
 @pytest.mark.parametrize("program", SERVERS)
 def test_a_source_that_stops_is_told(program: str, fault: str, state: str) -> None:
     server = Server("tests/broken_source.py", environment={"FAULT": fault, "PROGRAM": program})
-    sentence = f"The source load has {state}: the data does not change any more."
+    sentence = f"The source clock has {state}: the data does not change any more."
 
     def health() -> tuple[int, Any]:
         response = server.http.get("/healthz")

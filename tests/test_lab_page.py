@@ -314,7 +314,7 @@ def test_the_page_says_why_controls_are_disabled(start: Start, browser: Browser,
     eventually(lambda: rights.is_displayed())
     assert "--controls" in rights.text
     buttons = browser.find_all("[data-control]")
-    assert len(buttons) == 7
+    assert len(buttons) == 8
     assert not any(button.is_enabled() for button in buttons)
     check_looks(browser, axe, "no controls", (PHONE, "dark"))
     # A page that tries all the same gets an error, in words.
