@@ -48,8 +48,9 @@ class Histogram:
         It may be negative, by the clocks of two machines.
         """
         seconds = max(0.0, seconds)
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.sum += seconds
+        with _lock:  # feeds are broadcast, and read, side by side
+            self.buckets[bisect_left(BOUNDS, seconds)] += 1
+            self.sum += seconds
 
 
 _counts: dict[tuple[str, str], Count] = {}
@@ -102,6 +103,12 @@ def fetched(reading: Any, method: str) -> None:
         news("poll", [reading], None)
         if method != "HEAD":
             sent_bytes["poll"] += len(reading.carry)
+
+
+def sent(transport: str, size: int) -> None:
+    """Count bytes that were sent."""
+    with _lock:
+        sent_bytes[transport] += size
 
 
 def _skipped(after: str | None, reading: Any) -> int:

@@ -18,7 +18,9 @@ within `limits.REDIS_PROCESS`.
 import atexit
 import json
 import logging
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -83,6 +85,9 @@ class Metrics:
         self._redis: RedisFeeds | None = source.redis
         self._sharing = threading.Lock()
         self._shared: dict[Key, float] = {}  # what is in Redis already
+        self._adding: dict[Key, float] | None = None  # what is too, if a response was lost
+        self._additions = 0
+        self._failed_at = -math.inf
         if self._redis is not None:
             self._redis.on_tick.append(self._share)
             atexit.register(self._share_last)
@@ -122,22 +127,37 @@ class Metrics:
 
         Raises NotPublished if Redis cannot be asked.
         """
-        assert self._redis is not None  # noqa: S101 - callers have looked
+        asked_at = time.monotonic()
         with self._sharing:  # what is new is added once
-            totals = counts.totals()
-            new = {
-                json.dumps(key): number - self._shared.get(key, 0)
-                for key, number in totals.items()
-                if number != self._shared.get(key)
-            }
-            gauges = json.dumps([[key, number] for key, number in counts.gauges().items()])
-            found, all_gauges = self._redis.sum_up(new, gauges)
-            self._shared = totals
+            if self._failed_at >= asked_at:  # those that ask meanwhile do not wait one by one
+                raise NotPublished("Redis does not respond")
+            try:
+                if self._adding is not None:
+                    self._add(self._adding)
+                found, all_gauges = self._add(counts.totals())
+            except NotPublished:
+                self._failed_at = time.monotonic()
+                raise
         sums: Counter[Key] = Counter()
         for each in all_gauges:
             for key, number in json.loads(each):
                 sums[tuple(key)] += number
         return {tuple(json.loads(name)): number for name, number in found.items()}, dict(sums)
+
+    def _add(self, totals: dict[Key, float]) -> tuple[dict[str, float], list[str]]:
+        """Add what is new in these totals."""
+        assert self._redis is not None  # noqa: S101 - callers have looked
+        self._adding = totals
+        new = {
+            json.dumps(key): number - self._shared.get(key, 0)
+            for key, number in totals.items()
+            if number != self._shared.get(key)
+        }
+        gauges = json.dumps([[key, number] for key, number in counts.gauges().items()])
+        found = self._redis.sum_up(self._additions, new, gauges)
+        self._shared, self._adding = totals, None
+        self._additions += 1
+        return found
 
     def _share_last(self) -> None:
         if self._redis is not None and not self._redis.problem and self._shared:

@@ -105,16 +105,20 @@ return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+'), first}
 )
 
 
-#: KEYS: the totals of all processes, and each one's gauges. ARGV: the process, its gauges, seconds
-#: until it counts as gone, and a name and an increment for each total.
+#: KEYS: the totals of all processes, and each one's gauges. ARGV: the process, the number of this
+#: addition, its gauges, seconds until it counts as gone; a name and an increment for each total.
+#: An addition that is repeated, as its response was lost, adds nothing.
 _SUM = """
 local now = tonumber(redis.call('TIME')[1])
-for i = 4, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', KEYS[2], ARGV[1], now .. ' ' .. ARGV[2])
+local before = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^%d+ (%d+) ')
+if before ~= ARGV[2] then
+    for i = 5, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], ARGV[i + 1]) end
+end
+redis.call('HSET', KEYS[2], ARGV[1], now .. ' ' .. ARGV[2] .. ' ' .. ARGV[3])
 local all, gauges = redis.call('HGETALL', KEYS[2]), {}
 for i = 1, #all, 2 do
-    local at, its = string.match(all[i + 1], '^(%d+) (.*)$')
-    if now - at > tonumber(ARGV[3]) then
+    local at, its = string.match(all[i + 1], '^(%d+) %d+ (.*)$')
+    if now - at > tonumber(ARGV[4]) then
         redis.call('HDEL', KEYS[2], all[i])
     else
         table.insert(gauges, its)
@@ -576,14 +580,15 @@ class RedisFeeds:
         return agreed
 
     def sum_up(
-        self, increments: Mapping[str, float], gauges: str
+        self, number: int, increments: Mapping[str, float], gauges: str
     ) -> tuple[dict[str, float], list[str]]:
         """Add to the totals; return them, and all processes' gauges.
 
-        Gauges of a process that has ended are gone soon after it.
+        Another number is another addition; with the same one it is added once. Gauges of a process
+        that has ended are gone soon after it.
         """
         keys = [f"{self._prefix}:totals", f"{self._prefix}:gauges"]
-        arguments: list[Any] = [self._process(), gauges, limits.REDIS_PROCESS]
+        arguments: list[Any] = [self._process(), number, gauges, limits.REDIS_PROCESS]
         for name, increment in increments.items():
             arguments += [name, increment]
         totals, all_gauges = self._ask(

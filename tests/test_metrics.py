@@ -2,20 +2,27 @@
 
 import json
 import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from redis import TimeoutError
 
 from bench.servers import free_port
 from pushlab import counts, metrics
 from pushlab.counts import Histogram
+from pushlab.feed import NotPublished
+from pushlab.metrics import Metrics
+from pushlab.redis_feed import RedisFeeds
 from tests.clients import HANG_TIMEOUT, Http, RawSocket, Response
 from tests.conftest import ROOT, Program, Server, Start, eventually, until_same
 from tests.redis_server import RedisServer
@@ -293,6 +300,66 @@ def test_any_scrape_says_the_truth_for_all(
         eventually(lambda: app.responds("/healthz") and app.http.get("/healthz").status == 200)
 
 
+@pytest.fixture
+def sharing(redis: RedisServer) -> tuple[RedisFeeds, Metrics]:
+    shared = RedisFeeds(redis.url)
+    return shared, Metrics(shared.feed("orders/7", 3))
+
+
+def test_what_redis_has_added_is_not_added_again(
+    sharing: tuple[RedisFeeds, Metrics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its response was lost."""
+    shared, own = sharing
+    teapots = "refused", HTTPStatus.IM_A_TEAPOT.name.lower()
+    counts.refuse(HTTPStatus.IM_A_TEAPOT)
+    before = own._share()[0][teapots]
+    run = shared._connections.run
+
+    def lose(*arguments: Any) -> NoReturn:
+        run(*arguments)
+        raise TimeoutError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared._connections, "run", lose)
+        for _ in range(2):
+            counts.refuse(HTTPStatus.IM_A_TEAPOT)
+            with pytest.raises(NotPublished):
+                own._share()
+    assert own._share()[0][teapots] == before + 2
+    assert own._share()[0][teapots] == before + 2
+
+
+def test_scrapes_of_a_redis_that_hangs_wait_once(
+    sharing: tuple[RedisFeeds, Metrics], redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads on in Redis would be behind all of them."""
+    shared, own = sharing
+    called: list[str] = []
+    sum_up = shared.sum_up
+
+    def counting(*arguments: Any) -> Any:
+        called.append("sum up")
+        return sum_up(*arguments)
+
+    def share() -> None:
+        called.append("share")
+        with pytest.raises(NotPublished):
+            own._share()
+
+    monkeypatch.setattr(shared, "sum_up", counting)
+    redis.process.send_signal(signal.SIGSTOP)
+    threads = [threading.Thread(target=share) for _ in range(5)]
+    with own._sharing:
+        for thread in threads:
+            thread.start()
+        eventually(lambda: called.count("share") == 5)
+    for thread in threads:
+        thread.join()
+    redis.process.send_signal(signal.SIGCONT)
+    assert called.count("sum up") == 1
+
+
 def test_the_lab_in_two_processes(redis: RedisServer, start: Start) -> None:
     server = start("serve.py", "--workers", "2", "--redis", redis.url, "--source", "clock")
     with ExitStack() as stack:
@@ -325,6 +392,28 @@ def test_without_prometheus_client_a_sentence_says_so(tmp_path: Path) -> None:
         assert response.status == 501
         assert "pip install 'pushlab[metrics]'" in response.json["error"]
         assert "Traceback" not in app.log
+
+
+def test_durations_at_the_same_time_are_both_counted() -> None:
+    """Those of another feed, in another thread."""
+    histogram, adding, added = Histogram(), threading.Event(), threading.Event()
+
+    class Slow(float):
+        def __radd__(self, other: float) -> float:
+            adding.set()
+            added.wait(0.3)
+            return other + float(self)
+
+    def observe_another() -> None:
+        adding.wait()
+        histogram.observe(1.0)
+        added.set()
+
+    thread = threading.Thread(target=observe_another)
+    thread.start()
+    histogram.observe(Slow(2.0))
+    thread.join()
+    assert (histogram.sum, sum(histogram.buckets)) == (3.0, 2)
 
 
 def test_a_bucket_has_its_bound() -> None:

@@ -145,7 +145,7 @@ class Stream(_Waiting):
     def _counted(self, environ: Environ) -> Iterator[bytes]:
         with counts.waiting("sse", self.positions):
             for piece in self._pieces(environ):
-                counts.sent_bytes["sse"] += len(piece)
+                counts.sent("sse", len(piece))
                 yield piece
 
     def _pieces(self, environ: Environ) -> Iterator[bytes]:
