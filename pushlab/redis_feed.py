@@ -83,7 +83,8 @@ return {epoch, last, at, before or '', first}
 
 #: ARGV[5]...: the epoch, sequence and time of the last reading that is known.
 #: Where the log does not have that reading, a server took over that was behind, or has lost its
-#: last seconds: numbers could be used twice, so the log begins anew.
+#: last seconds: numbers could be used twice, so the log begins anew. Of a state, what was published
+#: since then is kept: nobody has anything newer.
 _READ = (
     _BEGIN
     + """
@@ -93,10 +94,18 @@ if epoch ~= ARGV[5] then
 elseif known > 0 then
     local its = redis.call('XRANGE', KEYS[2], known .. '-0', known .. '-0')
     if last < known or (its[1] and its[1][2][2] ~= ARGV[7]) then
+        local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+        local is_state = redis.call('HGET', KEYS[1], 'keep') == '1'
+        local at = ''
         epoch, last, known = ARGV[1], 0, 0
         redis.call('DEL', KEYS[2])
-        redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0, 'at', '')
-        wake('')
+        if is_state and newest and newest[2][2] > ARGV[7] then
+            last, at = 1, newest[2][2]
+            redis.call('XADD', KEYS[2], '1-0', 'at', at, 'value', newest[2][4])
+            redis.call('EXPIRE', KEYS[2], ARGV[4])
+        end
+        redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', last, 'at', at)
+        wake(at)
     end
 end
 if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
@@ -118,7 +127,7 @@ redis.call('HSET', KEYS[2], ARGV[1], now .. ' ' .. ARGV[2] .. ' ' .. ARGV[3])
 local all, gauges = redis.call('HGETALL', KEYS[2]), {}
 for i = 1, #all, 2 do
     local at, its = string.match(all[i + 1], '^(%d+) %d+ (.*)$')
-    if now - at > tonumber(ARGV[4]) then
+    if not at or now - at > tonumber(ARGV[4]) then
         redis.call('HDEL', KEYS[2], all[i])
     else
         table.insert(gauges, its)

@@ -394,6 +394,30 @@ def restart_behind(redis: RedisServer) -> None:
 
 
 @ON_EACH_OWN
+@pytest.mark.parametrize("published", [1, 2])
+def test_a_state_of_a_server_that_was_behind_is_the_newest(
+    own_redis: RedisServer, published: int
+) -> None:
+    """It is published before any process has noticed: the number may be used, or not yet."""
+    with closing(Processes(own_redis.url, "stock/mug", STATE)) as two:
+        two.publish(0)
+        shutil.copytree(own_redis.folder / "appendonlydir", own_redis.folder / "older")
+        for number in (1, 2):
+            two.publish(number)
+        two.until(lambda each: each.numbers[-1] == 2)
+        for shared in two.shared:
+            shared.close()
+        eventually(lambda: not any(shared.is_running for shared in two.shared))
+        restart_behind(own_redis)
+        for number in range(published):
+            two.publish(10 + number)
+        for feed in two.feeds:
+            feed.refresh()
+            assert feed.latest.value == {"n": 9 + published}
+        two.until(lambda each: each.numbers[-1] == 9 + published)
+
+
+@ON_EACH_OWN
 @pytest.mark.parametrize("fault", [restart_empty, restart_behind])
 def test_a_log_that_is_gone_is_one_reset(
     own_redis: RedisServer, fault: Callable[[RedisServer], None]
