@@ -737,6 +737,51 @@ def test_connections_are_bounded(
     assert own_redis.do("INFO", "stats")["total_connections_received"] < len(threads) / 2
 
 
+def test_two_threads_begin_at_once_in_a_forked_process(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has a connection of the parent's, nor gives back what the other one has taken."""
+    shared = RedisFeeds(shared_redis.url)
+    shared.append("forked", LOG, {"n": 0})
+    connections, errors = shared._connections, list[Exception]()
+    execute, begin = connections._execute, connections._begin
+    beginning, executing, begun = (threading.Event() for _ in range(3))
+
+    def begin_late() -> Any:
+        """The second begins while the first one's script runs."""
+        if threading.current_thread() is second:
+            beginning.set()
+            executing.wait(HANG_TIMEOUT)
+        try:
+            return begin()
+        finally:
+            if threading.current_thread() is second:
+                begun.set()
+
+    def execute_slowly(*arguments: Any) -> Any:
+        if threading.current_thread() is first:
+            executing.set()
+            begun.wait(HANG_TIMEOUT)
+        return execute(*arguments)
+
+    def append() -> None:
+        try:
+            shared.append("forked", LOG, {"n": 1})
+        except Exception as error:
+            errors.append(error)
+
+    monkeypatch.setattr(connections, "_begin", begin_late)
+    monkeypatch.setattr(connections, "_execute", execute_slowly)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    first, second = (threading.Thread(target=append) for _ in range(2))
+    second.start()
+    beginning.wait(HANG_TIMEOUT)
+    first.start()
+    for thread in (first, second):
+        thread.join(HANG_TIMEOUT)
+    assert errors == []
+
+
 @ON_EACH_SHARED
 def test_a_source_without_the_lease_cannot_publish(shared_redis: RedisServer) -> None:
     shared = RedisFeeds(shared_redis.url)
