@@ -31,7 +31,8 @@ def test_a_hundred_waiters(feed_class: str, lost: int, concurrency: str) -> None
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["lost"], found["backwards"]) == (lost, 0)
+    assert found["lost"] == lost
+    assert lost or found["backwards"] == 0  # the wrong one may send a reading twice
     assert found["woken"] >= 100
 
 

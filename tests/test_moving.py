@@ -128,8 +128,8 @@ def test_a_celery_task_and_a_crontab_publish(run: Run, tmp_path: Path) -> None:
                 [sys.executable, "-c", "import tasks; tasks.make_report.delay('nightly')"],
                 cwd=tmp_path, env=environment, check=True,
             )  # fmt: skip
-            for percent in (0, 50, 100):
-                assert browser.json()["value"] == {"percent": percent}
+            while browser.json()["value"] != {"percent": 100}:
+                pass  # a state: readings in between may be skipped
         finally:
             worker.stop()
         [by_hand] = blocks("from-cron-or-celery", "sh")
