@@ -79,7 +79,7 @@ def _halves(transport: str) -> Iterator[Half]:
         path = LIBRARY / file
         text = path.read_text("utf-8")
         found = _IDEA[path.suffix].search(text)
-        idea, start = (found[0], found.start()) if found else (text, 0)  # somebody is editing it
+        idea, start = (found[0], found.start()) if found else (text, 0)  # it is being edited
         yield Half(
             place,
             anchor,

@@ -675,9 +675,10 @@ def test_a_problem_stands(
 ) -> None:
     """Redis can be asked, but accepts nothing: it is said once, until it does again."""
     shared = RedisFeeds(own_redis.url)
-    shared.feed("orders/7", LOG).load()
     problems: list[str] = []
     shared.on_tick.append(lambda: problems.append(shared.problem))
+    shared.feed("orders/7", LOG).load()
+    eventually(lambda: problems)  # it has read, which a Redis that accepts nothing may refuse
     own_redis.do(*harm)
     eventually(lambda: shared.problem)
     problems.clear()

@@ -100,7 +100,7 @@ class Connection:
         self.detached = False  #: the hub has the socket
         #: The code in the browser's close frame: 1005 if it had none, None without a close frame.
         self.close_code: int | None = None
-        #: The code of the first close frame, whoever sent it; None without one.
+        #: The code of the first close frame, of either side; None without one.
         self.ended_with: int | None = None
         self._socket: Any = None
         self._decoder: frames.Decoder | None = None
