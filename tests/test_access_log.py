@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pushlab import limits
+from pushlab.hosting.access_log import AccessLog
 from tests.clients import CLOSE, TEXT, frame
 from tests.conftest import Server, Start, eventually
 from tests.test_own_app import OwnApp, hosted, running
@@ -135,6 +137,19 @@ def test_the_labs_requests_on_standard_error(program: str, start: Start) -> None
     assert [(line["path"], line["transport"], line["status"]) for line in found] == [
         ("/data", "poll", 200), ("/update", "websocket", 101),
     ]  # fmt: skip
+
+
+def test_lines_that_are_dropped_are_a_line_of_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "access.log"
+    write = AccessLog(str(log)).write
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "MAX_LOG_LINES", 0)
+        write("{}")
+    write("{}")
+    eventually(lambda: len(lines(log)) > 1)
+    assert lines(log) == [{"dropped": 1}, {}]
 
 
 @pytest.mark.parametrize("name", SERVERS)

@@ -42,7 +42,7 @@ class AccessLog:
             except OSError as error:
                 message = f"Cannot write the access log {path}: {error.strerror}"
                 raise StartupError(message) from error
-        self.write = NonBlockingHandler(descriptor).put
+        self.write = NonBlockingHandler(descriptor, note='{{"dropped": {}}}').put
 
     @classmethod
     def at(cls, path: str | None) -> "AccessLog | None":

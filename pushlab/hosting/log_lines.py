@@ -26,9 +26,10 @@ class NonBlockingHandler(logging.Handler):
     whole server. More than `limits.MAX_LOG_LINES` lines that wait are dropped and counted.
     """
 
-    def __init__(self, descriptor: int = 2) -> None:
+    def __init__(self, descriptor: int = 2, *, note: str = "({} log lines were dropped)") -> None:
         super().__init__()
         self._descriptor = descriptor
+        self._note = note
         # This class and this function are those of the system's threads, also on gevent.
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         self._dropped = 0
@@ -47,7 +48,7 @@ class NonBlockingHandler(logging.Handler):
             return
         text = f"{line}\n"
         if self._dropped:
-            text = f"({self._dropped} log lines were dropped)\n{text}"
+            text = f"{self._note.format(self._dropped)}\n{text}"
             self._dropped = 0
         self._lines.put(text.encode(errors="backslashreplace"))
 
