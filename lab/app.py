@@ -33,7 +33,7 @@ from pushlab.metrics import Metrics
 from pushlab.transports import TRANSPORTS, routes
 from pushlab.websocket.middleware import connection_of
 from pushlab.wsgi import json_text
-from pushlab.wsgi.access import is_loopback_client, origin_allowed
+from pushlab.wsgi.access import is_loopback_request, origin_allowed
 from pushlab.wsgi.cross_origin import CrossOrigin
 from pushlab.wsgi.direct import Direct, direct
 from pushlab.wsgi.policy import content_security_policy, error_as_json
@@ -130,7 +130,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         ):
             message = "Authorization: not 'Bearer' and the token of this server"
             abort(401, message, www_authenticate=WWWAuthenticate("bearer"))
-        if not settings.token and not is_loopback_client(request.environ):
+        if not settings.token and not is_loopback_request(request.environ):
             # Another server may listen on an address that is not in our options.
             abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
         if not origin_allowed(request.environ, settings.allow_origins):
