@@ -2,7 +2,7 @@
 
 `metrics` reads them. A broadcast adds once for hundreds of subscribers, and calls no library. What
 counts here runs under the hub's lock, or in the one thread of an event loop; everything else holds
-`_lock`. Feeds, positions and readings have no type here: every part may count.
+`lock`. Feeds, positions and readings have no type here: every part may count.
 """
 
 import threading
@@ -20,7 +20,7 @@ BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 Key = tuple[str, ...]
 
 # A generator that is garbage may end within the lock, and counts then.
-_lock = threading.RLock()
+lock = threading.RLock()
 
 
 class Count:
@@ -48,7 +48,7 @@ class Histogram:
         It may be negative, by the clocks of two machines.
         """
         seconds = max(0.0, seconds)
-        with _lock:  # feeds are broadcast, and read, side by side
+        with lock:  # feeds are broadcast, and read, side by side
             self.buckets[bisect_left(BOUNDS, seconds)] += 1
             self.sum += seconds
 
@@ -81,7 +81,7 @@ def declare(rule: str) -> None:
 
 def opened(transport: str, feeds: Iterable[Any], number: int = 1) -> None:
     """Count subscribers that came or, with -1, left."""
-    with _lock:
+    with lock:
         for feed in feeds:
             of(transport, feed.rule).subscribers += number
 
@@ -99,7 +99,7 @@ def news(transport: str, readings: Sequence[Any], after: str | None, *, times: i
 
 def fetched(reading: Any, method: str) -> None:
     """Count a reading that a short poll fetched."""
-    with _lock:
+    with lock:
         news("poll", [reading], None)
         if method != "HEAD":
             sent_bytes["poll"] += len(reading.carry)
@@ -107,7 +107,7 @@ def fetched(reading: Any, method: str) -> None:
 
 def sent(transport: str, size: int) -> None:
     """Count bytes that were sent."""
-    with _lock:
+    with lock:
         sent_bytes[transport] += size
 
 
@@ -127,7 +127,7 @@ def response(
     times: int = 1,
 ) -> None:
     """Count what was found at positions, and sent."""
-    with _lock:
+    with lock:
         sent_bytes[transport] += times * size
         for feed, after in positions:
             if readings := [reading for reading in found if reading.feed is feed]:
@@ -140,7 +140,7 @@ def refuse(status: int) -> None:
         reason = HTTPStatus(status).name.lower()
     except ValueError:  # an app may have statuses of its own
         reason = "other"
-    with _lock:
+    with lock:
         refused[reason] += 1
 
 

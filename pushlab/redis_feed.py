@@ -166,6 +166,9 @@ class _State(NamedTuple):
     free: threading.BoundedSemaphore
 
 
+_beginning = threading.Lock()  #: nobody waits for anything while holding it
+
+
 class _Connections:
     """Connections on which scripts run, one at a time.
 
@@ -398,9 +401,8 @@ class RedisFeeds:
         self._client = redis.Redis.from_pool(pool)
         self._connections = _Connections(self._connect)
         self._followed: dict[str, RedisFeed] = {}
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
+        self._begun_in = 0  # the process
+        self._begin()
         self._counted: Mapping[str, int] = {}  # what this process has written down
         self._appending: set[str] = set()  # the tokens of appends without a response yet
         self._unsure: set[str] = set()  # topics of appends that have none
@@ -409,6 +411,18 @@ class RedisFeeds:
         self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
         self.on_tick: list[Callable[[], object]] = []
+
+    def _begin(self) -> None:
+        """Have locks and a thread of this process.
+
+        Those of before a fork may be older than monkey patching: a greenlet that waits for such a
+        lock stops all others, and the one that holds it, too.
+        """
+        with _beginning:
+            if self._begun_in != os.getpid():
+                self._begun_in = os.getpid()
+                self._lock, self._stopped = threading.Lock(), threading.Event()
+                self._thread: threading.Thread | None = None
 
     def _connect(self, **options: Any) -> Any:
         """Return a connection that is not of the client's."""
@@ -629,6 +643,7 @@ class RedisFeeds:
 
     def follow(self, feed: RedisFeed) -> None:
         """Keep a feed up to date from now on."""
+        self._begin()
         self._followed[feed.topic] = feed
         with self._lock:
             if self._thread is None or not self._thread.is_alive():

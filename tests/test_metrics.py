@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -500,3 +502,38 @@ def test_the_reference_has_every_metric() -> None:
         assert all(f"``{label}``" in page for label in labels.split())
     for name, _ in metrics.DURATIONS.values():
         assert f"``pushlab_{name}_seconds``" in page
+
+
+#: As with `gunicorn --preload`: all is made, then comes the fork, then monkey patching.
+PRELOADED = """
+import os, signal, sys, threading
+from pushlab.metrics import Metrics
+from pushlab.redis_feed import RedisFeeds
+
+url, redis = sys.argv[1], int(sys.argv[2])
+shared = RedisFeeds(url)
+feed = shared.feed("stock", 1)
+metrics = Metrics(feed)
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+from gevent import monkey
+monkey.patch_all()
+import gevent
+feed.load()
+os.kill(redis, signal.SIGSTOP)  # who asks it waits
+waiting = [gevent.spawn(metrics._read) for _ in range(2)]
+gevent.sleep(0.1)
+os.kill(redis, signal.SIGCONT)
+gevent.joinall(waiting, timeout=60, raise_error=True)
+assert all(each.ready() for each in waiting)
+os._exit(0)
+"""
+
+
+def test_what_was_made_before_patching_stops_no_greenlet(redis: RedisServer) -> None:
+    arguments = (redis.url, str(redis.process.pid))
+    done = subprocess.run(
+        [sys.executable, "-c", PRELOADED, *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANG_TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr  # gevent warns of patching late, as is meant here
