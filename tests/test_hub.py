@@ -67,9 +67,10 @@ class FakeChannel:
         found, rest = [], self.sent
         while rest:
             size = rest[1]
-            found.append(int(rest[2 : 2 + size].rpartition(b"-")[2].rstrip(b'"}')))
-            assert rest[0] == 0x81
             assert len(rest) >= 2 + size
+            if not rest[0] & 0x08:  # a ping or a close frame may be among them, on a slow machine
+                assert rest[0] == 0x81
+                found.append(int(rest[2 : 2 + size].rpartition(b"-")[2].rstrip(b'"}')))
             rest = rest[2 + size :]
         return found
 
