@@ -19,7 +19,6 @@ import atexit
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections import Counter
@@ -34,6 +33,7 @@ from flask import request
 from pushlab import counts
 from pushlab.counts import BOUNDS, HISTOGRAMS, Key
 from pushlab.feed import Feed, NotPublished
+from pushlab.forked import PerProcess
 from pushlab.wsgi.responses import error
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Metrics:
 
     def __init__(self, source: "Push | Feed") -> None:
         self._redis: RedisFeeds | None = source.redis
-        self._process, self._sharing = 0, threading.Lock()
+        self._sharing = PerProcess(lambda: threading.Lock())  # held during requests
         self._shared: dict[Key, float] = {}  # what is in Redis already
         self._adding: dict[Key, float] | None = None  # what is too, if a response was lost
         self._additions = 0
@@ -129,7 +129,7 @@ class Metrics:
         Raises NotPublished if Redis cannot be asked.
         """
         asked_at = time.monotonic()
-        with self._one_at_a_time():  # what is new is added once
+        with self._sharing.get():  # what is new is added once
             if self._failed_at >= asked_at:  # those that ask meanwhile do not wait one by one
                 raise NotPublished("Redis does not respond")
             try:
@@ -144,17 +144,6 @@ class Metrics:
             for key, number in json.loads(each):
                 sums[tuple(key)] += number
         return {tuple(json.loads(name)): number for name, number in found.items()}, dict(sums)
-
-    def _one_at_a_time(self) -> threading.Lock:
-        """Return this process's lock, which is held during requests.
-
-        One that was made before a fork may be older than monkey patching: while one greenlet waits
-        for Redis, another one that waits for such a lock would stop them all.
-        """
-        with counts.lock:
-            if self._process != os.getpid():
-                self._process, self._sharing = os.getpid(), threading.Lock()
-            return self._sharing
 
     def _add(self, totals: dict[Key, float]) -> tuple[dict[str, float], list[str]]:
         """Add what is new in these totals."""

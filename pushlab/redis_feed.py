@@ -31,6 +31,7 @@ except ImportError as error:
 
 from pushlab import counts, limits
 from pushlab.feed import Feed, NotPublished, Reading, encode_value, make_reading
+from pushlab.forked import PerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +165,6 @@ class _State(NamedTuple):
     process: int
     idle: list[tuple[float, Any]]  #: since when, and the connection
     free: threading.BoundedSemaphore
-
-
-_beginning = threading.Lock()  #: nobody waits for anything while holding it
 
 
 class _Connections:
@@ -401,8 +399,9 @@ class RedisFeeds:
         self._client = redis.Redis.from_pool(pool)
         self._connections = _Connections(self._connect)
         self._followed: dict[str, RedisFeed] = {}
-        self._begun_in = 0  # the process
-        self._begin()
+        self._lock = PerProcess(lambda: threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._stopped = PerProcess(lambda: threading.Event())
         self._counted: Mapping[str, int] = {}  # what this process has written down
         self._appending: set[str] = set()  # the tokens of appends without a response yet
         self._unsure: set[str] = set()  # topics of appends that have none
@@ -411,18 +410,6 @@ class RedisFeeds:
         self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
         self.on_tick: list[Callable[[], object]] = []
-
-    def _begin(self) -> None:
-        """Have locks and a thread of this process.
-
-        Those of before a fork may be older than monkey patching: a greenlet that waits for such a
-        lock stops all others, and the one that holds it, too.
-        """
-        with _beginning:
-            if self._begun_in != os.getpid():
-                self._begun_in = os.getpid()
-                self._lock, self._stopped = threading.Lock(), threading.Event()
-                self._thread: threading.Thread | None = None
 
     def _connect(self, **options: Any) -> Any:
         """Return a connection that is not of the client's."""
@@ -643,9 +630,8 @@ class RedisFeeds:
 
     def follow(self, feed: RedisFeed) -> None:
         """Keep a feed up to date from now on."""
-        self._begin()
         self._followed[feed.topic] = feed
-        with self._lock:
+        with self._lock.get():
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
                 self._thread.start()
@@ -663,18 +649,18 @@ class RedisFeeds:
 
     def close(self) -> None:
         """End the thread."""
-        self._stopped.set()
+        self._stopped.get().set()
 
     def _run(self) -> None:
         cap = 0.0
-        while not self._stopped.is_set():
+        while not self._stopped.get().is_set():
             try:
                 self._listen()
             except (redis.RedisError, NotPublished, OSError) as error:
                 cap = min(2 * cap, limits.REDIS_RETRY) if self.problem else limits.REDIS_RETRY / 16
                 self._note(f"Redis is away: {error}")
                 # Full jitter: processes do not all return at once.
-                self._stopped.wait(cap * _jitter.random())
+                self._stopped.get().wait(cap * _jitter.random())
 
     def _listen(self) -> None:
         """Listen; read on in all feeds, then in those woken."""
@@ -685,7 +671,7 @@ class RedisFeeds:
             self._refresh(tuple(self._followed.values()))
             self._tick()
             tick, responds = time.monotonic(), True
-            while not self._stopped.is_set():
+            while not self._stopped.get().is_set():
                 with suppress(redis.TimeoutError):
                     self._receive(connection.read_response(True, disconnect_on_error=False))
                     responds = True

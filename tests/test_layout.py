@@ -48,6 +48,7 @@ PARTS = (
     "feed",
     "websocket",
     "counts",
+    "forked",
     "limits",
 )
 

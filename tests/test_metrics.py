@@ -354,7 +354,7 @@ def test_scrapes_of_a_redis_that_hangs_wait_once(
     monkeypatch.setattr(shared, "sum_up", counting)
     redis.process.send_signal(signal.SIGSTOP)
     threads = [threading.Thread(target=share) for _ in range(5)]
-    with own._sharing:
+    with own._sharing.get():
         for thread in threads:
             thread.start()
         eventually(lambda: called.count("share") == 5)
