@@ -4,11 +4,10 @@
 import { find, write } from "./dom.js";
 import { PREDICTING } from "./experiment.js";
 import { experiments } from "./experiments.js";
-import { percentile } from "./measurement.js";
+import { ENOUGH, percentile } from "./measurement.js";
 import { duration } from "./units.js";
 
 const PERIOD = 3000; // milliseconds between two reports of this page's medians
-const ENOUGH = 3; // updates
 const LEAST = 0.1; // milliseconds: a logarithm needs more than nothing
 const ENDS_AFTER = 5000; // milliseconds: pages that are slower still finish
 const STORED = "pushlab-key";
@@ -100,9 +99,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	function inWords(what, counted, experiment) {
 		if (!counted.length) return "";
 		const one = (/** @type {number | string} */ value) =>
-			typeof value === "number" ? (experiment?.show(value) ?? String(value)) : (nameOf(value) ?? same(value));
-		const same = (/** @type {string} */ value) =>
-			value === "same" && experiment && "lanes" in experiment.predict ? experiment.predict.same : value;
+			experiment && runner ? runner.inWords(experiment, value) : String(value);
 		const numbers = counted.flatMap(([value, times]) => (typeof value === "number" ? Array(times).fill(value) : []));
 		if (counted.length > 8 && numbers.length) {
 			const [least, median, most] = [0, 0.5, 1].map((q) => one(percentile(numbers, q) ?? 0));
@@ -193,8 +190,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		const { run: number, id } = run ?? {};
 		if (!number || experiment !== id) return;
 		const figures = Object.entries(lanes).map(([lane, { n, p50, p95, bytes, requests, coalesced, lost }]) => {
-			const numbers = { n, p50, p95, bytes, requests, coalesced, lost };
-			return [lane, Object.fromEntries(Object.entries(numbers).map(([name, it]) => [name, it && rounded(it)]))];
+			return [lane, { n, p50, p95, bytes, requests, coalesced, lost }];
 		});
 		lab.send({ do: "result", run: number, experiment, prediction, value, lanes: Object.fromEntries(figures) });
 		// Pages that come now would not find it any more.

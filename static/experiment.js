@@ -82,6 +82,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	let results = /** @type {Result[]} */ ([]);
 
 	const api = {
+		inWords,
 		/** @type {((id: string) => void) | null} set if this page may start an experiment for all */
 		onStartForAll: null,
 		/** @type {(result: Result) => void} */
@@ -188,11 +189,14 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		if (!dialog.open) prediction.querySelector("input")?.focus({ preventScroll: true });
 	}
 
+	/** The lanes of this page that an experiment is about. @param {Experiment} experiment */
+	const lanesOf = ({ lanes: names }) => lanes.filter(({ transport }) => !names || names.includes(transport));
+
 	/** @param {Experiment} experiment */
-	function questionOf({ predict, show, lanes: names }) {
+	function questionOf(experiment) {
+		const { predict, show } = experiment;
 		if ("lanes" in predict) {
-			const using = lanes.filter(({ transport }) => !names || names.includes(transport));
-			const choices = [...using.map(({ transport, name }) => [transport, name]), ["same", predict.same]];
+			const choices = [...lanesOf(experiment).map(({ transport, name }) => [transport, name]), ["same", predict.same]];
 			return choices.map(([value, text]) => {
 				const input = Object.assign(document.createElement("input"), { type: "radio", name: "choice", value });
 				return labelled(text, input);
@@ -379,8 +383,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	 * @param {Progress} progress
 	 * @returns {Promise<Measured>}
 	 */
-	async function runPhase({ lanes: names }, { carry, cut, showTime = 0 }, seconds, { total, passed, signal }) {
-		const using = lanes.filter(({ transport }) => !names || names.includes(transport));
+	async function runPhase(experiment, { carry, cut, showTime = 0 }, seconds, { total, passed, signal }) {
+		const using = lanesOf(experiment);
 		const areLive = () => using.every(({ isLive }) => isLive);
 		for (const lane of using) {
 			lane.setCarry(carry);

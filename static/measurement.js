@@ -5,6 +5,8 @@ import { browserNow, changedHere } from "./clock.js";
 import { epoch, isNewer, sequence } from "./cursor.js";
 
 const KEPT = 1000; // latencies
+/** Updates of which a median says something. */
+export const ENOUGH = 3;
 
 /** @typedef {"requests" | "empty" | "up" | "down"} Counter */
 /** @typedef {Partial<Record<Counter, number>>} Cost */

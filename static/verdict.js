@@ -1,9 +1,9 @@
 // @ts-check
 /** The verdict: what the lanes have measured, like compared with like, in a few sentences. */
 
+import { ENOUGH } from "./measurement.js";
 import { duration } from "./units.js";
 
-const ENOUGH = 3; // updates
 const SAME_TIME = 2; // milliseconds
 const POLLS = ["longpoll", "poll"]; // the transports that push are compared with these, in this order
 const MEASURING = "Measuring: the verdict comes after three updates.";

@@ -88,7 +88,7 @@ def classmates(room: Server) -> Iterator[tuple[LabPage, list[LabPage]]]:
 
 
 def test_the_controls_are_the_teachers(room: Server) -> None:
-    """Also on the server's own machine; and the teacher is whoever has the key."""
+    """Also on the server's own machine; a page with the key is the teacher's."""
     with LabPage(room.ws) as page, LabPage(room.ws) as other:
         about = page.wait_for("lab")
         assert about["may_steer"] is False

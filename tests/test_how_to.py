@@ -322,7 +322,7 @@ def test_several_workers(run: Run, tmp_path: Path) -> None:
 
 
 def test_watch_it(run: Run, tmp_path: Path) -> None:
-    """Who may read the metrics, what the dashboard needs, and the line in the log."""
+    """The metrics' token, what the dashboard needs, and the line in the log."""
     log = tmp_path / "access.log"
     app = run("watch-it", *GUNICORN, ACCESS_LOG=str(log), METRICS_TOKEN="secret")
     [printed] = blocks("watch-it", "sh")

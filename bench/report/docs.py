@@ -228,7 +228,6 @@ def _compared() -> dict[str, str]:
     }
     for name, one in {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}.items():
         found[f"compared {name}"] = significant(_after(far, one))
-    for name, one in {"push": PUSH, "long poll": LONG, "long poll signal": LONG_SIGNAL}.items():
         cost = most.by_variant[replace(one, dispatch=FLASK)].cpu_per_update
         found[f"compared {name} cpu"] = tables.shown(cost)
     found["compared long poll cpu direct"] = tables.shown(
