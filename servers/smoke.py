@@ -24,6 +24,7 @@ def get(url: str) -> str:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     # On Windows only a group of its own can be sent a Ctrl-C.
     flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     server = subprocess.Popen(  # noqa: S603
