@@ -972,6 +972,23 @@ def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:
         until_all("pace", "4 per s".__eq__)
 
 
+def test_nothing_is_published_by_http_while_redis_is_away(
+    own_redis: RedisServer, start: Start
+) -> None:
+    """The sender gets 503, everyone else what there was; afterwards all is as before."""
+    server = start("serve.py", "--source", "http", "--redis", own_redis.url)
+    cursor = server.publish({"text": "before"})
+    own_redis.stop()
+    refused = server.http.post("/data", {"text": "lost?"})
+    assert refused.status == 503
+    assert refused.json["error"].startswith("Redis has not published: ")
+    assert server.http.get("/data").json["cursor"] == cursor
+    own_redis.start()
+    response = eventually(lambda: (r := server.http.post("/data", {})).status == 201 and r)
+    assert sequence(response.json["cursor"]) == sequence(cursor) + 1
+    assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
