@@ -907,8 +907,9 @@ def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: second.isdisjoint({each.pid for each in server.children}))
         newest = server.http.get("/data").json["cursor"]
-        response = server.http.get(f"/update?after={newest}").json
-        assert response["cursor"].partition("-")[0] in epochs
+        poll = f"/update?after={newest}"  # 204 where the next source takes long to begin
+        response = eventually(lambda: (found := server.http.get(poll)).status == 200 and found)
+        assert response.json["cursor"].partition("-")[0] in epochs
     finally:
         server.stop()
     assert server.process.returncode == 0
