@@ -38,6 +38,7 @@ from pushlab.websocket.frames import (
     TextMessage,
     check_close,
     encode,
+    is_empty_pong,
 )
 from pushlab.wsgi.responses import Headers
 from pushlab.wsgi.waiting import Follower, Stream, Wait, last_event_id
@@ -668,6 +669,9 @@ class Hub:
     def _handle_data(self, subscriber: Subscriber, data: bytes) -> None:
         """Act on control frames; ignore messages."""
         if subscriber.read_closed or not subscriber.encoding.replies:
+            return
+        if subscriber.decoder is None and is_empty_pong(data):  # what most ever send
+            subscriber.awaiting_pong = False
             return
         decoder = subscriber.decoder or Decoder()
         pongs = []

@@ -98,6 +98,7 @@ class ClientConnection(GeventChannel):
     def leave_server(self) -> None:
         """Let the hub alone decide when it is closed."""
         self.server.wheel.unset(self)
+        self.due = math.inf  # one object for all
         self.group = None
         self.configure()
 
