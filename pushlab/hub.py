@@ -15,7 +15,6 @@ It keeps no thread, no greenlet and no request per browser, and none per feed:
 import _thread
 import logging
 import math
-import random
 import threading
 import time
 import weakref
@@ -39,6 +38,7 @@ from pushlab.websocket.frames import (
     TextMessage,
     check_close,
     encode,
+    is_empty_pong,
 )
 from pushlab.wsgi.responses import Headers
 from pushlab.wsgi.waiting import Follower, Stream, Wait, last_event_id
@@ -180,7 +180,10 @@ class Audience:
 
     def group(self, encoding: Encoding) -> "dict[Send, Following]":
         """Return those that are up to date, by their encoding."""
-        return next((group for each, group in self.up_to_date if each is encoding), _NO_GROUP)
+        for each, group in self.up_to_date:
+            if each is encoding:
+                return group
+        return _NO_GROUP
 
     def add_to_group(self, following: "Following") -> None:
         """Have a subscriber sent to by the next broadcast."""
@@ -305,8 +308,10 @@ class Hub:
         self._polls = Polls()
         self._max_subscribers = max_subscribers
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
-        # Each joins a slot at random, so that ten thousand pings never fall on one moment.
+        # They join the slots in turn, so that ten thousand pings never fall on one moment.
         self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
+        self._next_slot = cycle(self._slots)
+        self._size = 0  # of all slots
         self.ping_interval = ping_interval  #: seconds
         self._deadlines: dict[Subscriber, float] = {}  # for a close frame, or for room
         self._keepalive_thread: threading.Thread | None = None
@@ -318,7 +323,7 @@ class Hub:
         self._empty.set()
 
     def __len__(self) -> int:
-        return sum(map(len, self._slots))
+        return self._size
 
     @property
     def is_closed(self) -> bool:
@@ -384,15 +389,17 @@ class Hub:
         first: bytes = b"",
         early: bytes = b"",
     ) -> Subscriber:
-        subscriber = Subscriber(self, channel, random.choice(self._slots), encoding)
+        subscriber = Subscriber(self, channel, next(self._next_slot), encoding)
         thread: threading.Thread | None = None
         with self._lock:
-            subscriber.followings = tuple(
-                Following(subscriber, self._audience_of(feed), after) for feed, after in positions
-            )
-            for following in subscriber.followings:
-                following.audience.size += 1
+            followings = []
+            for feed, after in positions:
+                audience = self._audience_of(feed)
+                audience.size += 1
+                followings.append(Following(subscriber, audience, after))
+            subscriber.followings = tuple(followings)
             subscriber.slot.add(subscriber)
+            self._size += 1
             counts.opened(encoding.transport, (feed for feed, _ in positions))
             subscriber.follower = follower
             self._empty.clear()
@@ -663,6 +670,9 @@ class Hub:
         """Act on control frames; ignore messages."""
         if subscriber.read_closed or not subscriber.encoding.replies:
             return
+        if subscriber.decoder is None and is_empty_pong(data):  # what most ever send
+            subscriber.awaiting_pong = False
+            return
         decoder = subscriber.decoder or Decoder()
         pongs = []
         for event in decoder.feed(data):
@@ -707,6 +717,7 @@ class Hub:
         if subscriber not in subscriber.slot:
             return
         subscriber.slot.discard(subscriber)
+        self._size -= 1
         transport = subscriber.encoding.transport
         counts.opened(transport, (each.audience.feed for each in subscriber.followings), -1)
         if reason in ("slow", "silent"):

@@ -22,7 +22,7 @@ CLOSE_ALL_TIMEOUT = 1.0  #: seconds in which a stopping server closes conversati
 SEND_BUFFER = 32 * 1024  #: bytes that the kernel may hold for one connection
 ACKNOWLEDGE_TIMEOUT = 30.0  #: seconds until a connection without acknowledgements ends
 BROADCAST_CHUNK = 512  #: connections that are sent to before other work gets its turn
-POLL_CHUNK = 256  #: long polls that get a response, or return, before other work gets its turn
+POLL_CHUNK = 192  #: long polls that get a response, or return, before other work gets its turn
 
 # Transports.
 POLL_TIMEOUT = 25.0  #: seconds that a long poll is held when the browser names none

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lab.settings import Settings
 from pushlab.feed import Feed
 from pushlab.hosting import direct as dispatch
+from pushlab.hosting.request_parser import parse_request_line
 from pushlab.wsgi.direct import Direct
 from tests.clients import TEXT, frame
 from tests.test_http import app_of
@@ -165,3 +166,35 @@ def test_plain_headers_mean_what_the_parser_says(lines: list[str]) -> None:
     assert plain is None or (parsed and plain == dispatch._as_environ(parsed))
     if lines[1:] in ([], ["X-A: 1"], ["X-J: a: b", "Connection: Keep-Alive"]):
         assert plain
+
+
+PARTS = st.sampled_from(
+    ("/", "/a", "*", "http://a/b", "%41", "?", "b=1", "&", "#", " ", "\t", "\xe9", "\0")
+)
+
+
+@example("GET", ["/a", "?", "b=1"], " HTTP/1.1\r\n")
+@given(
+    st.sampled_from(("GET", "HEAD", "POST", "get", "")),
+    st.lists(PARTS, max_size=5),
+    st.sampled_from((" HTTP/1.1\r\n", " HTTP/1.0\r\n", " HTTP/2.0\r\n", " HTTP/1.1\n", "\r\n")),
+)
+@settings(deadline=None, derandomize=True, database=None)
+def test_plain_lines_mean_what_the_parser_says(method: str, parts: list[str], end: str) -> None:
+    text = f"{method} {''.join(parts)}{end}"
+    if plain := dispatch._request_line(text.encode("latin-1")):
+        line = parse_request_line(text)
+        path, _, query = line.target.partition("?")
+        assert line == (plain["REQUEST_METHOD"], line.target, "HTTP/1.1", None)
+        assert (plain["PATH_INFO"], plain["QUERY_STRING"]) == (path, query)
+    assert plain or (method, parts) != ("GET", ["/a", "?", "b=1"]) or end != " HTTP/1.1\r\n"
+
+
+def test_a_key_is_no_part_of_what_is_remembered() -> None:
+    keys = [b"%022d==" % number for number in (1, 2)]
+    block = b"Host: a\r\nSec-WebSocket-Key: %b\r\nUpgrade: websocket\r\n\r\n"
+    first, second = (dispatch._upgrade_headers(block % key) for key in keys)
+    assert first == dispatch._environ_of(block % keys[0])
+    assert second == {**(first or {}), "HTTP_SEC_WEBSOCKET_KEY": keys[1].decode()}
+    twice = keys[0] + b"\r\nsec-websocket-key: " + keys[1]
+    assert dispatch._upgrade_headers(block % twice) is None

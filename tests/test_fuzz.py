@@ -263,6 +263,14 @@ def test_an_idle_decoder_can_be_replaced(data: bytes, at: list[int]) -> None:
             replaced.decoder = Decoder(max_message=LIMIT)
 
 
+@given(st.one_of(st.binary(max_size=8), st.binary(max_size=6).map(b"\x8a\x80".__add__)))
+@examples(300)
+def test_an_empty_pong_is_what_the_decoder_takes_for_one(data: bytes) -> None:
+    decoder = Decoder()
+    events = list(decoder.feed(data))
+    assert frames.is_empty_pong(data) == (events == [Pong(payload=b"")] and decoder.idle)
+
+
 @given(streams, st.binary(max_size=200))
 @examples(300)
 def test_no_event_follows_a_close(data: bytes, more: bytes) -> None:

@@ -1,6 +1,7 @@
 """Deadlines on the wheel, and greenlets of the pool: forced schedules, without a wait."""
 
 import contextvars
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -238,3 +239,30 @@ def test_a_context_variable_is_of_one_function(run: Callable[..., None]) -> None
     variable, seen = contextvars.ContextVar("variable", default=0), []
     run(lambda: variable.set(1), lambda: seen.append(variable.get()))
     assert seen == [0]
+
+
+def test_deadlines_that_were_moved_leave_no_memory_behind(clock: Clock, wheel: TimerWheel) -> None:
+    """As those of polls that have had their response, until the look a minute later."""
+    noted: list[One] = []
+    ones = [One(wheel, noted) for _ in range(100)]
+    for one in ones:
+        wheel.set(one, clock.now + 75)
+    for one in ones:
+        wheel.set(one, clock.now + 25)
+    sizes = [sys.getsizeof(slot) for slot in wheel._slots.values()]
+    assert min(sizes) == sys.getsizeof(set())
+    assert len(wheel._ticks) == len(wheel._slots) == 2
+    wheel.set(ones[0], clock.now + 75)  # the same look again
+    clock.run_to(1080)
+    assert noted.count(ones[0]) == 1
+    assert set(noted) == set(ones)
+
+
+def test_the_last_of_a_turn_may_name_a_deadline_that_has_passed(
+    clock: Clock, wheel: TimerWheel
+) -> None:
+    noted: list[One] = []
+    late = One(wheel, noted)
+    wheel.set(One(wheel, noted, lambda: wheel.set(late, clock.now - 0.05)), clock.now + 1)
+    clock.run_to(1002)
+    assert noted[-1] is late

@@ -21,6 +21,8 @@ from bench.statistics import median, quantile
 
 #: Clients that come before memory is measured, for what is needed once, not once each.
 FIRST = 200
+#: Seconds that these are there, for what a server does once a second: its first time-out, and ping.
+FIRST_SECONDS = 1.5
 #: Parts in which clients come: each gives one sample of what opening costs.
 PARTS = 10
 #: Notifications, or requests, in one sample, about: with few clients, it has more rounds of them.
@@ -126,6 +128,7 @@ def waiting(
                 ms.append(1e3 * subscribers.broadcast())
 
         cpu_of(server, act, 5)
+        time.sleep(FIRST_SECONDS)
         before, others = server.memory(), clients - first
         parts = min(PARTS, others)
         openings, beside = [], []

@@ -15,11 +15,10 @@ from typing import Any, cast
 from pushlab import limits
 from pushlab.hosting.request_parser import (
     HOST,
-    NAME,
+    TOKEN,
     RequestHeaders,
     RequestLine,
     environ_name,
-    parse_request_line,
 )
 from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
@@ -33,9 +32,14 @@ logger = logging.getLogger(__name__)
 #: Headers with which a request goes the ordinary way.
 _UNUSUAL = {"content-length", "transfer-encoding", "expect"}
 
-
-#: A header that begins and ends its line, without white space around its value.
-_FIELD = re.compile(r"(?m)^([!-9;-~]+): ([!-~](?:[ -~]*[!-~])?)\r\n")
+#: A line without a body, an absolute URL, or an escaped path.
+_REQUEST_LINE = re.compile(
+    r"(GET|HEAD) (/[^\x00-\x20#%?\x7f]*)(?:\?([^\x00-\x20#\x7f]*))? HTTP/1\.1\r\n"
+)
+#: A header without white space around its value. With X_Y for a name it would look like X-Y.
+_FIELD = re.compile(f"({TOKEN.replace('_', '')}): ([!-~](?:[ -~]*[!-~])?)")
+#: What differs between two handshakes of a browser.
+_KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/]{22}==)(?=\r\n)")
 
 
 class DirectDispatch:
@@ -72,12 +76,12 @@ class DirectDispatch:
         """
         (line, block), found = _split(data), Direct.of(self._app)
         function = line and found and found.functions.get((WEBSOCKET, line["PATH_INFO"]))
-        headers = function and _parse(block)  # with a key, so it never comes again
+        headers = function and _upgrade_headers(block)
         if not line or not function or not headers:
             return False
-        environ = {**_as_environ(headers), **line}
-        is_upgrade = handshake.is_websocket_upgrade(environ)
-        if not is_upgrade or not self._accepts(client, environ, is_plain=False):
+        environ = {**headers, **line}
+        is_accepted = self._accepts(client, environ, is_plain=False)
+        if not is_accepted or environ.get("HTTP_UPGRADE") != "websocket":  # as the policy writes it
             return False
         environ["wsgi.websocket"] = opening = Handshake(client, environ)
         try:
@@ -150,57 +154,70 @@ def _split(data: bytes) -> tuple[Environ | None, bytes]:
 @lru_cache(limits.REMEMBERED)
 def _request_line(data: bytes) -> Environ | None:
     """Return a request line's meaning; None if unusual."""
-    try:
-        line: RequestLine = parse_request_line(data.decode("latin-1"))
-    except ValueError:
-        return None
-    path, _, query = line.target.partition("?")
-    is_plain = line.version == "HTTP/1.1" and line.method in ("GET", "HEAD") and not line.host
-    if not is_plain or "%" in path or "lane=" in query:  # the bytes of a lane are counted
+    match = _REQUEST_LINE.fullmatch(data.decode("latin-1"))
+    if match is None or "lane=" in (match[3] or ""):  # the bytes of a lane are counted
         return None
     return {
-        "REQUEST_METHOD": line.method,
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
+        "REQUEST_METHOD": match[1],
+        "PATH_INFO": match[2],
+        "QUERY_STRING": match[3] or "",
         "SCRIPT_NAME": "",
-        "SERVER_PROTOCOL": line.version,
+        "SERVER_PROTOCOL": "HTTP/1.1",
     }
 
 
 @lru_cache(limits.REMEMBERED)
 def _headers(block: bytes) -> Environ | None:
     """Return the headers' meaning; None if unusual."""
-    if (environ := _plain_headers(block)) is not None:
-        return environ
+    environ = _environ_of(block)
+    if environ is None or "HTTP_UPGRADE" in environ:
+        return None
+    connection = environ.get("HTTP_CONNECTION") or "keep-alive"
+    return environ if connection.lower() == "keep-alive" else None
+
+
+def _upgrade_headers(block: bytes) -> Environ | None:
+    """Return the meaning of a handshake's headers; None if unusual."""
+    found = _KEY.search(block)
+    if found is None:
+        return _environ_of(block)
+    environ = _keyless(block[: found.start()] + block[found.end() :])
+    if environ is None or "HTTP_SEC_WEBSOCKET_KEY" in environ:  # twice
+        return None
+    return {**environ, "HTTP_SEC_WEBSOCKET_KEY": found[1].decode()}
+
+
+def _environ_of(block: bytes) -> Environ | None:
+    """Return the headers' meaning; None if a greenlet parses them."""
+    if (plain := _plain_headers(block)) is not None:
+        return plain
     headers = _parse(block)
-    if headers is None or headers.get("upgrade") is not None:
-        return None
-    if (headers.get("connection") or "keep-alive").lower() != "keep-alive":
-        return None
-    return _as_environ(headers)
+    return None if headers is None else _as_environ(headers)
+
+
+_keyless = lru_cache(limits.REMEMBERED)(_environ_of)  # comes again, while a key does not
 
 
 def _plain_headers(block: bytes) -> Environ | None:
     """Return the meaning of headers as browsers send them.
 
-    For any others None, and the parser decides: it takes twice as long.
+    For any others None, and the parser decides: it takes five times as long.
     """
-    fields = _FIELD.findall(block.decode("latin-1"))
-    environ: Environ = {_environ_key(name): value for name, value in fields}
-    has_all = len(environ) == len(fields) == block.count(b"\n") - 1
-    if not has_all or "" in environ or len(fields) > limits.MAX_HEADER_LINES:
-        return None
-    if environ.get("HTTP_CONNECTION", "keep-alive").lower() != "keep-alive":
-        return None
-    return environ if HOST.fullmatch(environ.get("HTTP_HOST", "/")) else None
+    lines = block.split(b"\r\n")[:-2]
+    environ: Environ = dict(map(_plain_header, lines))
+    has_all = len(environ) == len(lines) <= limits.MAX_HEADER_LINES
+    return environ if has_all and "" not in environ and "HTTP_HOST" in environ else None
 
 
-@lru_cache(limits.REMEMBERED)
-def _environ_key(name: str) -> str:
-    """Return a plain header's key; "" if it is none."""
-    lower = name.lower()
-    is_plain = NAME.fullmatch(name) and "_" not in name and lower not in (*_UNUSUAL, "upgrade")
-    return environ_name(lower) if is_plain else ""
+@lru_cache(limits.REMEMBERED)  # most lines are those of other requests, too
+def _plain_header(line: bytes) -> tuple[str, str]:
+    """Return a header's key and value, if it is plain."""
+    match = _FIELD.fullmatch(line.decode("latin-1"))
+    if match is None:
+        return "", ""
+    name, value = match[1].lower(), match[2]
+    is_plain = name not in _UNUSUAL and (name != "host" or HOST.fullmatch(value))
+    return (environ_name(name), value) if is_plain else ("", "")
 
 
 def _parse(block: bytes) -> RequestHeaders | None:

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import gevent.socket
-
 from pushlab import limits
 from pushlab.hosting.access_log import Entry
-from pushlab.hosting.gevent_sockets import READ, WRITE, GeventChannel, PlainSocket, abort
+from pushlab.hosting.gevent_sockets import (
+    READ,
+    WRITE,
+    GeventChannel,
+    abort,
+    for_greenlets,
+    plain,
+)
 from pushlab.hosting.metering import Exchange
 from pushlab.hosting.socket_options import configure_subscriber
 from pushlab.polls import Group
@@ -85,7 +90,7 @@ class ClientConnection(GeventChannel):
         exchange.upgraded(partial(abort, self._socket))
 
     def receive(self, size: int) -> bytes:
-        data = super().receive(size)
+        data: bytes = self._socket.recv(size)
         if self.exchange is not None:
             self.exchange.received(len(data))
         return data
@@ -93,6 +98,7 @@ class ClientConnection(GeventChannel):
     def leave_server(self) -> None:
         """Let the hub alone decide when it is closed."""
         self.server.wheel.unset(self)
+        self.due = math.inf  # one object for all
         self.group = None
         self.configure()
 
@@ -174,15 +180,11 @@ class ClientConnection(GeventChannel):
         sock, self._socket = self._socket, None
         return self._lent(sock)
 
-    @staticmethod
-    def _lent(sock: Any) -> Any:
-        return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+    _lent = staticmethod(for_greenlets)
 
     def take_back(self, sock: Any) -> None:
         """Own the socket again."""
-        plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        plain.setblocking(False)
-        self._own(plain)
+        self._own(plain(sock))
 
     # For a group of polls.
 

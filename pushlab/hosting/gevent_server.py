@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import BufferedReader, RawIOBase
 from typing import Any
 
@@ -33,7 +33,7 @@ from pushlab.hosting.gevent_connections import (
     Returns,
     TLSConnection,
 )
-from pushlab.hosting.gevent_sockets import PlainSocket, abort, wait_until_gone
+from pushlab.hosting.gevent_sockets import PlainSocket, abort, for_greenlets, wait_until_gone
 from pushlab.hosting.greenlet_pool import GreenletPool
 from pushlab.hosting.lifecycle import StartupError, hosting_of, serve, stop_signals
 from pushlab.hosting.listener import AcceptErrors
@@ -551,9 +551,10 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def do_read(self) -> Any:
         """Accept a connection; None if that is not possible now."""
+        listener = self.socket
         try:
-            return super().do_read()
-        except ConnectionError:  # the client has closed already
+            number, address = listener._accept()
+        except (BlockingIOError, ConnectionError):  # no more; or the client has closed already
             return None
         except OSError as error:
             if self.is_fatal_error(error):
@@ -563,6 +564,7 @@ class Server(WSGIServer):  # type: ignore[misc]
             self._timer = self.loop.timer(AcceptErrors.PAUSE)
             self._timer.start(self._start_accepting_if_started)
             return None
+        return PlainSocket(listener.family, listener.type, listener.proto, number), address
 
     def _call_after(self, seconds: float, callback: Callable[[], None]) -> Any:
         timer = self.loop.timer(seconds)
@@ -574,14 +576,13 @@ class Server(WSGIServer):  # type: ignore[misc]
     def do_handle(self, sock: Any, address: Any) -> None:
         """Await the first request of an accepted connection."""
         if self.ssl_enabled:
-            gevent.spawn(self._begin_tls, sock, address)
+            gevent.spawn(self._begin_tls, for_greenlets(sock), address)
         elif self.connections >= self.max_connections:
-            gevent.spawn(self._reject_busy, sock)
+            gevent.spawn(self._reject_busy, for_greenlets(sock))
         else:
             self.connections += 1
-            plain = PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-            plain.setblocking(False)
-            ClientConnection(plain, self).park(self.header_timeout)
+            sock.setblocking(False)
+            ClientConnection(sock, self).park(self.header_timeout)
 
     def _begin_tls(self, sock: Any, address: Any) -> None:
         # Some beyond the limit may finish their handshake, to receive a 503.
@@ -650,7 +651,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         if found is None:
             return False
         what, method = found
-        if isinstance(what, Wait | Stream):
+        if not isinstance(what, Response):
             if method == "HEAD" or what.hub is None:
                 return False
             self.hold(client, what, what.headers)
@@ -670,8 +671,14 @@ class Server(WSGIServer):  # type: ignore[misc]
             what.hub.hold(client, what, headers)
         else:
             client.leave_server()
-            head = encode(Response("200 OK", headers)).removesuffix(b"\r\n")
-            what.hub.stream(client, what, head + b"Transfer-Encoding: chunked\r\n\r\n")
+            what.hub.stream(client, what, _stream_head(tuple(headers), int(time.time())))
+
+
+@lru_cache(8)  # all that come in one second get the same
+def _stream_head(headers: tuple[tuple[str, str], ...], second: int) -> bytes:
+    """Return what a stream begins with in this second."""
+    head = encode(Response("200 OK", [*headers])).removesuffix(b"\r\n")
+    return head + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 def run(

@@ -1,5 +1,6 @@
 """Sockets on gevent's loop: the hub's channel, and abort."""
 
+import _socket
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,7 +9,6 @@ from typing import Any
 import gevent
 import gevent.lock
 import gevent.socket
-from gevent import monkey
 
 from pushlab import feed
 from pushlab.feed import Position, Reading
@@ -17,8 +17,21 @@ from pushlab.websocket.connection import Connection
 
 READ, WRITE = 1, 2  # libev's and libuv's event masks
 
-# The standard library's socket, not gevent's: its send and recv never switch greenlets.
-PlainSocket: type[socket.socket] = monkey.get_original("socket", "socket")
+# What the standard library's socket is made of. Its send and recv never switch greenlets, and of a
+# waiting connection it is half as large.
+PlainSocket = _socket.socket
+
+
+def plain(sock: Any) -> PlainSocket:
+    """Return a gevent socket's connection for the event loop."""
+    found = PlainSocket(sock.family, sock.type, sock.proto, sock.detach())
+    found.setblocking(False)
+    return found
+
+
+def for_greenlets(sock: PlainSocket) -> Any:
+    """Return a plain socket's connection for greenlets."""
+    return gevent.socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
 def abort(sock: Any) -> None:

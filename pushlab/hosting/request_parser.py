@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from pushlab import limits
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
-NAME = re.compile(_TOKEN)
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
+NAME = re.compile(TOKEN)
 #: What no header may contain; a carriage return only at the end of a line.
 _CONTROLS = bytes({*range(32), 127} - {*b"\t\r\n"})
 _EMPTY_LINE = re.compile(rb"(?:^|\n)\r?\n")
-_REQUEST_LINE = re.compile(rf"({_TOKEN}) ([^\x00-\x20#\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
+_REQUEST_LINE = re.compile(rf"({TOKEN}) ([^\x00-\x20#\x7f]+) HTTP/([0-9])\.([0-9])\r?\n")
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?@]+)(?=[/?]|$)(.*)")
 HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@\\,:\[\]]*)(?::[0-9]*)?")
 

@@ -16,6 +16,9 @@ TICKS = 20
 #: How many connections it looks at before other work gets its turn.
 CHUNK = 256
 
+#: One object for all looks that no connection waits for any more.
+_NOBODY: set[Any] = set()
+
 
 class Timed(Protocol):
     """A connection that has a deadline."""
@@ -48,20 +51,24 @@ class TimerWheel:
         if one.tick:
             if one.tick <= tick:
                 return
-            self._slots[one.tick].discard(one)
+            self.unset(one)
         one.tick = tick
         slot = self._slots.get(tick)
         if slot is None:
-            slot = self._slots[tick] = set()
             heappush(self._ticks, tick)
             if tick < self._next:
                 self._wake_at(tick)
+        if not slot:
+            slot = self._slots[tick] = set()
         slot.add(one)
 
     def unset(self, one: Timed) -> None:
         """Take a connection off the wheel."""
         if one.tick:
-            self._slots[one.tick].discard(one)
+            slot = self._slots[one.tick]
+            slot.discard(one)
+            if not slot:  # a set keeps the memory of all that it has had, here for a minute
+                self._slots[one.tick] = _NOBODY
             one.tick = 0
 
     def _wake_at(self, tick: int) -> None:
@@ -76,11 +83,10 @@ class TimerWheel:
         try:
             while self._ticks and self._ticks[0] <= now * TICKS:
                 tick = self._ticks[0]
-                slot = self._slots[tick]
-                for one in tuple(islice(slot, CHUNK)):
+                for one in tuple(islice(self._slots[tick], CHUNK)):
                     if one.tick == tick:  # else another's `time_out` has closed or moved it
                         self._look_at(one, now)
-                if slot:  # the rest in a moment
+                if self._slots[tick]:  # the rest in a moment
                     break
                 heappop(self._ticks)
                 del self._slots[tick]

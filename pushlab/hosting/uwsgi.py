@@ -162,7 +162,7 @@ def _gevent_loop() -> _Loop:
     import gevent
     import gevent.socket
 
-    from pushlab.hosting.gevent_sockets import GeventChannel, PlainSocket
+    from pushlab.hosting.gevent_sockets import GeventChannel, plain
 
     class UwsgiConnection(Connection):
         """A connection that takes uWSGI's socket with the 101."""
@@ -177,9 +177,8 @@ def _gevent_loop() -> _Loop:
             return self._socket, b""
 
         def _release(self) -> Channel:
-            sock, self._socket = PlainSocket(fileno=self._socket.detach()), None
+            sock, self._socket = plain(self._socket), None
             configure_subscriber(sock)
-            sock.setblocking(False)
             return GeventChannel(sock)
 
         def close_going_away(self) -> bool:

@@ -23,7 +23,7 @@ from wsproto.frame_protocol import (
 from pushlab import limits
 
 __all__ = ["BytesMessage", "CloseConnection", "CloseReason", "Decoder", "Opcode", "Ping",
-           "Pong", "TextMessage", "check_close", "encode"]  # fmt: skip
+           "Pong", "TextMessage", "check_close", "encode", "is_empty_pong"]  # fmt: skip
 
 #: A close code of IANA's registry that wsproto lacks.
 BAD_GATEWAY = 1014
@@ -53,6 +53,15 @@ def check_close(code: int, reason: str = "") -> None:
     if not (code in registered or 3000 <= code <= 4999):
         raise ValueError(f"{code} is not a close code that can be sent")
     reason.encode()
+
+
+def is_empty_pong(data: bytes) -> bool:
+    """Tell whether this is a client's pong without payload.
+
+    The reply to an empty ping (RFC 6455 section 5.5.3), without a decoder, which costs 40 µs and a
+    kilobyte of garbage.
+    """
+    return len(data) == 6 and data.startswith(b"\x8a\x80")  # and a masking key
 
 
 class _FrameGauge(Extension):

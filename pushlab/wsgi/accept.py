@@ -1,8 +1,11 @@
 """Which media type a browser prefers (RFC 9110 section 12.5.1)."""
 
+from functools import lru_cache
+
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
+from pushlab import limits
 from pushlab.wsgi.responses import Environ
 
 
@@ -14,6 +17,11 @@ def prefers(environ: Environ, media_type: str) -> bool:
     accept = environ.get("HTTP_ACCEPT", "").lower()
     if f"{media_type.partition('/')[0]}/" not in accept:
         return False  # as nearly always, without parsing
+    return _prefers(accept, media_type)
+
+
+@lru_cache(limits.REMEMBERED)  # every EventSource of a browser sends the same
+def _prefers(accept: str, media_type: str) -> bool:
     ranges = parse_accept_header(accept, MIMEAccept)
     weight, json = ranges.quality(media_type), ranges.quality("application/json")
     return weight > json or (media_type in accept and weight == json > 0)

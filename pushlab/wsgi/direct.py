@@ -57,13 +57,15 @@ class Direct:
     def passes_nothing_by(self) -> bool:
         """True unless the app wants to see every request."""
         app = self.app
+        for signal in _SIGNALS:
+            if signal.receivers:
+                return False
         return not (
             app.before_request_funcs
             or app.after_request_funcs
             or app.teardown_request_funcs
             or app.teardown_appcontext_funcs
             or app.url_value_preprocessors
-            or any(signal.receivers for signal in _SIGNALS)
             or type(app.session_interface) is not SecureCookieSessionInterface
         )
 

@@ -6,7 +6,7 @@ Every function raises Werkzeug's BadRequest, which names the parameter.
 import re
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from werkzeug.exceptions import BadRequest
 
@@ -52,7 +52,11 @@ def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | Non
 @lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
 def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | None, bool]:
     query: dict[str, list[str]] = {}
-    for name, value in parse_qsl(text, keep_blank_values=True):
+    is_plain = "%" not in text and "+" not in text
+    for pair in filter(None, text.split("&")):
+        name, _, value = pair.partition("=")
+        if not is_plain:
+            name, value = unquote_plus(name), unquote_plus(value)
         query.setdefault(name, []).append(value)
     topics, afters = query.get("topic", []), query.get("after", [])
     if topics:

@@ -50,7 +50,10 @@ class _Waiting:
     def hub(self) -> Any:
         """What holds connections that wait, or None."""
         hub = self.positions[0].feed.hub
-        return hub if all(feed.hub is hub for feed, _ in self.positions) else None
+        for feed, _ in self.positions:
+            if feed.hub is not hub:
+                return None
+        return hub
 
     @property
     def is_closed(self) -> bool:
@@ -91,7 +94,7 @@ class _Waiting:
         return Pending.of(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Wait(_Waiting):
     """A response that is made when there is news.
 
@@ -122,7 +125,7 @@ class Wait(_Waiting):
         return REVOKED if reason == "disconnected" else self.count(found)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Stream(_Waiting):
     """A response without an end: an event for each reading.
 
