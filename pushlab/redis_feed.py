@@ -788,20 +788,22 @@ class RedisFeeds:
             self._connections.renew()  # a replica would be read without an error
             self._refresh(tuple(self._followed.values()))
             self._tick()
-            tick, expected = time.monotonic() + limits.REDIS_TICK, _place_of(known)
+            now, expected = time.monotonic(), _place_of(known)
+            tick = now + limits.REDIS_TICK
             while not stopped.is_set():
-                had_some = False
-                if found := connection.ask(b"%b$%d\r\n%b\r\n" % (block, len(known), known)):
+                found = connection.ask(b"%b$%d\r\n%b\r\n" % (block, len(known), known))
+                before, now = now, time.monotonic()
+                if found:
                     [[_, entries]] = found
-                    had_some = self._follow(entries, known)
+                    self._follow(entries, known)
                     known = entries[-1][0]
-                if time.monotonic() >= tick:
+                if now >= tick:
                     is_well_again = self._tick()
                     newest = _place_of(self._newest(self._client.execute_command))
                     if is_well_again or newest < _place_of(known) or _place_of(known) < expected:
                         return
-                    tick, expected = time.monotonic() + limits.REDIS_TICK, newest
-                elif had_some:  # it publishes itself: several such entries are one read
+                    tick, expected = now + limits.REDIS_TICK, newest
+                elif now < before + 2 * limits.REDIS_PAUSE:  # much comes: several at a time
                     time.sleep(limits.REDIS_PAUSE)
         finally:
             connection.disconnect()
@@ -812,17 +814,17 @@ class RedisFeeds:
         newest: bytes = found[0][0] if found else b"0-0"
         return newest
 
-    def _follow(self, entries: Sequence[Any], known: bytes) -> bool:
+    def _follow(self, entries: Sequence[Any], known: bytes) -> None:
         """Have what was appended to the tail after this entry.
 
         Where entries are missing, all feeds read on. A feed does so once: what is in these entries
-        is in its log by then. Returns whether there was one that this process had already.
+        is in its log by then.
         """
         _, fields = entries[0]
         if fields[:2] != [b"after", known]:  # or it is of another program
             self._refresh(tuple(self._followed.values()))
-            return False
-        have_read_on, had_some = set(), False
+            return
+        have_read_on = set()
         for _, fields in entries:
             try:
                 _, _, _, topic, _, place, *value = fields
@@ -832,7 +834,6 @@ class RedisFeeds:
                 epoch, number, at, before = place.decode().split(" ")
                 sequence = int(number)
                 if feed.is_at(epoch, sequence, at):
-                    had_some = True
                     continue
                 if value and feed.follow(epoch, sequence, at, before, value[1]):
                     continue
@@ -840,7 +841,6 @@ class RedisFeeds:
                 continue
             feed.refresh()
             have_read_on.add(feed)
-        return had_some
 
     def _tick(self) -> bool:
         """Find out whether Redis is full, or read-only.

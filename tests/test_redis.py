@@ -211,10 +211,9 @@ def wake_up_first(append: Append, two: Processes) -> Any:
     woken = threading.Event()
     follow = two.shared[0]._follow
 
-    def followed(entries: Any, known: bytes) -> bool:
-        had_some = follow(entries, known)
+    def followed(entries: Any, known: bytes) -> None:
+        follow(entries, known)
         woken.set()
-        return had_some
 
     two.shared[0]._follow = followed  # type: ignore[method-assign]
     response = append()
@@ -224,7 +223,7 @@ def wake_up_first(append: Append, two: Processes) -> Any:
 
 def another_before(append: Append, two: Processes) -> Any:
     """Another process is faster, and its entry of the tail is lost."""
-    two.shared[0]._follow = lambda entries, known: False  # type: ignore[method-assign]
+    two.shared[0]._follow = lambda entries, known: None  # type: ignore[method-assign]
     two.feeds[1].publish({"n": -1})
     return append()
 
@@ -302,11 +301,11 @@ def nobody_reads(shared: Sequence[RedisFeeds]) -> Iterator[None]:
     """Hold those that have read the tail before they read it again."""
     go_on, held = threading.Event(), set[RedisFeeds]()
 
-    def hold(each: RedisFeeds, follow: Callable[..., bool]) -> Callable[..., bool]:
-        def holding(entries: Any, known: bytes) -> bool:
+    def hold(each: RedisFeeds, follow: Callable[..., None]) -> Callable[..., None]:
+        def holding(entries: Any, known: bytes) -> None:
             held.add(each)
             go_on.wait(HANG_TIMEOUT)
-            return follow(entries, known)
+            follow(entries, known)
 
         return holding
 
