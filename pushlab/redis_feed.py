@@ -363,11 +363,11 @@ class RedisFeed(Feed):
             self._redis.follow(self)
             self.refresh()
             self._loaded_in = os.getpid()
-        elif after is not None and self._is_ahead(after):
+        elif after not in (None, self.latest.cursor) and self._is_ahead(after):
             self.refresh()
 
-    def _is_ahead(self, after: str) -> bool:
-        epoch, _, sequence = after.rpartition("-")
+    def _is_ahead(self, after: str | None) -> bool:
+        epoch, _, sequence = (after or "").rpartition("-")
         is_number = sequence.isdecimal() and len(sequence) < 19  # `int` refuses thousands
         return epoch != self.epoch or (is_number and int(sequence) > self.latest.sequence)
 
