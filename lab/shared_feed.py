@@ -49,14 +49,17 @@ class LabFeed(RedisFeed):
     def load(self, after: str | None = None) -> None:
         """Load what a subscriber with this cursor may ask for.
 
-        Of what is sent at once, nothing is older than what another process has sent. If Redis is
-        away, it is tried again, and meanwhile the stream has a problem.
+        What is sent at once is newer than the cursor or, without one, not older than what another
+        process has sent. If Redis is away, it is tried again, and meanwhile the stream has a
+        problem.
         """
+        if after == self.latest.cursor and self._loaded_in == os.getpid():
+            return  # as with most long polls
         with suppress(NotPublished):
             if self._loaded_in != os.getpid():
                 self._redis.follow(self.commands)
             super().load(after)
-            if after != self.latest.cursor and not self.problem:
+            if after is None and not self.problem:
                 self.refresh()
 
     def publish(self, value: Mapping[str, Any] | None = None) -> Reading:

@@ -16,7 +16,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
+from json.encoder import encode_basestring
 from typing import Any, ClassVar, NamedTuple
 
 from pushlab import limits
@@ -164,6 +166,12 @@ def encode_message(topic: str, cursor: str, **more: Any) -> bytes:
     return encode({**({"topic": topic} if topic else {}), "cursor": cursor, **more})
 
 
+@lru_cache(limits.REMEMBERED)
+def _head_of(topic: str) -> bytes:
+    """Return a topic's messages up to their cursors."""
+    return encode_message(topic, "")[: -len('""}')]
+
+
 def make_reading(
     topic: str,
     cursor: str,
@@ -173,7 +181,7 @@ def make_reading(
     feed: "Feed | None",
 ) -> Reading:
     """Return a reading with both payloads."""
-    signal = encode_message(topic, cursor)
+    signal = b"%b%b}" % (_head_of(topic), encode_basestring(cursor).encode())
     time_of_change = f"{changed_at:.6f}".encode()
     carry = b'%s,"changed_at":%s,"value":%s}' % (signal[:-1], time_of_change, encoded)
     return Reading(cursor, changed_at, value, signal, carry, feed)
@@ -281,6 +289,8 @@ class Feed:
 
     def _publishing(self) -> threading.Lock:
         """Return the lock that is held while listeners are called."""
+        if self._lock is not None:  # for good
+            return self._lock
         with self._keeping:
             self._lock = self._lock or threading.Lock()
             return self._lock

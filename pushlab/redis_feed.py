@@ -1,12 +1,14 @@
 """The same feed, shared by processes over Redis.
 
-Redis, or Valkey, numbers the readings and keeps them. A script appends a reading with the next
-sequence, and wakes the processes; each then reads on from where it was. So cursors are the same in
-every process, and nothing is lost when a wake-up is: pub/sub carries no reading.
+Redis, or Valkey, numbers the readings and keeps them. A script appends a reading to its topic's log
+with the next sequence, so cursors are the same in every process. Then it appends the same to the
+tail, one short stream of all topics, at whose end each process waits. An entry of the tail says
+what came before it. So a process notices when it has missed one, and reads on in the log, where
+nothing is lost.
 
 Per topic there are two keys: `PREFIX:{TOPIC}:meta`, a hash of the epoch, the last sequence, its
 time and how many readings are kept; and `PREFIX:{TOPIC}:log`, a stream whose entries have the
-sequence as id.
+sequence as id. `PREFIX:tail` is the tail.
 """
 
 import hashlib
@@ -20,9 +22,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 try:
+    import hiredis
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -38,78 +42,86 @@ logger = logging.getLogger(__name__)
 #: The system's, as forked processes would have the same numbers of any other.
 _jitter = random.SystemRandom()
 
-#: Every script begins with this. KEYS: meta, log, lease; and the meta of `RedisFeeds.first`, whose
-#: newest reading is returned. ARGV: a random token, which is the epoch of a log that is not there;
-#: channel, topic, and seconds until it is forgotten. A wake-up is: token, epoch, sequence, time,
-#: topic.
+#: Every script begins with this. KEYS: meta, log, lease, tail; and the meta of `RedisFeeds.first`,
+#: whose newest reading is returned. ARGV: topic, and seconds until it is forgotten; about how many
+#: entries the tail has, and how long a value in it may be; a random token, which is the epoch of a
+#: log that is not there.
+#: An entry of the tail is: the id of the one before; topic; epoch, sequence, time, and the time of
+#: the reading before; the value, unless it is long. Without a value, one reads on in the log.
+#: What others may have put there does no harm: a tail that is gone is noticed, too.
 _BEGIN = """
 local epoch, last, before = unpack(redis.call('HMGET', KEYS[1], 'epoch', 'last', 'at'))
 if not epoch then
-    epoch, last, before = ARGV[1], 0, ''
+    epoch, last, before = ARGV[5], 0, ''
     redis.call('DEL', KEYS[2])
     redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', 0, 'at', '')
 end
-last = tonumber(last)
-local first = KEYS[4] and redis.call('HMGET', KEYS[4], 'epoch', 'last', 'at') or {}
-local function wake(at)
-    redis.call('PUBLISH', ARGV[2], table.concat({ARGV[1], epoch, last, at, ARGV[3]}, ' '))
+last, before = tonumber(last), before or ''
+local first = KEYS[5] and redis.call('HMGET', KEYS[5], 'epoch', 'last', 'at') or {}
+local function wake(at, value)
+    local newest = redis.pcall('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
+    local place = table.concat({epoch, last, at, before}, ' ')
+    local added = redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'after',
+        newest and newest[1] or '0-0', 'topic', ARGV[1], 'place', place, unpack(value))
+    if added.err then redis.call('DEL', KEYS[4]) end
+    redis.call('EXPIRE', KEYS[4], ARGV[2])
 end
 """
 
-#: ARGV[5]...: keep, value; and where they are needed, whether only to an empty log, the lease's
+#: ARGV[6]...: keep, value; and where they are needed, whether only to an empty log, the lease's
 #: token or "", and its milliseconds.
 #: Returns the reading's epoch, sequence and time, and the time of the one before.
 _APPEND = (
     _BEGIN
     + """
-if ARGV[7] == '1' and last > 0 then return {epoch, last, '', '', first} end
-if ARGV[8] and ARGV[8] ~= '' then
+if ARGV[8] == '1' and last > 0 then return {epoch, last, '', '', first} end
+if ARGV[9] and ARGV[9] ~= '' then
     local holder = redis.call('GET', KEYS[3])
-    if holder and holder ~= ARGV[8] then
+    if holder and holder ~= ARGV[9] then
         return redis.error_reply('LEASE another process is the source')
     end
-    redis.call('SET', KEYS[3], ARGV[8], 'PX', ARGV[9])
+    redis.call('SET', KEYS[3], ARGV[9], 'PX', ARGV[10])
 end
 local now = redis.call('TIME')
 local at = now[1] .. '.' .. string.format('%06d', now[2])
 last = last + 1
-redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[5], last .. '-0', 'at', at, 'value', ARGV[6])
-redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[5])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('EXPIRE', KEYS[2], ARGV[4])
-wake(at)
-return {epoch, last, at, before or '', first}
+redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[6], last .. '-0', 'at', at, 'value', ARGV[7])
+redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[6])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+wake(at, #ARGV[7] <= tonumber(ARGV[4]) and {'value', ARGV[7]} or {})
+return {epoch, last, at, before, first}
 """
 )
 
-#: ARGV[5]...: the epoch, sequence and time of the last reading that is known.
+#: ARGV[6]...: the epoch, sequence and time of the last reading that is known.
 #: Where the log does not have that reading, a server took over that was behind, or has lost its
 #: last seconds: numbers could be used twice, so the log begins anew. Of a state, what was published
 #: since then is kept: nobody has anything newer.
 _READ = (
     _BEGIN
     + """
-local known = tonumber(ARGV[6])
-if epoch ~= ARGV[5] then
+local known = tonumber(ARGV[7])
+if epoch ~= ARGV[6] then
     known = 0
 elseif known > 0 then
     local its = redis.call('XRANGE', KEYS[2], known .. '-0', known .. '-0')
-    if last < known or (its[1] and its[1][2][2] ~= ARGV[7]) then
+    if last < known or (its[1] and its[1][2][2] ~= ARGV[8]) then
         local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
         local is_state = redis.call('HGET', KEYS[1], 'keep') == '1'
         local at = ''
-        epoch, last, known = ARGV[1], 0, 0
+        epoch, last, known = ARGV[5], 0, 0
         redis.call('DEL', KEYS[2])
-        if is_state and newest and newest[2][2] > ARGV[7] then
+        if is_state and newest and newest[2][2] > ARGV[8] then
             last, at = 1, newest[2][2]
             redis.call('XADD', KEYS[2], '1-0', 'at', at, 'value', newest[2][4])
-            redis.call('EXPIRE', KEYS[2], ARGV[4])
+            redis.call('EXPIRE', KEYS[2], ARGV[2])
         end
         redis.call('HSET', KEYS[1], 'epoch', epoch, 'last', last, 'at', at)
-        wake(at)
+        wake(at, {})
     end
 end
-if last == 0 then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
+if last == 0 then redis.pcall('EXPIRE', KEYS[1], ARGV[2]) end
 return {epoch, redis.call('XRANGE', KEYS[2], '(' .. known .. '-0', '+'), first}
 """
 )
@@ -137,6 +149,13 @@ end
 return {redis.call('HGETALL', KEYS[1]), gauges}
 """
 
+_decode = json.JSONDecoder().decode
+
+#: What hiredis returns while it has a part of a response.
+_INCOMPLETE = object()
+#: Bytes of a response that are read at once.
+_PIECE = 64 * 1024
+
 #: Seconds after which an idle connection is looked at before it is used: it may be closed.
 _FRESH = 0.1
 
@@ -159,69 +178,159 @@ class _Script(NamedTuple):
 _APPENDING, _READING, _SUMMING = map(_Script.of, (_APPEND, _READ, _SUM))
 
 
-class _State(NamedTuple):
+@lru_cache(limits.REMEMBERED)
+def _pack(*arguments: str | bytes | int) -> bytes:
+    """Return arguments of a command as Redis receives them."""
+    encoded = [each if isinstance(each, bytes) else str(each).encode() for each in arguments]
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in encoded])
+
+
+def _receive(socket: Any) -> bytes:
+    data: bytes = socket.recv(_PIECE)
+    if not data:
+        raise ConnectionError("Connection closed by server")
+    return data
+
+
+class _Wire:
+    """A connection to Redis, for one command at a time.
+
+    It is redis-py's, which connects, logs in and knows TLS. But its ways to send and to receive
+    take several times the CPU time, and a process does both for each reading.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._reader: Any = None
+        self.connected_at = math.inf
+
+    def ask(self, command: bytes) -> Any:
+        """Return the response to a packed command; raises RedisError.
+
+        After any other error than one in the response it is not connected.
+        """
+        connection = self._connection
+        if connection._sock is None:
+            self._connect()
+        socket, reader = connection._sock, self._reader
+        try:
+            if (sent := socket.send(command)) < len(command):
+                socket.sendall(command[sent:])
+            while (response := reader.gets()) is _INCOMPLETE:
+                reader.feed(_receive(socket))
+        except BaseException as error:  # else the response would be taken for the next one's
+            self.disconnect()
+            if isinstance(error, TimeoutError):
+                raise redis.TimeoutError("Timeout: Redis does not respond") from error
+            if isinstance(error, OSError):
+                raise redis.ConnectionError(f"Connection lost: {error}") from error
+            raise
+        if isinstance(response, Exception):
+            if isinstance(response, redis.ReadOnlyError):  # by now its name may be another server's
+                self.disconnect()
+            raise response
+        return response
+
+    def connect_again_if_closed(self) -> None:
+        """Look whether it is still connected."""
+        if self._connection._sock is not None:
+            with suppress(redis.ConnectionError):
+                if not self._connection.can_read(0):
+                    return
+            self.disconnect()
+
+    def _connect(self) -> None:
+        connection = self._connection
+        self.connected_at = time.monotonic()
+        connection.connect()
+        errors = {
+            "replyError": connection._parser.parse_error,
+            "protocolError": redis.InvalidResponse,
+        }
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE, **errors)
+
+    def disconnect(self) -> None:
+        """Close it; the next command connects it."""
+        self._connection.disconnect()
+
+
+class _State:
     """A process's connections: two threads may begin at once."""
 
-    process: int
-    idle: list[tuple[float, Any]]  #: since when, and the connection
-    free: threading.BoundedSemaphore
+    def __init__(self) -> None:
+        self.process = os.getpid()
+        self.idle: list[tuple[float, _Wire]] = []  #: since when, and the connection
+        self.others = threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)  #: to be made
+        self.waiting = 0
+        self.returned = threading.Semaphore(0)  #: for those that wait
 
 
 class _Connections:
-    """Connections on which scripts run, one at a time.
+    """Connections on which scripts run.
 
-    They are redis-py's, without its client, which takes several times the CPU time: a script runs
-    for each reading, in each process. While Redis hangs, all requests share a few.
+    While Redis hangs, all requests share a few.
     """
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], _Wire]) -> None:
         self._connect = connect
+        self._renewed_at = -math.inf
         self._begin()
 
+    def renew(self) -> None:
+        """Connect again: by now the name may be another server's."""
+        self._renewed_at = time.monotonic()
+
     def _begin(self) -> _State:
-        idle: list[tuple[float, Any]] = []
-        self._state = _State(
-            os.getpid(), idle, threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)
-        )
+        self._state = _State()
         return self._state
 
-    def run(self, script: _Script, *arguments: Any) -> Any:
+    def run(self, script: _Script, constants: tuple[Any, ...], *arguments: Any) -> Any:
         """Return a script's response; raises RedisError.
 
-        The arguments begin with the number of keys.
+        The arguments begin with the number of keys. Those that are constant are packed once.
         """
         state = self._state
         if state.process != os.getpid():  # these are the parent's
             state = self._begin()
-        if not state.free.acquire(timeout=limits.REDIS_TIMEOUT):
-            raise redis.TimeoutError("Timeout: all connections wait for a response")
         try:
             since, connection = state.idle.pop()
         except IndexError:
-            since, connection = math.inf, self._connect()
+            since, connection = self._another(state)
         try:
-            if time.monotonic() > since + _FRESH:
-                self._connect_again_if_closed(connection)
+            if connection.connected_at < self._renewed_at:
+                connection.disconnect()
+            elif time.monotonic() > since + _FRESH:
+                connection.connect_again_if_closed()
+            size, rest = 2 + len(constants) + len(arguments), _pack.__wrapped__(*arguments)
+            head = _pack("EVALSHA", script.digest, *constants)
             try:
-                return self._execute(connection, "EVALSHA", script.digest, *arguments)
+                return self._execute(connection, b"*%d\r\n%b%b" % (size, head, rest))
             except redis.exceptions.NoScriptError:  # Redis has started since
-                return self._execute(connection, "EVAL", script.source, *arguments)
+                head = _pack("EVAL", script.source, *constants)
+                return self._execute(connection, b"*%d\r\n%b%b" % (size, head, rest))
         finally:  # after an error it is not connected, and is again when it is used
             state.idle.append((time.monotonic(), connection))
-            state.free.release()
+            if state.waiting:
+                state.returned.release()
+
+    def _another(self, state: _State) -> tuple[float, _Wire]:
+        """Return a new connection, or one that another thread returns."""
+        if state.others.acquire(blocking=False):
+            return math.inf, self._connect()
+        deadline = time.monotonic() + limits.REDIS_TIMEOUT
+        state.waiting += 1
+        try:
+            while True:  # one may have been returned before this one waited
+                with suppress(IndexError):
+                    return state.idle.pop()
+                if not state.returned.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    raise redis.TimeoutError("Timeout: all connections wait for a response")
+        finally:
+            state.waiting -= 1
 
     @staticmethod
-    def _execute(connection: Any, *command: Any) -> Any:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
-        return connection.read_response(disable_decoding=True)
-
-    @staticmethod
-    def _connect_again_if_closed(connection: Any) -> None:
-        with suppress(redis.ConnectionError):
-            if not connection.can_read(0):
-                return
-        connection.disconnect()
-        connection.connect()
+    def _execute(connection: _Wire, command: bytes) -> Any:
+        return connection.ask(command)
 
 
 class RedisFeed(Feed):
@@ -254,11 +363,11 @@ class RedisFeed(Feed):
             self._redis.follow(self)
             self.refresh()
             self._loaded_in = os.getpid()
-        elif after is not None and self._is_ahead(after):
+        elif after not in (None, self.latest.cursor) and self._is_ahead(after):
             self.refresh()
 
-    def _is_ahead(self, after: str) -> bool:
-        epoch, _, sequence = after.rpartition("-")
+    def _is_ahead(self, after: str | None) -> bool:
+        epoch, _, sequence = (after or "").rpartition("-")
         is_number = sequence.isdecimal() and len(sequence) < 19  # `int` refuses thousands
         return epoch != self.epoch or (is_number and int(sequence) > self.latest.sequence)
 
@@ -311,7 +420,7 @@ class RedisFeed(Feed):
         return known == (epoch, sequence, at or b"")
 
     def take(self, reading: Reading, at: str, before: str) -> None:
-        """Have a reading that this process has published.
+        """Have a reading that Redis has appended.
 
         `at` is its time, and `before` that of the one before, as Redis has them. If this feed does
         not have the one before, it reads on.
@@ -320,26 +429,44 @@ class RedisFeed(Feed):
         with self._publishing():
             if self.is_at(epoch, reading.sequence, at):
                 return
-            is_next = reading.sequence == self.latest.sequence + 1 and before == self._at
-            if is_next and epoch == self.epoch:
+            if self._is_next(epoch, reading.sequence, before):
                 self._at = at
                 self._append(reading)
                 return
         self.refresh()
 
+    def _is_next(self, epoch: str, sequence: int, before: str) -> bool:
+        known = self.epoch, self.latest.sequence + 1, self._at
+        return known == (epoch, sequence, before)
+
+    def follow(self, epoch: str, sequence: int, at: str, before: str, value: bytes) -> bool:
+        """Have a reading of the tail, if it is next.
+
+        Raises ValueError if the value is no JSON.
+        """
+        if not self._is_next(epoch, sequence, before):
+            return False
+        cursor, changed_at = f"{epoch}-{sequence}", float(at)
+        fields = _decode(value.decode())
+        reading = make_reading(self.topic, cursor, changed_at, fields, value, self)
+        counts.redis_lag.observe(time.time() - changed_at)
+        self.take(reading, at, before)
+        return True
+
     def _apply(self, epoch: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
-        readings = [
-            make_reading(
-                self.topic,
-                f"{epoch}-{number.partition(b'-')[0].decode()}",
-                float(at),
-                json.loads(value),
-                value,
-                self,
-            )
-            for number, (_, at, _, value) in entries
-        ]
-        self._at = entries[-1][1][1].decode() if entries else ""
+        readings, newest_at = list[Reading](), ""
+        for identifier, fields in entries:
+            number, _, zero = identifier.decode().partition("-")
+            with suppress(ValueError):  # of another program: our scripts append no such thing
+                _, at, _, text = fields
+                value, changed_at = json.loads(text), float(at)
+                if zero == "0":
+                    cursor = f"{epoch}-{number}"
+                    readings.append(make_reading(self.topic, cursor, changed_at, value, text, self))
+                    newest_at = at.decode()
+        if epoch == self.epoch and not readings:
+            return
+        self._at = newest_at
         if readings and self._loaded_in == os.getpid():  # not what was there before this process
             counts.redis_lag.observe(time.time() - readings[0].changed_at)
         if epoch == self.epoch and readings[0].sequence == self.latest.sequence + 1:
@@ -375,17 +502,22 @@ class RedisFeed(Feed):
         return self._redis
 
 
+def _place_of(identifier: bytes) -> tuple[int, ...]:
+    """Return a stream's id as numbers, to be compared."""
+    return tuple(map(int, identifier.split(b"-")))
+
+
 class RedisFeeds:
     """What this process follows in one Redis.
 
-    A thread, or greenlet, waits for wake-ups, and reads on. It starts with the first feed, also in
-    a process that was forked. While Redis is away, `problem` says so.
+    A thread, or greenlet, waits at the end of the tail. It starts with the first feed, also in a
+    process that was forked. While Redis is away, `problem` says so.
     """
 
     def __init__(self, url: str, *, prefix: str = "pushlab") -> None:
         self.url = url
         self._prefix = prefix
-        self._channel = f"{prefix}:wake"
+        self._tail = f"{prefix}:tail"
         self._name = secrets.token_hex(8)
         pool = redis.BlockingConnectionPool.from_url(
             url,
@@ -403,31 +535,30 @@ class RedisFeeds:
         self._thread: threading.Thread | None = None
         self._stopped = PerProcess(lambda: threading.Event())
         self._counted: Mapping[str, int] = {}  # what this process has written down
-        self._appending: set[str] = set()  # the tokens of appends without a response yet
-        self._unsure: set[str] = set()  # topics of appends that have none
         self.problem = ""  #: why readings do not come, or nothing
         #: What is read before the news of any other feed that came later.
         self.first: RedisFeed | None = None
         #: Called about once a second while Redis is there.
         self.on_tick: list[Callable[[], object]] = []
 
-    def _connect(self, **options: Any) -> Any:
+    def _connect(self, **options: Any) -> _Wire:
         """Return a connection that is not of the client's."""
         pool = self._client.connection_pool
-        return pool.connection_class(**{**pool.connection_kwargs, **options})
+        return _Wire(pool.connection_class(**{**pool.connection_kwargs, **options}))
 
     def feed(self, topic: str, keep: int) -> RedisFeed:
         """Return a feed; `load` it before its first use."""
         return RedisFeed(self, keep, topic)
 
-    def _run_script(self, script: _Script, token: str, topic: str, arguments: Sequence[Any]) -> Any:
+    def _run_script(self, script: _Script, topic: str, *arguments: Any) -> Any:
         """Return a script's response for a topic."""
-        keys = [f"{self._prefix}:{{{topic}}}:{name}" for name in ("meta", "log", "lease")]
+        its = f"{self._prefix}:{{{topic}}}:"
+        keys: tuple[str, ...] = f"{its}meta", f"{its}log", f"{its}lease", self._tail
         if self.first is not None:
-            keys.append(f"{self._prefix}:{{{self.first.topic}}}:meta")
-        return self._connections.run(
-            script, len(keys), *keys, token, self._channel, topic, limits.REDIS_EXPIRY, *arguments
-        )
+            keys += (f"{self._prefix}:{{{self.first.topic}}}:meta",)
+        options = topic, limits.REDIS_EXPIRY, limits.REDIS_TAIL, limits.REDIS_TAIL_VALUE
+        constants = len(keys), *keys, *options
+        return self._connections.run(script, constants, secrets.token_hex(4), *arguments)
 
     def append(
         self,
@@ -440,7 +571,7 @@ class RedisFeeds:
         lease: float = 0,
         feed: Feed | None = None,
     ) -> Reading:
-        """Append a reading to a topic's log, and wake everybody.
+        """Append a reading to a topic's log and the tail.
 
         With a `token`, only if no other token has the lease, which is this one's then for `lease`
         seconds. Raises as `Feed.publish` does, NotPublished if Redis cannot be asked, and LeaseLost
@@ -451,7 +582,7 @@ class RedisFeeds:
         if only_first or token:
             arguments += int(only_first), token, max(1, int(1000 * lease))
         try:
-            epoch, last, at, before, first = self._append(topic, arguments)
+            epoch, last, at, before, first = self._run_script(_APPENDING, topic, *arguments)
         except redis.RedisError as error:
             if "LEASE" in str(error):
                 raise LeaseLost("another process is the source") from None
@@ -460,27 +591,10 @@ class RedisFeeds:
         cursor, changed_at = f"{epoch.decode()}-{last}", float(at or 0)
         reading = make_reading(topic, cursor, changed_at, value, encoded, followed or feed)
         if followed is not None and at:
-            try:
+            with suppress(NotPublished):  # it is published, and is in the tail
                 self._read_first(followed, first)
                 followed.take(reading, at.decode(), before.decode())
-            except BaseException as error:  # also the end of the request: it is published
-                self._unsure.add(topic)  # and will be read
-                if not isinstance(error, NotPublished):
-                    raise
         return reading
-
-    def _append(self, topic: str, arguments: Sequence[Any]) -> Any:
-        """Append; meanwhile its own wake-up is passed by."""
-        self._appending.add(token := secrets.token_hex(4))
-        try:
-            return self._run_script(_APPENDING, token, topic, arguments)
-        except redis.ResponseError:  # nothing is appended
-            raise
-        except BaseException:
-            self._unsure.add(topic)
-            raise
-        finally:
-            self._appending.discard(token)
 
     def _reason(self, error: redis.RedisError) -> str:
         """Return what is wrong, in plain words."""
@@ -499,9 +613,8 @@ class RedisFeeds:
 
         Raises NotPublished if Redis cannot be asked.
         """
-        token, known = secrets.token_hex(4), (epoch, sequence, at)
         try:
-            found, entries, first = self._run_script(_READING, token, feed.topic, known)
+            found, entries, first = self._run_script(_READING, feed.topic, epoch, sequence, at)
         except redis.RedisError as error:
             raise NotPublished(f"Redis cannot be asked: {error}") from error
         if entries or found != epoch.encode():
@@ -602,7 +715,7 @@ class RedisFeeds:
         for name, increment in increments.items():
             arguments += [name, increment]
         totals, all_gauges = self._ask(
-            lambda: self._connections.run(_SUMMING, 2, *keys, *arguments)
+            lambda: self._connections.run(_SUMMING, (2, *keys), *arguments)
         )
         found = {
             name.decode(): float(number)
@@ -644,7 +757,7 @@ class RedisFeeds:
 
     @property
     def is_running(self) -> bool:
-        """Whether it waits for wake-ups."""
+        """Whether it waits for what is appended."""
         return self._thread is not None and self._thread.is_alive()
 
     def close(self) -> None:
@@ -663,31 +776,77 @@ class RedisFeeds:
                 self._stopped.get().wait(cap * _jitter.random())
 
     def _listen(self) -> None:
-        """Listen; read on in all feeds, then in those woken."""
-        connection = self._connect(socket_timeout=limits.REDIS_TICK)
+        """Read on in all feeds, then in the tail.
+
+        Returns where that may be in another server's tail.
+        """
+        connection = self._connect(socket_timeout=2 * limits.REDIS_TICK)
+        stopped, tail = self._stopped.get(), self._tail
+        block = b"*6\r\n" + _pack("XREAD", "BLOCK", int(1000 * limits.REDIS_TICK), "STREAMS", tail)
         try:
-            connection.send_command("SUBSCRIBE", self._channel)
-            connection.read_response()
+            known = self._newest(lambda *words: connection.ask(b"*6\r\n" + _pack(*words)))
+            self._connections.renew()  # a replica would be read without an error
             self._refresh(tuple(self._followed.values()))
             self._tick()
-            tick, responds = time.monotonic(), True
-            while not self._stopped.get().is_set():
-                with suppress(redis.TimeoutError):
-                    self._receive(connection.read_response(True, disconnect_on_error=False))
-                    responds = True
-                if time.monotonic() >= tick + limits.REDIS_TICK:
-                    if not responds:  # a connection may be dead, and another one not
-                        raise redis.TimeoutError("it does not respond")
-                    tick, responds = time.monotonic(), False
-                    connection.send_command("PING")
-                    unsure = [self._unsure.pop() for _ in range(len(self._unsure))]  # others add
-                    self._refresh([f for t in unsure if (f := self._followed.get(t)) is not None])
-                    self._tick()
+            now, expected = time.monotonic(), _place_of(known)
+            tick = now + limits.REDIS_TICK
+            while not stopped.is_set():
+                found = connection.ask(b"%b$%d\r\n%b\r\n" % (block, len(known), known))
+                before, now = now, time.monotonic()
+                if found:
+                    [[_, entries]] = found
+                    self._follow(entries, known)
+                    known = entries[-1][0]
+                if now >= tick:
+                    is_well_again = self._tick()
+                    newest = _place_of(self._newest(self._client.execute_command))
+                    if is_well_again or newest < _place_of(known) or _place_of(known) < expected:
+                        return
+                    tick, expected = now + limits.REDIS_TICK, newest
+                elif now < before + 2 * limits.REDIS_PAUSE:  # much comes: several at a time
+                    time.sleep(limits.REDIS_PAUSE)
         finally:
             connection.disconnect()
 
-    def _tick(self) -> None:
-        """Find out whether Redis is full, or read-only."""
+    def _newest(self, ask: Callable[..., Any]) -> bytes:
+        """Return the id of the tail's newest entry."""
+        found = ask("XREVRANGE", self._tail, "+", "-", "COUNT", 1)
+        newest: bytes = found[0][0] if found else b"0-0"
+        return newest
+
+    def _follow(self, entries: Sequence[Any], known: bytes) -> None:
+        """Have what was appended to the tail after this entry.
+
+        Where entries are missing, all feeds read on. A feed does so once: what is in these entries
+        is in its log by then.
+        """
+        _, fields = entries[0]
+        if fields[:2] != [b"after", known]:  # or it is of another program
+            self._refresh(tuple(self._followed.values()))
+            return
+        have_read_on = set()
+        for _, fields in entries:
+            try:
+                _, _, _, topic, _, place, *value = fields
+                feed = self._followed.get(topic.decode())
+                if feed is None or feed in have_read_on:
+                    continue
+                epoch, number, at, before = place.decode().split(" ")
+                sequence = int(number)
+                if feed.is_at(epoch, sequence, at):
+                    continue
+                if value and feed.follow(epoch, sequence, at, before, value[1]):
+                    continue
+            except ValueError:  # of another program: our scripts append no such thing
+                continue
+            feed.refresh()
+            have_read_on.add(feed)
+
+    def _tick(self) -> bool:
+        """Find out whether Redis is full, or read-only.
+
+        Returns whether it accepts writes again.
+        """
         problem = ""
         try:
             for call in self.on_tick:
@@ -695,7 +854,11 @@ class RedisFeeds:
             self._client.set(f"{self._prefix}:written", "", ex=limits.REDIS_EXPIRY)
         except (redis.RedisError, NotPublished) as error:
             problem = f"Redis accepts nothing: {error}"
+            if isinstance(error, redis.ReadOnlyError):  # by now its name may be another server's
+                self._client.connection_pool.disconnect()
+        is_well_again = bool(self.problem) and not problem
         self._note(problem)
+        return is_well_again
 
     def _note(self, problem: str) -> None:
         """Keep a problem; log where one begins and ends."""
@@ -704,24 +867,6 @@ class RedisFeeds:
         elif self.problem and not problem:
             logger.error("Redis is there again")
         self.problem = problem
-
-    def _receive(self, message: Sequence[bytes]) -> None:
-        """Read on in a feed that a wake-up names.
-
-        Not if it has that reading: several wake-ups are one read.
-        """
-        if message[0] != b"message":
-            return
-        try:
-            token, epoch, sequence, at, topic = message[2].decode().split(" ", 4)
-            number = int(sequence)
-        except ValueError:  # of another program: our scripts send no such thing
-            return
-        feed = self._followed.get(topic)
-        if feed is None or token in self._appending:
-            return
-        if not feed.is_at(epoch, number, at):
-            feed.refresh()
 
     @staticmethod
     def _refresh(feeds: Iterable[RedisFeed]) -> None:

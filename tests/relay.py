@@ -80,7 +80,7 @@ class Relay:
 
     def __init__(self, server_port: int) -> None:
         self.connections: list[Connection] = []
-        self._server_port = server_port
+        self.server_port = server_port  #: of connections from now on
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
@@ -105,7 +105,7 @@ class Relay:
             while True:
                 client, _ = self._listener.accept()
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._server_port))
+                    server = socket.create_connection(("127.0.0.1", self.server_port))
                 except OSError:  # the server does not listen any more
                     client.close()
                 else:

@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +32,7 @@ from tests.transports import sequence
 
 LOG, STATE = 1000, 1
 
-#: What scripts, pub/sub, and errors do depends on the server.
+#: What scripts, streams, and errors do depends on the server.
 ON_EACH_SHARED = pytest.mark.parametrize("shared_redis", SERVERS, indirect=True)
 ON_EACH_OWN = pytest.mark.parametrize("own_redis", SERVERS, indirect=True)
 
@@ -207,23 +207,23 @@ Append = Callable[[], Any]
 
 
 def wake_up_first(append: Append, two: Processes) -> Any:
-    """This process's wake-up comes before the response."""
+    """This process reads its own entry of the tail before the response."""
     woken = threading.Event()
-    receive = two.shared[0]._receive
+    follow = two.shared[0]._follow
 
-    def received(message: Any) -> None:
-        receive(message)
+    def followed(entries: Any, known: bytes) -> None:
+        follow(entries, known)
         woken.set()
 
-    two.shared[0]._receive = received  # type: ignore[method-assign]
+    two.shared[0]._follow = followed  # type: ignore[method-assign]
     response = append()
     assert woken.wait(HANG_TIMEOUT)
     return response
 
 
 def another_before(append: Append, two: Processes) -> Any:
-    """Another process is faster, and its wake-up is lost."""
-    two.shared[0]._receive = lambda message: None  # type: ignore[method-assign]
+    """Another process is faster, and its entry of the tail is lost."""
+    two.shared[0]._follow = lambda entries, known: None  # type: ignore[method-assign]
     two.feeds[1].publish({"n": -1})
     return append()
 
@@ -293,15 +293,148 @@ def test_what_happens_during_an_append(
     processes.until(lambda each: each.has(*numbers))
 
 
-@pytest.mark.parametrize("message", ["orders/7", "", "a b c d e", b"\xff"])
-def test_a_wake_up_of_another_program(processes: Processes, message: str | bytes) -> None:
-    """It is ignored."""
+# What may become of the tail. Each is done while nobody reads it.
+
+
+@contextmanager
+def nobody_reads(shared: Sequence[RedisFeeds]) -> Iterator[None]:
+    """Hold those that have read the tail before they read it again."""
+    go_on, held = threading.Event(), set[RedisFeeds]()
+
+    def hold(each: RedisFeeds, follow: Callable[..., None]) -> Callable[..., None]:
+        def holding(entries: Any, known: bytes) -> None:
+            held.add(each)
+            go_on.wait(HANG_TIMEOUT)
+            follow(entries, known)
+
+        return holding
+
+    def are_held() -> bool:
+        shared[0].append("held", STATE, {})  # again: one may begin to read only now
+        return len(held) == len(shared)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for each in shared:
+            patch.setattr(each, "_follow", hold(each, each._follow))
+        eventually(are_held)
+    yield
+    go_on.set()
+
+
+def trim(redis: RedisServer, _: str) -> None:
+    """A process was away for longer than the tail is long."""
+    redis.do("XTRIM", "pushlab:tail", "MAXLEN", "1")
+
+
+def delete(redis: RedisServer, _: str) -> None:
+    redis.do("DEL", "pushlab:tail")
+
+
+def replace_it(redis: RedisServer, _: str) -> None:
+    redis.do("SET", "pushlab:tail", "of another program")
+
+
+def go_back(redis: RedisServer, _: str) -> None:
+    """Its ids, which are times: another server's clock is behind."""
+    redis.do("DEL", "pushlab:tail")
+
+
+def end_its_ids(redis: RedisServer, _: str) -> None:
+    last = str(2**64 - 1)
+    redis.do("XADD", "pushlab:tail", f"{last}-{last}", "of", "another program")
+
+
+def junk(*fields: str) -> Callable[[RedisServer, str], None]:
+    """Another program puts something there, of the topic or of none."""
+
+    def put(redis: RedisServer, topic: str) -> None:
+        encoded = (
+            each.replace("TOPIC", topic).encode("utf-8", "surrogateescape") for each in fields
+        )
+        redis.do("XADD", "pushlab:tail", "*", *encoded)
+
+    return put
+
+
+JUNK = {
+    "a field": junk("of", "another program"),
+    "no place": junk("after", "0-0", "topic", "TOPIC", "place", ""),
+    "no number": junk("after", "0-0", "topic", "TOPIC", "place", "a b c d"),
+    "no JSON": junk("after", "0-0", "topic", "TOPIC", "place", "a 1 2 3", "value", "{"),
+    "no text": junk("after", "0-0", "topic", "TOPIC", "place", "\udcff"),
+}
+
+
+@ON_EACH_OWN
+@pytest.mark.parametrize(
+    "harm",
+    [trim, delete, replace_it, go_back, end_its_ids, *JUNK.values()],
+    ids=["trimmed", "deleted", "replaced", "ids went back", "no more ids", *JUNK],
+)
+def test_whatever_becomes_of_the_tail_nothing_is_lost(
+    own_redis: RedisServer, harm: Callable[[RedisServer, str], None]
+) -> None:
+    """Also a reading of another topic, whose entry nobody has read."""
+    with (
+        closing(Processes(own_redis.url, "orders/7", LOG)) as two,
+        closing(Processes(own_redis.url, "orders/8", LOG)) as others,
+    ):
+        shared = (*two.shared, *others.shared)
+        if harm is go_back:
+            own_redis.do(
+                "XADD", "pushlab:tail", f"{2 * time.time_ns() // 10**6}-0", "of", "another"
+            )
+        two.publish(0)
+        others.publish(0)
+        threads = [each._thread for each in shared]
+        for number in (1, 3):  # the second time in what is left of it
+            with nobody_reads(shared):
+                others.publish(number)
+                harm(own_redis, "orders/7")
+                two.publish(number)
+            two.publish(number + 1)
+            two.until(lambda each: each.numbers[-1] == number + 1)  # noqa: B023
+            others.until(lambda each: each.numbers[-1] == number)  # noqa: B023
+        two.until(lambda each: each.has(*range(5)) and not each.resets)
+        others.until(lambda each: each.has(0, 1, 3) and not each.resets)
+        assert [each._thread for each in shared] == threads
+        assert all(each.is_running for each in shared)
+
+
+@ON_EACH_SHARED
+def test_a_long_value_is_read_in_the_log(
+    processes: Processes, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tail, which each process reads, does not have it."""
+    monkeypatch.setattr(limits, "REDIS_TAIL_VALUE", 20)
     processes.publish(0)
-    processes.until(lambda each: each.has(0))
-    with closing(redis.Redis.from_url(processes.shared[0].url)) as other:
-        other.publish("pushlab:wake", message)
+    processes.feeds[0].publish({"n": 1, "text": "long" * 10})
+    processes.publish(2)
+    processes.until(lambda each: each.has(0, 1, 2))
+    tail = shared_redis.do("XREVRANGE", "pushlab:tail", "+", "-", "COUNT", "3")
+    assert b"long" not in b"".join(b"".join(fields) for _, fields in tail)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [("of", "another"), ("at", "soon", "value", "{}"), ("at", "1", "value", "{")],
+    ids=["a field", "no time", "no JSON"],
+)
+def test_an_entry_of_another_program_in_a_log(
+    processes: Processes, shared_redis: RedisServer, fields: tuple[str, ...]
+) -> None:
+    """It is no reading, and ends nobody's reading."""
+    processes.publish(0)
+    key = f"pushlab:{{{processes.feeds[0].topic}}}:log"
+    shared_redis.do("XADD", key, "1-1", *fields)
     processes.publish(1)
-    processes.until(lambda each: each.has(0, 1))
+    for feed in processes.feeds:
+        feed.epoch = ""  # it has all to read
+        feed.refresh()
+        assert [each.value["n"] for each in feed.since(None)] == [0, 1]
+    processes.publish(2)
+    processes.until(lambda each: each.numbers[-1] == 2)
+    assert all(each.is_running for each in processes.shared)
 
 
 # Redis goes away. Each returns when it is there again.
@@ -329,6 +462,13 @@ def make_read_only(redis: RedisServer) -> None:
     redis.do("REPLICAOF", "NO", "ONE")
 
 
+def demote(redis: RedisServer) -> None:
+    """As at a failover: connections stay."""
+    redis.do("REPLICAOF", "127.0.0.1", "1")
+    time.sleep(0.1)
+    redis.do("REPLICAOF", "NO", "ONE")
+
+
 def fill(redis: RedisServer) -> None:
     redis.do("CONFIG", "SET", "maxmemory", "1")
     time.sleep(0.1)
@@ -347,7 +487,8 @@ def slow_down(redis: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [cut, stop_and_continue, restart, make_read_only, want_replicas, fill, slow_down]
+    "fault",
+    [cut, stop_and_continue, restart, make_read_only, demote, want_replicas, fill, slow_down],
 )
 def test_nothing_is_lost_or_doubled(
     own_redis: RedisServer, redis_timeout: float, fault: Callable[[RedisServer], None]
@@ -391,6 +532,7 @@ def restart_behind(redis: RedisServer) -> None:
     shutil.rmtree(folder)
     shutil.copytree(redis.folder / "older", folder)
     redis.start()
+    time.sleep(2 * redis_feed._FRESH)  # then a connection is looked at before it is used
 
 
 @ON_EACH_OWN
@@ -519,7 +661,7 @@ def test_those_that_ask_at_once_wait_once(
 
 
 @ON_EACH_SHARED
-def test_a_dead_subscription_is_found_out(shared_redis: RedisServer) -> None:
+def test_a_dead_connection_is_found_out(shared_redis: RedisServer) -> None:
     """What is in between has forgotten one connection, as firewalls do with silent ones."""
     with Relay(shared_redis.port) as relay, ExitStack() as stack:
         shared = RedisFeeds(f"redis://127.0.0.1:{relay.port}")
@@ -528,15 +670,43 @@ def test_a_dead_subscription_is_found_out(shared_redis: RedisServer) -> None:
         feed.load()
         first = feed.publish({"n": 0}).cursor
         eventually(lambda: feed.latest.cursor == first)
-        subscribed = shared_redis.do("CLIENT", "LIST", "TYPE", "pubsub").decode()
-        for connection in relay.connections:
-            if f"addr=127.0.0.1:{connection.server_side} " in subscribed:
-                connection.stall()
-                break
-        else:
-            pytest.fail("it is not subscribed")
+
+        def waiting() -> list[Any]:
+            clients = shared_redis.do("CLIENT", "LIST").decode().splitlines()
+            addresses = "".join(each for each in clients if "cmd=xread " in each)
+            return [
+                each
+                for each in relay.connections
+                if f"addr=127.0.0.1:{each.server_side} " in addresses
+            ]
+
+        [connection] = eventually(waiting)
+        connection.stall()
         second = feed.publish({"n": 1}).cursor
         eventually(lambda: feed.latest.cursor == second)
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_its_name_is_another_servers(
+    own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory, *, is_idle: bool
+) -> None:
+    """The one that was the primary is read-only now, and closes no connection."""
+    other = RedisServer(tmp_path_factory.mktemp("other"))
+    with Relay(own_redis.port) as relay, ExitStack() as stack:
+        stack.callback(other.stop)
+        two = stack.enter_context(
+            closing(Processes(f"redis://127.0.0.1:{relay.port}", "stock/mug", STATE))
+        )
+        two.publish(0)
+        two.until(lambda each: each.has(0))
+        relay.server_port = other.port
+        own_redis.do("REPLICAOF", "127.0.0.1", "1")
+        if is_idle:
+            RedisFeeds(other.url).append("stock/mug", STATE, {"n": 1})
+        else:
+            two.publish(1)
+        two.until(lambda each: each.numbers[-1] == 1)
+        eventually(lambda: not any(each.problem for each in two.shared))
 
 
 class Process:
