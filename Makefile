@@ -33,14 +33,13 @@ compare: $(VENV)/compare
 
 test: packages check pytest
 
-WORKERS = $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1) + 1)')
+WORKERS = $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1) + 1)')
 
 # Without lint and types.
 pytest: | packages $(VENV)/test
 ifeq ($(ARGS),)
-	# Seven workers on two cores: most tests wait two thirds of the time. Each has a browser and
-	# servers, so more cost more. `worksteal` gives a worker tests that follow each other, which
-	# share them.
+	# Five workers on two cores, which keep those busy. Each has a browser and servers, so more cost
+	# more. `worksteal` gives a worker tests that follow each other, which share them.
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not alone"
 	$(VENV)/bin/python -m pytest -q -m alone $$(grep -l mark.alone tests/test_*.py)
 else

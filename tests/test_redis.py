@@ -393,8 +393,8 @@ def test_whatever_becomes_of_the_tail_nothing_is_lost(
                 harm(own_redis, "orders/7")
                 two.publish(number)
             two.publish(number + 1)
-            two.until(lambda each: each.numbers[-1] == number + 1)  # noqa: B023
-            others.until(lambda each: each.numbers[-1] == number)  # noqa: B023
+            two.until(lambda each: each.numbers[-1:] == [number + 1])  # noqa: B023
+            others.until(lambda each: each.numbers[-1:] == [number])  # noqa: B023
         two.until(lambda each: each.has(*range(5)) and not each.resets)
         others.until(lambda each: each.has(0, 1, 3) and not each.resets)
         assert [each._thread for each in shared] == threads
@@ -433,7 +433,7 @@ def test_an_entry_of_another_program_in_a_log(
         feed.refresh()
         assert [each.value["n"] for each in feed.since(None)] == [0, 1]
     processes.publish(2)
-    processes.until(lambda each: each.numbers[-1] == 2)
+    processes.until(lambda each: each.numbers[-1:] == [2])
     assert all(each.is_running for each in processes.shared)
 
 
@@ -546,7 +546,7 @@ def test_a_state_of_a_server_that_was_behind_is_the_newest(
         shutil.copytree(own_redis.folder / "appendonlydir", own_redis.folder / "older")
         for number in (1, 2):
             two.publish(number)
-        two.until(lambda each: each.numbers[-1] == 2)
+        two.until(lambda each: each.numbers[-1:] == [2])
         for shared in two.shared:
             shared.close()
         eventually(lambda: not any(shared.is_running for shared in two.shared))
@@ -556,7 +556,7 @@ def test_a_state_of_a_server_that_was_behind_is_the_newest(
         for feed in two.feeds:
             feed.refresh()
             assert feed.latest.value == {"n": 9 + published}
-        two.until(lambda each: each.numbers[-1] == 9 + published)
+        two.until(lambda each: each.numbers[-1:] == [9 + published])
 
 
 @ON_EACH_OWN
@@ -705,7 +705,7 @@ def test_its_name_is_another_servers(
             RedisFeeds(other.url).append("stock/mug", STATE, {"n": 1})
         else:
             two.publish(1)
-        two.until(lambda each: each.numbers[-1] == 1)
+        two.until(lambda each: each.numbers[-1:] == [1])
         eventually(lambda: not any(each.problem for each in two.shared))
 
 
