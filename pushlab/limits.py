@@ -57,6 +57,7 @@ MAX_HEADER_LINES = 100  #: lines of a request's headers
 MAX_HEADER_BYTES = 32 * 1024  #: bytes of a request's headers
 MAX_PIECE = 4096  #: bytes that are read at once of a connection without a greenlet
 REMEMBERED = 512  #: request lines, and headers, whose meaning is remembered
+REMEMBERED_LENGTH = 1024  #: characters of a text whose meaning is remembered
 IDLE_GREENLETS = 32  #: greenlets that are kept for the next request
 MAX_EMPTY_LINES = 4  #: empty lines before a request
 MAX_BODY = 16 * 1024  #: bytes of a request body

@@ -6,11 +6,11 @@ headers as e-mail, which costs more than all the rest of a response from memory.
 """
 
 import re
-from functools import lru_cache
 from io import BufferedReader
 from typing import NamedTuple
 
 from pushlab import limits
+from pushlab.wsgi.remembered import remembered
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 9110 section 5.6.2
 NAME = re.compile(TOKEN)
@@ -189,13 +189,13 @@ class RequestHeaders:
         self.fields = [field for field in self.fields if field[0] != name]
 
 
-@lru_cache(limits.REMEMBERED)
+@remembered
 def _lower(name: str) -> str:
     """Return a header's name in lower case, or ""."""
     return name.lower() if NAME.fullmatch(name) else ""
 
 
-@lru_cache(limits.REMEMBERED)
+@remembered
 def environ_name(name: str) -> str:
     """Return the key of a header in a WSGI environ."""
     return f"HTTP_{name.replace('-', '_').upper()}"

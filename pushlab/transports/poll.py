@@ -5,16 +5,16 @@ ETag (RFC 9110 section 13.1.2). `HEAD /data` returns the same headers without th
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from werkzeug.exceptions import BadRequest
 from werkzeug.http import parse_etags
 
-from pushlab import counts, limits
+from pushlab import counts
 from pushlab.feed import Feed
+from pushlab.wsgi.remembered import remembered
 from pushlab.wsgi.responses import Environ, Response, json_response
 
-etags = lru_cache(limits.REMEMBERED)(parse_etags)  #: all that have the newest reading name the same
+etags = remembered(parse_etags)  #: all that have the newest reading name the same
 
 
 def update(feeds: Sequence[Feed], environ: Environ) -> Response:

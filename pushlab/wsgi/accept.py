@@ -1,11 +1,9 @@
 """Which media type a browser prefers (RFC 9110 section 12.5.1)."""
 
-from functools import lru_cache
-
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from pushlab import limits
+from pushlab.wsgi.remembered import remembered
 from pushlab.wsgi.responses import Environ
 
 
@@ -20,7 +18,7 @@ def prefers(environ: Environ, media_type: str) -> bool:
     return _prefers(accept, media_type)
 
 
-@lru_cache(limits.REMEMBERED)  # every EventSource of a browser sends the same
+@remembered  # every EventSource of a browser sends the same
 def _prefers(accept: str, media_type: str) -> bool:
     ranges = parse_accept_header(accept, MIMEAccept)
     weight, json = ranges.quality(media_type), ranges.quality("application/json")

@@ -5,12 +5,11 @@ import json
 import logging
 import re
 from collections.abc import Collection, Mapping
-from functools import lru_cache
 from typing import Any
 
-from pushlab import limits
 from pushlab.websocket import handshake
 from pushlab.wsgi.proxy_headers import FORWARDED_MISSING, Network, apply_forwarded, parse_address
+from pushlab.wsgi.remembered import remembered
 from pushlab.wsgi.responses import Environ, Response, error
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ def origin_allowed(environ: Environ, allow_origins: Collection[str]) -> bool:
     return normalized_origin(f"{scheme}://{host}") == f"{scheme}://{authority}" and authority != ""
 
 
-@lru_cache(limits.REMEMBERED)
+@remembered
 def normalized_origin(origin: str) -> str:
     """Return an origin without its default port.
 

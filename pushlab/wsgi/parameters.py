@@ -4,13 +4,13 @@ Every function raises Werkzeug's BadRequest, which names the parameter.
 """
 
 import re
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
 from werkzeug.exceptions import BadRequest
 
 from pushlab import limits
+from pushlab.wsgi.remembered import remembered
 from pushlab.wsgi.responses import Environ
 
 _CURSOR = re.compile(r"[0-9A-Za-z]{1,32}-[0-9]{1,18}")
@@ -49,7 +49,7 @@ def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | Non
     return tuple(cursor if is_cursor(cursor) else "foreign" if cursor else None for cursor in found)
 
 
-@lru_cache(limits.REMEMBERED)  # all that have the newest reading ask the same
+@remembered  # all that have the newest reading ask the same
 def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | None, bool]:
     query: dict[str, list[str]] = {}
     is_plain = "%" not in text and "+" not in text
