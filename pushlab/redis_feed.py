@@ -36,6 +36,7 @@ except ImportError as error:
 from pushlab import counts, limits
 from pushlab.feed import Feed, NotPublished, Reading, encode_value, make_reading
 from pushlab.forked import PerProcess
+from pushlab.polls import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,9 @@ _INCOMPLETE = object()
 #: Bytes of a response that are read at once.
 _PIECE = 64 * 1024
 
+#: Feeds that read on in their logs until the tail is looked at.
+_SOME = 100
+
 #: Seconds after which an idle connection is looked at before it is used: it may be closed.
 _FRESH = 0.1
 
@@ -242,7 +246,11 @@ class _Wire:
     def _connect(self) -> None:
         connection = self._connection
         self.connected_at = time.monotonic()
-        connection.connect()
+        try:
+            connection.connect()
+        except BaseException:  # also the end of a greenlet, after which a response would be left
+            self.disconnect()
+            raise
         errors = {
             "replyError": connection._parser.parse_error,
             "protocolError": redis.InvalidResponse,
@@ -457,7 +465,8 @@ class RedisFeed(Feed):
         readings, newest_at = list[Reading](), ""
         for identifier, fields in entries:
             number, _, zero = identifier.decode().partition("-")
-            with suppress(ValueError):  # of another program: our scripts append no such thing
+            # Of another program: our scripts append no such thing. Or nested too deeply for this.
+            with suppress(ValueError, RecursionError):
                 _, at, _, text = fields
                 value, changed_at = json.loads(text), float(at)
                 if zero == "0":
@@ -623,8 +632,13 @@ class RedisFeeds:
 
     def _read_first(self, feed: RedisFeed, place: Sequence[bytes | None]) -> None:
         """Read on in `first`, if Redis has news of it."""
-        if self.first not in (None, feed) and not self.first.is_newest(*place):
-            self.first.refresh()
+        first = self.first
+        if first is None or first is feed:
+            return
+        with first._publishing():  # its listeners have seen what it has
+            is_newest = first.is_newest(*place)
+        if not is_newest:
+            first.refresh()
 
     def rules(self) -> dict[str, int]:
         """Return how many readings topics keep, by their rules.
@@ -769,34 +783,43 @@ class RedisFeeds:
         while not self._stopped.get().is_set():
             try:
                 self._listen()
-            except (redis.RedisError, NotPublished, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, redis.RedisError | NotPublished | OSError):
+                    logger.exception("The tail cannot be read")  # and nobody else would read it
                 cap = min(2 * cap, limits.REDIS_RETRY) if self.problem else limits.REDIS_RETRY / 16
                 self._note(f"Redis is away: {error}")
                 # Full jitter: processes do not all return at once.
                 self._stopped.get().wait(cap * _jitter.random())
 
     def _listen(self) -> None:
-        """Read on in all feeds, then in the tail.
+        """Read on in all feeds, and in the tail.
 
         Returns where that may be in another server's tail.
         """
         connection = self._connect(socket_timeout=2 * limits.REDIS_TICK)
-        stopped, tail = self._stopped.get(), self._tail
-        block = b"*6\r\n" + _pack("XREAD", "BLOCK", int(1000 * limits.REDIS_TICK), "STREAMS", tail)
+        stopped, tail = self._stopped.get(), _pack("STREAMS", self._tail)
+        at_once = b"*4\r\n" + _pack("XREAD") + tail
+        block = b"*6\r\n" + _pack("XREAD", "BLOCK", int(1000 * limits.REDIS_TICK)) + tail
+
+        def read(known: bytes, command: bytes = at_once) -> Sequence[Any]:
+            found = connection.ask(b"%b$%d\r\n%b\r\n" % (command, len(known), known))
+            return found[0][1] if found else ()
+
         try:
             known = self._newest(lambda *words: connection.ask(b"*6\r\n" + _pack(*words)))
             self._connections.renew()  # a replica would be read without an error
-            self._refresh(tuple(self._followed.values()))
+            known = self._catch_up(known, read)
             self._tick()
             now, expected = time.monotonic(), _place_of(known)
             tick = now + limits.REDIS_TICK
             while not stopped.is_set():
-                found = connection.ask(b"%b$%d\r\n%b\r\n" % (block, len(known), known))
+                entries = read(known, block)
                 before, now = now, time.monotonic()
-                if found:
-                    [[_, entries]] = found
-                    self._follow(entries, known)
+                if entries:
+                    has_all = self._follow(entries, known)
                     known = entries[-1][0]
+                    if not has_all:
+                        known = self._catch_up(known, read)
                 if now >= tick:
                     is_well_again = self._tick()
                     newest = _place_of(self._newest(self._client.execute_command))
@@ -808,24 +831,40 @@ class RedisFeeds:
         finally:
             connection.disconnect()
 
+    def _catch_up(self, known: bytes, read: Callable[[bytes], Sequence[Any]]) -> bytes:
+        """Read on in all feeds; return the tail's place.
+
+        It follows the tail between some feeds and the next: where there are many, the tail would be
+        trimmed past this process meanwhile, and all would have to be read once more.
+        """
+        feeds = list(self._followed.values())
+        while feeds:
+            self._refresh(feeds[-_SOME:])
+            del feeds[-_SOME:]
+            if entries := read(known):
+                if not self._follow(entries, known):
+                    feeds = list(self._followed.values())
+                known = entries[-1][0]
+        return known
+
     def _newest(self, ask: Callable[..., Any]) -> bytes:
         """Return the id of the tail's newest entry."""
         found = ask("XREVRANGE", self._tail, "+", "-", "COUNT", 1)
         newest: bytes = found[0][0] if found else b"0-0"
         return newest
 
-    def _follow(self, entries: Sequence[Any], known: bytes) -> None:
+    def _follow(self, entries: Sequence[Any], known: bytes) -> bool:
         """Have what was appended to the tail after this entry.
 
-        Where entries are missing, all feeds read on. A feed does so once: what is in these entries
-        is in its log by then.
+        Returns False where entries are missing: then all feeds have to read on. A feed that reads
+        on does so once: what is in these entries is in its log by then.
         """
         _, fields = entries[0]
         if fields[:2] != [b"after", known]:  # or it is of another program
-            self._refresh(tuple(self._followed.values()))
-            return
-        have_read_on = set()
+            return False
+        have_read_on, turns = set(), Turns(limits.POLL_CHUNK)
         for _, fields in entries:
+            turns.count(1)
             try:
                 _, _, _, topic, _, place, *value = fields
                 feed = self._followed.get(topic.decode())
@@ -834,13 +873,17 @@ class RedisFeeds:
                 epoch, number, at, before = place.decode().split(" ")
                 sequence = int(number)
                 if feed.is_at(epoch, sequence, at):
+                    if feed is self.first:
+                        with feed._publishing():  # its listeners have seen it
+                            pass
                     continue
                 if value and feed.follow(epoch, sequence, at, before, value[1]):
                     continue
-            except ValueError:  # of another program: our scripts append no such thing
+            except (ValueError, RecursionError):  # another program's; or nested too deeply here
                 continue
             feed.refresh()
             have_read_on.add(feed)
+        return True
 
     def _tick(self) -> bool:
         """Find out whether Redis is full, or read-only.
@@ -855,7 +898,7 @@ class RedisFeeds:
         except (redis.RedisError, NotPublished) as error:
             problem = f"Redis accepts nothing: {error}"
             if isinstance(error, redis.ReadOnlyError):  # by now its name may be another server's
-                self._client.connection_pool.disconnect()
+                self._client.connection_pool.disconnect(inuse_connections=False)
         is_well_again = bool(self.problem) and not problem
         self._note(problem)
         return is_well_again

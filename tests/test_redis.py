@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from lab.shared_feed import PREFIX, LabFeed
 from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Position, Reading, news, positions
-from pushlab.redis_feed import LeaseLost, RedisFeeds
+from pushlab.redis_feed import LeaseLost, RedisFeed, RedisFeeds
 from tests.clients import HANG_TIMEOUT, LabPage
 from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.hosting import with_limits
@@ -211,9 +212,10 @@ def wake_up_first(append: Append, two: Processes) -> Any:
     woken = threading.Event()
     follow = two.shared[0]._follow
 
-    def followed(entries: Any, known: bytes) -> None:
-        follow(entries, known)
+    def followed(entries: Any, known: bytes) -> bool:
+        has_all = follow(entries, known)
         woken.set()
+        return has_all
 
     two.shared[0]._follow = followed  # type: ignore[method-assign]
     response = append()
@@ -223,7 +225,7 @@ def wake_up_first(append: Append, two: Processes) -> Any:
 
 def another_before(append: Append, two: Processes) -> Any:
     """Another process is faster, and its entry of the tail is lost."""
-    two.shared[0]._follow = lambda entries, known: None  # type: ignore[method-assign]
+    two.shared[0]._follow = lambda entries, known: True  # type: ignore[method-assign]
     two.feeds[1].publish({"n": -1})
     return append()
 
@@ -301,11 +303,11 @@ def nobody_reads(shared: Sequence[RedisFeeds]) -> Iterator[None]:
     """Hold those that have read the tail before they read it again."""
     go_on, held = threading.Event(), set[RedisFeeds]()
 
-    def hold(each: RedisFeeds, follow: Callable[..., None]) -> Callable[..., None]:
-        def holding(entries: Any, known: bytes) -> None:
+    def hold(each: RedisFeeds, follow: Callable[..., bool]) -> Callable[..., bool]:
+        def holding(entries: Any, known: bytes) -> bool:
             held.add(each)
             go_on.wait(HANG_TIMEOUT)
-            follow(entries, known)
+            return follow(entries, known)
 
         return holding
 
@@ -399,6 +401,105 @@ def test_whatever_becomes_of_the_tail_nothing_is_lost(
         others.until(lambda each: each.has(0, 1, 3) and not each.resets)
         assert [each._thread for each in shared] == threads
         assert all(each.is_running for each in shared)
+
+
+def test_the_tail_is_read_between_some_logs_and_the_next(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would be trimmed once more meanwhile, and all would be read again, without an end."""
+    monkeypatch.setattr(redis_feed, "_SOME", 1)
+    shared, other = RedisFeeds(own_redis.url), RedisFeeds(own_redis.url)
+    with closing(shared):
+        topics = [shared.feed(f"orders/{number}", LOG) for number in range(4)]
+        for each in topics:
+            each.load()
+        done: list[str] = []
+        refresh, follow = shared._refresh, shared._follow
+
+        def read_logs(feeds: Sequence[RedisFeed]) -> None:
+            refresh(feeds)
+            done.append("logs")
+            other.append("orders/0", LOG, {"n": len(done)})  # what comes meanwhile
+
+        def read_tail(entries: Any, known: bytes) -> bool:
+            done.append("tail")
+            return follow(entries, known)
+
+        with nobody_reads([shared]):
+            for number in range(4):
+                other.append(f"orders/{number}", LOG, {"n": 0})
+            trim(own_redis, "")
+            monkeypatch.setattr(shared, "_refresh", read_logs)
+            monkeypatch.setattr(shared, "_follow", read_tail)
+        eventually(lambda: done.count("logs") == 4)
+        eventually(lambda: [each.latest.value for each in topics[1:]] == [{"n": 0}] * 3)
+        first = done.index("logs")
+        assert done[first : first + 7] == ["logs", "tail"] * 3 + ["logs"]
+
+
+def test_what_is_published_after_a_disconnect_comes_after_it(shared_redis: RedisServer) -> None:
+    """Another thread of this process publishes while identities are disconnected."""
+    shared, other = RedisFeeds(shared_redis.url), RedisFeeds(shared_redis.url)
+    revoking, go_on, done = threading.Event(), threading.Event(), list[str]()
+
+    def revoke(_: Reading) -> None:
+        revoking.set()
+        go_on.wait(HANG_TIMEOUT)
+        done.append("revoked")
+
+    with closing(shared):
+        first, feed = shared.feed("revoked", LOG), shared.feed("log/after", LOG)
+        for each in (first, feed):
+            each.load()
+        shared.first = other.first = first
+        first.subscribe(revoke)
+        feed.subscribe(lambda reading: done.append("sent"))
+        other.append("revoked", LOG, {"identity": "ada"})
+        assert revoking.wait(HANG_TIMEOUT)
+        publishing = threading.Thread(target=feed.publish, args=({"n": 0},))
+        publishing.start()
+        eventually(lambda: shared_redis.do("XLEN", "pushlab:{log/after}:log") == 1)
+        publishing.join(0.2)  # it would have been sent by now
+        go_on.set()
+        publishing.join()
+        assert done == ["revoked", "sent"]
+
+
+@pytest.mark.parametrize("error", [TypeError, RecursionError, Exception])
+def test_no_error_ends_the_reading(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Nobody else would read, and nobody would know."""
+    decode, failed, numbers = redis_feed._decode, threading.Event(), count()
+
+    def fail(text: str) -> Any:
+        failed.set()
+        raise error
+
+    monkeypatch.setattr(redis_feed, "_decode", fail)
+    eventually(lambda: processes.publish(next(numbers)) and failed.is_set())
+    monkeypatch.setattr(redis_feed, "_decode", decode)
+    last = next(numbers)
+    processes.publish(last)
+    processes.until(lambda each: each.has(*range(last + 1)) and not each.resets)
+    assert all(each.is_running for each in processes.shared)
+
+
+def test_a_connection_that_was_interrupted_is_not_used(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A response is left in it, which the next command would take for its own."""
+    shared = RedisFeeds(own_redis.url)
+    with monkeypatch.context() as patch:
+
+        def end(*_: Any, **__: Any) -> NoReturn:
+            raise Ended
+
+        patch.setattr(redis.Connection, "read_response", end)
+        with pytest.raises(Ended):
+            shared.append("orders/7", LOG, {"n": 0})
+    cursors = [shared.append("orders/7", LOG, {"n": number}).cursor for number in range(3)]
+    assert [sequence(each) for each in cursors] == [1, 2, 3]
 
 
 @ON_EACH_SHARED
