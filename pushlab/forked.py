@@ -25,6 +25,8 @@ class PerProcess(Generic[Made]):
     def get(self) -> Made:
         """Return this process's; it is made when first needed."""
         process = os.getpid()
+        if (made := self._made.get(process)) is not None:
+            return made
         with _making:
             if process not in self._made:
                 self._made = {process: self._make()}

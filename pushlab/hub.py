@@ -311,7 +311,6 @@ class Hub:
         # They join the slots in turn, so that ten thousand pings never fall on one moment.
         self._slots: list[set[Subscriber]] = [set() for _ in range(20)]
         self._next_slot = cycle(self._slots)
-        self._size = 0  # of all slots
         self.ping_interval = ping_interval  #: seconds
         self._deadlines: dict[Subscriber, float] = {}  # for a close frame, or for room
         self._keepalive_thread: threading.Thread | None = None
@@ -323,7 +322,7 @@ class Hub:
         self._empty.set()
 
     def __len__(self) -> int:
-        return self._size
+        return sum(map(len, self._slots))
 
     @property
     def is_closed(self) -> bool:
@@ -399,7 +398,6 @@ class Hub:
                 followings.append(Following(subscriber, audience, after))
             subscriber.followings = tuple(followings)
             subscriber.slot.add(subscriber)
-            self._size += 1
             counts.opened(encoding.transport, (feed for feed, _ in positions))
             subscriber.follower = follower
             self._empty.clear()
@@ -717,7 +715,6 @@ class Hub:
         if subscriber not in subscriber.slot:
             return
         subscriber.slot.discard(subscriber)
-        self._size -= 1
         transport = subscriber.encoding.transport
         counts.opened(transport, (each.audience.feed for each in subscriber.followings), -1)
         if reason in ("slow", "silent"):

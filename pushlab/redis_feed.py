@@ -263,10 +263,9 @@ class _Wire:
 
 
 class _State:
-    """A process's connections: two threads may begin at once."""
+    """A process's connections."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()
         self.idle: list[tuple[float, _Wire]] = []  #: since when, and the connection
         self.others = threading.BoundedSemaphore(limits.REDIS_CONNECTIONS)  #: to be made
         self.waiting = 0
@@ -282,24 +281,18 @@ class _Connections:
     def __init__(self, connect: Callable[[], _Wire]) -> None:
         self._connect = connect
         self._renewed_at = -math.inf
-        self._begin()
+        self._state = PerProcess(lambda: _State())
 
     def renew(self) -> None:
         """Connect again: by now the name may be another server's."""
         self._renewed_at = time.monotonic()
-
-    def _begin(self) -> _State:
-        self._state = _State()
-        return self._state
 
     def run(self, script: _Script, constants: tuple[Any, ...], *arguments: Any) -> Any:
         """Return a script's response; raises RedisError.
 
         The arguments begin with the number of keys. Those that are constant are packed once.
         """
-        state = self._state
-        if state.process != os.getpid():  # these are the parent's
-            state = self._begin()
+        state = self._state.get()
         try:
             since, connection = state.idle.pop()
         except IndexError:
@@ -312,10 +305,10 @@ class _Connections:
             size, rest = 2 + len(constants) + len(arguments), _pack.__wrapped__(*arguments)
             head = _pack("EVALSHA", script.digest, *constants)
             try:
-                return self._execute(connection, b"*%d\r\n%b%b" % (size, head, rest))
+                return connection.ask(b"*%d\r\n%b%b" % (size, head, rest))
             except redis.exceptions.NoScriptError:  # Redis has started since
                 head = _pack("EVAL", script.source, *constants)
-                return self._execute(connection, b"*%d\r\n%b%b" % (size, head, rest))
+                return connection.ask(b"*%d\r\n%b%b" % (size, head, rest))
         finally:  # after an error it is not connected, and is again when it is used
             state.idle.append((time.monotonic(), connection))
             if state.waiting:
@@ -335,10 +328,6 @@ class _Connections:
                     raise redis.TimeoutError("Timeout: all connections wait for a response")
         finally:
             state.waiting -= 1
-
-    @staticmethod
-    def _execute(connection: _Wire, command: bytes) -> Any:
-        return connection.ask(command)
 
 
 class RedisFeed(Feed):

@@ -1015,26 +1015,18 @@ def test_two_threads_begin_at_once_in_a_forked_process(
     """Neither has a connection of the parent's, nor gives back what the other one has taken."""
     shared = RedisFeeds(shared_redis.url)
     shared.append("forked", LOG, {"n": 0})
-    connections, errors = shared._connections, list[Exception]()
-    execute, begin = connections._execute, connections._begin
-    beginning, executing, begun = (threading.Event() for _ in range(3))
+    errors, made = list[Exception](), list[Any]()
+    making, started = threading.Event(), threading.Event()
+    make = redis_feed._State
 
-    def begin_late() -> Any:
-        """The second begins while the first one's script runs."""
+    def make_late() -> Any:
+        """The first one would make another, if it could, while the second makes it."""
+        making.set()
         if threading.current_thread() is second:
-            beginning.set()
-            executing.wait(HANG_TIMEOUT)
-        try:
-            return begin()
-        finally:
-            if threading.current_thread() is second:
-                begun.set()
-
-    def execute_slowly(*arguments: Any) -> Any:
-        if threading.current_thread() is first:
-            executing.set()
-            begun.wait(HANG_TIMEOUT)
-        return execute(*arguments)
+            started.wait(HANG_TIMEOUT)
+            first.join(0.2)
+        made.append(make())
+        return made[-1]
 
     def append() -> None:
         try:
@@ -1042,15 +1034,16 @@ def test_two_threads_begin_at_once_in_a_forked_process(
         except Exception as error:
             errors.append(error)
 
-    monkeypatch.setattr(connections, "_begin", begin_late)
-    monkeypatch.setattr(connections, "_execute", execute_slowly)
+    monkeypatch.setattr(redis_feed, "_State", make_late)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     first, second = (threading.Thread(target=append) for _ in range(2))
     second.start()
-    beginning.wait(HANG_TIMEOUT)
+    assert making.wait(HANG_TIMEOUT)
     first.start()
+    started.set()
     for thread in (first, second):
         thread.join(HANG_TIMEOUT)
+    assert len(made) == 1
     assert errors == []
 
 
