@@ -22,14 +22,12 @@ import pytest
 import trustme
 
 from tests.clients import HANG_TIMEOUT, CountingTLS, Http, LabPage, RawSocket, Wire
+from tests.forking import ENVIRONMENT, Forked, ancestor, close_fork_servers
 
 pytest_plugins = ["tests.browsing"]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ("serve.py", "serve2.py")
-
-#: Of every program; see tests/at_start/sitecustomize.py.
-PYTHONPATH = os.pathsep.join((str(ROOT / "tests" / "at_start"), str(ROOT)))
 
 #: Trusts every certificate, for tests of something else.
 UNVERIFIED = ssl.create_default_context()
@@ -83,7 +81,7 @@ def row(name: object) -> Iterator[None]:
 
 
 #: Every program, so that none outlives a test that fails.
-_started: list[subprocess.Popen[str]] = []
+_started: list[subprocess.Popen[str] | Forked] = []
 
 
 def pytest_sessionfinish() -> None:
@@ -94,29 +92,41 @@ def pytest_sessionfinish() -> None:
                 for child in psutil.Process(process.pid).children(recursive=True):
                     child.kill()
             process.kill()
+    close_fork_servers()
 
 
 class Program:
-    """A program in its own process; its output is read."""
+    """A program in its own process; its output is read.
+
+    It is started in `folder` by a shell, which first runs `before`, or forked: tests/forking.py.
+    """
 
     def __init__(
         self,
         *arguments: str,
         stdin: int | None = subprocess.DEVNULL,
+        folder: Path = ROOT,
         before: str = ":",
         command: Sequence[str] = (sys.executable,),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         # Signals are ignored by what `nohup` or a shell in the background has started: these tests.
         start = f'{before}; exec env --default-signal "$@"'
-        self.process = subprocess.Popen(
-            ["sh", "-c", start, "sh", *command, *arguments],
-            cwd=ROOT,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": PYTHONPATH, **environment},
+        program = [*command, *arguments]
+        kind = ancestor(program, folder, environment) if before == ":" else None
+        environment = {**os.environ, **ENVIRONMENT, **environment}
+        self.process: subprocess.Popen[str] | Forked = (
+            Forked(kind, program, folder, environment, stdin)
+            if kind
+            else subprocess.Popen(
+                ["sh", "-c", start, "sh", *program],
+                cwd=folder,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
         )
         _started.append(self.process)
         self.out: list[str] = []

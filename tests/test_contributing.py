@@ -53,7 +53,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(copy: Path, start: Start) -> Server:
     environment = {"PYTHONPATH": str(copy)}
-    return start("serve.py", "--source", "http", before=f"cd '{copy}'", environment=environment)
+    return start("serve.py", "--source", "http", folder=copy, environment=environment)
 
 
 def test_the_text_names_four_files() -> None:

@@ -181,8 +181,10 @@ def test_nothing_is_missing_after_a_cut(far: Server, browser: Browser) -> None:
         assert lane["back"] > 1990, f"{name} is refused for two seconds"
         assert lane["coalesced"] > 0, "what was superseded meanwhile"
     browser.control("pause").click()
+    eventually(lambda: pace(browser) == "paused")  # a click that comes sooner asks for it once more
     until_same(lambda: ({part["sequence"] for part in browser.parts}, {browser.truth["sequence"]}))
     browser.control("pause").click()
+    eventually(lambda: pace(browser) == "every 3 s")
 
 
 def test_a_slow_screen_has_a_backlog_of_what_is_pushed(far: Server, browser: Browser) -> None:

@@ -45,7 +45,7 @@ class App(Server):
         executable, *arguments = (part.format(port=self.port) for part in command)
         self.environment = {"PYTHONPATH": f"{ROOT}:{folder}", **environment}
         Program.__init__(
-            self, *arguments, command=[str(BIN / executable)], before=f"cd {folder}",
+            self, *arguments, command=[str(BIN / executable)], folder=folder,
             environment=self.environment,
         )  # fmt: skip
         self.is_at(f"http://127.0.0.1:{self.port}")

@@ -90,7 +90,7 @@ def test_the_readmes_app_runs_from_an_empty_folder(
     port = free_port()
     app = Program(
         "-W", "error", "-m", "flask", "--app", "hello", "run", "--port", str(port),
-        command=(str(python),), before=f"cd {tmp_path}", environment={"PYTHONPATH": ""},
+        command=(str(python),), folder=tmp_path, environment={"PYTHONPATH": ""},
     )  # fmt: skip
     http = Http("127.0.0.1", port)
     eventually(lambda: "Running on" in app.log or app.process.poll() is not None)
@@ -159,7 +159,7 @@ def test_the_wished_program_runs_from_an_empty_folder(
         arguments = ("on_gevent.py",)
     app = Program(
         "-W", "error", *arguments,
-        command=(str(python),), before=f"cd {tmp_path}", environment={"PYTHONPATH": ""},
+        command=(str(python),), folder=tmp_path, environment={"PYTHONPATH": ""},
     )  # fmt: skip
     ready = re.compile("Running on|Ctrl-C stops it")
     eventually(lambda: ready.search(app.log + "".join(app.out)) or app.process.poll() is not None)

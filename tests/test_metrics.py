@@ -446,7 +446,7 @@ def prometheus(folder: Path, target: int) -> Iterator[Http]:
     (folder / "prometheus.yml").write_text(json.dumps(configuration))  # which is YAML, too
     program = Program(
         "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error",
-        f"--web.listen-address=127.0.0.1:{port}", command=["prometheus"], before=f"cd {folder}",
+        f"--web.listen-address=127.0.0.1:{port}", command=["prometheus"], folder=folder,
     )  # fmt: skip
     http = Http("127.0.0.1", port)
 

@@ -121,7 +121,7 @@ def test_a_celery_task_and_a_crontab_publish(run: Run, tmp_path: Path) -> None:
         (tmp_path / "tasks.py").write_text(blocks("from-cron-or-celery", "python")[1])
         worker = Program(
             "-A", "tasks", "worker", "--pool", "solo", "--loglevel", "INFO",
-            command=[str(BIN / "celery")], before=f"cd {tmp_path}", environment=app.environment,
+            command=[str(BIN / "celery")], folder=tmp_path, environment=app.environment,
         )  # fmt: skip
         try:
             subprocess.run(

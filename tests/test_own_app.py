@@ -112,7 +112,7 @@ class OwnApp(Server):
         path = f"{ROOT}:{folder}"
         environment |= {"PYTHONPATH": path, "APP": "app:app", "PORT": str(self.port)}
         Program.__init__(
-            self, *arguments, command=[executable], before=f"cd {folder}", environment=environment
+            self, *arguments, command=[executable], folder=folder, environment=environment
         )
         self.is_at(f"http://127.0.0.1:{self.port}")
 

@@ -29,24 +29,7 @@ from tests.redis_server import RedisServer
 TUTORIAL = ROOT / "docs" / "tutorial"
 NUMBERS = range(1, 12)
 
-#: Starts Flask's own server. Where a stage, or the library, waits for a limited time for a browser,
-#: it waits for as many seconds as this is called with.
-FLASK_RUN = """
-import sys, threading
-seconds, wait = float(sys.argv.pop(1)), threading.Condition.wait
-def waits(self, timeout=None):
-    return wait(self, seconds if timeout == 25 else timeout)
-threading.Condition.wait = waits
-try:
-    from pushlab import limits
-except ImportError:  # the first stages need Flask alone
-    pass
-else:
-    limits.MESSAGE_TIMEOUT = limits.PING_INTERVAL = limits.ACKNOWLEDGE_TIMEOUT = seconds
-from flask.cli import main
-main()
-"""
-
+FLASK_RUN = str(ROOT / "tests" / "flask_run.py")
 FORM = "application/x-www-form-urlencoded"
 LONG = " " * 15_999  #: makes a text as long as the feed allows
 #: Bytes that Linux keeps, at most, for a connection whose browser does not read.
@@ -107,8 +90,8 @@ class Stage(Server):
         path, port = program(number, solution=solution), port or free_port()
         pythonpath = str(ROOT) if number > 5 else ""
         Program.__init__(
-            self, "-c", FLASK_RUN, str(seconds), "--app", path.stem, "run", "-p", str(port),
-            before=f"cd {path.parent}", environment={"PYTHONPATH": pythonpath, **environment},
+            self, FLASK_RUN, str(seconds), "--app", path.stem, "run", "-p", str(port),
+            folder=ROOT / path.parent, environment={"PYTHONPATH": pythonpath, **environment},
         )  # fmt: skip
         self.is_at(f"http://127.0.0.1:{port}")
         self.page = "/match/final" if number > 8 else "/"

@@ -1,7 +1,6 @@
 """uWSGI, on its gevent loop and with threads."""
 
 import re
-import shlex
 import signal
 import socket
 import struct
@@ -230,7 +229,7 @@ def test_another_app_from_another_directory(host: Host, ini: str, tmp_path: Path
         str(ROOT / ini),
         options=(),
         environment={"APP": "examples.echo:app", "PYTHONPATH": ""},
-        before=f"cd {shlex.quote(str(tmp_path))}",
+        folder=tmp_path,
     )
     eventually(lambda: server.out)
     assert server.out == [f"examples.echo:app is at {server.url} (Ctrl-C stops it)\n"]

@@ -10,6 +10,7 @@ tests' packages, that takes a program a sixth of its start.
 import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from importlib.abc import MetaPathFinder
@@ -19,9 +20,13 @@ from types import ModuleType
 from typing import Any
 
 changes: dict[str, dict[str, Any]] = {}
-for path, value in json.loads(os.environ.get("LIMITS", "{}")).items():
-    module, _, name = path.rpartition(".")
-    changes.setdefault(module or "pushlab.limits", {})[name] = value
+
+
+def change(environment: Mapping[str, str]) -> None:
+    """Change what is imported from now on."""
+    for path, value in json.loads(environment.get("LIMITS", "{}")).items():
+        module, _, name = path.rpartition(".")
+        changes.setdefault(module or "pushlab.limits", {})[name] = value
 
 
 class Changing(MetaPathFinder):
@@ -46,5 +51,6 @@ class Changing(MetaPathFinder):
         return spec
 
 
+change(os.environ)
 sys.meta_path.insert(0, Changing())
 metadata.entry_points = cache(metadata.entry_points)  # type: ignore[assignment]
