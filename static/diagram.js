@@ -27,6 +27,8 @@ const WIDTHS = { dot: [9, 0], empty: [2, 3.2], request: [2.2, 3.4], signal: [2.8
 export function makeDiagram(root) {
 	/** @type {Map<WireRecord, Drawn[]>} */
 	const drawn = new Map();
+	/** @type {Set<WireRecord>} that came since the last frame */
+	const waiting = new Set();
 	/** @type {WireRecord[]} newest first, for the table */
 	let latest = [];
 	/** @type {Drawn | null} */
@@ -44,8 +46,11 @@ export function makeDiagram(root) {
 	const field = find(".field", root);
 	const table = /** @type {HTMLTableElement} */ (find("table", root));
 
-	/** Draw a record, or draw it again when more is known of it. @param {WireRecord} record */
-	function wire(record) {
+	/** Have a record drawn with the next frame, also again when more is known of it. @param {WireRecord} record */
+	const wire = (record) => waiting.add(record);
+
+	/** @param {WireRecord} record */
+	function drawRecord(record) {
 		const strokes = drawn.get(record) ?? [];
 		drawn.set(record, strokes);
 		if (record.what && !strokes.length) latest = [record, ...latest.slice(0, ROWS - 1)];
@@ -62,6 +67,8 @@ export function makeDiagram(root) {
 	function draw(now) {
 		present = now;
 		if (!isHeld) shown = now;
+		for (const record of waiting) drawRecord(record);
+		waiting.clear();
 		if (Math.abs(now - tidied) >= TIDY_EVERY) tidy();
 		svg.style.transform = `translateX(${left()}px)`;
 	}
@@ -80,7 +87,7 @@ export function makeDiagram(root) {
 
 	function layOutAll() {
 		if (!isHeld) origin = shown;
-		for (const record of drawn.keys()) wire(record);
+		for (const record of drawn.keys()) drawRecord(record);
 		describe();
 	}
 
