@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from bench.servers import HOSTED, free_port, nginx, nginx_configuration
-from tests.conftest import PROGRAMS, ROOT, Program, Server, eventually
+from tests.conftest import PROGRAMS, Program, Server, eventually
 from tests.redis_server import RedisServer
 
 BIN = Path(sys.executable).parent
@@ -46,10 +46,10 @@ class Hosted(Server):
         port: int = 0,
         tls: bool = False,
         environment: Mapping[str, str] = MappingProxyType({}),
-        folder: Path = ROOT,
         path: str = "/data",
+        **more: Any,
     ) -> None:
-        """Start it, and wait until it responds at `path`."""
+        """Start it, and wait until it responds at `path`; `more` is for a Program."""
         self.port = port or free_port()
         executable, *arguments = (part.replace("{port}", str(self.port)) for part in command)
         environment = {
@@ -57,7 +57,7 @@ class Hosted(Server):
         }  # fmt: skip
         Program.__init__(
             self, *arguments, command=[str(BIN / executable)], environment=environment,
-            folder=folder,
+            **more,
         )  # fmt: skip
         self.is_at(f"{'https' if tls else 'http'}://127.0.0.1:{self.port}")
         eventually(lambda: self.responds(path))
