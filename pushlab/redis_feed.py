@@ -61,21 +61,24 @@ last, before = tonumber(last), before or ''
 local first = KEYS[5] and redis.call('HMGET', KEYS[5], 'epoch', 'last', 'at') or {}
 local function wake(at, value)
     local newest = redis.pcall('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)[1]
+    newest = newest and newest[1] or '0-0'
     local place = table.concat({epoch, last, at, before}, ' ')
     local added = redis.pcall('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'after',
-        newest and newest[1] or '0-0', 'topic', ARGV[1], 'place', place, unpack(value))
+        newest, 'topic', ARGV[1], 'place', place, unpack(value))
     if added.err then redis.call('DEL', KEYS[4]) end
     redis.call('EXPIRE', KEYS[4], ARGV[2])
+    return added.err and {} or {newest, added}
 end
 """
 
 #: ARGV[6]...: keep, value; and where they are needed, whether only to an empty log, the lease's
 #: token or "", and its milliseconds.
-#: Returns the reading's epoch, sequence and time, and the time of the one before.
+#: Returns the reading's epoch, sequence and time, the time of the one before, and the ids of the
+#: tail's entry before and of its own.
 _APPEND = (
     _BEGIN
     + """
-if ARGV[8] == '1' and last > 0 then return {epoch, last, '', '', first} end
+if ARGV[8] == '1' and last > 0 then return {epoch, last, '', '', first, {}} end
 if ARGV[9] and ARGV[9] ~= '' then
     local holder = redis.call('GET', KEYS[3])
     if holder and holder ~= ARGV[9] then
@@ -90,8 +93,8 @@ redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[6], last .. '-0', 'at', at, 'val
 redis.call('HSET', KEYS[1], 'last', last, 'at', at, 'keep', ARGV[6])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-wake(at, #ARGV[7] <= tonumber(ARGV[4]) and {'value', ARGV[7]} or {})
-return {epoch, last, at, before, first}
+local tail = wake(at, #ARGV[7] <= tonumber(ARGV[4]) and {'value', ARGV[7]} or {})
+return {epoch, last, at, before, first, tail}
 """
 )
 
@@ -423,31 +426,33 @@ class RedisFeed(Feed):
         not have the one before, it reads on.
         """
         epoch = reading.cursor.rpartition("-")[0]
-        with self._publishing():
-            if self.is_at(epoch, reading.sequence, at):
-                return
-            if self._is_next(epoch, reading.sequence, before):
-                self._at = at
-                self._append(reading)
-                return
-        self.refresh()
+        if not self._take_next(reading, epoch, reading.sequence, at, before):
+            self.refresh()
 
-    def _is_next(self, epoch: str, sequence: int, before: str) -> bool:
-        known = self.epoch, self.latest.sequence + 1, self._at
-        return known == (epoch, sequence, before)
+    def _take_next(self, reading: Reading, epoch: str, sequence: int, at: str, before: str) -> bool:
+        """Have a reading that is next.
+
+        Returns False if others come before it.
+        """
+        with self._publishing():
+            if (self.epoch, self.latest.sequence + 1, self._at) != (epoch, sequence, before):
+                return self.is_at(epoch, sequence, at)
+            self._at = at
+            self._append(reading)
+            return True
 
     def follow(self, epoch: str, sequence: int, at: str, before: str, value: bytes) -> bool:
         """Have a reading of the tail, if it is next.
 
         Raises ValueError if the value is no JSON.
         """
-        if not self._is_next(epoch, sequence, before):
-            return False
         cursor, changed_at = f"{epoch}-{sequence}", float(at)
         fields = _decode(value.decode())
         reading = make_reading(self.topic, cursor, changed_at, fields, value, self)
-        counts.redis_lag.observe(time.time() - changed_at)
-        self.take(reading, at, before)
+        lag = time.time() - changed_at
+        if not self._take_next(reading, epoch, sequence, at, before):
+            return False
+        counts.redis_lag.observe(lag)
         return True
 
     def _apply(self, epoch: str, entries: Sequence[tuple[bytes, Sequence[bytes]]]) -> None:
@@ -532,6 +537,8 @@ class RedisFeeds:
         self._lock = PerProcess(lambda: threading.Lock())
         self._thread: threading.Thread | None = None
         self._stopped = PerProcess(lambda: threading.Event())
+        #: The newest entry of the tail up to which this process has all.
+        self._known = b""
         self._counted: Mapping[str, int] = {}  # what this process has written down
         self.problem = ""  #: why readings do not come, or nothing
         #: What is read before the news of any other feed that came later.
@@ -580,7 +587,7 @@ class RedisFeeds:
         if only_first or token:
             arguments += int(only_first), token, max(1, int(1000 * lease))
         try:
-            epoch, last, at, before, first = self._run_script(_APPENDING, topic, *arguments)
+            epoch, last, at, before, first, tail = self._run_script(_APPENDING, topic, *arguments)
         except redis.RedisError as error:
             if "LEASE" in str(error):
                 raise LeaseLost("another process is the source") from None
@@ -588,10 +595,12 @@ class RedisFeeds:
         followed = self._followed.get(topic)
         cursor, changed_at = f"{epoch.decode()}-{last}", float(at or 0)
         reading = make_reading(topic, cursor, changed_at, value, encoded, followed or feed)
-        if followed is not None and at:
-            with suppress(NotPublished):  # it is published, and is in the tail
+        with suppress(NotPublished):  # it is published, and is in the tail
+            if followed is not None and at:
                 self._read_first(followed, first)
                 followed.take(reading, at.decode(), before.decode())
+            if tail and tail[0] == self._known:
+                self._known = tail[1]
         return reading
 
     def _reason(self, error: redis.RedisError) -> str:
@@ -799,26 +808,40 @@ class RedisFeeds:
             self._connections.renew()  # a replica would be read without an error
             known = self._catch_up(known, read)
             self._tick()
-            now, expected = time.monotonic(), _place_of(known)
-            tick = now + limits.REDIS_TICK
+            expected, tick = _place_of(known), time.monotonic() + limits.REDIS_TICK
+            self._known = known
             while not stopped.is_set():
+                known, begun = self._known, time.monotonic()
                 entries = read(known, block)
-                before, now = now, time.monotonic()
+                now = time.monotonic()
                 if entries:
                     has_all = self._follow(entries, known)
                     known = entries[-1][0]
                     if not has_all:
                         known = self._catch_up(known, read)
+                    self._known = known
                 if now >= tick:
                     is_well_again = self._tick()
                     newest = _place_of(self._newest(self._client.execute_command))
                     if is_well_again or newest < _place_of(known) or _place_of(known) < expected:
                         return
                     tick, expected = now + limits.REDIS_TICK, newest
-                elif now < before + 2 * limits.REDIS_PAUSE:  # much comes: several at a time
-                    time.sleep(limits.REDIS_PAUSE)
+                elif now < begun + limits.REDIS_PAUSE:  # much comes: several at a time
+                    self._pause(len(entries), tick)
         finally:
             connection.disconnect()
+
+    def _pause(self, entries: int, deadline: float) -> None:
+        """Let several readings come.
+
+        A process that goes on publishing learns from the responses that it has all, and need not
+        read the tail.
+        """
+        known, times = self._known, min(2, entries)
+        time.sleep(times * limits.REDIS_PAUSE)
+        while known != self._known and time.monotonic() < deadline:
+            known = self._known
+            time.sleep(2 * limits.REDIS_PAUSE)
 
     def _catch_up(self, known: bytes, read: Callable[[bytes], Sequence[Any]]) -> bytes:
         """Read on in all feeds; return the tail's place.

@@ -295,6 +295,56 @@ def test_what_happens_during_an_append(
     processes.until(lambda each: each.has(*numbers))
 
 
+@ON_EACH_SHARED
+def test_what_a_process_publishes_is_read_only_behind_that_of_others(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has it already; but what another one has published may be before it in the tail."""
+    shared = processes.shared[0]
+    paused, go_on, read = threading.Event(), threading.Event(), list[int]()
+    follow = shared._follow
+
+    def pause(entries: int, deadline: float) -> None:
+        paused.set()
+        go_on.wait(HANG_TIMEOUT)
+
+    def followed(entries: Any, known: bytes) -> bool:
+        read.extend(int(fields[5].split()[1]) for _, fields in entries)
+        return follow(entries, known)
+
+    monkeypatch.setattr(limits, "REDIS_PAUSE", HANG_TIMEOUT)  # all of this comes fast
+    monkeypatch.setattr(processes.shared[1], "_pause", lambda entries, deadline: None)
+    monkeypatch.setattr(shared, "_pause", pause)
+    processes.publish(0, process=1)
+    assert paused.wait(HANG_TIMEOUT)
+    monkeypatch.setattr(shared, "_follow", followed)
+    for number, process in enumerate((0, 0, 0, 1, 0, 1), start=1):
+        processes.publish(number, process)
+    go_on.set()
+    processes.until(lambda each: each.has(*range(7)))
+    assert read == [5, 6, 7]
+
+
+def test_a_process_that_goes_on_publishing_reads_what_others_publish(
+    processes: Processes,
+) -> None:
+    stopped = threading.Event()
+
+    def go_on() -> None:
+        while not stopped.is_set():
+            processes.shared[0].append("on and on", STATE, {})
+
+    publisher = threading.Thread(target=go_on)
+    publisher.start()
+    try:
+        for number in range(5):
+            processes.publish(number, process=1)
+            processes.until(lambda each, last=number: each.has(*range(last + 1)))  # type: ignore[misc]
+    finally:
+        stopped.set()
+        publisher.join()
+
+
 # What may become of the tail. Each is done while nobody reads it.
 
 
