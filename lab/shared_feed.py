@@ -53,6 +53,8 @@ class LabFeed(RedisFeed):
         process has sent. If Redis is away, it is tried again, and meanwhile the stream has a
         problem.
         """
+        if after == self.latest.cursor and self._loaded_in == os.getpid():
+            return  # as for most polls: a change brings thousands at once
         with suppress(NotPublished):
             if self._loaded_in != os.getpid():
                 self._redis.follow(self.commands)
