@@ -85,12 +85,19 @@ def positions(feeds: Sequence["Feed"], afters: Sequence[str | None]) -> tuple[Po
 
 def news(positions: Sequence[Position]) -> list[Reading]:
     """Return what a subscriber at these positions lacks."""
-    return [reading for feed, after in positions for reading in feed.since(after)]
+    found: list[Reading] = []
+    for feed, after in positions:
+        if after != feed.latest.cursor:
+            found += feed.since(after)
+    return found
 
 
 def any_closed(positions: Sequence[Position]) -> bool:
     """Tell whether a feed is closed: nothing more will come."""
-    return any(feed.closed for feed, _ in positions)
+    for feed, _ in positions:  # noqa: SIM110 - for each poll, and often for one
+        if feed.closed:
+            return True
+    return False
 
 
 def wait(

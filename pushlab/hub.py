@@ -20,7 +20,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import cycle
 from typing import ClassVar, Protocol
@@ -40,7 +39,7 @@ from pushlab.websocket.frames import (
     encode,
     is_empty_pong,
 )
-from pushlab.wsgi.responses import Headers
+from pushlab.wsgi.responses import HeaderFields
 from pushlab.wsgi.waiting import Follower, Stream, Wait, last_event_id
 
 logger = logging.getLogger(__name__)
@@ -371,12 +370,12 @@ class Hub:
             channel, encoding, stream.positions, follower=stream.follower, first=first
         )
 
-    def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
+    def hold(self, connection: HeldConnection, wait: Wait, headers: HeaderFields) -> None:
         """Hold a connection until its long poll has a response.
 
         `headers` are added to the response's own. The connection is then the server's again.
         """
-        self._polls.hold(connection, replace(wait, timeout=0) if self._closed else wait, headers)
+        self._polls.hold(connection, wait, headers)
 
     def _join(
         self,

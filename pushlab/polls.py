@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from pushlab import counts, limits
-from pushlab.feed import Feed, Reading, news
-from pushlab.wsgi.responses import Headers, encode
+from pushlab.feed import Feed, Reading, any_closed, news
+from pushlab.wsgi.responses import HeaderFields, encode
 from pushlab.wsgi.waiting import REVOKED, Follower, Wait
 
 Send = Callable[[bytes | memoryview], int]
@@ -101,7 +101,7 @@ class Group:
     )
 
     def __init__(
-        self, key: Any, wait: Wait, headers: Headers, forget: Callable[["Group"], None]
+        self, key: Any, wait: Wait, headers: HeaderFields, forget: Callable[["Group"], None]
     ) -> None:
         self.key = key
         self.wait = wait
@@ -120,15 +120,11 @@ class Group:
         """Hold a connection."""
         connection.group = self
         self.held[connection.send] = connection
-        self._count(1)
+        for count in self._counts:
+            count.subscribers += 1
         if follower is not None:
             self._followers[connection] = follower
             follower.attach(partial(self._revoke, connection))
-
-    def _count(self, number: int) -> None:
-        """Count polls that wait; with a negative number, no longer."""
-        for count in self._counts:
-            count.subscribers += number
 
     def _encode(self, found: Sequence[Reading]) -> bytes:
         return encode(self.wait.respond(found), self._headers)
@@ -138,7 +134,8 @@ class Group:
         data = self._encode(found)
         size = len(data.partition(b"\r\n\r\n")[2])
         counts.response("longpoll", self.wait.positions, found, size, times=len(self.held))
-        self._count(-len(self.held))
+        for count in self._counts:
+            count.subscribers -= len(self.held)
         self.responded_at = time.monotonic()
         followers, self._followers = self._followers, {}
         for send, sent in send_to(self.held, data):
@@ -184,7 +181,8 @@ class Group:
     def _remove(self, connection: HeldConnection, reason: str) -> None:
         connection.group = None
         del self.held[connection.send]
-        self._count(-1)
+        for count in self._counts:
+            count.subscribers -= 1
         if not self.held:
             self._forget(self)
         follower = self._followers.pop(connection, None)
@@ -200,15 +198,17 @@ class Polls:
         self._open: dict[Any, Group] = {}
         #: All groups, at each feed that they wait for, in the order in which they came.
         self._groups: dict[Feed, dict[Group, None]] = {}
+        self._closed = False
 
-    def hold(self, connection: HeldConnection, wait: Wait, headers: Headers) -> None:
+    def hold(self, connection: HeldConnection, wait: Wait, headers: HeaderFields) -> None:
         """Respond when there is news, with these headers added."""
         found, follower = news(wait.positions), wait.follower
         if follower is not None and follower.is_revoked:
             connection.respond(encode(REVOKED))
             follower.left("disconnected")
             return
-        if found or wait.timeout <= 0 or wait.is_closed:  # published meanwhile
+        is_closed = self._closed or any_closed(wait.positions)
+        if found or wait.timeout <= 0 or is_closed:  # published meanwhile
             connection.respond(encode(wait.count(found), headers))
             if follower is not None:
                 follower.left("answered")
@@ -240,7 +240,8 @@ class Polls:
         return self._respond(tuple(self._groups.get(feed, ())), even_without_news=False)
 
     def close(self) -> None:
-        """Respond to all."""
+        """Respond to all, and from now on at once."""
+        self._closed = True
         groups = dict.fromkeys(group for groups in self._groups.values() for group in groups)
         self._respond(tuple(groups), even_without_news=True)
 

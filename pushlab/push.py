@@ -389,7 +389,7 @@ class Push:
                     outcome = REVOKED
                 if isinstance(outcome, Response):
                     # With a time-out of 0 it only asks; else its browser is there.
-                    if path == "/update" and parameters.read(request.environ).timeout:
+                    if path == "/update" and parameters.read(request.environ).timeout != 0:
                         follower.transport = "longpoll"
                         follower.attach(lambda: None)
                     follower.left("disconnected" if outcome is REVOKED else "answered")

@@ -121,7 +121,7 @@ def test_an_origin_with_its_default_port_is_the_same(origin: str, host: str, all
     ],
 )  # fmt: skip
 def test_accept(accept: str, stream: bool) -> None:
-    assert prefers({"HTTP_ACCEPT": accept}, "text/event-stream") is stream
+    assert prefers("text/event-stream", accept) is stream
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ def test_short_texts_are_remembered_and_long_ones_are_not(length: int, times: in
     called: Counter[str] = Counter()
 
     @remembered
-    def function(text: str, more: int) -> int:
+    def function(text: str) -> int:
         called[text] += 1
-        return len(text) + more
+        return len(text)
 
     for _ in range(3):
-        assert function("x" * length, 1) == length + 1
+        assert function("x" * length) == length
     assert called["x" * length] == times
 
 
@@ -33,7 +33,7 @@ def test_a_long_one_means_the_same() -> None:
     padding = ", ".join(f"text/x{number}" for number in range(500))
     for accept, expected in (("text/event-stream", True), ("text/html", False)):
         for more in ("", f", {padding}"):
-            assert prefers({"HTTP_ACCEPT": accept + more}, "text/event-stream") is expected
+            assert prefers("text/event-stream", accept + more) is expected
     name = "x" * 2 * limits.REMEMBERED_LENGTH
     assert normalized_origin(f"https://{name}:443") == f"https://{name}"
     assert poll.etags(", ".join(['"a-1"', *[f'"{name}"'] * 3])).contains("a-1")

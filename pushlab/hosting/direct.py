@@ -8,7 +8,7 @@ bytes.
 
 import logging
 import re
-from functools import lru_cache
+from collections.abc import Callable
 from io import BufferedReader, BytesIO
 from typing import Any, cast
 
@@ -24,17 +24,21 @@ from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.wsgi.access import AccessPolicy
 from pushlab.wsgi.direct import WEBSOCKET, Direct
-from pushlab.wsgi.responses import Environ, Response
+from pushlab.wsgi.remembered import remembered
+from pushlab.wsgi.responses import Environ, HeaderFields, Response, encode
 from pushlab.wsgi.waiting import Stream, Wait
 
 logger = logging.getLogger(__name__)
+
+#: Gives a client to the hub, until there is a response.
+Hold = Callable[[Any, Wait | Stream, HeaderFields], None]
 
 #: Headers with which a request goes the ordinary way.
 _UNUSUAL = {"content-length", "transfer-encoding", "expect"}
 
 #: A line without a body, an absolute URL, or an escaped path.
 _REQUEST_LINE = re.compile(
-    r"(GET|HEAD) (/[^\x00-\x20#%?\x7f]*)(?:\?([^\x00-\x20#\x7f]*))? HTTP/1\.1\r\n"
+    r"(GET|HEAD) (/[^\x00-\x20#%?\x7f]*)(?:\?([^\x00-\x20#\x7f]*))? HTTP/1\.1"
 )
 #: A header without white space around its value. With X_Y for a name it would look like X-Y.
 _FIELD = re.compile(f"({TOKEN.replace('_', '')}): ([!-~](?:[ -~]*[!-~])?)")
@@ -45,39 +49,51 @@ _KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/]{22}==)(?=\r\n)")
 class DirectDispatch:
     """Dispatches the plain requests of an app."""
 
-    def __init__(self, app: Any, policy: AccessPolicy) -> None:
+    def __init__(self, app: Any, policy: AccessPolicy, hold: Hold) -> None:
         self._app = app
         self._policy = policy
+        self._hold = hold
 
-    def __call__(self, client: Any, data: bytes) -> tuple[Response | Wait | Stream, str] | None:
-        """Return what responds to a request, and its method.
+    def __call__(self, client: Any, data: bytes) -> bool:
+        """Respond to a request, or have its client held.
 
-        None if the bytes are not exactly one plain request that may go this way.
+        Returns False if Flask has to dispatch the request: the bytes are not exactly one plain
+        request, or it may not go this way.
         """
-        line, block = _split(data)
-        headers = line and _headers(block)
-        found = Direct.of(self._app)
-        if not line or not headers or not found:
-            return None
-        function = found.functions.get((line["REQUEST_METHOD"], line["PATH_INFO"]))
+        first, _, block = data.partition(b"\r\n")
+        line, found = _request_line(first), Direct.of(self._app)
+        if not line or not found:
+            return False
+        headers = _headers(block)
+        if not headers:
+            return b"pgrade:" in block and self._upgrade(client, found, line, block)
+        method = line["REQUEST_METHOD"]
+        function = found.functions.get((method, line["PATH_INFO"]))
         environ = {**headers, **line}
         if not function or not self._accepts(client, environ):
-            return None
+            return False
         try:
-            response = function(environ)
+            outcome = function(environ)
         except Exception:  # it goes to a greenlet, which may wait, and Flask makes the response
-            return None
-        return None if response is None else (response, line["REQUEST_METHOD"])
+            return False
+        if isinstance(outcome, Response):
+            if not isinstance(outcome.body, tuple):  # it may have to wait for its body
+                return False
+            client.respond(encode(outcome, is_head=method == "HEAD"))
+            return True
+        if outcome is None or method == "HEAD" or outcome.hub is None:
+            return False
+        self._hold(client, outcome, outcome.headers)
+        return True
 
-    def upgrade(self, client: Any, data: bytes) -> bool:
+    def _upgrade(self, client: Any, found: Direct, line: Environ, block: bytes) -> bool:
         """Let a function take a client's WebSocket.
 
         Returns False if Flask has to dispatch the request.
         """
-        (line, block), found = _split(data), Direct.of(self._app)
-        function = line and found and found.functions.get((WEBSOCKET, line["PATH_INFO"]))
+        function = found.functions.get((WEBSOCKET, line["PATH_INFO"]))
         headers = function and _upgrade_headers(block)
-        if not line or not function or not headers:
+        if not function or not headers:
             return False
         environ = {**headers, **line}
         is_accepted = self._accepts(client, environ, is_plain=False)
@@ -140,18 +156,7 @@ class Handshake:
         raise NotDirect(name)
 
 
-def _split(data: bytes) -> tuple[Environ | None, bytes]:
-    """Return a request line's meaning, and the headers' bytes.
-
-    The first is None if the bytes are not exactly one plain request.
-    """
-    end = data.find(b"\r\n") + 2
-    if data.find(b"\r\n\r\n", end - 2) != len(data) - 4:
-        return None, b""
-    return _request_line(data[:end]), data[end:]
-
-
-@lru_cache(limits.REMEMBERED)
+@remembered
 def _request_line(data: bytes) -> Environ | None:
     """Return a request line's meaning; None if unusual."""
     match = _REQUEST_LINE.fullmatch(data.decode("latin-1"))
@@ -166,14 +171,16 @@ def _request_line(data: bytes) -> Environ | None:
     }
 
 
-@lru_cache(limits.REMEMBERED)
-def _headers(block: bytes) -> Environ | None:
+def _headers_of(block: bytes) -> Environ | None:
     """Return the headers' meaning; None if unusual."""
-    environ = _environ_of(block)
+    environ = None if b"pgrade:" in block else _environ_of(block)
     if environ is None or "HTTP_UPGRADE" in environ:
         return None
     connection = environ.get("HTTP_CONNECTION") or "keep-alive"
     return environ if connection.lower() == "keep-alive" else None
+
+
+_headers = remembered(_headers_of, limits.MAX_PIECE)
 
 
 def _upgrade_headers(block: bytes) -> Environ | None:
@@ -189,13 +196,15 @@ def _upgrade_headers(block: bytes) -> Environ | None:
 
 def _environ_of(block: bytes) -> Environ | None:
     """Return the headers' meaning; None if a greenlet parses them."""
+    if not block.endswith(b"\r\n\r\n"):
+        return None
     if (plain := _plain_headers(block)) is not None:
         return plain
     headers = _parse(block)
     return None if headers is None else _as_environ(headers)
 
 
-_keyless = lru_cache(limits.REMEMBERED)(_environ_of)  # comes again, while a key does not
+_keyless = remembered(_environ_of, limits.MAX_PIECE)  # comes again, while a key does not
 
 
 def _plain_headers(block: bytes) -> Environ | None:
@@ -209,7 +218,7 @@ def _plain_headers(block: bytes) -> Environ | None:
     return environ if has_all and "" not in environ and "HTTP_HOST" in environ else None
 
 
-@lru_cache(limits.REMEMBERED)  # most lines are those of other requests, too
+@remembered  # most lines are those of other requests, too
 def _plain_header(line: bytes) -> tuple[str, str]:
     """Return a header's key and value, if it is plain."""
     match = _FIELD.fullmatch(line.decode("latin-1"))

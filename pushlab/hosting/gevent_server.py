@@ -54,7 +54,7 @@ from pushlab.websocket import handshake
 from pushlab.websocket.connection import ConnectionClosed
 from pushlab.websocket.frames import CloseReason
 from pushlab.websocket.middleware import run_websocket_app
-from pushlab.wsgi.responses import WSGI, Headers, Response, encode, raw_error
+from pushlab.wsgi.responses import WSGI, HeaderFields, Headers, Response, encode, raw_error
 from pushlab.wsgi.waiting import WAIT, Held, Stream, Wait
 
 logger = logging.getLogger(__name__)
@@ -473,7 +473,7 @@ class Server(WSGIServer):  # type: ignore[misc]
         self.access_log = AccessLog.at(settings.access_log)
         self.max_connections = listener_limit(settings.max_connections)
         self.max_requests = math.inf  # that are in greenlets at a time
-        self._direct = DirectDispatch(app, self.access_policy)
+        self._direct = DirectDispatch(app, self.access_policy, self.hold)
         Feed.can_wait = staticmethod(_can_wait)
         self.wheel = TimerWheel(self._call_after)
         self.returns = Returns(self.loop)
@@ -630,7 +630,7 @@ class Server(WSGIServer):  # type: ignore[misc]
 
     def serve(self, client: ClientConnection, data: bytes) -> None:
         """Serve what has come, if need be in a greenlet."""
-        if not self.logs_requests and self._serve_directly(client, data):
+        if not self.logs_requests and self._direct(client, data):
             return
         try:
             address = client.address()
@@ -643,28 +643,10 @@ class Server(WSGIServer):  # type: ignore[misc]
             return
         self._greenlets.run(self._serve, client, address, data)
 
-    def _serve_directly(self, client: ClientConnection, data: bytes) -> bool:
-        """Serve a request without a greenlet, if that is possible."""
-        if b"pgrade:" in data:
-            return self._direct.upgrade(client, data)
-        found = self._direct(client, data)
-        if found is None:
-            return False
-        what, method = found
-        if not isinstance(what, Response):
-            if method == "HEAD" or what.hub is None:
-                return False
-            self.hold(client, what, what.headers)
-        elif isinstance(what.body, tuple):
-            client.respond(encode(what, is_head=method == "HEAD"))
-        else:  # it may have to wait for its body
-            return False
-        return True
-
     def _serve(self, client: ClientConnection, address: Any, data: bytes) -> None:
         self.handler_class(client, client.lend(), address, self, data).handle()
 
-    def hold(self, client: ClientConnection, what: Wait | Stream, headers: Headers) -> None:
+    def hold(self, client: ClientConnection, what: Wait | Stream, headers: HeaderFields) -> None:
         """Give a connection to the hub."""
         if isinstance(what, Wait):
             client.configure()

@@ -7,7 +7,7 @@ plots, the terminal, the report and the tests read it. CONTRIBUTING.rst says how
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:  # names and colours need no Flask, as in a load generator
     from pushlab.feed import Feed
@@ -101,16 +101,20 @@ def routes() -> "dict[str, Respond]":
 
 def _route(transports: list[Transport]) -> "Respond":
     from pushlab.wsgi.accept import prefers
+    from pushlab.wsgi.remembered import remembered
 
     candidates = [(each, import_module(f"{__name__}.{each.name}")) for each in transports]
 
-    def respond(feeds: "Sequence[Feed]", environ: "Environ") -> "Outcome":
-        transport, module = next(
-            candidate
-            for candidate in candidates
-            if not candidate[0].accept or prefers(environ, candidate[0].accept)
+    @remembered  # all browsers of a kind send the same
+    def chosen(accept: str) -> tuple[str, Any]:
+        return next(
+            (transport.name, module)
+            for transport, module in candidates
+            if not transport.accept or prefers(transport.accept, accept)
         )
-        environ[TRANSPORT] = transport.name
+
+    def respond(feeds: "Sequence[Feed]", environ: "Environ") -> "Outcome":
+        environ[TRANSPORT], module = chosen(environ.get("HTTP_ACCEPT", ""))
         response: Outcome = module.update(feeds, environ)
         return response
 

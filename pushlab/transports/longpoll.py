@@ -7,7 +7,7 @@ asks again (RFC 6202). Of feeds with names it is an array, with everything that 
 
 from collections.abc import Sequence
 
-from pushlab import feed
+from pushlab import feed, limits
 from pushlab.feed import Feed, Reading
 from pushlab.wsgi import parameters
 from pushlab.wsgi.responses import Environ, Response, json_response
@@ -20,6 +20,8 @@ NO_STORE = ("Cache-Control", "no-store")
 def update(feeds: Sequence[Feed], environ: Environ) -> Response | Wait:
     """Respond with news, or wait for it."""
     topics, afters, timeout, carry = parameters.read(environ)
+    if timeout is None:
+        timeout = limits.POLL_TIMEOUT
     if topics:
         respond = carry_readings if carry else signal_readings
     else:

@@ -38,6 +38,7 @@ class AccessPolicy:
         self._allow_origins = allow_origins
         self._allow_hosts = allow_hosts
         self._trusted_proxies = trusted_proxies
+        self.trusts_proxies = bool(trusted_proxies)  #: what some clients say of others is used
         self._accepted_hosts: set[str] = set()
         self._logged: set[str] = set()
 
@@ -74,11 +75,6 @@ class AccessPolicy:
             self._logged.add(name)
             logger.warning("rejected: %s", json.loads(b"".join(response.body))["error"])
         return response
-
-    @property
-    def trusts_proxies(self) -> bool:
-        """True if what some clients say of others is used."""
-        return bool(self._trusted_proxies)
 
     def accepts_host(self, host: str) -> bool:
         """Tell whether the Host header names this server."""

@@ -46,6 +46,15 @@ class Direct:
     def __init__(self, app: Flask) -> None:
         self.app = app
         self.wsgi_app = app.wsgi_app
+        #: What is called for every request: all empty, as a rule.
+        self._hooks = (
+            app.before_request_funcs,
+            app.after_request_funcs,
+            app.teardown_request_funcs,
+            app.teardown_appcontext_funcs,
+            app.url_value_preprocessors,
+            *(signal.receivers for signal in _SIGNALS),
+        )
 
     @classmethod
     def of(cls, app: Any) -> "Direct | None":
@@ -56,18 +65,8 @@ class Direct:
     @property
     def passes_nothing_by(self) -> bool:
         """True unless the app wants to see every request."""
-        app = self.app
-        for signal in _SIGNALS:
-            if signal.receivers:
-                return False
-        return not (
-            app.before_request_funcs
-            or app.after_request_funcs
-            or app.teardown_request_funcs
-            or app.teardown_appcontext_funcs
-            or app.url_value_preprocessors
-            or type(app.session_interface) is not SecureCookieSessionInterface
-        )
+        has_own_sessions = type(self.app.session_interface) is not SecureCookieSessionInterface
+        return not (has_own_sessions or any(self._hooks))
 
     @cached_property  # when the first request comes, all routes are there
     def functions(self) -> dict[tuple[str, str], Function]:

@@ -22,7 +22,7 @@ class Parameters(NamedTuple):
 
     topics: tuple[str, ...]  #: as named; none for the stream that has no name
     afters: tuple[str | None, ...]  #: for each topic the cursor that it has, or None
-    timeout: float  #: seconds that a long poll may be held
+    timeout: float | None  #: seconds that a long poll may be held, if it names any
     carry: bool  #: whether news carries the reading, or only signals that there is one
 
 
@@ -31,8 +31,7 @@ def read(environ: Environ) -> Parameters:
 
     Of `timeout` and `carry` the first counts, and of `after` where no topic is named.
     """
-    topics, afters, timeout, carry = _parse(environ.get("QUERY_STRING", ""))
-    return Parameters(topics, afters, _timeout(timeout), carry)
+    return _parse(environ.get("QUERY_STRING", ""))
 
 
 def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | None, ...]:
@@ -50,7 +49,7 @@ def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | Non
 
 
 @remembered  # all that have the newest reading ask the same
-def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | None, bool]:
+def _parse(text: str) -> Parameters:
     query: dict[str, list[str]] = {}
     is_plain = "%" not in text and "+" not in text
     for pair in filter(None, text.split("&")):
@@ -66,12 +65,10 @@ def _parse(text: str) -> tuple[tuple[str, ...], tuple[str | None, ...], str | No
     else:
         afters = afters[:1]
     cursors = [_after(text, may_be_empty=bool(topics)) for text in afters]
-    return (
-        tuple(topics),
-        tuple(cursors) or (None,) * max(1, len(topics)),
-        query["timeout"][0] if "timeout" in query else None,
-        _carry(query.get("carry", ["0"])[0]),
-    )
+    carry = _carry(query.get("carry", ["0"])[0])
+    timeout = _timeout(query["timeout"][0]) if "timeout" in query else None
+    cursors = cursors or [None] * max(1, len(topics))
+    return Parameters(tuple(topics), tuple(cursors), timeout, carry)
 
 
 def _check_topics(topics: list[str]) -> None:
@@ -108,9 +105,7 @@ def _after(cursor: str, *, may_be_empty: bool) -> str | None:
     return cursor
 
 
-def _timeout(text: str | None) -> float:
-    if text is None:
-        return limits.POLL_TIMEOUT
+def _timeout(text: str) -> float:
     if not _SECONDS.fullmatch(text) or float(text) > limits.MAX_POLL_TIMEOUT:
         raise BadRequest(f"timeout: not a number of seconds from 0 to {limits.MAX_POLL_TIMEOUT:g}")
     return float(text)

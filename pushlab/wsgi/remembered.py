@@ -1,23 +1,35 @@
 """What comes again in many requests is understood once."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pushlab import limits
 
 R = TypeVar("R")
 
 
-def remembered(function: Callable[..., R]) -> Callable[..., R]:
-    """Remember results for short texts, the first argument.
+class _Results(dict[Any, R], Generic[R]):
+    """A function's results; what is missing is computed."""
 
-    Clients choose what they send: with long texts they would fill the memory.
+    def __init__(self, function: Callable[[Any], R], longest: int) -> None:
+        self._function = function
+        self._longest = longest
+
+    def __missing__(self, text: Any) -> R:
+        result = self._function(text)
+        if result is not None and len(text) <= self._longest:
+            if len(self) >= limits.REMEMBERED:
+                self.clear()
+            self[text] = result
+        return result
+
+
+def remembered(
+    function: Callable[[Any], R], longest: int = limits.REMEMBERED_LENGTH
+) -> Callable[[Any], R]:
+    """Remember a function's results for short texts, unless None.
+
+    Clients choose what they send: with long texts they would fill the memory. What is returned is
+    the look-up of a dict, without a call in Python.
     """
-    remembering = lru_cache(limits.REMEMBERED)(function)
-
-    @wraps(function)
-    def result(text: str, *more: Any) -> R:
-        return (remembering if len(text) <= limits.REMEMBERED_LENGTH else function)(text, *more)
-
-    return result
+    return _Results(function, longest).__getitem__

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +12,7 @@ from werkzeug.http import http_date
 Environ = dict[str, Any]
 WSGI = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 Headers = list[tuple[str, str]]
+HeaderFields = Sequence[tuple[str, str]]  # to which nothing is added
 
 _JSON = ("Content-Type", "application/json")
 
@@ -46,21 +47,22 @@ class Response:
         return response
 
 
-def encode(
-    response: Response, more: Iterable[tuple[str, str]] = (), *, is_head: bool = False
-) -> bytes:
+def encode(response: Response, more: HeaderFields = (), *, is_head: bool = False) -> bytes:
     """Return a response's bytes, with a Date.
 
     A server that has a clock must send it (RFC 9110 section 6.6.1).
     """
-    lines = [f"HTTP/1.1 {response.status}"]
-    lines += [f"{name}: {value}" for name, value in response.headers]
-    lines += [f"{name}: {value}" for name, value in more]
-    body = b"".join(response.body)
-    if body and not any(name == "Content-Length" for name, _ in response.headers):
-        lines.append(f"Content-Length: {len(body)}")
-    lines += [f"Date: {_date(int(time.time()))}", "", ""]
-    return "\r\n".join(lines).encode("latin-1") + (b"" if is_head else body)
+    body, has_length = b"".join(response.body), False
+    head = f"HTTP/1.1 {response.status}\r\n"
+    for name, value in response.headers:
+        head += f"{name}: {value}\r\n"
+        has_length = has_length or name == "Content-Length"
+    for name, value in more:
+        head += f"{name}: {value}\r\n"
+    if body and not has_length:
+        head += f"Content-Length: {len(body)}\r\n"
+    head += f"Date: {_date(int(time.time()))}\r\n\r\n"
+    return head.encode("latin-1") + (b"" if is_head else body)
 
 
 _date = lru_cache(maxsize=1)(http_date)  # a Date header's value, for each second

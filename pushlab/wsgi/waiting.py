@@ -7,7 +7,7 @@ server the request waits in its thread or greenlet: same function, same bytes.
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import flask
@@ -16,7 +16,7 @@ from pushlab import counts
 from pushlab import feed as feeds
 from pushlab.feed import Position, Reading
 from pushlab.websocket.connection import ConnectionClosed
-from pushlab.wsgi.responses import Environ, Headers, Response, error
+from pushlab.wsgi.responses import Environ, HeaderFields, Headers, Response, error
 
 #: Where a server leaves its way of waiting in a request whose client may go.
 WAIT = "pushlab.wait"
@@ -43,7 +43,7 @@ class _Waiting:
     """A response that is not there yet."""
 
     positions: tuple[Position, ...]
-    headers: Headers
+    headers: HeaderFields
     follower: Follower | None
 
     @property
@@ -105,7 +105,7 @@ class Wait(_Waiting):
     positions: tuple[Position, ...]
     timeout: float
     respond: Callable[[Sequence[Reading]], Response]
-    headers: Headers = field(default_factory=list)  #: known before there is news
+    headers: HeaderFields = ()  #: known before there is news
     follower: Follower | None = None
 
     def count(self, found: Sequence[Reading]) -> Response:
@@ -135,7 +135,7 @@ class Stream(_Waiting):
     """
 
     positions: tuple[Position, ...]
-    headers: Headers
+    headers: HeaderFields
     first: bytes
     event: Callable[[Reading, str], bytes]
     heartbeat: bytes
@@ -143,7 +143,7 @@ class Stream(_Waiting):
     follower: Follower | None = None
 
     def response(self, environ: Environ) -> Response:
-        return Response("200 OK", self.headers, self._counted(environ))
+        return Response("200 OK", [*self.headers], self._counted(environ))
 
     def _counted(self, environ: Environ) -> Iterator[bytes]:
         with counts.waiting("sse", self.positions):
