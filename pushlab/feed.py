@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from json.encoder import encode_basestring
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeAlias
 
 from pushlab import limits
 
@@ -65,11 +65,8 @@ class Reading:
         return time.monotonic() - self.published_at
 
 
-class Position(NamedTuple):
-    """Where a subscriber is in a feed."""
-
-    feed: "Feed"
-    after: str | None  #: the cursor of the last reading that it has; None if it has none
+#: Where a subscriber is: a feed, and the cursor of the last reading that it has, or None.
+Position: TypeAlias = "tuple[Feed, str | None]"
 
 
 def positions(feeds: Sequence["Feed"], afters: Sequence[str | None]) -> tuple[Position, ...]:
@@ -77,7 +74,7 @@ def positions(feeds: Sequence["Feed"], afters: Sequence[str | None]) -> tuple[Po
 
     A browser that comes from a process that was a moment faster gets nothing that it has had.
     """
-    found = tuple(map(Position, feeds, afters))
+    found = tuple(zip(feeds, afters, strict=False))
     for feed, after in found:
         feed.load(after)
     return found
@@ -441,7 +438,7 @@ class Feed:
 
         Returns None after `timeout` seconds, and when the feed is closed.
         """
-        found = wait((Position(self, after),), timeout=timeout)
+        found = wait(((self, after),), timeout=timeout)
         return found[-1] if found else None
 
     def close(self) -> None:

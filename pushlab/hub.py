@@ -340,7 +340,7 @@ class Hub:
         Raises ConnectionClosed, which a route need not catch, if the browser is gone; and if the
         hub is full or closed, after a close frame with 1013 or 1001.
         """
-        return self.follow(connection, (Position(feed, after),), carry=carry)
+        return self.follow(connection, ((feed, after),), carry=carry)
 
     def follow(
         self,

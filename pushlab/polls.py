@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pushlab import counts, limits
-from pushlab.feed import Feed, Reading, any_closed, news
+from pushlab.feed import Feed, Reading, news
 from pushlab.wsgi.responses import HeaderFields, encode
 from pushlab.wsgi.waiting import REVOKED, Follower, Wait
 
@@ -202,14 +202,17 @@ class Polls:
 
     def hold(self, connection: HeldConnection, wait: Wait, headers: HeaderFields) -> None:
         """Respond when there is news, with these headers added."""
-        found, follower = news(wait.positions), wait.follower
+        follower = wait.follower
         if follower is not None and follower.is_revoked:
             connection.respond(encode(REVOKED))
             follower.left("disconnected")
             return
-        is_closed = self._closed or any_closed(wait.positions)
-        if found or wait.timeout <= 0 or is_closed:  # published meanwhile
-            connection.respond(encode(wait.count(found), headers))
+        is_late = wait.timeout <= 0 or self._closed
+        for feed, after in wait.positions:
+            if feed.latest.cursor != after or feed.closed:  # published meanwhile
+                is_late = True
+        if is_late:
+            connection.respond(encode(wait.count(news(wait.positions)), headers))
             if follower is not None:
                 follower.left("answered")
             return

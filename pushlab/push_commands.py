@@ -11,7 +11,7 @@ from flask.cli import AppGroup
 
 from pushlab import feed as feeds
 from pushlab import limits
-from pushlab.feed import NotPublished, Position
+from pushlab.feed import NotPublished
 from pushlab.topics import NoTopic, Rules
 from pushlab.wsgi import json_text
 
@@ -61,7 +61,7 @@ def make_group(push: Any) -> AppGroup:
         after = after or feed.latest.cursor
         click.echo(f"watching {topic} from {after} (Ctrl-C stops it)", err=True)
         while True:
-            for reading in feeds.wait((Position(feed, after),), timeout=limits.HEARTBEAT):
+            for reading in feeds.wait(((feed, after),), timeout=limits.HEARTBEAT):
                 after = reading.cursor
                 click.echo(reading.carry.decode())
 

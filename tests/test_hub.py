@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pushlab import limits
-from pushlab.feed import Feed, Position, Reading
+from pushlab.feed import Feed, Reading
 from pushlab.hub import Hub
 from pushlab.polls import Group, Polls, Send
 from pushlab.transports.longpoll import signal_reading
@@ -232,7 +232,7 @@ def feeds(hub: Hub) -> dict[str, Feed]:
 
 
 def follow(hub: Hub, channel: FakeChannel, *feeds: Feed) -> FakeChannel:
-    positions = [Position(feed, None) for feed in feeds]
+    positions = [(feed, None) for feed in feeds]
     hub.follow(FakeConnection(channel), positions, carry=True)  # type: ignore[arg-type]
     return channel
 
@@ -318,7 +318,7 @@ def test_a_subscriber_whose_turn_in_a_broadcast_is_yet_to_come(
 
     for channel in (Doing(end_and_ping, at=1), revoked, behind):
         connection: Any = FakeConnection(channel)
-        subscribers.append(hub.follow(connection, [Position(feeds["a"], None)], carry=True))
+        subscribers.append(hub.follow(connection, [(feeds["a"], None)], carry=True))
     feeds["a"].publish({})
     feeds["a"].publish({})
     behind.drain()
@@ -377,7 +377,7 @@ def test_polls_that_end_while_others_have_their_turn(
     polls = Polls()
     connections: list[Any] = [FakePoll() for _ in range(3)]
     for connection in connections:
-        wait = Wait((Position(feed, feed.latest.cursor),), 60, signal_reading)
+        wait = Wait(((feed, feed.latest.cursor),), 60, signal_reading)
         polls.hold(connection, wait, [("X", str(id(connection)))])  # a group each
     monkeypatch.setattr(limits, "POLL_CHUNK", 1)
 

@@ -754,7 +754,6 @@ import gc, threading, tracemalloc
 from flask import Flask
 from greenlet import greenlet
 from pushlab import Push
-from pushlab.feed import Position
 from pushlab.hub import SIGNALS, _News
 from tests.test_hub import FakeChannel, FakeConnection
 
@@ -779,7 +778,7 @@ feeds, connections = [], [FakeConnection(Channel()) for _ in range(NUMBER + OTHE
 def follow(number):
     with app.test_request_context(f"/push/update?topic=log/{number}"):
         with push._admitted("websocket") as (its, follower):
-            positions = [Position(feed, None) for feed in its]
+            positions = [(feed, None) for feed in its]
             push.hub.follow(connections[number], positions, follower=follower)
             feeds.append(its[0])
 

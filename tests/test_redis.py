@@ -22,7 +22,7 @@ from flask import Flask
 from lab.shared_feed import PREFIX, LabFeed
 from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
-from pushlab.feed import Feed, NotPublished, Position, Reading, news, positions
+from pushlab.feed import Feed, NotPublished, Reading, news, positions
 from pushlab.redis_feed import LeaseLost, RedisFeed, RedisFeeds
 from tests.clients import HANG_TIMEOUT, LabPage
 from tests.conftest import ROOT, Server, Start, eventually, starting
@@ -84,7 +84,7 @@ class Subscriber:
     def _run(self) -> None:
         after: str | None = None
         while not self.feed.closed:
-            for reading in feeds.wait((Position(self.feed, after),), timeout=1):
+            for reading in feeds.wait(((self.feed, after),), timeout=1):
                 after = reading.cursor
                 if reading.is_reset:
                     self.resets += 1

@@ -33,15 +33,15 @@ logger = logging.getLogger(__name__)
 #: Gives a client to the hub, until there is a response.
 Hold = Callable[[Any, Wait | Stream, HeaderFields], None]
 
-#: Headers with which a request goes the ordinary way.
-_UNUSUAL = {"content-length", "transfer-encoding", "expect"}
+#: Headers, as in an environ, with which a request goes the ordinary way.
+_UNUSUAL = {"HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"}
 
 #: A line without a body, an absolute URL, or an escaped path.
 _REQUEST_LINE = re.compile(
     r"(GET|HEAD) (/[^\x00-\x20#%?\x7f]*)(?:\?([^\x00-\x20#\x7f]*))? HTTP/1\.1"
 )
 #: A header without white space around its value. With X_Y for a name it would look like X-Y.
-_FIELD = re.compile(f"({TOKEN.replace('_', '')}): ([!-~](?:[ -~]*[!-~])?)")
+_FIELD = re.compile(f"({TOKEN.replace('_', '')}): ([!-~](?:[ -~]*[!-~])?)\r")
 #: What differs between two handshakes of a browser.
 _KEY = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/]{22}==)(?=\r\n)")
 
@@ -70,7 +70,12 @@ class DirectDispatch:
         method = line["REQUEST_METHOD"]
         function = found.functions.get((method, line["PATH_INFO"]))
         environ = {**headers, **line}
-        if not function or not self._accepts(client, environ):
+        if not function:
+            return False
+        if self._policy.trusts_proxies:
+            if not self._accepts(client, environ):
+                return False
+        elif not self._policy.accepts_host(environ["HTTP_HOST"]):  # all that can be wrong with it
             return False
         try:
             outcome = function(environ)
@@ -96,7 +101,7 @@ class DirectDispatch:
         if not function or not headers:
             return False
         environ = {**headers, **line}
-        is_accepted = self._accepts(client, environ, is_plain=False)
+        is_accepted = self._accepts(client, environ)
         if not is_accepted or environ.get("HTTP_UPGRADE") != "websocket":  # as the policy writes it
             return False
         environ["wsgi.websocket"] = opening = Handshake(client, environ)
@@ -110,7 +115,7 @@ class DirectDispatch:
                 logger.exception("a WebSocket was not taken")
         return True
 
-    def _accepts(self, client: Any, environ: Environ, *, is_plain: bool = True) -> bool:
+    def _accepts(self, client: Any, environ: Environ) -> bool:
         """Tell whether the policy accepts a request."""
         if self._policy.trusts_proxies:
             try:
@@ -119,8 +124,6 @@ class DirectDispatch:
                 return False
             if isinstance(address, tuple):
                 environ["REMOTE_ADDR"] = address[0]
-        elif is_plain:  # all that can be wrong with it
-            return self._policy.accepts_host(environ["HTTP_HOST"])
         return self._policy.check(environ) is None
 
 
@@ -162,10 +165,11 @@ def _request_line(data: bytes) -> Environ | None:
     match = _REQUEST_LINE.fullmatch(data.decode("latin-1"))
     if match is None or "lane=" in (match[3] or ""):  # the bytes of a lane are counted
         return None
+    method, path, query = match.groups("")
     return {
-        "REQUEST_METHOD": match[1],
-        "PATH_INFO": match[2],
-        "QUERY_STRING": match[3] or "",
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
         "SCRIPT_NAME": "",
         "SERVER_PROTOCOL": "HTTP/1.1",
     }
@@ -212,7 +216,7 @@ def _plain_headers(block: bytes) -> Environ | None:
 
     For any others None, and the parser decides: it takes five times as long.
     """
-    lines = block.split(b"\r\n")[:-2]
+    lines = block.split(b"\n")[:-2]
     environ: Environ = dict(map(_plain_header, lines))
     has_all = len(environ) == len(lines) <= limits.MAX_HEADER_LINES
     return environ if has_all and "" not in environ and "HTTP_HOST" in environ else None
@@ -224,9 +228,10 @@ def _plain_header(line: bytes) -> tuple[str, str]:
     match = _FIELD.fullmatch(line.decode("latin-1"))
     if match is None:
         return "", ""
-    name, value = match[1].lower(), match[2]
-    is_plain = name not in _UNUSUAL and (name != "host" or HOST.fullmatch(value))
-    return (environ_name(name), value) if is_plain else ("", "")
+    name, value = match.groups()
+    key = environ_name(name)
+    is_plain = key not in _UNUSUAL and (key != "HTTP_HOST" or HOST.fullmatch(value))
+    return (key, value) if is_plain else ("", "")
 
 
 def _parse(block: bytes) -> RequestHeaders | None:
@@ -240,7 +245,7 @@ def _parse(block: bytes) -> RequestHeaders | None:
     names = [name for name, _ in headers.fields]
     if len(set(names)) < len(names) or not headers.get("host"):
         return None
-    is_unusual = not _UNUSUAL.isdisjoint(names) or "_" in "".join(names)
+    is_unusual = not _UNUSUAL.isdisjoint(map(environ_name, names)) or "_" in "".join(names)
     return None if is_unusual else headers
 
 

@@ -113,7 +113,9 @@ class ClientConnection(GeventChannel):
     def park(self, seconds: float) -> None:
         """Await a request, or news; call `time_out` after so long."""
         self.server.wheel.set(self, time.monotonic() + seconds)
-        self.watch(ClientConnection._readable, self, writing=False)
+        watcher = self._watcher
+        if watcher is None or not watcher.active or watcher.events != READ:  # else it is this one
+            self.watch(ClientConnection._readable, self, writing=False)
 
     def _readable(self) -> None:
         group = self.group

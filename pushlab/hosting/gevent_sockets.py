@@ -85,8 +85,6 @@ class GeventChannel:
         if watcher is None:
             watcher = self._watcher = gevent.get_hub().loop.io(self._socket.fileno(), events)
         elif watcher.active:
-            if watcher.callback is callback and watcher.args[0] is argument:
-                return  # as for each request of a connection
             watcher.stop()
         watcher.start(callback, argument)
 

@@ -16,9 +16,6 @@ TICKS = 20
 #: How many connections it looks at before other work gets its turn.
 CHUNK = 256
 
-#: One object for all looks that no connection waits for any more.
-_NOBODY: set[Any] = set()
-
 
 class Timed(Protocol):
     """A connection that has a deadline."""
@@ -30,12 +27,21 @@ class Timed(Protocol):
         """Act on the deadline; it is off the wheel."""
 
 
+class Slot(set[Any]):
+    """The connections of one look."""
+
+    __slots__ = ("tick",)
+
+    def __init__(self, tick: int) -> None:
+        self.tick = tick  #: one object for all of them
+
+
 class TimerWheel:
     """All connections with a deadline, by their next look."""
 
     def __init__(self, call_after: Callable[[float, Callable[[], None]], Any]) -> None:
         self._call_after = call_after  # returns a timer, with `close`
-        self._slots: dict[int, set[Any]] = {}
+        self._slots: dict[int, Slot] = {}
         self._ticks: list[int] = []  # a heap
         self._timer: Any = None
         self._next = math.inf
@@ -52,23 +58,22 @@ class TimerWheel:
             if one.tick <= tick:
                 return
             self.unset(one)
-        one.tick = tick
         slot = self._slots.get(tick)
         if slot is None:
+            slot = self._slots[tick] = Slot(tick)
             heappush(self._ticks, tick)
             if tick < self._next:
                 self._wake_at(tick)
-        if not slot:
-            slot = self._slots[tick] = set()
         slot.add(one)
+        one.tick = slot.tick
 
     def unset(self, one: Timed) -> None:
         """Take a connection off the wheel."""
         if one.tick:
             slot = self._slots[one.tick]
             slot.discard(one)
-            if not slot:  # a set keeps the memory of all that it has had, here for a minute
-                self._slots[one.tick] = _NOBODY
+            if not slot:
+                slot.clear()  # else it keeps the memory of all that it has had, for a minute
             one.tick = 0
 
     def _wake_at(self, tick: int) -> None:

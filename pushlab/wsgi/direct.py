@@ -65,8 +65,9 @@ class Direct:
     @property
     def passes_nothing_by(self) -> bool:
         """True unless the app wants to see every request."""
-        has_own_sessions = type(self.app.session_interface) is not SecureCookieSessionInterface
-        return not (has_own_sessions or any(self._hooks))
+        if any(self._hooks):
+            return False
+        return type(self.app.session_interface) is SecureCookieSessionInterface
 
     @cached_property  # when the first request comes, all routes are there
     def functions(self) -> dict[tuple[str, str], Function]:

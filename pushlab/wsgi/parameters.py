@@ -52,23 +52,31 @@ def resumed(environ: Environ, afters: tuple[str | None, ...]) -> tuple[str | Non
 def _parse(text: str) -> Parameters:
     query: dict[str, list[str]] = {}
     is_plain = "%" not in text and "+" not in text
-    for pair in filter(None, text.split("&")):
+    for pair in text.split("&"):
         name, _, value = pair.partition("=")
         if not is_plain:
             name, value = unquote_plus(name), unquote_plus(value)
-        query.setdefault(name, []).append(value)
+        if name in query:
+            query[name].append(value)
+        else:
+            query[name] = [value]
     topics, afters = query.get("topic", []), query.get("after", [])
     if topics:
         _check_topics(topics)
         if afters and len(afters) != len(topics):
             raise BadRequest(f"after: {len(afters)} of them for {len(topics)} topics")
     else:
-        afters = afters[:1]
-    cursors = [_after(text, may_be_empty=bool(topics)) for text in afters]
-    carry = _carry(query.get("carry", ["0"])[0])
+        del afters[1:]
+    for after in afters:
+        if not _CURSOR.fullmatch(after) and (after or not topics):
+            raise BadRequest("after: not a cursor, which looks like 8f3a91c2-41")
+    cursors: list[str | None] = [after or None for after in afters]
+    carry = query["carry"][0] if "carry" in query else "0"
+    if carry not in ("0", "1"):
+        raise BadRequest("carry: neither 0 nor 1")
     timeout = _timeout(query["timeout"][0]) if "timeout" in query else None
     cursors = cursors or [None] * max(1, len(topics))
-    return Parameters(tuple(topics), tuple(cursors), timeout, carry)
+    return Parameters(tuple(topics), tuple(cursors), timeout, carry == "1")
 
 
 def _check_topics(topics: list[str]) -> None:
@@ -97,21 +105,7 @@ def is_cursor(text: str) -> bool:
     return _CURSOR.fullmatch(text) is not None
 
 
-def _after(cursor: str, *, may_be_empty: bool) -> str | None:
-    if may_be_empty and not cursor:
-        return None
-    if not is_cursor(cursor):
-        raise BadRequest("after: not a cursor, which looks like 8f3a91c2-41")
-    return cursor
-
-
 def _timeout(text: str) -> float:
     if not _SECONDS.fullmatch(text) or float(text) > limits.MAX_POLL_TIMEOUT:
         raise BadRequest(f"timeout: not a number of seconds from 0 to {limits.MAX_POLL_TIMEOUT:g}")
     return float(text)
-
-
-def _carry(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise BadRequest("carry: neither 0 nor 1")
-    return text == "1"

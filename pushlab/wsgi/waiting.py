@@ -49,7 +49,7 @@ class _Waiting:
     @property
     def hub(self) -> Any:
         """What holds connections that wait, or None."""
-        hub = self.positions[0].feed.hub
+        hub = self.positions[0][0].hub
         for feed, _ in self.positions:
             if feed.hub is not hub:
                 return None
@@ -157,7 +157,7 @@ class Stream(_Waiting):
         try:
             yield self.first
             while not self.is_closed:
-                positions = tuple(map(Position._make, after.items()))
+                positions = tuple(after.items())
                 found = self._wait(environ, positions, timeout=self.interval)
                 if self._is_revoked():
                     reason = "disconnected"
