@@ -13,9 +13,10 @@ from pushlab.wsgi.remembered import remembered
 
 
 @pytest.mark.parametrize(
-    ("length", "times"), [(0, 1), (limits.REMEMBERED_LENGTH, 1), (limits.REMEMBERED_LENGTH + 1, 3)]
+    ("length", "times"), [(0, 2), (limits.REMEMBERED_LENGTH, 2), (limits.REMEMBERED_LENGTH + 1, 5)]
 )
 def test_short_texts_are_remembered_and_long_ones_are_not(length: int, times: int) -> None:
+    """From the second time on."""
     called: Counter[str] = Counter()
 
     @remembered
@@ -23,9 +24,27 @@ def test_short_texts_are_remembered_and_long_ones_are_not(length: int, times: in
         called[text] += 1
         return len(text)
 
-    for _ in range(3):
+    for _ in range(5):
         assert function("x" * length) == length
     assert called["x" * length] == times
+
+
+def test_what_comes_once_drives_out_nothing() -> None:
+    called: Counter[str] = Counter()
+
+    @remembered
+    def function(text: str) -> str:
+        called[text] += 1
+        return text
+
+    for number in range(3 * limits.REMEMBERED):
+        function(f"once{number}")
+        function("often")
+    assert called["often"] == 2
+    for number in range(2 * limits.REMEMBERED):  # and as many that come twice do
+        assert function(f"twice{number}") == function(f"twice{number}") == f"twice{number}"
+    assert function("often") == "often"
+    assert called["often"] == 3
 
 
 def test_a_long_one_means_the_same() -> None:

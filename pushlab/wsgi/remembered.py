@@ -14,14 +14,25 @@ class _Results(dict[Any, R], Generic[R]):
     def __init__(self, function: Callable[[Any], R], longest: int) -> None:
         self._function = function
         self._longest = longest
+        self._came_once: set[int] = set()  # the texts' hashes
 
     def __missing__(self, text: Any) -> R:
         result = self._function(text)
         if result is not None and len(text) <= self._longest:
+            self._remember(text, result)
+        return result
+
+    def _remember(self, text: Any, result: R) -> None:
+        # Not the first time: what never comes again would fill the memory, and the processor's
+        # caches.
+        if (number := hash(text)) in self._came_once:
             if len(self) >= limits.REMEMBERED:
                 self.clear()
             self[text] = result
-        return result
+        else:
+            if len(self._came_once) >= limits.REMEMBERED:
+                self._came_once.clear()
+            self._came_once.add(number)
 
 
 def remembered(
