@@ -30,8 +30,8 @@ from pushlab.wsgi.waiting import Stream, Wait
 
 logger = logging.getLogger(__name__)
 
-#: Gives a client to the hub, until there is a response.
-Hold = Callable[[Any, Wait | Stream, HeaderFields], None]
+#: Gives a client to the hub, until there is a response; returns False without a hub.
+Hold = Callable[[Any, Wait | Stream, HeaderFields], bool]
 
 #: Headers, as in an environ, with which a request goes the ordinary way.
 _UNUSUAL = {"HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING", "HTTP_EXPECT"}
@@ -86,10 +86,9 @@ class DirectDispatch:
                 return False
             client.respond(encode(outcome, is_head=method == "HEAD"))
             return True
-        if outcome is None or method == "HEAD" or outcome.hub is None:
+        if outcome is None or method == "HEAD":
             return False
-        self._hold(client, outcome, outcome.headers)
-        return True
+        return self._hold(client, outcome, outcome.headers)
 
     def _upgrade(self, client: Any, found: Direct, line: Environ, block: bytes) -> bool:
         """Let a function take a client's WebSocket.

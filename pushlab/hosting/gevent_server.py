@@ -646,14 +646,18 @@ class Server(WSGIServer):  # type: ignore[misc]
     def _serve(self, client: ClientConnection, address: Any, data: bytes) -> None:
         self.handler_class(client, client.lend(), address, self, data).handle()
 
-    def hold(self, client: ClientConnection, what: Wait | Stream, headers: HeaderFields) -> None:
-        """Give a connection to the hub."""
+    def hold(self, client: ClientConnection, what: Wait | Stream, headers: HeaderFields) -> bool:
+        """Give a connection to the hub; return False without one."""
+        hub = what.hub
+        if hub is None:
+            return False
         if isinstance(what, Wait):
             client.configure()
-            what.hub.hold(client, what, headers)
+            hub.hold(client, what, headers)
         else:
             client.leave_server()
-            what.hub.stream(client, what, _stream_head(tuple(headers), int(time.time())))
+            hub.stream(client, what, _stream_head(tuple(headers), int(time.time())))
+        return True
 
 
 @lru_cache(8)  # all that come in one second get the same
