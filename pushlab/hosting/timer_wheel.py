@@ -36,6 +36,10 @@ class Slot(set[Any]):
         self.tick = tick  #: one object for all of them
 
 
+#: One object for all looks that no connection waits for any more.
+_NOBODY = Slot(0)
+
+
 class TimerWheel:
     """All connections with a deadline, by their next look."""
 
@@ -60,10 +64,11 @@ class TimerWheel:
             self.unset(one)
         slot = self._slots.get(tick)
         if slot is None:
-            slot = self._slots[tick] = Slot(tick)
             heappush(self._ticks, tick)
             if tick < self._next:
                 self._wake_at(tick)
+        if not slot:
+            slot = self._slots[tick] = Slot(tick)
         slot.add(one)
         one.tick = slot.tick
 
@@ -72,8 +77,8 @@ class TimerWheel:
         if one.tick:
             slot = self._slots[one.tick]
             slot.discard(one)
-            if not slot:
-                slot.clear()  # else it keeps the memory of all that it has had, for a minute
+            if not slot:  # a set keeps the memory of all that it has had, here for a minute
+                self._slots[one.tick] = _NOBODY
             one.tick = 0
 
     def _wake_at(self, tick: int) -> None:
