@@ -26,7 +26,7 @@ from typing import ClassVar, Protocol
 
 from pushlab import counts, limits
 from pushlab.feed import Feed, Position, Reading
-from pushlab.polls import HeldConnection, Polls, Send, Turns, send_to
+from pushlab.polls import Polls, Send, Turns, send_to
 from pushlab.websocket.connection import Channel, Connection, ConnectionClosed
 from pushlab.websocket.frames import (
     CloseConnection,
@@ -39,8 +39,7 @@ from pushlab.websocket.frames import (
     encode,
     is_empty_pong,
 )
-from pushlab.wsgi.responses import HeaderFields
-from pushlab.wsgi.waiting import Follower, Stream, Wait, last_event_id
+from pushlab.wsgi.waiting import Follower, Stream, last_event_id
 
 logger = logging.getLogger(__name__)
 
@@ -305,6 +304,7 @@ class Hub:
         self._on_readable = self._readable  # one object for all subscribers
         self._audiences: dict[Feed, Audience] = {}  # of feeds that have subscribers
         self._polls = Polls()
+        self.hold = self._polls.hold  #: of a long poll, until it has a response
         self._max_subscribers = max_subscribers
         # A subscriber is pinged once in every interval: those of slot 0 first, then slot 1...
         # They join the slots in turn, so that ten thousand pings never fall on one moment.
@@ -369,13 +369,6 @@ class Hub:
         return self._join(
             channel, encoding, stream.positions, follower=stream.follower, first=first
         )
-
-    def hold(self, connection: HeldConnection, wait: Wait, headers: HeaderFields) -> None:
-        """Hold a connection until its long poll has a response.
-
-        `headers` are added to the response's own. The connection is then the server's again.
-        """
-        self._polls.hold(connection, wait, headers)
 
     def _join(
         self,

@@ -57,9 +57,11 @@ class TimerWheel:
     def set(self, one: Timed, due: float) -> None:
         """Call `one.time_out()` then, unless this is changed or undone before."""
         one.due = due
+        if 0 < one.tick <= due * TICKS:  # the wheel looks at it before, as nearly always
+            return
         tick = int(due * TICKS) + 1
         if one.tick:
-            if one.tick <= tick:
+            if one.tick == tick:
                 return
             self.unset(one)
         slot = self._slots.get(tick)

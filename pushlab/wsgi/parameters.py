@@ -65,12 +65,14 @@ def _parse(text: str) -> Parameters:
         _check_topics(topics)
         if afters and len(afters) != len(topics):
             raise BadRequest(f"after: {len(afters)} of them for {len(topics)} topics")
-    else:
-        del afters[1:]
-    for after in afters:
-        if not _CURSOR.fullmatch(after) and (after or not topics):
+    cursors: list[str | None] = []
+    for after in afters if topics else afters[:1]:
+        if _CURSOR.fullmatch(after):
+            cursors.append(after)
+        elif topics and not after:
+            cursors.append(None)
+        else:
             raise BadRequest("after: not a cursor, which looks like 8f3a91c2-41")
-    cursors: list[str | None] = [after or None for after in afters]
     carry = query["carry"][0] if "carry" in query else "0"
     if carry not in ("0", "1"):
         raise BadRequest("carry: neither 0 nor 1")
