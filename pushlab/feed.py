@@ -74,7 +74,7 @@ def positions(feeds: Sequence["Feed"], afters: Sequence[str | None]) -> tuple[Po
 
     A browser that comes from a process that was a moment faster gets nothing that it has had.
     """
-    found = tuple(zip(feeds, afters, strict=False))
+    found = tuple(zip(feeds, afters))  # noqa: B905 - the lab has one feed, whatever is named
     for feed, after in found:
         feed.load(after)
     return found
