@@ -198,3 +198,18 @@ def test_a_key_is_no_part_of_what_is_remembered() -> None:
     assert second == {**(first or {}), "HTTP_SEC_WEBSOCKET_KEY": keys[1].decode()}
     twice = keys[0] + b"\r\nsec-websocket-key: " + keys[1]
     assert dispatch._upgrade_headers(block % twice) is None
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"Sec-WebSocket-Key: %022d==\r\n" % 1,
+        b"Sec-WebSocket-Key: %022d==\r\n\r\n" % 1,
+        b"X: 1\r\n\r\n",
+    ],
+)
+def test_what_is_behind_the_headers_is_no_part_of_them(behind: bytes) -> None:
+    block = b"Host: a\r\nUpgrade: websocket\r\n\r\n"
+    assert dispatch._upgrade_headers(block)
+    assert dispatch._upgrade_headers(block + behind) is None
+    assert dispatch._headers(b"Host: a\r\n\r\n" + behind) is None
