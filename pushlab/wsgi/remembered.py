@@ -20,13 +20,15 @@ class _Results(dict[Any, R], Generic[R]):
 
     def __missing__(self, text: Any) -> R:
         result = self._function(text)
+        if result is None or len(text) > self._longest:
+            return result
         number = hash(text)
         if number not in self._came_once:
             # Not yet: what never comes again would fill the memory, and the processor's caches.
             if len(self._came_once) >= limits.REMEMBERED:
                 self._came_once.clear()
             self._came_once.add(number)
-        elif result is not None and len(text) <= self._longest:
+        else:
             if len(self) >= limits.REMEMBERED:
                 self.clear()
             self[text] = result
