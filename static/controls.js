@@ -11,12 +11,16 @@ export function makeControls(element, send) {
 	const buttons = element.querySelectorAll("button");
 	let pace = "";
 	let before = "irregular";
+	let asked = ""; // and not reported yet
 
 	element.addEventListener("click", ({ target }) => {
 		if (!(target instanceof HTMLButtonElement)) return;
 		const { control } = target.dataset;
-		// Pause is a switch: off again, the pace is that of before.
-		const wanted = control === "pause" && target.value === pace ? before : target.value;
+		// Pause is a switch: off again, the pace is that of before. A second click may be faster than
+		// the first one's report.
+		const isOff = control === "pause" && target.value === (asked || pace);
+		const wanted = isOff ? (pace === target.value ? before : pace) : target.value;
+		if (wanted) asked = wanted;
 		if (control) send(wanted ? { do: "pace", pace: wanted } : { do: control });
 	});
 
@@ -33,7 +37,7 @@ export function makeControls(element, send) {
 		/** @param {string} name */
 		showPace(name) {
 			if (pace && pace !== name && pace !== "paused") before = pace;
-			pace = name;
+			[pace, asked] = [name, ""];
 			for (const button of buttons) if (button.value) button.ariaPressed = String(button.value === pace);
 		},
 	};
