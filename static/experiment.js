@@ -43,7 +43,7 @@ const HIDDEN = "The page was hidden, so that its lanes were closed. Run it again
  * @param {HTMLElement} element
  * @param {object} surroundings
  * @param {Lane[]} surroundings.lanes
- * @param {(command: import("./lab.js").Command) => void} surroundings.send
+ * @param {(command: import("./lab.js").Command) => boolean} surroundings.send whether it was sent
  * @param {() => void} surroundings.hold hold the pictures, or let them run
  */
 export function makeExperiments(element, { lanes, send, hold }) {
@@ -121,6 +121,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 				isCounted = lab.metered ?? true;
 			}
 			if (name) pace = name;
+			if (lab && !run) giveBack(); // which was not connected when a run ended
 			if (lab || name) showReason();
 			if (!meters) return;
 			for (const go of waiting) go();
@@ -343,8 +344,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	}
 
 	function giveBack() {
-		if (paceBefore) send({ do: "pace", pace: paceBefore });
-		paceBefore = "";
+		if (paceBefore && send({ do: "pace", pace: paceBefore })) paceBefore = "";
 	}
 
 	/** End the run, if there is one, and say why. @param {string} why */

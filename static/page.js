@@ -21,7 +21,9 @@ let epoch = "";
 /** @type {Lab} */
 const lab = new Lab();
 const send = (/** @type {import("./lab.js").Command} */ command) => {
-	if (!lab.send(command)) notify("The instruments are not connected just now.");
+	const isSent = lab.send(command);
+	if (!isSent) notify("The instruments are not connected just now.");
+	return isSent;
 };
 const controls = makeControls(find("[data-controls]"), send);
 lab.lanes = () => lanes.map(({ id }) => id);

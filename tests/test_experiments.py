@@ -262,6 +262,28 @@ def test_stop_and_escape_put_everything_back(far: Server, browser: Browser) -> N
     assert not browser.find(".panel").is_displayed()
 
 
+#: Between these, no WebSocket can be sent to.
+DISCONNECT = """
+window.readyState = Object.getOwnPropertyDescriptor(WebSocket.prototype, "readyState");
+Object.defineProperty(WebSocket.prototype, "readyState", { value: 3, configurable: true });
+"""
+CONNECT = 'Object.defineProperty(WebSocket.prototype, "readyState", readyState)'
+
+
+def test_the_pace_is_put_back_when_the_instruments_are(far: Server, browser: Browser) -> None:
+    browser.visit(far)
+    begin(browser, "slow", "poll", seconds=600)
+    until_it_runs(browser)
+    browser.execute_script(DISCONNECT)
+    press(browser, "end")
+    browser.until_notice("The instruments are not connected just now.")
+    browser.execute_script(CONNECT)
+    assert pace(browser) == "20 per s"
+    with in_another_tab(browser):
+        pass
+    eventually(lambda: pace(browser) == "every 3 s")
+
+
 def test_a_lesson_by_keys_alone(far: Server, browser: Browser) -> None:
     browser.visit(far)
     is_held: Callable[[], bool] = lambda: (  # noqa: E731
