@@ -209,8 +209,8 @@ class Polls:
             return
         is_late = wait.timeout <= 0 or self._closed
         for feed, after in wait.positions:
-            if feed.latest.cursor != after or feed.closed:  # published meanwhile
-                is_late = True
+            if feed.closed or (after != feed.latest.cursor and feed.since(after)):
+                is_late = True  # published meanwhile
         if is_late:
             connection.respond(encode(wait.count(news(wait.positions)), headers))
             if follower is not None:

@@ -393,3 +393,17 @@ def test_polls_that_end_while_others_have_their_turn(
         (1, False), (0, True), (0, True)
     ]  # fmt: skip
     assert (polls._open, polls._groups) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("cursor", "responds"), [("{}-2", False), ("{}-02", False), ("{}-1", True)]
+)
+def test_a_poll_is_held_that_has_the_newest_of_a_log(cursor: str, responds: bool) -> None:
+    """Also if it writes the number otherwise, as where it waits in a thread."""
+    log = Feed(keep=10)
+    for _ in range(2):
+        log.publish({})
+    connection = FakePoll()
+    wait = Wait(((log, cursor.format(log.epoch)),), 60, signal_reading)
+    Polls().hold(connection, wait, ())
+    assert (len(connection.sent), connection.group is None) == (responds, responds)
