@@ -169,6 +169,8 @@ class Forked:
 
 def main(kind: str, number: int) -> None:
     """Import; fork at each request; in the child, run the program."""
+    # A terminal's Ctrl-C is for the tests, which end this, and need it until they have ended.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Before gevent patches: its own would need a loop, which a child would share.
     channel, poll, fork, waitpid = (
         socket.socket(fileno=number), select.poll(), os.fork, os.waitpid
@@ -228,6 +230,7 @@ def until_forked(
 
 def run(program: Sequence[str], folder: str, environment: Mapping[str, str]) -> None:
     """Run a program's file as `python FILE` does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = sys.path[1:]
     with suppress(ValueError):
         for each in os.environ["PYTHONPATH"].split(os.pathsep):
