@@ -352,8 +352,9 @@ class Hub:
     ) -> Subscriber:
         """Take the connection's socket as `add` does, for several feeds."""
         if self._closed or len(self) >= self._max_subscribers:
+            close = connection.close  # a handshake without a greenlet has none: Flask calls again
             counts.refuse(503)
-            connection.close((_GOING_AWAY if self._closed else _FULL).code)
+            close((_GOING_AWAY if self._closed else _FULL).code)
             raise ConnectionClosed("the hub is closed" if self._closed else "the hub is full")
         channel, early = connection.detach()
         encoding = READINGS if carry else SIGNALS

@@ -10,8 +10,9 @@ from lab.settings import Settings
 from pushlab.feed import Feed
 from pushlab.hosting import direct as dispatch
 from pushlab.hosting.request_parser import parse_request_line
+from pushlab.websocket.frames import CloseReason
 from pushlab.wsgi.direct import Direct
-from tests.clients import TEXT, frame
+from tests.clients import CLOSE, TEXT, frame
 from tests.test_http import app_of
 from tests.test_own_app import GEVENT, PATCH, SERVERS, THREADS, OwnApp, running
 
@@ -145,6 +146,24 @@ def assert_sockets_open(own: OwnApp) -> None:
     for _ in range(2):  # the second finds a hub that runs
         with own.websocket() as socket:
             assert socket.json()
+
+
+#: A hub that has no room, and how many were refused.
+FULL = """
+from pushlab import counts
+hub._max_subscribers = 0
+@app.get("/refused")
+def refused():
+    return dict(counts.refused)
+"""
+
+
+def test_a_socket_that_is_refused_is_counted_once(tmp_path: Path) -> None:
+    """It goes to a greenlet, which can wait for the browser's close frame."""
+    with running(*on_gevent(tmp_path, app(FULL))) as own:
+        with own.websocket() as socket:
+            assert socket.frame() == (CLOSE, CloseReason.TRY_AGAIN_LATER.to_bytes(2, "big"))
+        assert own.http.get("/refused").json == {"service_unavailable": 1}
 
 
 LINES = (
