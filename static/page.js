@@ -98,15 +98,18 @@ classroom?.take(experiments);
 /** @type {ReturnType<typeof setInterval>} */
 let ticking;
 let nextFrame = 0;
+let isReduced = false;
 
 function draw() {
 	for (const { diagram } of lanes) diagram.draw(browserNow());
-	if (!reducedMotion.matches) nextFrame = requestAnimationFrame(draw);
+	if (!isReduced) nextFrame = requestAnimationFrame(draw);
 }
 
 function tick() {
 	for (const card of [server, ...lanes]) card.tick();
-	if (reducedMotion.matches) draw();
+	// Its event does not come where `matches` was read since the change and before the next frame.
+	if (isReduced !== reducedMotion.matches) resume();
+	else if (isReduced) draw();
 }
 
 function stopTicking() {
@@ -117,7 +120,8 @@ function stopTicking() {
 function resume() {
 	if (document.hidden) return; // until it is shown
 	stopTicking();
-	ticking = setInterval(tick, reducedMotion.matches ? 1000 : 100);
+	isReduced = reducedMotion.matches;
+	ticking = setInterval(tick, isReduced ? 1000 : 100);
 	draw();
 	for (const each of [lab, ...lanes]) each.start();
 }
@@ -132,5 +136,4 @@ function suspend() {
 document.addEventListener("visibilitychange", () => (document.hidden ? suspend() : resume()));
 addEventListener("pagehide", suspend);
 addEventListener("pageshow", resume);
-reducedMotion.addEventListener("change", resume);
 resume();

@@ -134,6 +134,7 @@ document.querySelector("[data-transport=poll] .picture").click();
 return true;
 """
 
+#: Where the first stroke of each lane is, in pixels.
 PLACES = """
 return [...document.querySelectorAll(".field svg")]
   .map((svg) => svg.firstElementChild?.getBoundingClientRect().x);
@@ -144,6 +145,30 @@ MIDDLE = """
 const { x, y, width, height } = arguments[0].getBoundingClientRect();
 return [Math.round(x + width / 2), Math.round(y + height / 2)];
 """
+
+
+def until_all_move(tab: Browser, line: str) -> None:
+    """Wait until the first stroke of each lane has moved."""
+    tab.publish(line)  # there is a stroke, for ten seconds
+    before = tab.execute_script(PLACES)
+    eventually(lambda: all(a != b for a, b in zip(tab.execute_script(PLACES), before, strict=True)))
+
+
+#: Reads the preference all the time: Chromium then sends no event that it has changed.
+READ = """
+const done = arguments[arguments.length - 1];
+const { reducedMotion } = await import("/static/dom.js");
+const { port1, port2 } = new MessageChannel();
+port1.onmessage = () => reducedMotion.matches && port2.postMessage("");
+port2.postMessage("");
+done();
+"""
+
+
+def test_pictures_move_once_motion_is_wanted(tab: Browser) -> None:
+    tab.execute_async_script(READ)
+    tab.look(motion=True)
+    until_all_move(tab, "moving")
 
 
 def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
@@ -159,20 +184,11 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
         assert tab.execute_script(script) == [is_held] * len(LANES)
         return is_held
 
-    def places() -> list[float | None]:
-        """Where the first stroke of each lane is, in pixels."""
-        return tab.execute_script(PLACES)  # type: ignore[no-any-return]
-
-    def until_all_move(line: str) -> None:
-        tab.publish(line)  # there is a stroke, for ten seconds
-        before = places()
-        eventually(lambda: all(a != b for a, b in zip(places(), before, strict=True)))
-
     def words(*, spoken: bool = False) -> str:
         """The description below the diagram, seen or spoken."""
         return str(lane.find(".words [role=status]" if spoken else ".words span:first-child").text)
 
-    until_all_move("moving")
+    until_all_move(tab, "moving")
     assert "hover" in words()
     eventually(lambda: tab.execute_script(HOLD_STROKES))
     assert are_held()
@@ -216,7 +232,7 @@ def test_a_held_picture_says_what_its_strokes_are(tab: Browser) -> None:
     assert words() == "held: a click, or Space, lets it run"
     press(Keys.SPACE)
     assert not are_held()
-    until_all_move("moving again")
+    until_all_move(tab, "moving again")
     hold.click()
     assert are_held()
 
