@@ -183,7 +183,7 @@ def _headers_of(block: bytes) -> Environ | None:
     return environ if connection.lower() == "keep-alive" else None
 
 
-_headers = remembered(_headers_of, limits.MAX_PIECE)
+_headers = remembered(_headers_of, "MAX_PIECE")
 
 
 def _upgrade_headers(block: bytes) -> Environ | None:
@@ -211,7 +211,7 @@ def _environ_of(block: bytes) -> Environ | None:
     return None if headers is None else _as_environ(headers)
 
 
-_keyless = remembered(_environ_of, limits.MAX_PIECE)  # comes again, while a key does not
+_keyless = remembered(_environ_of, "MAX_PIECE")  # comes again, while a key does not
 
 
 def _plain_headers(block: bytes) -> Environ | None:
