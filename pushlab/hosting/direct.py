@@ -191,9 +191,7 @@ def _upgrade_headers(block: bytes) -> Environ | None:
     found = _KEY.search(block)
     if found is None:
         return _environ_of(block)
-    if (
-        block.find(b"\r\n\r\n") < len(block) - 4
-    ):  # a key behind the headers would be no part of them
+    if block.find(b"\r\n\r\n") < len(block) - 4:  # behind the headers, a key is no part of them
         return None
     environ = _keyless(block[: found.start()] + block[found.end() :])
     if environ is None or "HTTP_SEC_WEBSOCKET_KEY" in environ:  # twice
