@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from pushlab import limits
 from tests.clients import HANG_TIMEOUT, UPGRADE, RawSocket, handshake, open_websocket, read_all
 from tests.conftest import Server, Start, eventually, starting
 from tests.hosting import start_server
@@ -293,6 +294,10 @@ def test_bodies_polls_and_push_sockets_have_longer(hurried: Server) -> None:
 
 # Size.
 
+#: So many lines of headers, and those of a handshake.
+MANY = [f"X-{number}: x" for number in range(limits.MAX_HEADER_LINES)]
+USUAL = handshake("/update").count(b"\r\n") - 2
+
 
 @pytest.mark.parametrize(
     ("request_", "statuses"),
@@ -306,9 +311,13 @@ def test_bodies_polls_and_push_sockets_have_longer(hurried: Server) -> None:
         (get(HOST, "X" * 70_000 + ": x"), {400, 431}),
         (get(HOST, *[f"X-{number}: x" for number in range(1000)]), {400, 431}),
         (get(HOST, *[f"X-{number}: {'x' * 5000}" for number in range(90)]), {400, 431}),
+        (get(HOST, *MANY[2:]), {200}),
+        (get(HOST, *MANY[1:]), {431}),
+        (handshake("/update", changes=dict.fromkeys(MANY[USUAL - 1 :], "x")), {431}),
     ],
     ids=["a long path", "a long header", "50 headers", "a path of 9 kB", "a path of 100 kB",
-         "a value of 70 kB", "a name of 70 kB", "1000 headers", "450 kB of headers"],
+         "a value of 70 kB", "a name of 70 kB", "1000 headers", "450 kB of headers",
+         "100 headers", "101 headers", "101 headers of a handshake"],
 )  # fmt: skip
 def test_request_lines_and_headers_have_a_size_limit(
     server: Server, request_: bytes, statuses: set[int]

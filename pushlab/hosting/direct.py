@@ -188,6 +188,8 @@ _headers = remembered(_headers_of, "MAX_PIECE")
 
 def _upgrade_headers(block: bytes) -> Environ | None:
     """Return the meaning of a handshake's headers; None if unusual."""
+    if block.count(b"\n") > limits.MAX_HEADER_LINES + 1:  # with the empty one
+        return None
     found = _KEY.search(block)
     if found is None:
         return _environ_of(block)
