@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from pushlab import counts, limits
-from pushlab.feed import Feed, Reading, news
+from pushlab.feed import Feed, Reading, any_closed, news
 from pushlab.wsgi.responses import HeaderFields, encode
 from pushlab.wsgi.waiting import REVOKED, Follower, Wait
 
@@ -207,12 +207,9 @@ class Polls:
             connection.respond(encode(REVOKED))
             follower.left("disconnected")
             return
-        is_late = wait.timeout <= 0 or self._closed
-        for feed, after in wait.positions:
-            if feed.closed or (after != feed.latest.cursor and feed.since(after)):
-                is_late = True  # published meanwhile
-        if is_late:
-            connection.respond(encode(wait.count(news(wait.positions)), headers))
+        found = news(wait.positions)  # published meanwhile
+        if found or wait.timeout <= 0 or self._closed or any_closed(wait.positions):
+            connection.respond(encode(wait.count(found), headers))
             if follower is not None:
                 follower.left("answered")
             return
