@@ -8,8 +8,9 @@ To the page the server sends JSON objects with one or more of these names:
 - `reading`: the newest reading, as soon as it changes, with its `age` in seconds, which does not
   depend on how the clock is set.
 - `source`: in words, why the data does not change any more.
-- `meters`, once a second, with `pace`: for each lane that the page watches the sums, and the
-  exchanges that have finished since the last report, as in `meter.Record`.
+- `meters`, once a second, with `pace`, and `resume`, the one from before a pause: for each lane
+  that the page watches the sums, and the exchanges that have finished since the last report, as in
+  `meter.Record`.
 - `clock`: the server's time, with the time that the page sent.
 - `frozen`: for how many seconds the server now does nothing.
 - `experiment`: the run that the teacher has started for all, with its `age` in seconds, or null
@@ -22,17 +23,18 @@ The page sends objects with `do`, one of COMMANDS, or with --class of classroom.
 import json
 import logging
 import math
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from lab import classroom, network
 from lab.classroom import Classroom, CommandRejected, Member
 from lab.far_ports import far_ports
 from lab.meter import Meter, Meters, is_lane
-from lab.pace import BURST_GAP, Pace
+from lab.pace import BURST_GAP, Pace, Setting
 from lab.settings import Settings
 from lab.sources import PACED, SOURCES, Value
 from pushlab.feed import Feed, NotPublished
@@ -43,7 +45,9 @@ from pushlab.wsgi.access import is_loopback_request
 
 logger = logging.getLogger(__name__)
 
-COMMANDS = ("clock", "watch", "cut", "change", "burst", "pace", "freeze")
+COMMANDS = (
+    "clock", "watch", "cut", "change", "burst", "pace", "borrow", "give_back", "freeze",
+)  # fmt: skip
 
 REPORT_INTERVAL = 1.0  #: seconds between two reports
 MAX_COMMAND = 2048  #: bytes of a message from the page
@@ -72,6 +76,7 @@ class Lab:
         self.source_state = "running"  #: or "ended" or "failed"
         self._problem = ""  # the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
+        self._setting = threading.Lock()
         self._freeze = freeze
         #: Has a command carried out, with Redis by every process; NotPublished if Redis is away.
         self.command: Callable[[Mapping[str, Any]], object] = self.carry_out
@@ -150,11 +155,18 @@ class Lab:
             self.feed.publish()
             time.sleep(BURST_GAP)
 
+    def set_pace(self, change: Callable[[Setting], Setting]) -> None:
+        """Change what pages have set, in all processes."""
+        with self._setting:
+            before = self.pace.setting
+            if (setting := change(before)) != before:
+                self.command({"setting": setting})
+
     def carry_out(self, command: Mapping[str, Any]) -> None:
         """Do in this process what pages command."""
         match command:
-            case {"pace": str(name)} if name in self.pace.names:
-                self.pace.set(name)
+            case {"setting": [*parts]}:
+                self.pace.set(Setting(*parts))
             case {"changes": int(times)}:
                 self.pace.hurry(times)
             case {"freeze": True}:
@@ -188,6 +200,9 @@ class LabSession:
         #: By lane: its meter, and the number of the last exchange that was reported.
         self._watched: dict[str, tuple[Meter, int]] = {}
         self._reporting = threading.Lock()
+        #: Under which it borrows a pace.
+        self._name = secrets.token_hex(8)
+        self._borrows = False
 
     def serve(self) -> None:
         """Report in the background, and carry out the page's commands."""
@@ -205,6 +220,8 @@ class LabSession:
                     self._send(error=str(rejection))
         finally:
             self._set_watched([])
+            with suppress(NotPublished):
+                self._give_back()
 
     @property
     def _may_control(self) -> bool:
@@ -247,7 +264,7 @@ class LabSession:
 
     def _state(self) -> dict[str, Any]:
         lab = self._lab
-        state: dict[str, Any] = {"pace": lab.pace.name}
+        state: dict[str, Any] = {"pace": lab.pace.name, "resume": lab.pace.setting.resume}
         if problem := lab.source_problem:
             state["source"] = problem
         if self._member:
@@ -301,7 +318,10 @@ class LabSession:
                 self._watched[lane][0].cut()
             case {"do": "cut"}:
                 raise CommandRejected("lane: not one that this page watches")
-            case {"do": "change" | "burst" | "pace" | "freeze"} if not self._may_control:
+            case {"do": "give_back"}:
+                self._give_back()
+                self._report()
+            case {"do": "change" | "burst" | "pace" | "borrow" | "freeze"} if not self._may_control:
                 raise CommandRejected(
                     "the teacher has the controls"
                     if self._member
@@ -309,12 +329,16 @@ class LabSession:
                 )
             case {"do": "change" | "burst" as what}:
                 lab.change(BURST if what == "burst" else 1)
-            case {"do": "pace"} if not lab.is_paced:
+            case {"do": "pace" | "borrow"} if not lab.is_paced:
                 raise CommandRejected("pace: this source has none to set")
             case {"do": "pace", "pace": str(name)} if name in lab.pace.names:
-                lab.command({"pace": name})
+                lab.set_pace(lambda setting: setting.choose(name))
                 self._report()
-            case {"do": "pace"}:
+            case {"do": "borrow", "pace": str(name)} if name in lab.pace.names:
+                self._borrows = True
+                lab.set_pace(lambda setting: setting.borrow(name, self._name))
+                self._report()
+            case {"do": "pace" | "borrow"}:
                 raise CommandRejected(f"pace: none of {', '.join(lab.pace.names)}")
             case {"do": "freeze"} if lab.just_unfroze:
                 raise CommandRejected("freeze: the server was frozen just now")
@@ -326,6 +350,12 @@ class LabSession:
             case _:
                 commands = COMMANDS + (classroom.COMMANDS if self._member else ())
                 raise CommandRejected(f"do: none of {', '.join(commands)}")
+
+    def _give_back(self) -> None:
+        """Let the pace be what it is without this page."""
+        if self._borrows:
+            self._lab.set_pace(lambda setting: setting.give_back(self._name))
+            self._borrows = False
 
     def _take_part(self, member: Member, command: dict[str, Any]) -> None:
         """Carry out a command of the class's."""

@@ -4,6 +4,7 @@ import math
 import random
 import threading
 import time
+from typing import NamedTuple
 
 #: The paces that the page offers, by name: seconds between two changes; None is irregular.
 PACES: dict[str, float | None] = {
@@ -13,6 +14,7 @@ PACES: dict[str, float | None] = {
     "irregular": None,
     "paused": math.inf,
 }
+PAUSED = "paused"
 #: Seconds between two changes of the irregular pace, at least and at most.
 IRREGULAR = (0.5, 3.5)
 #: Seconds between two changes of a burst: too fast for a slow browser, slow enough to be seen.
@@ -21,29 +23,69 @@ BURST_GAP = 0.01
 MAX_HURRY = 200
 
 
+class Setting(NamedTuple):
+    """What pages have set.
+
+    Only the server knows it: to a page that has just opened, an experiment of another one looks
+    like the pace to go back to. Each field but `borrower` is the name of a pace.
+    """
+
+    pace: str  #: which a page has chosen
+    resume: str  #: which was chosen before it was paused
+    borrowed: str = ""  #: for an experiment: it holds in place of `pace` until it is given back
+    borrower: str = ""  #: the page's connection
+
+    @property
+    def name(self) -> str:
+        """The pace that holds."""
+        return self.borrowed or self.pace
+
+    def choose(self, name: str) -> "Setting":
+        """Return it with this pace, which nobody gives back."""
+        return Setting(name, self.resume if name == PAUSED else name)
+
+    def borrow(self, name: str, borrower: str) -> "Setting":
+        """Return it with another pace for an experiment."""
+        return self._replace(borrowed=name, borrower=borrower)
+
+    def give_back(self, borrower: str) -> "Setting":
+        """Return it without what this page borrowed."""
+        return Setting(self.pace, self.resume) if self.borrower == borrower else self
+
+
 class Pace:
     """Makes a source wait; it can be changed meanwhile."""
 
     def __init__(self, every: float | None = None) -> None:
         self._changed = threading.Condition()
-        self._every = every
         self._hurry = 0
-        names = {seconds: name for name, seconds in PACES.items()}
-        own = names.get(every) or f"every {every:g} s"
-        #: The name of the pace, one of `names`: those of PACES, and the first one.
-        self.name = own
+        known = {seconds: name for name, seconds in PACES.items()}
+        own = known.get(every) or f"every {every:g} s"
+        #: The paces by name: those of PACES, and the first one.
         self.names = PACES if own in PACES else {own: every, **PACES}
+        self.setting = Setting(own, own)
+        self._every = every
+
+    @property
+    def name(self) -> str:
+        """The name of the pace, one of `names`."""
+        return self.setting.name
 
     @property
     def longest(self) -> float:
         """The most seconds that the next change may take."""
         return IRREGULAR[1] if self._every is None else self._every
 
-    def set(self, name: str) -> None:
-        """Change the pace at once; KeyError for unknown names."""
+    def set(self, setting: Setting) -> None:
+        """Change the pace at once, if it is known.
+
+        Another process may have been started with a pace of its own.
+        """
+        if not {setting.pace, setting.resume, setting.name} <= self.names.keys():
+            return
         with self._changed:
-            self._every = self.names[name]
-            self.name = name
+            self._every = self.names[setting.name]
+            self.setting = setting
             self._changed.notify_all()
 
     def hurry(self, times: int = 1) -> None:

@@ -7,6 +7,7 @@ What a page sets in one process holds in all: commands are in a log, and the pac
 for a process that starts later.
 """
 
+import json
 import math
 import os
 import secrets
@@ -87,31 +88,28 @@ def share_controls(feed: Feed, lab: Lab) -> None:
     assert isinstance(feed, LabFeed)  # noqa: S101 - with Redis it is
     shared = feed._redis
 
-    def set_pace(name: str) -> None:
-        lab.carry_out({"pace": name})
+    def obey(command: Mapping[str, Any]) -> None:
+        lab.carry_out(command)
         longest = lab.pace.longest
         feed.lease = LEASE + (0 if math.isinf(longest) else longest)
 
     def carry_out(command: Reading) -> None:
-        if time.time() > command.changed_at + LATE:
-            return
-        if "pace" in command.value:
-            set_pace(command.value["pace"])
-        else:
-            lab.carry_out(command.value)
+        if time.time() <= command.changed_at + LATE:
+            obey(command.value)
 
     def agree() -> None:
-        if (name := shared.agree("pace", lab.pace.name)) != lab.pace.name:
-            set_pace(name)
+        own = json.dumps(lab.pace.setting)
+        if (agreed := shared.agree("setting", own)) != own:
+            obey({"setting": json.loads(agreed)})
 
     def send(command: Mapping[str, Any]) -> None:
-        if "pace" in command:
-            shared.agree("pace", command["pace"], replace=True)
+        if "setting" in command:
+            shared.agree("setting", json.dumps(command["setting"]), replace=True)
         feed.commands.publish(command)
 
     feed.commands.subscribe(carry_out)
     shared.on_tick.append(agree)
-    set_pace(lab.pace.name)
+    obey({"setting": lab.pace.setting})
     with suppress(NotPublished):  # the next tick tries again
         agree()
     lab.command = send

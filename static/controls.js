@@ -10,16 +10,15 @@ import { find } from "./dom.js";
 export function makeControls(element, send) {
 	const buttons = element.querySelectorAll("button");
 	let pace = "";
-	let before = "irregular";
+	let resume = ""; // the pace after a pause, which only the server knows
 	let asked = ""; // and not reported yet
 
 	element.addEventListener("click", ({ target }) => {
 		if (!(target instanceof HTMLButtonElement)) return;
 		const { control } = target.dataset;
-		// Pause is a switch: off again, the pace is that of before. A second click may be faster than
-		// the first one's report.
+		// Pause is a switch. A second click may be faster than the first one's report.
 		const isOff = control === "pause" && target.value === (asked || pace);
-		const wanted = isOff ? (pace === target.value ? before : pace) : target.value;
+		const wanted = isOff ? resume : target.value;
 		if (wanted) asked = wanted;
 		if (control) send(wanted ? { do: "pace", pace: wanted } : { do: control });
 	});
@@ -34,10 +33,10 @@ export function makeControls(element, send) {
 			find("[data-field=rights]", element).hidden = may_steer;
 		},
 
-		/** @param {string} name */
-		showPace(name) {
-			if (pace && pace !== name && pace !== "paused") before = pace;
-			[pace, asked] = [name, ""];
+		/** @param {{ pace: string, resume: string }} state */
+		showPace(state) {
+			({ pace, resume } = state);
+			asked = "";
 			for (const button of buttons) if (button.value) button.ariaPressed = String(button.value === pace);
 		},
 	};

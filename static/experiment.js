@@ -71,7 +71,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	/** @type {string | number | null} */
 	let predicted = null;
 	let isForAll = false; // the run
-	let paceBefore = ""; // which is to be put back
+	let borrowed = ""; // the pace, until it is given back
 	/** @type {ReturnType<typeof setTimeout>} */
 	let givingBack;
 	let ended = ""; // why the last run did
@@ -121,7 +121,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 				isCounted = lab.metered ?? true;
 			}
 			if (name) pace = name;
-			if (lab && !run) giveBack(); // which was not connected when a run ended
+			if (lab && borrowed) send({ do: "borrow", pace: borrowed }); // the end of a connection gives it back
 			if (lab || name) showReason();
 			if (!meters) return;
 			for (const go of waiting) go();
@@ -299,7 +299,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		let passed = 0;
 		try {
 			if (obstacle()) throw new Error(obstacle());
-			if (maySteer && pace !== experiment.pace) send({ do: "pace", pace: experiment.pace });
+			if (maySteer) send({ do: "borrow", pace: (borrowed = experiment.pace) });
 			await until(() => pace === experiment.pace, reason() || "The pace was not set.", signal);
 			const phases = [];
 			for (const phase of experiment.phases) {
@@ -326,7 +326,6 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		// What a slow screen or a cut has done must not count afterwards.
 		const isSpecial = experiment.phases.some(({ cut, showTime }) => cut || showTime);
 		clearTimeout(givingBack);
-		if (maySteer && pace !== experiment.pace) paceBefore ||= pace;
 		return () => {
 			lanes.forEach((lane, index) => {
 				const { isEnabled, carries } = before[index];
@@ -344,7 +343,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	}
 
 	function giveBack() {
-		if (paceBefore && send({ do: "pace", pace: paceBefore })) paceBefore = "";
+		if (borrowed) send({ do: "give_back" });
+		borrowed = "";
 	}
 
 	/** End the run, if there is one, and say why. @param {string} why */
@@ -593,11 +593,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		if (link instanceof HTMLAnchorElement && results.length) link.hash = fragment();
 	});
 	document.addEventListener("visibilitychange", () => document.hidden && stop(HIDDEN));
-	addEventListener("pagehide", () => {
-		stop(HIDDEN);
-		clearTimeout(givingBack);
-		giveBack();
-	});
+	addEventListener("pagehide", () => stop(HIDDEN));
 
 	// What is handed in.
 

@@ -37,7 +37,7 @@ lab.onMessage = (message) => {
 		controls.allow(about);
 	}
 	if (about || meters) write(field("source"), source ?? ""); // each says it, as long as it is so
-	if (pace) controls.showPace(pace);
+	if (pace) controls.showPace(message);
 	if (reading) {
 		// The server's clock has been set: ask for its time now.
 		if (!server.add(reading, age)) {

@@ -93,7 +93,7 @@ def test_the_controls_are_the_teachers(room: Server) -> None:
         about = page.wait_for("lab")
         assert about["may_steer"] is False
         assert about["class"] == {"role": "student", "address": room.url}
-        for control in ("change", "burst", "pace", "freeze"):
+        for control in ("change", "burst", "pace", "borrow", "freeze"):
             [error] = page.errors(json.dumps({"do": control, "pace": "4 per s"}))
             assert error == "the teacher has the controls"
         teach(room, page)

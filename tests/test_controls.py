@@ -16,13 +16,16 @@ from lab import meter
 from lab.pace import PACES
 from pushlab.wsgi import access
 from tests.clients import (
+    CLOSE,
     HANG_TIMEOUT,
+    TEXT,
     UPGRADE,
     LabPage,
     LabPageOverTLS,
     RawSocket,
     Response,
     Wire,
+    frame,
 )
 from tests.conftest import Server, Start, eventually, starting
 from tests.hosting import with_limits
@@ -30,7 +33,7 @@ from tests.test_lab import get, newest
 from tests.transports import CLIENTS, Browser, sequence
 
 #: The commands that change what all pages see.
-CONTROLS = ("change", "burst", "pace", "freeze")
+CONTROLS = ("change", "burst", "pace", "borrow", "freeze")
 
 
 @pytest.fixture(scope="module", params=["clock", "load"])
@@ -72,14 +75,17 @@ def test_a_paced_source_has_paces(paced: Server, controlling: LabPage) -> None:
     assert first["pace"] == "paused"
 
 
+@pytest.mark.parametrize("do", ["pace", "borrow"])
 @pytest.mark.parametrize(
     "pace",
     ["null", "1", '"fast"', '""', '"4 PER S"', "0.25", "Infinity", "[]", '["paused"]',
      '{"paused":1}', '"every 0.25 s"', "missing"],
 )  # fmt: skip
-def test_an_unknown_pace_is_rejected(paced: Server, controlling: LabPage, pace: str) -> None:
+def test_an_unknown_pace_is_rejected(
+    paced: Server, controlling: LabPage, do: str, pace: str
+) -> None:
     field = f',"pace":{pace}' if pace != "missing" else ""
-    errors = controlling.errors(f'{{"do":"pace"{field}}}')
+    errors = controlling.errors(f'{{"do":"{do}"{field}}}')
     assert errors == ["pace: none of 20 per s, 4 per s, 1 per s, irregular, paused"]
 
 
@@ -148,6 +154,41 @@ def test_every_pace_can_be_set(paced: Server, controlling: LabPage, name: str) -
         assert other.next()["pace"] == name
 
 
+@pytest.mark.parametrize("end", ["give_back", "close", "reset", "nonsense"])
+def test_a_pace_is_borrowed_while_its_page_is_connected(
+    paced: Server, controlling: LabPage, end: str
+) -> None:
+    """Else a page that is closed during an experiment would leave its pace to all others."""
+    set_pace(controlling, "irregular")
+    set_pace(controlling, "paused")
+    with RawSocket(paced.port, "/lab") as page:
+        page.send(frame(TEXT, b'{"do":"borrow","pace":"20 per s"}'))
+        controlling.wait_for("pace", "20 per s".__eq__)
+        match end:
+            case "give_back":
+                page.send(frame(TEXT, b'{"do":"give_back"}'))
+            case "close":
+                page.send(frame(CLOSE, b""))
+            case "reset":
+                page.reset()
+            case "nonsense":
+                page.send(b"nonsense")
+        controlling.wait_for("pace", "paused".__eq__)
+        assert controlling.received[-1]["resume"] == "irregular"
+
+
+def test_a_page_gives_back_only_what_it_borrowed(paced: Server, controlling: LabPage) -> None:
+    with LabPage(paced.ws) as first, LabPage(paced.ws) as second:
+        for page, name in ((first, "4 per s"), (second, "20 per s")):
+            page.do("borrow", pace=name)
+            page.wait_for("pace", name.__eq__)
+        first.do("give_back")
+        assert first.wait_for("pace") == "20 per s"
+        set_pace(controlling, "1 per s")  # it is not borrowed any more
+        second.do("give_back")
+        assert second.wait_for("pace") == "1 per s"
+
+
 def test_the_pace_of_the_command_line_is_one_of_them(start: Start) -> None:
     server = start("serve.py", "--source", "clock", "--every", "0.3")
     with LabPage(server.ws) as page:
@@ -161,7 +202,9 @@ def test_the_pace_of_the_command_line_is_one_of_them(start: Start) -> None:
 
 
 def test_a_source_without_a_pace_has_none_to_set(server: Server, page: LabPage) -> None:
-    assert page.errors('{"do":"pace","pace":"paused"}') == ["pace: this source has none to set"]
+    for do in ("pace", "borrow"):
+        error = page.errors(json.dumps({"do": do, "pace": "paused"}))
+        assert error == ["pace: this source has none to set"]
 
 
 def test_the_server_is_frozen_for_five_seconds(start: Start) -> None:

@@ -262,26 +262,58 @@ def test_stop_and_escape_put_everything_back(far: Server, browser: Browser) -> N
     assert not browser.find(".panel").is_displayed()
 
 
-#: Between these, no WebSocket can be sent to.
-DISCONNECT = """
-window.readyState = Object.getOwnPropertyDescriptor(WebSocket.prototype, "readyState");
-Object.defineProperty(WebSocket.prototype, "readyState", { value: 3, configurable: true });
-"""
-CONNECT = 'Object.defineProperty(WebSocket.prototype, "readyState", readyState)'
+#: Makes all that is sent fail to be.
+SEND_NOTHING = "WebSocket.prototype.send = () => {}"
 
 
-def test_the_pace_is_put_back_when_the_instruments_are(far: Server, browser: Browser) -> None:
+def test_a_page_need_not_say_that_an_experiment_has_ended(far: Server, browser: Browser) -> None:
+    """Its connection to the instruments ends, which the server notices."""
     browser.visit(far)
     begin(browser, "slow", "poll", seconds=600)
     until_it_runs(browser)
-    browser.execute_script(DISCONNECT)
-    press(browser, "end")
-    browser.until_notice("The instruments are not connected just now.")
-    browser.execute_script(CONNECT)
-    assert pace(browser) == "20 per s"
-    with in_another_tab(browser):
-        pass
+    browser.execute_script(SEND_NOTHING)
+    browser.visit(far)
     eventually(lambda: pace(browser) == "every 3 s")
+
+
+#: Closes the connection to the instruments, and opens no other until CONNECT.
+DISCONNECT = """
+const { send } = WebSocket.prototype;
+window.realWebSocket = WebSocket;
+WebSocket.prototype.send = function (data) {
+  if (!this.url.endsWith("/lab")) send.call(this, data);
+  else this.close();
+};
+window.WebSocket = class extends WebSocket {
+  constructor() {
+    throw new Error("not now");
+  }
+};
+window.connect = () => {
+  realWebSocket.prototype.send = send;
+  window.WebSocket = realWebSocket;
+};
+"""
+CONNECT = "connect()"
+
+
+def test_an_experiment_keeps_its_pace(far: Server, browser: Browser) -> None:
+    """Over a new connection, and whatever the page before it gives back late."""
+    with LabPage(far.ws) as late:
+        late.do("borrow", pace="20 per s")
+        browser.visit(far)
+        eventually(lambda: pace(browser) == "20 per s")
+        begin(browser, "slow", "poll", seconds=600)
+        until_it_runs(browser)
+        late.do("give_back")
+        late.clock()
+        assert late.wait_for("pace") == "20 per s"
+        browser.execute_script(DISCONNECT)
+        late.wait_for("pace", "every 3 s".__eq__)
+        browser.execute_script(CONNECT)
+        late.wait_for("pace", "20 per s".__eq__)
+        press(browser, "end")
+        late.wait_for("pace", "every 3 s".__eq__)
 
 
 def test_a_lesson_by_keys_alone(far: Server, browser: Browser) -> None:

@@ -207,7 +207,7 @@ def test_health(server: Server) -> None:
 def app_of(feed: Feed, settings: Settings, pace: str = "") -> Flask:
     lab = Lab(feed, settings, freeze=time.sleep)
     if pace:
-        lab.pace.set(pace)
+        lab.set_pace(lambda setting: setting.choose(pace))
     return create_app(feed, Hub(), lab, settings)
 
 

@@ -55,7 +55,7 @@ def get(path: str, **headers: str) -> bytes:
 def test_the_first_message_is_about_the_lab(server: Server, page: LabPage) -> None:
     epoch = server.http.get("/data").json["cursor"].partition("-")[0]
     about = {"epoch": epoch, "may_steer": True, "paces": []}
-    assert page.next() == {"lab": about, "pace": "irregular"}
+    assert page.next() == {"lab": about, "pace": "irregular", "resume": "irregular"}
 
 
 def test_the_newest_reading_comes_at_once_and_so_does_each_change(
@@ -259,7 +259,7 @@ JSON = st.recursive(
 )
 LANE = st.sampled_from(["f1", "f1-poll", "f1-a-b", "", "a b", "f1-", "x" * 17])
 COMMANDS = st.fixed_dictionaries(
-    {"do": st.sampled_from(["clock", "watch", "cut", "change", "burst", "pace"]) | JSON},
+    {"do": st.sampled_from([each for each in lab.COMMANDS if each != "freeze"]) | JSON},
     optional={
         "sent": st.floats() | st.integers() | st.sampled_from([10**400, -(10**999)]) | JSON,
         "lanes": st.lists(LANE, max_size=3) | JSON,
@@ -285,9 +285,9 @@ def is_valid(command: Any, watched: list[str]) -> bool:
             return len(lanes) <= lab.MAX_LANES and all(map(is_lane, lanes))
         case {"do": "cut", "lane": lane}:
             return lane in watched
-        case {"do": "pace", "pace": str() as pace}:
+        case {"do": "pace" | "borrow", "pace": str() as pace}:
             return pace in (*PACES, "every 90 s")
-        case {"do": "change" | "burst"}:
+        case {"do": "change" | "burst" | "give_back"}:
             return True
     return False
 

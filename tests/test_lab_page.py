@@ -292,6 +292,12 @@ def test_the_controls(clockwork: Browser, lab_of: LabOf) -> None:
     until_same(lambda: (tab.execute_script("return paces"), ["paused", "irregular"]))
     tab.control("pace", OWN_PACE).click()
     until_paced(OWN_PACE)
+    tab.control("pause").click()
+    until_paced("paused")
+    tab.visit(tab.server)  # a page that has not seen what was before
+    until_paced("paused")
+    tab.control("pause").click()
+    until_paced(OWN_PACE)
 
 
 def test_a_frozen_server_loses_nothing(clockwork: Browser, lab_of: LabOf) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lab import pace
-from lab.pace import PACES, Pace
+from lab.pace import PACES, Pace, Setting
 from tests.clients import HANG_TIMEOUT
 from tests.conftest import eventually
 
@@ -35,7 +35,7 @@ def waits(pace: Pace, times: int, monkeypatch: pytest.MonkeyPatch) -> list[float
 )
 def test_a_fixed_pace(name: str, every: float, monkeypatch: pytest.MonkeyPatch) -> None:
     steady = Pace()
-    steady.set(name)
+    steady.set(steady.setting.choose(name))
     assert waits(steady, 100, monkeypatch) == pytest.approx([every] * 100)
     assert steady.longest == every
 
@@ -61,11 +61,13 @@ def test_changes_beyond_the_limit_are_dropped(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "change", [lambda it: it.set("4 per s"), lambda it: it.hurry()], ids=["set", "hurry"]
+    "change",
+    [lambda it: it.set(it.setting.choose("4 per s")), lambda it: it.hurry()],
+    ids=["set", "hurry"],
 )
 def test_a_waiting_source_notices_the_change(change: Any) -> None:
     paused = Pace()
-    paused.set("paused")
+    paused.set(paused.setting.choose("paused"))
     waiting = threading.Thread(target=paused.wait)
     waiting.start()
     eventually(lambda: paused._changed._waiters)  # type: ignore[attr-defined]
@@ -79,5 +81,40 @@ def test_the_first_pace_has_a_name() -> None:
     assert Pace(0.3).name == "every 0.3 s"
     assert list(Pace().names) == list(PACES)
     assert (Pace().name, Pace(1.0).name) == ("irregular", "1 per s")
-    with pytest.raises(KeyError):
-        Pace().set("fast")
+
+
+CHOSEN, PAUSED = Setting("1 per s", "1 per s"), Setting("paused", "1 per s")
+LENT = CHOSEN.borrow("20 per s", "a")
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "change"),
+    [
+        (CHOSEN, CHOSEN, lambda it: it.choose("1 per s")),
+        (Setting("4 per s", "4 per s"), CHOSEN, lambda it: it.choose("4 per s")),
+        (PAUSED, CHOSEN, lambda it: it.choose("paused")),
+        (PAUSED, PAUSED, lambda it: it.choose("paused")),
+        (CHOSEN, PAUSED, lambda it: it.choose(it.resume)),
+        (PAUSED, PAUSED.borrow("20 per s", "a"), lambda it: it.give_back("a")),
+        (CHOSEN, LENT, lambda it: it.give_back("a")),
+        (LENT, LENT, lambda it: it.give_back("b")),
+        (CHOSEN, CHOSEN, lambda it: it.give_back("")),
+        (CHOSEN, LENT.borrow("paused", "b"), lambda it: it.give_back("b")),
+        (LENT.borrow("paused", "b"), LENT.borrow("paused", "b"), lambda it: it.give_back("a")),
+        (PAUSED, LENT, lambda it: it.choose("paused")),
+        (CHOSEN, LENT.borrow("paused", "a"), lambda it: it.choose(it.resume)),
+    ],
+)  # fmt: skip
+def test_what_is_borrowed_is_given_back(after: Setting, before: Setting, change: Any) -> None:
+    assert change(before) == after
+    assert after.name == (after.borrowed or after.pace)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [Setting("fast", "1 per s"), Setting("paused", "fast"), CHOSEN.borrow("every 0.3 s", "a")],
+)
+def test_the_pace_of_another_process_may_be_unknown(setting: Setting) -> None:
+    pace = Pace()
+    pace.set(setting)
+    assert (pace.name, pace.longest) == ("irregular", 3.5)

@@ -1269,7 +1269,12 @@ def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:
         first, second = open_another(), open_another()
         first.do("pace", pace="paused")
         until_all("pace", "paused".__eq__)
-        assert open_another().next()["pace"] == "paused"
+        second.do("borrow", pace="4 per s")
+        until_all("pace", "4 per s".__eq__)
+        third = open_another().next()
+        assert (third["pace"], third["resume"]) == ("4 per s", "irregular")
+        second.do("give_back")
+        until_all("pace", "paused".__eq__)
         for page, command, times in ((first, "change", 1), (second, "burst", 50)):
             before = sequence(servers[0].cursor)
             page.do(command)
@@ -1284,7 +1289,7 @@ def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:
         first.do("pace", pace="1 per s")
         assert "Redis" in first.wait_for("error")
         restart_empty(own_redis)
-        eventually(lambda: own_redis.do("GET", f"{PREFIX}:agreed:pace"))
+        eventually(lambda: own_redis.do("GET", f"{PREFIX}:agreed:setting"))
         assert open_another().next()["pace"] == "paused"
         pages[-1].do("pace", pace="4 per s")
         until_all("pace", "4 per s".__eq__)
