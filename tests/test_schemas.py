@@ -159,6 +159,8 @@ def test_what_the_lab_and_its_page_say(server: Server, page: LabPage, lane: str)
         {"do": "change"},
         {"do": "burst"},
         {"do": "pace", "pace": "irregular"},
+        {"do": "borrow", "pace": "irregular"},
+        {"do": "give_back"},
     ]
     assert {each["do"] for each in commands} | {"freeze"} == set(COMMANDS)
     for command in commands[:1]:
