@@ -1,7 +1,6 @@
 """nginx in front of processes that share a Redis, with faults while events are published."""
 
 import json
-import os
 import random
 import signal
 import threading
@@ -52,8 +51,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.redis = RedisServer(folder)
-        os.environ["REDIS"] = self.redis.url
-        self.gunicorn = OwnApp(folder, APP, (*WORKER, "--workers", "2", "app:app")).until_ready()
+        command = (*WORKER, "--workers", "2", "app:app")
+        self.gunicorn = OwnApp(folder, APP, command, REDIS=self.redis.url).until_ready()
         self.port = free_port()
         text = nginx_configuration(listen=self.port, server=self.gunicorn.port)
         text = text.replace("location = /update", "location = /push/update")
