@@ -423,9 +423,11 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def browser(chromium: Browser) -> Iterator[Browser]:
     """The browser, reset after each test."""
     yield chromium
-    assert chromium.errors() == []
-    chromium.look_as_before()
-    chromium.get("about:blank")
+    try:
+        assert chromium.errors() == []
+    finally:
+        chromium.look_as_before()
+        chromium.get("about:blank")
 
 
 @pytest.fixture(scope="session")
@@ -441,10 +443,11 @@ def tab(browser: Browser, page_server: Server) -> Browser:
     return browser.visit(page_server)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def modules(chromium: Browser, page_server: Server) -> Browser:
     """The browser, for scripts that import the page's modules."""
-    chromium.open(page_server.url)
+    if chromium.current_url != f"{page_server.url}/":  # a test between has been elsewhere
+        chromium.open(page_server.url)
     return chromium
 
 
