@@ -42,6 +42,7 @@ def class_of(server: Server, students: int) -> Iterator[tuple["LabPage", list["L
     with ExitStack() as stack:
         teacher, *others = (stack.enter_context(LabPage(server.ws)) for _ in range(students + 1))
         teach(server, teacher)
+        teacher.do("end")  # what a test that failed has left
         teacher.wait_for("class", lambda room: room["pages"] == students)
         yield teacher, others
 
@@ -258,7 +259,7 @@ def test_junk_in_medians_is_refused(classmates: tuple[LabPage, list[LabPage]]) -
 
 def test_junk_in_a_result_is_refused(classmates: tuple[LabPage, list[LabPage]]) -> None:
     teacher, [student, other] = classmates
-    assert student.errors(json.dumps({"do": "result", **result(1)})), "none has been started"
+    assert student.errors(json.dumps({"do": "result", **result(0)})), "runs begin at 1"
     teacher.do("experiment", id="near")
     run = student.wait_for("experiment")["run"]
     whole = {name: json.dumps(value) for name, value in result(run).items()}
