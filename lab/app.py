@@ -5,7 +5,6 @@ A server adds the WebSocket route at /update.
 
 import hmac
 import re
-import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -86,7 +85,7 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
         text = render_template(
             "page.html",
             reading=feed.latest,
-            now=time.time(),
+            now=feed.now(),
             # With the whole list, a browser need not find one module after another.
             modules=static_files.MODULES,
             transports=[TRANSPORTS[name] for name in _lanes(present)],
@@ -135,7 +134,8 @@ def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:
             abort(403, "without a token only this machine may publish; set PUSHLAB_TOKEN")
         if not origin_allowed(request.environ, settings.allow_origins):
             abort(403, "Origin: pages from elsewhere may not publish here")
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        codings = request.headers.get("Content-Encoding", "").lower().split(",")
+        if {each.strip(" \t") for each in codings} - {"", "identity"}:  # a list may be empty
             message, accepted = "Content-Encoding: none is known", ("Accept-Encoding", "identity")
             return error("415 Unsupported Media Type", message, accepted).for_flask()
         try:

@@ -67,7 +67,7 @@ class Lab:
         self.feed = feed
         self.settings = settings
         self.pace = Pace(settings.pace)
-        self.meters = Meters()
+        self.meters = Meters(feed.now)
         #: The server's ports by round trip in milliseconds.
         self.ports: dict[float, int] = {0: settings.port}
         self.is_paced = settings.source in PACED
@@ -300,7 +300,7 @@ class LabSession:
         lab = self._lab
         match command:
             case {"do": "clock", "sent": int() | float() as sent} if _is_time(sent):
-                self._send(clock={"sent": sent, "at": time.time() * 1000})
+                self._send(clock={"sent": sent, "at": lab.feed.now() * 1000})
             case {"do": "clock"}:
                 raise CommandRejected(f"sent: not a number below {MAX_TIME:g}")
             case {"do": "watch", "lanes": list(lanes)} if (

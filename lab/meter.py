@@ -50,7 +50,8 @@ class Record(NamedTuple):
 class Meter:
     """What one lane has cost so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self.now = now  #: the clock of the readings
         self.requests = 0  #: requests that got a response
         self.empty = 0  #: of these, with nothing new: 204 or 304
         self.up = 0  #: bytes from the browser: requests and frames
@@ -113,7 +114,7 @@ class Exchange:
 
     def __init__(self, meter: Meter, *, up: int, abort: Callable[[], None]) -> None:
         self.meter = meter
-        self.asked_at = time.time()
+        self.asked_at = meter.now()
         self._begun = time.monotonic()  # never set back, unlike the time of day
         self._status = 0
         self._held = 0.0
@@ -183,7 +184,8 @@ class Exchange:
 class Meters:
     """The meters of all lanes, each made when first needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        self._now = now
         #: Whether the server counts at all: it calls `install`.
         self.are_counting = False
         self._meters: dict[str, Meter] = {}  # the one that was needed last is the last
@@ -197,7 +199,7 @@ class Meters:
                 if len(self._meters) >= MAX_LANES:
                     idle = (name for name, other in self._meters.items() if not other.is_needed)
                     self._meters.pop(next(idle, ""), None)
-                meter = Meter()
+                meter = Meter(self._now)
             self._meters[lane] = meter
             meter.watchers += watchers
             return meter

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -94,7 +93,7 @@ def share_controls(feed: Feed, lab: Lab) -> None:
         feed.lease = LEASE + (0 if math.isinf(longest) else longest)
 
     def carry_out(command: Reading) -> None:
-        if time.time() <= command.changed_at + LATE:
+        if feed.now() <= command.changed_at + LATE:
             obey(command.value)
 
     def agree() -> None:

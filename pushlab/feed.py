@@ -379,6 +379,10 @@ class Feed:
         """Why nothing new comes, or nothing."""
         return ""
 
+    def now(self) -> float:
+        """Return the time by the clock of `changed_at`."""
+        return time.time()
+
     @property
     def redis(self) -> Any:
         """What it shares with other processes, or None."""

@@ -112,9 +112,9 @@ class Chunks:
 def _observe_last_write(reading: Reading) -> None:
     """Count the age of what was sent to all.
 
-    With Redis it may be that of another process, by its clock.
+    With Redis it may be that of another process.
     """
-    age = time.time() - reading.changed_at if reading.feed.is_shared else reading.age
+    age = reading.feed.now() - reading.changed_at if reading.feed.is_shared else reading.age
     counts.last_write.observe(age)
 
 

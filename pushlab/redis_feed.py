@@ -449,7 +449,7 @@ class RedisFeed(Feed):
         cursor, changed_at = f"{epoch}-{sequence}", float(at)
         fields = _decode(value.decode())
         reading = make_reading(self.topic, cursor, changed_at, fields, value, self)
-        lag = time.time() - changed_at
+        lag = self.now() - changed_at
         if not self._take_next(reading, epoch, sequence, at, before):
             return False
         counts.redis_lag.observe(lag)
@@ -471,7 +471,7 @@ class RedisFeed(Feed):
             return
         self._at = newest_at
         if readings and self._loaded_in == os.getpid():  # not what was there before this process
-            counts.redis_lag.observe(time.time() - readings[0].changed_at)
+            counts.redis_lag.observe(self.now() - readings[0].changed_at)
         if epoch == self.epoch and readings[0].sequence == self.latest.sequence + 1:
             for reading in readings:
                 self._append(reading)
@@ -495,6 +495,9 @@ class RedisFeed(Feed):
         """Have what Redis has: its epoch is not this process's."""
         with suppress(NotPublished):  # it is tried again
             self.load()
+
+    def now(self) -> float:
+        return self._redis.now()
 
     @property
     def problem(self) -> str:
@@ -540,6 +543,7 @@ class RedisFeeds:
         #: The newest entry of the tail up to which this process has all.
         self._known = b""
         self._counted: Mapping[str, int] = {}  # what this process has written down
+        self._ahead = 0.0  # seconds by which Redis's clock is ahead of this process's
         self.problem = ""  #: why readings do not come, or nothing
         #: What is read before the news of any other feed that came later.
         self.first: RedisFeed | None = None
@@ -735,6 +739,17 @@ class RedisFeeds:
         }
         return found, [each.decode() for each in all_gauges]
 
+    def now(self) -> float:
+        """Return the time by Redis's clock, seconds since the epoch."""
+        return time.time() + self._ahead
+
+    def _learn_clock(self) -> None:
+        begun = time.time()
+        seconds, microseconds = self._client.time()
+        there = seconds + microseconds / 1e6
+        # It was read meanwhile. What is consistent with that stays: on one machine, that is 0.
+        self._ahead = min(max(self._ahead, there - time.time()), there - begun)
+
     def topics(self) -> list[str]:
         """Return the names of topics that Redis keeps."""
         pattern = f"{self._prefix}:{{*}}:log"
@@ -804,6 +819,7 @@ class RedisFeeds:
             return found[0][1] if found else ()
 
         try:
+            self._learn_clock()
             known = self._newest(lambda *words: connection.ask(b"*6\r\n" + _pack(*words)))
             self._connections.renew()  # a replica would be read without an error
             known = self._catch_up(known, read)
@@ -904,6 +920,7 @@ class RedisFeeds:
         """
         problem = ""
         try:
+            self._learn_clock()
             for call in self.on_tick:
                 call()
             self._client.set(f"{self._prefix}:written", "", ex=limits.REDIS_EXPIRY)

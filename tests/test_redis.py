@@ -29,6 +29,7 @@ from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.hosting import with_limits
 from tests.redis_server import SERVERS, RedisServer
 from tests.relay import Relay
+from tests.test_metrics import scrape
 from tests.transports import sequence
 
 LOG, STATE = 1000, 1
@@ -1293,6 +1294,41 @@ def test_controls_hold_in_all_processes(own_redis: RedisServer) -> None:
         assert open_another().next()["pace"] == "paused"
         pages[-1].do("pace", pace="4 per s")
         until_all("pace", "4 per s".__eq__)
+
+
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_a_process_whose_clock_differs(own_redis: RedisServer, ahead: int) -> None:
+    """Its commands, durations and times are by Redis's clock."""
+    options = ("--source", "http", "--redis", own_redis.url)
+    late = 1.0
+    short = with_limits(**{"lab.instruments.FREEZE": 0.1, "lab.shared_feed.LATE": late})
+    with starting() as start, ExitStack() as stack:
+
+        def open_page(server: Server) -> LabPage:
+            return stack.enter_context(closing(LabPage(server.ws)))
+
+        def freezes(server: Server) -> bool:
+            page.do("freeze")
+            return "frozen" in server.log
+
+        right = start("serve.py", *options, environment=short)
+        page = open_page(right)
+        eventually(lambda: freezes(right))
+        time.sleep(late)
+        wrong = start(
+            "tests/set_clock.py", *options, environment={**short, "AHEAD": str(ahead)}
+        )  # fmt: skip
+        its_page = open_page(wrong)
+        stack.enter_context(wrong.websocket()).json()
+        cursor = right.publish({})
+        its_page.wait_for("reading", lambda reading: reading["cursor"] == cursor)
+        assert "frozen" not in wrong.log, "what was commanded before it began"
+        eventually(lambda: freezes(wrong))
+        assert abs(its_page.clock() / 1000 - time.time()) < HANG_TIMEOUT
+        for name in ("redis_lag", "publish_to_last_write"):
+            found = f"pushlab_{name}_seconds"
+            eventually(lambda found=found: scrape(wrong).get(f"{found}_count"))  # type: ignore[misc]
+            assert 0 <= scrape(wrong)[f"{found}_sum"] < HANG_TIMEOUT
 
 
 def test_nothing_is_published_by_http_while_redis_is_away(
