@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -80,19 +80,28 @@ def row(name: object) -> Iterator[None]:
         raise AssertionError(f"{name}: {error!r}") from error
 
 
-#: Every program, so that none outlives a test that fails.
-_started: list[subprocess.Popen[str] | Forked] = []
+#: Every program with the threads that read it, so that none outlives a test that fails.
+_started: list[tuple[subprocess.Popen[str] | Forked, list[threading.Thread]]] = []
 
 
 def pytest_sessionfinish() -> None:
     """Kill the programs that failing tests have left behind."""
-    for process in _started:
+    for process, readers in _started:
         if process.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 for child in psutil.Process(process.pid).children(recursive=True):
                     child.kill()
             process.kill()
+            process.wait()
+        for reader in readers:  # which closes its pipe
+            reader.join(1)
     close_fork_servers()
+
+
+def _read(stream: IO[str], taken: list[str]) -> None:
+    """Read to the end; close it, also where nobody waits for the program."""
+    with stream:
+        taken.extend(stream)
 
 
 class Program:
@@ -128,13 +137,11 @@ class Program:
                 env=environment,
             )
         )
-        _started.append(self.process)
         self.out: list[str] = []
         self.err: list[str] = []
-        self._readers = [
-            threading.Thread(target=lambda s=stream, t=taken: t.extend(s), daemon=True)
-            for stream, taken in ((self.process.stdout, self.out), (self.process.stderr, self.err))
-        ]
+        pipes = ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        self._readers = [threading.Thread(target=_read, args=each, daemon=True) for each in pipes]
+        _started.append((self.process, self._readers))
         for reader in self._readers:
             reader.start()
 
@@ -171,9 +178,8 @@ class Program:
         status = self.process.wait(timeout)
         for reader in self._readers:
             reader.join(timeout)
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is not None:
-                stream.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         return status
 
     def stop(self) -> int:

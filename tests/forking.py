@@ -181,7 +181,8 @@ def main(kind: str, number: int) -> None:
         monkey.patch_all()
     for module in IMPORTED[kind]:
         import_module(module)
-    request = until_forked(channel, poll, fork, waitpid)
+    with channel:
+        request = until_forked(channel, poll, fork, waitpid)
     if request:
         run(**request)
 
