@@ -38,6 +38,7 @@ from lab.pace import BURST_GAP, Pace, Setting
 from lab.settings import Settings
 from lab.sources import PACED, SOURCES, Value
 from pushlab.feed import Feed, NotPublished
+from pushlab.forked import PerProcess
 from pushlab.hosting.lifecycle import say
 from pushlab.websocket.connection import Connection, ConnectionClosed
 from pushlab.websocket.frames import CloseReason
@@ -76,10 +77,14 @@ class Lab:
         self.source_state = "running"  #: or "ended" or "failed"
         self._problem = ""  # the same in words, unless it is running
         self._sessions = threading.BoundedSemaphore(MAX_PAGES)
-        self._setting = threading.Lock()
+        self._setting = PerProcess(lambda: threading.Lock())
+        #: The connections that have borrowed a pace, by name, until they end.
+        self.borrowers: set[str] = set()
         self._freeze = freeze
         #: Has a command carried out, with Redis by every process; NotPublished if Redis is away.
         self.command: Callable[[Mapping[str, Any]], object] = self.carry_out
+        #: Learns what other processes have set; raises NotPublished, too.
+        self.agree: Callable[[], object] = lambda: None
         self._unfrozen_at = -math.inf
 
     def source_values(self) -> Iterator[Value]:
@@ -157,7 +162,8 @@ class Lab:
 
     def set_pace(self, change: Callable[[Setting], Setting]) -> None:
         """Change what pages have set, in all processes."""
-        with self._setting:
+        with self._setting.get():
+            self.agree()
             before = self.pace.setting
             if (setting := change(before)) != before:
                 self.command({"setting": setting})
@@ -165,7 +171,7 @@ class Lab:
     def carry_out(self, command: Mapping[str, Any]) -> None:
         """Do in this process what pages command."""
         match command:
-            case {"setting": [*parts]}:
+            case {"setting": [str(), str(), str(), str()] as parts}:  # or of another program
                 self.pace.set(Setting(*parts))
             case {"changes": int(times)}:
                 self.pace.hurry(times)
@@ -202,7 +208,6 @@ class LabSession:
         self._reporting = threading.Lock()
         #: Under which it borrows a pace.
         self._name = secrets.token_hex(8)
-        self._borrows = False
 
     def serve(self) -> None:
         """Report in the background, and carry out the page's commands."""
@@ -220,7 +225,7 @@ class LabSession:
                     self._send(error=str(rejection))
         finally:
             self._set_watched([])
-            with suppress(NotPublished):
+            with suppress(NotPublished):  # with Redis, processes look for what has ended
                 self._give_back()
 
     @property
@@ -264,7 +269,8 @@ class LabSession:
 
     def _state(self) -> dict[str, Any]:
         lab = self._lab
-        state: dict[str, Any] = {"pace": lab.pace.name, "resume": lab.pace.setting.resume}
+        setting = lab.pace.setting
+        state: dict[str, Any] = {"pace": setting.name, "resume": setting.resume}
         if problem := lab.source_problem:
             state["source"] = problem
         if self._member:
@@ -335,7 +341,7 @@ class LabSession:
                 lab.set_pace(lambda setting: setting.choose(name))
                 self._report()
             case {"do": "borrow", "pace": str(name)} if name in lab.pace.names:
-                self._borrows = True
+                lab.borrowers.add(self._name)
                 lab.set_pace(lambda setting: setting.borrow(name, self._name))
                 self._report()
             case {"do": "pace" | "borrow"}:
@@ -353,9 +359,10 @@ class LabSession:
 
     def _give_back(self) -> None:
         """Let the pace be what it is without this page."""
-        if self._borrows:
+        borrowers = self._lab.borrowers
+        if self._name in borrowers:
+            borrowers.discard(self._name)
             self._lab.set_pace(lambda setting: setting.give_back(self._name))
-            self._borrows = False
 
     def _take_part(self, member: Member, command: dict[str, Any]) -> None:
         """Carry out a command of the class's."""

@@ -63,6 +63,7 @@ class Pace:
         own = known.get(every) or f"every {every:g} s"
         #: The paces by name: those of PACES, and the first one.
         self.names = PACES if own in PACES else {own: every, **PACES}
+        self._own = own
         self.setting = Setting(own, own)
         self._every = every
 
@@ -77,15 +78,16 @@ class Pace:
         return IRREGULAR[1] if self._every is None else self._every
 
     def set(self, setting: Setting) -> None:
-        """Change the pace at once, if it is known.
+        """Change the pace at once.
 
-        Another process may have been started with a pace of its own.
+        Another process may have been started with a pace that is unknown here. In its place is the
+        one that this process was started with: what else was set holds all the same.
         """
-        if not {setting.pace, setting.resume, setting.name} <= self.names.keys():
-            return
+        pace, resume, borrowed = (name if name in self.names else self._own for name in setting[:3])
+        known = Setting(pace, resume, setting.borrowed and borrowed, setting.borrower)
         with self._changed:
-            self._every = self.names[setting.name]
-            self.setting = setting
+            self._every = self.names[known.name]
+            self.setting = known
             self._changed.notify_all()
 
     def hurry(self, times: int = 1) -> None:

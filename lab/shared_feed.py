@@ -4,13 +4,15 @@ Every process runs the source, and tries to publish. Redis accepts only from the
 lease, or takes it because its holder has not published for a while.
 
 What a page sets in one process holds in all: commands are in a log, and the pace is kept beside it,
-for a process that starts later.
+for a process that starts later. What a page borrows is given back by any process, once none has the
+page's connection: the one that had it may have been killed, or away from Redis.
 """
 
 import json
 import math
 import os
 import secrets
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -24,6 +26,9 @@ LEASE = 3.0
 #: Seconds after which a command is not carried out any more: this process was away, or is new.
 LATE = 3.0
 COMMANDS = 100  #: of which a process may be behind
+#: Times in a row, about a second apart, that a borrower has to be missing: another process says a
+#: moment later that it has the connection, also after all have been frozen.
+MISSING = 3
 
 #: The lab's keys in Redis; those of `Push` begin otherwise.
 PREFIX = "pushlab-lab"
@@ -86,6 +91,7 @@ def share_controls(feed: Feed, lab: Lab) -> None:
     """Have every process carry out what pages command in one."""
     assert isinstance(feed, LabFeed)  # noqa: S101 - with Redis it is
     shared = feed._redis
+    missing = deque([""], MISSING)
 
     def obey(command: Mapping[str, Any]) -> None:
         lab.carry_out(command)
@@ -98,8 +104,18 @@ def share_controls(feed: Feed, lab: Lab) -> None:
 
     def agree() -> None:
         own = json.dumps(lab.pace.setting)
-        if (agreed := shared.agree("setting", own)) != own:
-            obey({"setting": json.loads(agreed)})
+        with suppress(ValueError, RecursionError):  # of another program
+            if (agreed := shared.agree("setting", own)) != own:
+                obey({"setting": json.loads(agreed)})
+
+    def give_back() -> None:
+        if lab.borrowers:
+            shared.set_counts(dict.fromkeys(lab.borrowers, 1))
+        borrower = lab.pace.setting.borrower
+        is_there = borrower in lab.borrowers or (borrower and shared.count(borrower))
+        missing.append("" if is_there else borrower)
+        if borrower and missing.count(borrower) == MISSING:
+            lab.set_pace(lambda setting: setting.give_back(borrower))
 
     def send(command: Mapping[str, Any]) -> None:
         if "setting" in command:
@@ -107,8 +123,8 @@ def share_controls(feed: Feed, lab: Lab) -> None:
         feed.commands.publish(command)
 
     feed.commands.subscribe(carry_out)
-    shared.on_tick.append(agree)
+    shared.on_tick += [agree, give_back]
     obey({"setting": lab.pace.setting})
     with suppress(NotPublished):  # the next tick tries again
         agree()
-    lab.command = send
+    lab.agree, lab.command = agree, send

@@ -1,5 +1,6 @@
 """Pace: when the data changes, and how that can be changed while a source waits."""
 
+import math
 import threading
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_the_first_pace_has_a_name() -> None:
 
 CHOSEN, PAUSED = Setting("1 per s", "1 per s"), Setting("paused", "1 per s")
 LENT = CHOSEN.borrow("20 per s", "a")
+OWN = Setting("irregular", "irregular")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +113,18 @@ def test_what_is_borrowed_is_given_back(after: Setting, before: Setting, change:
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [Setting("fast", "1 per s"), Setting("paused", "fast"), CHOSEN.borrow("every 0.3 s", "a")],
+    ("setting", "known"),
+    [
+        (Setting("fast", "1 per s"), Setting("irregular", "1 per s")),
+        (Setting("paused", "fast"), Setting("paused", "irregular")),
+        (CHOSEN.borrow("fast", "a"), CHOSEN.borrow("irregular", "a")),
+        (Setting("fast", "fast").borrow("paused", "a"), OWN.borrow("paused", "a")),
+        (Setting("", "", "", ""), OWN),
+    ],
 )
-def test_the_pace_of_another_process_may_be_unknown(setting: Setting) -> None:
+def test_the_pace_of_another_process_may_be_unknown(setting: Setting, known: Setting) -> None:
+    """Else a pause would not hold in a process that was started with another --pace."""
     pace = Pace()
     pace.set(setting)
-    assert (pace.name, pace.longest) == ("irregular", 3.5)
+    assert pace.setting == known
+    assert pace.longest == {"paused": math.inf, "1 per s": 1.0, "irregular": 3.5}[known.name]

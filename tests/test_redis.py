@@ -1,5 +1,6 @@
 """The same feeds in several processes, on a real Redis, with faults."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,10 @@ import pytest
 import redis
 from flask import Flask
 
-from lab.shared_feed import PREFIX, LabFeed
+from lab.instruments import Lab
+from lab.pace import Setting
+from lab.settings import Settings
+from lab.shared_feed import PREFIX, LabFeed, share_controls
 from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Reading, news, positions
@@ -1329,6 +1333,76 @@ def test_a_process_whose_clock_differs(own_redis: RedisServer, ahead: int) -> No
             found = f"pushlab_{name}_seconds"
             eventually(lambda found=found: scrape(wrong).get(f"{found}_count"))  # type: ignore[misc]
             assert 0 <= scrape(wrong)[f"{found}_sum"] < HANG_TIMEOUT
+
+
+@pytest.mark.parametrize("end", ["killed", "away", "restarted"])
+def test_a_borrowed_pace_is_given_back_in_all_processes(own_redis: RedisServer, end: str) -> None:
+    """Also where the process that had the page's connection can not say that it has ended."""
+    options = ("--source", "clock", "--redis", own_redis.url)
+    with starting() as start, ExitStack() as stack:
+
+        def open_page(server: Server) -> LabPage:
+            return stack.enter_context(closing(LabPage(server.ws)))
+
+        borrowing = start("serve.py", *options)
+        other = None if end == "restarted" else open_page(start("serve.py", *options))
+        page = open_page(borrowing)
+        page.do("pace", pace="1 per s")
+        page.do("borrow", pace="4 per s")
+        page.wait_for("pace", "4 per s".__eq__)
+        if other:
+            other.wait_for("pace", "4 per s".__eq__)
+            other.clock()
+        if end == "away":
+            own_redis.stop()
+            page.close()
+            open_page(borrowing).clock()
+            own_redis.start()
+        else:
+            borrowing.process.kill()
+            borrowing.wait()
+            own_redis.do("PERSIST", f"{PREFIX}:agreed:setting")  # however long the next one takes
+        if other is None:
+            other = open_page(start("serve.py", *options))
+        other.wait_for("pace", "1 per s".__eq__)
+
+
+def test_a_pace_is_borrowed_from_the_one_that_all_have(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from what a process has that was away from Redis, and has not asked since."""
+    monkeypatch.setattr(limits, "REDIS_TICK", HANG_TIMEOUT)
+    feed = LabFeed(RedisFeeds(own_redis.url, prefix=PREFIX), has_source=True)
+    feed.load()
+    lab = Lab(feed, Settings(source="clock"), freeze=time.sleep)
+    with closing(feed.redis):
+        share_controls(feed, lab)
+        lab.set_pace(lambda setting: setting.choose("paused"))
+        lab.pace.set(Setting("4 per s", "4 per s"))
+        lab.set_pace(lambda setting: setting.borrow("1 per s", "a"))
+        assert lab.pace.setting == Setting("paused", "irregular", "1 per s", "a")
+
+
+def test_what_another_program_writes_is_no_pace(own_redis: RedisServer, start: Start) -> None:
+    server = start("serve.py", "--source", "clock", "--redis", own_redis.url)
+    commands = RedisFeeds(own_redis.url, prefix=PREFIX).feed("commands", 100)
+    settings: list[Any] = [
+        None, 1, {}, [], ["paused"], [1, 2, 3, 4], [[], [], [], []], ["paused"] * 5,
+    ]  # fmt: skip
+    texts = [json.dumps(setting).encode() for setting in settings]
+    texts += [b"nonsense", b"\xff", b"[" * 100_000]
+    for setting in settings:
+        commands.publish({"setting": setting})
+    for text in texts:
+        own_redis.do("SET", f"{PREFIX}:agreed:setting", text)
+        for _ in range(2):  # the first one may have been under way
+            own_redis.do("DEL", f"{PREFIX}:written")
+            eventually(lambda: own_redis.do("EXISTS", f"{PREFIX}:written"))
+    with LabPage(server.ws) as page:
+        assert page.next()["pace"] == "irregular"
+        page.do("pace", pace="4 per s")
+        page.wait_for("pace", "4 per s".__eq__)
+    assert "Traceback" not in server.log
 
 
 def test_nothing_is_published_by_http_while_redis_is_away(
