@@ -128,7 +128,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		const body = find("tbody", table);
 		for (const row of body.querySelectorAll("tr")) row.hidden = !(row.className in medians || row.className === "axis");
 		for (const [transport, values] of Object.entries(medians)) {
-			const row = body.querySelector(`.${transport}`) ?? addRow(body, transport);
+			const row = body.querySelector(`.${transport}`) ?? makeRow(transport);
 			const median = percentile(values, 0.5) ?? 0;
 			// One after the other, each page's dot keeps its height, so that dots do not hide each other.
 			const dots = values.map((value, i) => `M${at(value)} ${Math.round(10 + 80 * ((0.5 + i * 0.618) % 1))}h.01`);
@@ -138,8 +138,9 @@ export function makeClassroom(element, { lab, lanes, send }) {
 			const [, , middle, pages] = row.children;
 			write(middle, duration(median));
 			write(pages, String(values.length));
+			body.append(row); // in the order of the lanes
 		}
-		const axis = body.querySelector(".axis") ?? addAxis(body);
+		const axis = body.querySelector(".axis") ?? makeAxis();
 		body.append(axis); // below them all
 		const label = (/** @type {number} */ mark) => (mark < 1000 ? `${rounded(mark)} ms` : `${mark / 1000} s`);
 		find("div", axis).replaceChildren(
@@ -151,28 +152,22 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		);
 	}
 
-	/**
-	 * @param {HTMLElement} body
-	 * @param {string} transport
-	 */
-	function addRow(body, transport) {
+	/** @param {string} transport */
+	function makeRow(transport) {
 		const row = document.createElement("tr");
 		row.className = transport;
 		row.innerHTML =
 			'<th scope="row"></th><td><svg viewBox="-20 0 1040 100" preserveAspectRatio="none" aria-hidden="true">' +
 			'<path class="grid"/><path class="dots"/><path class="median"/></svg></td><td></td><td></td>';
 		find("th", row).textContent = nameOf(transport) ?? transport;
-		body.append(row);
 		return row;
 	}
 
-	/** @param {HTMLElement} body */
-	function addAxis(body) {
+	function makeAxis() {
 		const axis = document.createElement("tr");
 		axis.className = "axis";
 		axis.ariaHidden = "true";
 		axis.innerHTML = "<td></td><td><div></div></td><td></td><td></td>";
-		body.append(axis);
 		return axis;
 	}
 

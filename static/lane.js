@@ -33,6 +33,7 @@ export class Lane extends Card {
 	/** @type {Exchange[]} reported by the server, and not found among the requests yet */
 	#reported = [];
 	#run = 0;
+	#pace = ""; // as long as it is not known
 	#showTime = 0; // milliseconds
 	/** @type {Reading[]} that wait for a slow screen */
 	#backlog = [];
@@ -108,6 +109,12 @@ export class Lane extends Card {
 		this.#showEnabled();
 	}
 
+	/** The data changes at this pace from now on. @param {string} pace */
+	setPace(pace) {
+		this.#pace = pace;
+		if (this.#startedAt < Infinity) this.measured.paces.add(pace);
+	}
+
 	/** A screen that takes so many milliseconds for each reading. @param {number} milliseconds */
 	setShowTime(milliseconds) {
 		this.#showTime = milliseconds;
@@ -126,6 +133,7 @@ export class Lane extends Card {
 		this.id = `${this.#page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
 		this.measurements.set(this.carries, new Measurement(this.cursor));
 		this.measured.run(this.#startedAt < Infinity);
+		if (this.#pace) this.setPace(this.#pace);
 		this.#requests.clear();
 		const after = new Map([["", this.cursor]]);
 		Object.assign(this.#subscription, { lane: this.id, after, messages: 0 });
@@ -143,6 +151,7 @@ export class Lane extends Card {
 		if (!this.isEnabled || this.#startedAt < Infinity) return;
 		this.#startedAt = browserNow();
 		this.measured.run(true);
+		if (this.#pace) this.setPace(this.#pace);
 		this.#subscription.start();
 	}
 

@@ -33,6 +33,8 @@ export class Measurement {
 	seen = 0;
 	coalesced = 0;
 	lost = 0;
+	/** @type {Set<string>} at which the data changed meanwhile */
+	paces = new Set();
 	/** @type {Cost} as the server counts, since the measurement began, if it can */
 	cost = {};
 	/** @type {Cost} what was counted before the server was started again */

@@ -37,7 +37,10 @@ lab.onMessage = (message) => {
 		controls.allow(about);
 	}
 	if (about || meters) write(field("source"), source ?? ""); // each says it, as long as it is so
-	if (pace) controls.showPace(message);
+	if (pace) {
+		controls.showPace(message);
+		for (const lane of lanes) lane.setPace(pace);
+	}
 	if (reading) {
 		// The server's clock has been set: ask for its time now.
 		if (!server.add(reading, age)) {

@@ -14,6 +14,7 @@ const HINT = "Switch a lane to “signal, then fetch” to measure what carrying
  * @property {number[]} latencies
  * @property {number} seen
  * @property {{ requests?: number }} cost
+ * @property {Set<string>} paces
  * @property {number | null} bytesPerUpdate null where bytes are not counted
  * @property {(q: number) => number | undefined} percentile
  */
@@ -25,7 +26,7 @@ const HINT = "Switch a lane to “signal, then fetch” to measure what carrying
  * @property {Map<boolean, Measured>} measurements the last with each payload, by whether it carries
  */
 
-/** @typedef {{ p50: number, bytes: number | null }} Figures */
+/** @typedef {{ p50: number, bytes: number | null, paces: string }} Figures */
 
 /**
  * @param {HTMLElement} element
@@ -50,8 +51,12 @@ export function showVerdict(element, lanes) {
 function figuresOf(lane, carries = lane.carries) {
 	const measured = lane.measurements.get(carries);
 	if (!measured || measured.latencies.length < ENOUGH) return undefined;
-	return { p50: measured.percentile(0.5) ?? 0, bytes: measured.bytesPerUpdate };
+	const { bytesPerUpdate: bytes, paces } = measured;
+	return { p50: measured.percentile(0.5) ?? 0, bytes, paces: [...paces].sort().join() };
 }
+
+/** Whether the data changed at the same paces while these were measured. @param {(Figures | undefined)[]} all */
+const samePaces = (...all) => new Set(all.map((figures) => figures?.paces)).size === 1;
 
 /**
  * A lane that pushes and another one, which can be compared if there are two such lanes.
@@ -69,14 +74,16 @@ function choosePair(known) {
 	return pairs.find((pair) => isAlike(pair) || pivotOf(...pair)) ?? pairs[0];
 }
 
-const isAlike = (/** @type {MeasuredLane[]} */ [one, other]) => one.carries === other.carries;
+const isAlike = (/** @type {MeasuredLane[]} */ [one, other]) =>
+	one.carries === other.carries && samePaces(figuresOf(one), figuresOf(other));
 
 /**
  * Of two lanes with different payloads, the one that has measured that of the other, too.
  * @param {MeasuredLane} one
  * @param {MeasuredLane} other
  */
-const pivotOf = (one, other) => [other, one].find((lane) => figuresOf(lane, !lane.carries));
+const pivotOf = (one, other) =>
+	[other, one].find((lane) => samePaces(figuresOf(one), figuresOf(other), figuresOf(lane, !lane.carries)));
 
 /**
  * @param {MeasuredLane} one
@@ -86,6 +93,8 @@ function compare(one, other) {
 	if (one.carries !== other.carries) return decompose(one, other);
 	const [a, b] = [/** @type {Figures} */ (figuresOf(one)), /** @type {Figures} */ (figuresOf(other))];
 	const both = one.carries ? "Both carry the data" : "Both only signal";
+	const lanes = `${hue(one)} and ${hue(other, inSentence(other))}`;
+	if (!samePaces(a, b)) return `${lanes} were measured at different paces: reload the page to compare them.`;
 	const cost = a.bytes && b.bytes && ` and used <strong>${count(a.bytes)} bytes</strong> per update against ${count(b.bytes)}`;
 	return `${both}: ${speedOf(one, other, a, b)}${cost || ""}.`;
 }
@@ -124,8 +133,10 @@ function speedOf(one, other, a, b) {
  * @param {MeasuredLane[]} lanes
  */
 function saving(lanes) {
-	const lane = lanes.find((lane) => figuresOf(lane, true) && figuresOf(lane, false));
-	const [carry, signal] = lane ? [figuresOf(lane, true), figuresOf(lane, false)] : [];
+	const [carry, signal, lane] =
+		lanes
+			.map((lane) => /** @type {const} */ ([figuresOf(lane, true), figuresOf(lane, false), lane]))
+			.find(([carry, signal]) => carry && samePaces(carry, signal)) ?? [];
 	if (!lane || !carry || !signal) return `<span class="hint">${HINT}</span>`;
 	return `Carrying alone makes ${hue(lane, inSentence(lane))} ${effect(signal, carry)}.`;
 }

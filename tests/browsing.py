@@ -362,13 +362,20 @@ return [`${scrollWidth} px`, ...all
   .map((it) => `${it.localName}.${it.className} ${it.textContent.slice(0, 60)}`)];
 """
 
+#: Texts of which an end is cut off.
+CUT_OFF = """
+const isCut = (it) => it.scrollWidth > it.clientWidth + 1 || it.scrollHeight > it.clientHeight + 1;
+return [...document.querySelectorAll(".words, button")]
+  .filter((it) => it.checkVisibility() && isCut(it)).map((it) => it.textContent);
+"""
+
 #: Screens: width and height in pixels.
 DESK, PHONE, HALL, OLD_PROJECTOR = (1400, 900), (390, 844), (1920, 1080), (1024, 768)
 Look = tuple[tuple[int, int], str]
 
 
 def check_looks(browser: Browser, axe: str, name: str, *looks: Look) -> None:
-    """Check that the page fits, and that axe-core finds nothing.
+    """Check that the page fits, no text is cut off, and axe-core finds nothing.
 
     A look is a screen, and light or dark. Pictures are kept. Narrow screens are only to fit.
     """
@@ -376,6 +383,7 @@ def check_looks(browser: Browser, axe: str, name: str, *looks: Look) -> None:
         browser.look(width=width, height=height, scheme=scheme)
         browser.picture(f"{name}, {scheme}, {width} px")
         assert browser.execute_script(SIDEWAYS) == []
+        assert browser.execute_script(CUT_OFF) == []
         assert violations(browser, axe) == []
     for width in (320, 600, 768, 1024):
         browser.look(width=width, height=568)

@@ -20,6 +20,7 @@ from pushlab.transports import TRANSPORTS
 from tests.browsing import (
     DESK,
     HALL,
+    LANES,
     OLD_PROJECTOR,
     PHONE,
     Browser,
@@ -481,6 +482,9 @@ def test_the_teachers_page(room: Server, browser: Browser, axe: str) -> None:
         assert "key" not in browser.current_url
         shown = {"websocket": ("6.5 ms", 12), "longpoll": ("650 ms", 12)}
         eventually(lambda: medians_shown(browser) == shown)
+        students[0].do("medians", lanes={"websocket": 1, "longpoll": 100, "sse": 7})
+        in_order_of_lanes = ["longpoll", "sse", "websocket"]
+        eventually(lambda: list(medians_shown(browser)) == in_order_of_lanes)
         assert browser.find("[data-field=here]").text == "12 pages are here."
         assert browser.find(".address").text == room.url
         assert browser.control("change").is_enabled()
@@ -554,7 +558,23 @@ def test_another_distance_is_the_teachers_too(start: Start, browser: Browser) ->
 def test_the_projector_shows_the_class_or_the_lanes(
     room: Server, browser: Browser, axe: str
 ) -> None:
-    """Each of them alone fits the screen."""
+    """Each of them alone fits the screen, also with what a run has measured."""
+    with class_of(room, 2) as (teacher, students):
+        run = start_run(teacher, students[0])
+        for student in students:
+            student.do("medians", lanes=dict.fromkeys(LANES, 20))
+            student.do("result", **result(run, lanes={lane: {"p50": 20} for lane in LANES}))
+        check_the_projector(room, browser, axe)
+        teacher.do("end")
+
+
+def start_run(teacher: LabPage, student: LabPage) -> int:
+    """Start an experiment for all; return its run's number."""
+    teacher.do("experiment", id="near")
+    return int(student.wait_for("experiment")["run"])
+
+
+def check_the_projector(room: Server, browser: Browser, axe: str) -> None:
     browser.visit(room, f"/?present&key={key_of(room)}")
     card, opener = browser.find("[data-classroom]"), browser.find("[data-action=class]")
     eventually(opener.is_displayed)
@@ -564,6 +584,7 @@ def test_the_projector_shows_the_class_or_the_lanes(
         eventually(lambda: browser.execute_script(FITS, browser.find("html")))
     opener.click()
     assert card.is_displayed()
+    eventually(lambda: len(browser.find_all(".strips svg")) == 2 * len(LANES))
     for width, height in ((1280, 720), OLD_PROJECTOR, HALL):
         browser.look(width=width, height=height)
         eventually(lambda: browser.execute_script(FITS, card))

@@ -145,7 +145,10 @@ def says_what_is_shown(
 
 
 def lane(transport: str, p50: float, size: float | None, **more: Any) -> Any:
-    """A lane's figures; `other`: those with the other payload."""
+    """A lane's figures; `other`: those with the other payload.
+
+    `paces`: of the data meanwhile, `before` with the other payload.
+    """
     return {"transport": transport, "p50": p50, "bytes": size, "updates": 3} | more
 
 
@@ -154,6 +157,9 @@ SSE, POLL = lane("sse", 5, 130), lane("poll", 300, 2000, requests=31)
 #: A lane's payload, where it is not to carry; and that its bytes are not counted.
 SIGNALLING, UNCOUNTED = {"carries": False}, {"bytes": None}
 BOTH = LONGPOLL | {"other": (258, 1514)}
+#: The data's paces while a lane was measured, and before that, with the other payload.
+SLOW, FAST, FASTER_NOW = {"paces": ["1"]}, {"paces": ["20"]}, {"paces": ["20", "1"]}
+SLOW_BEFORE = FASTER_NOW | {"before": ["1"]}
 
 MEASURING = "Measuring: the verdict comes after three updates."
 SENT = " Short polling sent 31 requests for 3 changes."
@@ -165,6 +171,9 @@ FASTER_USED = FASTER + USED.format(121, 808)
 THAN_POLL = "WebSocket was 295 ms faster than short polling" + USED.format(121, "2,000") + SENT
 SSE_FASTER = "Server-sent events was 34 ms faster than long polling" + USED.format(130, 808)
 ALIKE = ": switch both to the same payload to compare the transports."
+PACES = (
+    "WebSocket and long polling were measured at different paces: reload the page to compare them."
+)
 DIFFERENT = "WebSocket carries the data and long polling only signals: "
 DIFFER = f"WebSocket carries the data and long polling only signals{ALIKE}"
 SAVES = " Carrying alone makes long polling 219 ms faster and takes 706 bytes less per update."
@@ -211,6 +220,19 @@ VERDICTS: dict[str, tuple[list[Any], str, str]] = {
         f"{DIFFERENT}WebSocket was 253 ms faster than long polling. Its payload alone makes it"
         " 219 ms faster and takes 706 bytes less per update; the transport alone makes it"
         " 34 ms faster and takes 687 bytes less per update.", SENT),
+    "at the same paces": ([WEBSOCKET | FASTER_NOW, LONGPOLL | {"paces": ["1", "20"]}],
+        CARRY + FASTER_USED, ASIDE),
+    "at different paces": ([WEBSOCKET | FAST, LONGPOLL | SLOW], PACES, ASIDE),
+    "another pair has the same paces": (
+        [WEBSOCKET | FAST, LONGPOLL | FASTER_NOW, SSE | FASTER_NOW], CARRY + SSE_FASTER, ASIDE),
+    "another pace before": ([WEBSOCKET | FASTER_NOW, BOTH | SLOW_BEFORE],
+        CARRY + FASTER_USED, ASIDE),
+    "another lane's paces are the same": (
+        [WEBSOCKET | FAST | {"other": (4, 100)}, LONGPOLL | FAST | {"other": (9, 9), "before": []}],
+        CARRY + FASTER_USED, COSTS),
+    "not told apart at another pace": (
+        [WEBSOCKET | FAST, lane("longpoll", 258, 1514, other=(39, 808), before=["1"],
+                                **SIGNALLING, **FAST)], DIFFER, ASIDE),
     "carrying costs": ([WEBSOCKET | {"other": (4, 100)}, LONGPOLL], CARRY + FASTER_USED, COSTS),
     "carrying costs, not counted": (
         [WEBSOCKET | UNCOUNTED, LONGPOLL | UNCOUNTED | {"other": (9, None)}],
@@ -237,15 +259,15 @@ def test_the_verdict_in_words(
     written = modules.execute_async_script(
         """
         const [lanes, titles, done] = arguments;
-        const measured = (p50, bytesPerUpdate, seen, timely = seen, requests = undefined) => ({
+        const measured = (paces, p50, bytesPerUpdate, seen, timely = seen, requests) => ({
           latencies: Array(timely).fill(p50), percentile: () => p50,
-          bytesPerUpdate, seen, cost: { requests },
+          bytesPerUpdate, seen, cost: { requests }, paces: new Set(paces),
         });
         const fake = ({ transport, carries = true, p50, bytes, updates, other, ...more }) => ({
           transport, carries, name: titles[transport],
           measurements: new Map([
-            [carries, measured(p50, bytes, updates, more.timely, more.requests)],
-            ...(other ? [[!carries, measured(...other, 3)]] : []),
+            [carries, measured(more.paces, p50, bytes, updates, more.timely, more.requests)],
+            ...(other ? [[!carries, measured(more.before ?? more.paces, ...other, 3)]] : []),
           ]),
         });
         import("/static/verdict.js").then(({ showVerdict }) => {

@@ -300,6 +300,28 @@ def test_the_controls(clockwork: Browser, lab_of: LabOf) -> None:
     until_paced(OWN_PACE)
 
 
+def test_what_was_measured_at_another_pace_is_not_compared(clockwork: Browser) -> None:
+    def until_it_says(words: str) -> None:
+        eventually(lambda: words in clockwork.find("[data-field=verdict]").text)
+
+    def set_pace(name: str) -> None:
+        clockwork.control("pace", name).click()
+        until_same(lambda: (pressed(clockwork), [name]))
+
+    long_polling = clockwork.lane("longpoll")
+    set_pace("20 per s")
+    clockwork.visit(clockwork.server, "/?present=longpoll,websocket")
+    until_it_says("Both carry the data")
+    long_polling.set_carry(False)
+    until_it_says("Its payload alone makes it")
+    set_pace("4 per s")
+    until_it_says("switch both to the same payload")
+    long_polling.set_carry(True)
+    until_it_says("were measured at different paces: reload the page")
+    clockwork.refresh()
+    until_it_says("Both carry the data")
+
+
 def test_a_frozen_server_loses_nothing(clockwork: Browser, lab_of: LabOf) -> None:
     tab, another_page = clockwork, lab_of(clockwork.server)
     tab.control("pace", "4 per s").click()
