@@ -43,7 +43,7 @@ const HIDDEN = "The page was hidden, so that its lanes were closed. Run it again
  * @param {HTMLElement} element
  * @param {object} surroundings
  * @param {Lane[]} surroundings.lanes
- * @param {(command: import("./lab.js").Command) => boolean} surroundings.send whether it was sent
+ * @param {(command: import("./lab.js").Command) => void} surroundings.send if it is connected
  * @param {() => void} surroundings.hold hold the pictures, or let them run
  */
 export function makeExperiments(element, { lanes, send, hold }) {
@@ -121,7 +121,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 				isCounted = lab.metered ?? true;
 			}
 			if (name) pace = name;
-			if (lab && borrowed) send({ do: "borrow", pace: borrowed }); // the end of a connection gives it back
+			// The end of a connection gives it back. A teacher's new one is a student's at first.
+			if (lab && borrowed && maySteer) send({ do: "borrow", pace: borrowed });
 			if (lab || name) showReason();
 			if (!meters) return;
 			for (const go of waiting) go();
@@ -592,8 +593,13 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		const link = target instanceof Element && target.closest("[aria-label=Distance] a, .lesson a, [aria-label=Size] a");
 		if (link instanceof HTMLAnchorElement && results.length) link.hash = fragment();
 	});
-	document.addEventListener("visibilitychange", () => document.hidden && stop(HIDDEN));
-	addEventListener("pagehide", () => stop(HIDDEN));
+	const hide = () => {
+		stop(HIDDEN);
+		clearTimeout(givingBack);
+		giveBack(); // without GRACE, as the connection ends: else it would be borrowed again over the next one
+	};
+	document.addEventListener("visibilitychange", () => document.hidden && hide());
+	addEventListener("pagehide", hide);
 
 	// What is handed in.
 

@@ -21,9 +21,7 @@ let epoch = "";
 /** @type {Lab} */
 const lab = new Lab();
 const send = (/** @type {import("./lab.js").Command} */ command) => {
-	const isSent = lab.send(command);
-	if (!isSent) notify("The instruments are not connected just now.");
-	return isSent;
+	if (!lab.send(command)) notify("The instruments are not connected just now.");
 };
 const controls = makeControls(find("[data-controls]"), send);
 lab.lanes = () => lanes.map(({ id }) => id);
@@ -95,7 +93,8 @@ document.addEventListener("click", ({ target }) => {
 });
 
 const hold = () => holdButton.click();
-experiments = makeExperiments(find(".experiments"), { lanes, send, hold });
+// What could not be sent is sent with the next connection, or is not needed any more: no notice.
+experiments = makeExperiments(find(".experiments"), { lanes, send: (command) => lab.send(command), hold });
 classroom?.take(experiments);
 
 /** @type {ReturnType<typeof setInterval>} */

@@ -25,10 +25,12 @@ from tests.browsing import (
     PHONE,
     Browser,
     check_looks,
+    in_another_tab,
 )
 from tests.clients import LabPage
 from tests.conftest import Server, Start, eventually, starting
 from tests.test_controls import check_rights, set_pace
+from tests.test_experiments import CONNECT, DISCONNECT, begin, press
 from tests.test_how_to import blocks
 from tests.test_lab import JSON
 from tests.test_programs import is_one_clear_line, rejection
@@ -622,6 +624,50 @@ def test_start_for_all(start: Start, browser: Browser) -> None:
         for words in ("Which is soonest?", "Results of 1 page.", "Predicted: WebSocket × 1"):
             assert words in shown
     assert server.log == ""
+
+
+def test_an_experiment_of_the_teachers_keeps_its_pace(room: Server, browser: Browser) -> None:
+    """A new connection is a student's at first, which may not borrow: nothing is refused."""
+    with LabPage(room.ws) as student:
+        browser.visit(room, f"/?key={key_of(room)}")
+        eventually(lambda: browser.control("change").is_enabled())
+        begin(browser, "near", "websocket", seconds=600)
+        student.wait_for("pace", "1 per s".__eq__)
+        for script, pace in ((DISCONNECT, "every 0.2 s"), (CONNECT, "1 per s")):
+            browser.execute_script(script)
+            student.wait_for("pace", pace.__eq__)
+        assert browser.notice == ""
+        press(browser, "end")
+        student.wait_for("pace", "every 0.2 s".__eq__)
+
+
+#: The time for predictions has passed; what an experiment borrows is given back by a timer late.
+HURRY = """
+const { setTimeout, performance } = window;
+const now = performance.now.bind(performance);
+performance.now = () => now() + 10_000;
+window.setTimeout = (call, wait, ...more) => setTimeout(call, wait === 5000 ? 1e9 : wait, ...more);
+"""
+
+
+def test_a_page_that_was_hidden_borrows_nothing(room: Server, browser: Browser) -> None:
+    """Though an experiment for all keeps its pace a moment longer than the page measures."""
+    with LabPage(room.ws) as student, LabPage(room.ws) as teacher:
+        teach(room, teacher)
+        browser.visit(room, f"/?key={key_of(room)}")
+        eventually(lambda: browser.control("change").is_enabled())
+        teacher.do("experiment", id="near")
+        eventually(lambda: "Predict now" in status_of(browser))
+        browser.execute_script(HURRY)
+        student.wait_for("pace", "1 per s".__eq__)
+        teacher.do("end")
+        eventually(lambda: not browser.find(".experiments progress").is_displayed())
+        with in_another_tab(browser):
+            student.wait_for("pace", "every 0.2 s".__eq__)
+        eventually(lambda: browser.find("[data-control=pace][aria-pressed=true]").text != "1 per s")
+        student.clock()
+        for _ in range(2):
+            assert student.wait_for("pace") == "every 0.2 s"
 
 
 def test_a_student_takes_part(room: Server, browser: Browser) -> None:

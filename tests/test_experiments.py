@@ -262,7 +262,7 @@ def test_stop_and_escape_put_everything_back(far: Server, browser: Browser) -> N
     assert not browser.find(".panel").is_displayed()
 
 
-#: Makes all that is sent fail to be.
+#: What the page sends from now on is dropped.
 SEND_NOTHING = "WebSocket.prototype.send = () => {}"
 
 
@@ -312,8 +312,11 @@ def test_an_experiment_keeps_its_pace(far: Server, browser: Browser) -> None:
         late.wait_for("pace", "every 3 s".__eq__)
         browser.execute_script(CONNECT)
         late.wait_for("pace", "20 per s".__eq__)
-        press(browser, "end")
+        browser.execute_script(DISCONNECT)
         late.wait_for("pace", "every 3 s".__eq__)
+        press(browser, "end")
+        assert browser.notice == "", "the server knows that it has ended"
+        browser.execute_script(CONNECT)
 
 
 def test_a_lesson_by_keys_alone(far: Server, browser: Browser) -> None:
