@@ -430,10 +430,15 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
     """The browser, reset after each test."""
+    first = chromium.current_window_handle
     yield chromium
     try:
         assert chromium.errors() == []
     finally:
+        for other in set(chromium.window_handles) - {first}:  # of a test that has failed
+            chromium.switch_to.window(other)
+            chromium.close()
+        chromium.switch_to.window(first)
         chromium.look_as_before()
         chromium.get("about:blank")
 
