@@ -71,7 +71,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	/** @type {string | number | null} */
 	let predicted = null;
 	let isForAll = false; // the run
-	let borrowed = ""; // the pace, until it is given back
+	let borrowed = ""; // the pace, until it is given back; by the teacher's page, where there is one
 	/** @type {ReturnType<typeof setTimeout>} */
 	let givingBack;
 	let ended = ""; // why the last run did
@@ -121,8 +121,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 				isCounted = lab.metered ?? true;
 			}
 			if (name) pace = name;
-			// The end of a connection gives it back. A teacher's new one is a student's at first.
-			if (lab && borrowed && maySteer) send({ do: "borrow", pace: borrowed });
+			if (lab) borrow(); // the end of a connection gives it back; a teacher's is a student's at first
 			if (lab || name) showReason();
 			if (!meters) return;
 			for (const go of waiting) go();
@@ -300,7 +299,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		let passed = 0;
 		try {
 			if (obstacle()) throw new Error(obstacle());
-			if (maySteer) send({ do: "borrow", pace: (borrowed = experiment.pace) });
+			borrowed = experiment.pace;
+			borrow();
 			await until(() => pace === experiment.pace, reason() || "The pace was not set.", signal);
 			const phases = [];
 			for (const phase of experiment.phases) {
@@ -343,8 +343,12 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		};
 	}
 
+	function borrow() {
+		if (borrowed && maySteer) send({ do: "borrow", pace: borrowed });
+	}
+
 	function giveBack() {
-		if (borrowed) send({ do: "give_back" });
+		if (borrowed && maySteer) send({ do: "give_back" });
 		borrowed = "";
 	}
 

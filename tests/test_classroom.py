@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -638,6 +639,19 @@ def test_an_experiment_of_the_teachers_keeps_its_pace(room: Server, browser: Bro
             student.wait_for("pace", pace.__eq__)
         assert browser.notice == ""
         press(browser, "end")
+        student.wait_for("pace", "every 0.2 s".__eq__)
+
+
+def test_a_teacher_that_comes_late_borrows_the_pace(room: Server, browser: Browser) -> None:
+    """For example after a reload: the page measures before it is the teacher's."""
+    with LabPage(room.ws) as student, LabPage(room.ws) as teacher:
+        teach(room, teacher)
+        teacher.do("experiment", id="quiet")
+        student.wait_for("experiment")
+        time.sleep(10)  # for predictions
+        browser.visit(room, f"/?key={key_of(room)}")
+        student.wait_for("pace", "paused".__eq__)
+        teacher.do("end")
         student.wait_for("pace", "every 0.2 s".__eq__)
 
 
