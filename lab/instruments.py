@@ -90,7 +90,7 @@ class Lab:
     def source_values(self) -> Iterator[Value]:
         """Yield the source's values at the pace that pages set.
 
-        Whatever ends the source is logged, shown by the page and told by /healthz.
+        Whatever ends the source is logged, and shown by the page and by /healthz.
         """
         name = self.settings.source
         try:

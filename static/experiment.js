@@ -156,7 +156,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 			const kept = given.has("results") ? JSON.parse(given.get("results") ?? "") : history.state?.results;
 			results = (kept ?? []).filter(isResult);
 		} catch {
-			// Somebody's link; there is nothing to keep.
+			// The link is not one of ours; there is nothing to keep.
 		}
 		keep();
 		const id = given.get("experiment");
@@ -625,7 +625,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	return api;
 }
 
-/** Whether this is a result, which somebody may have written by hand. @param {any} it */
+/** Whether this is a result: a link may have been written by hand. @param {any} it */
 function isResult(it) {
 	const isFigure = (/** @type {unknown} */ figure) => figure === null || typeof figure === "number";
 	const isValue = (/** @type {unknown} */ value) => isFigure(value) || typeof value === "string";

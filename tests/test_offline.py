@@ -1,5 +1,9 @@
 """The bundle for a class without a network."""
 
+import re
+import subprocess
+import sys
+import venv
 import zipfile
 from email.parser import Parser
 from importlib import util
@@ -22,6 +26,7 @@ MARKERS = {
     "Windows, 64 bit": {"sys_platform": "win32", "platform_system": "Windows", "os_name": "nt"},
     "Linux, 64 bit": {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"},
 }
+SYSTEM = offline.SYSTEMS["Linux, 64 bit"]
 
 
 @pytest.mark.parametrize("system", MARKERS)
@@ -30,6 +35,7 @@ def test_no_package_is_missing(tmp_path: Path, system: str) -> None:
     there = {canonicalize_name(wheel.name.split("-")[0]) for wheel in tmp_path.iterdir()}
     environment = {**MARKERS[system], "python_version": "3.13", "python_full_version": "3.13.0",
                    "platform_python_implementation": "CPython", "extra": ""}  # fmt: skip
+    assert {canonicalize_name(name) for name in offline.TUTORIAL} <= there
     for wheel in tmp_path.iterdir():
         with zipfile.ZipFile(wheel) as files:
             name = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
@@ -39,6 +45,17 @@ def test_no_package_is_missing(tmp_path: Path, system: str) -> None:
             if needed.marker is None or needed.marker.evaluate(environment):
                 assert canonicalize_name(needed.name) in there, f"{wheel.name} needs {text}"
     assert offline.download(tmp_path, "3.10", offline.SYSTEMS["macOS, Apple"]) is False
+
+
+def test_the_tutorial_can_be_followed_without_a_network(tmp_path: Path) -> None:
+    """From stage 6 on it installs the library, which would fetch what builds it."""
+    offline.build(tmp_path)
+    assert offline.download(tmp_path, "{}.{}".format(*sys.version_info), SYSTEM)
+    venv.create(tmp_path / "venv", with_pip=True)
+    command = re.findall("^    .venv/bin/pip (install .* pushlab .*)$", offline.README, re.M)[0]
+    arguments = command.replace("wheels", str(tmp_path)).split()
+    pip = [str(tmp_path / "venv" / "bin" / "python"), "-m", "pip", "--quiet"]
+    subprocess.run([*pip, *arguments], check=True)
 
 
 def test_it_has_what_git_has() -> None:

@@ -25,6 +25,8 @@ SYSTEMS = {
     "Windows, 64 bit": ("win_amd64",),
 }
 
+#: What stages 6 to 10 of the tutorial need beside requirements.txt and the library itself.
+TUTORIAL = ("websockets",)
 #: What only Windows needs: pip judges conditions by the system that it runs on.
 ONLY_WINDOWS = ("cffi", "colorama")
 
@@ -47,6 +49,10 @@ and on Windows, in PowerShell:
     .venv\\Scripts\\pip install --no-index --find-links wheels -r requirements.txt
     .venv\\Scripts\\python serve.py
 
+What stages 6 to 10 of the tutorial install (on Windows: .venv\\Scripts\\pip):
+
+    .venv/bin/pip install --no-index --find-links wheels pushlab websockets
+
 The packages are here for:
 
 {complete}
@@ -57,11 +63,18 @@ def download(folder: Path, python: str, platforms: tuple[str, ...]) -> bool:
     """Fetch the wheels; tell whether there were all."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
                "--only-binary=:all:", "--python-version", python, "--dest", str(folder),
-               "-r", str(ROOT / "requirements.txt")]  # fmt: skip
+               "-r", str(ROOT / "requirements.txt"), *TUTORIAL]  # fmt: skip
     for platform in (*platforms, "any"):
         command += ["--platform", platform]
     command += ONLY_WINDOWS if platforms[0].startswith("win") else ()
     return not subprocess.run(command, capture_output=True, check=False).returncode  # noqa: S603
+
+
+def build(folder: Path) -> None:
+    """Make a wheel of the library, which runs on every system."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check",
+               "--no-deps", "--wheel-dir", str(folder), str(ROOT)]  # fmt: skip
+    subprocess.run(command, check=True)  # noqa: S603
 
 
 def programs() -> Iterator[Path]:
@@ -77,6 +90,7 @@ def main() -> None:
     found: dict[bool, list[str]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
         wheels = Path(name)
+        build(wheels)
         for (system, platforms), python in product(SYSTEMS.items(), PYTHONS):
             found[download(wheels, python, platforms)].append(f"- {system}, Python {python}")
             print(".", end="", flush=True)
