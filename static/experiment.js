@@ -323,14 +323,16 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	/** Remember how everything is; return what puts it back. @param {Experiment} experiment */
 	function prepare(experiment) {
-		const before = lanes.map(({ isEnabled, carries }) => ({ isEnabled, carries }));
+		const before = lanes.map(({ isEnabled, carries, period }) => ({ isEnabled, carries, period }));
 		// What a slow screen or a cut has done must not count afterwards.
 		const isSpecial = experiment.phases.some(({ cut, showTime }) => cut || showTime);
 		clearTimeout(givingBack);
+		for (const lane of lanes) lane.setPeriod();
 		return () => {
 			lanes.forEach((lane, index) => {
-				const { isEnabled, carries } = before[index];
+				const { isEnabled, carries, period } = before[index];
 				lane.setShowTime(0);
+				lane.setPeriod(period);
 				if (isSpecial || carries !== lane.carries) {
 					lane.setCarry(carries);
 					lane.measureAnew();

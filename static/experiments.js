@@ -192,6 +192,6 @@ export const experiments = [
 			Number(value) > 6
 				? "HTTP/2 has room for many requests on one connection, so that the limit of six is not reached here."
 				: "With HTTP/1.1 a browser opens six connections to a server, for all its tabs together; the others wait, as does every other request. WebSockets are not among the six.",
-		link: "reference/lab.rst",
+		link: "explanation/proxies.rst",
 	},
 ];

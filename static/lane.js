@@ -34,6 +34,9 @@ export class Lane extends Card {
 	#reported = [];
 	#run = 0;
 	#pace = ""; // as long as it is not known
+	#choice; // of a period, if the lane has one
+	/** Milliseconds from one request of short polling to the next; "" for other lanes. */
+	period = "";
 	#showTime = 0; // milliseconds
 	/** @type {Reading[]} that wait for a slow screen */
 	#backlog = [];
@@ -60,6 +63,8 @@ export class Lane extends Card {
 		this.#page = page;
 		this.show(reading);
 		this.transport = element.dataset.transport ?? "";
+		this.#choice = /** @type {HTMLSelectElement | null} */ (element.querySelector("[data-action=period]"));
+		this.period = this.#choice?.value ?? "";
 		this.name = find("h2", element).textContent;
 		this.diagram = makeDiagram(this.field("diagram"));
 		this.isEnabled = "autostart" in element.dataset;
@@ -76,11 +81,8 @@ export class Lane extends Card {
 			this.setCarry(!this.carries);
 			this.measureAnew();
 		});
-		element.querySelector("select[data-action=period]")?.addEventListener("change", ({ target }) => {
-			Object.assign(subscription, { period: Number(/** @type {HTMLSelectElement} */ (target).value) });
-			this.measurements.clear();
-			this.measureAnew();
-		});
+		const choice = this.#choice;
+		choice?.addEventListener("change", () => this.setPeriod(choice.value));
 		this.#button("stop").addEventListener("click", () => this.setEnabled(!this.isEnabled));
 		this.#button("cut").addEventListener("click", () => this.cut());
 		this.#button("code").addEventListener("click", () => showCode(this.transport, this.name));
@@ -99,6 +101,15 @@ export class Lane extends Card {
 	setCarry(carry) {
 		this.#subscription.carry = carry;
 		this.#button("carry").ariaPressed = String(carry);
+	}
+
+	/** Another one begins a new measurement. @param {string} [milliseconds] without it, as it was at first */
+	setPeriod(milliseconds = this.#choice?.querySelector("[selected]")?.getAttribute("value") ?? "") {
+		if (!this.#choice || milliseconds === this.period) return;
+		this.period = this.#choice.value = milliseconds;
+		Object.assign(this.#subscription, { period: Number(milliseconds) });
+		this.measurements.clear();
+		this.measureAnew();
 	}
 
 	/** @param {boolean} enabled */

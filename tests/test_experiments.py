@@ -13,6 +13,7 @@ import pytest
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from tests.browsing import DESK, LANES, OLD_PROJECTOR, PHONE, Browser, check_looks, in_another_tab
 from tests.clients import HANG_TIMEOUT, LabPage
@@ -104,7 +105,11 @@ def run(browser: Browser, experiment: str, predict: str, **changes: Any) -> dict
 
 def test_near_short_polling_is_last(far: Server, browser: Browser) -> None:
     browser.visit(far)
+    period = Select(browser.lane("poll").find("[data-action=period]"))
+    period.select_by_value("2000")
     result = run(browser, "near", "poll", seconds=6)
+    assert result["lanes"]["poll"]["requests"] > 6, "every half second, as it explains"
+    assert period.first_selected_option.text == "2 s", "and as it was, afterwards"
     p50s = {name: lane["p50"] for name, lane in result["lanes"].items()}
     assert max(p50s, key=lambda name: p50s[name]) == "poll"
     assert result["value"] in {"same", min(p50s, key=lambda name: p50s[name])}
