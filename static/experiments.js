@@ -137,7 +137,7 @@ export const experiments = [
 		show: size,
 		columns: ["requests"],
 		explain: () =>
-			"Short polling asks twice a second, whether anything happens or not. A long poll is held for 25 seconds, then asked again. An open connection costs a few bytes every 15 seconds, to show that it is there. As a page cannot see those, it asks after 30 seconds of silence.",
+			"Short polling asks twice a second, whether anything happens or not. A long poll is held for 25 seconds, then asked again. An open connection costs a few bytes every 15 or 20 seconds, to show that it is there. A page cannot see those: after 30 seconds of silence it asks whether it has missed something.",
 		link: "explanation/polling.rst",
 	},
 	{

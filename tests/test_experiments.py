@@ -176,6 +176,7 @@ def test_bytes_are_counted_exactly_while_nothing_happens(far: Server, browser: B
     windows = [sum(sizes[at : at + poll["requests"]]) for at in range(len(sizes))]
     assert poll["bytes"] in windows
     assert result["value"] == poll["bytes"]
+    assert 80e3 < poll["bytes"] / poll["requests"] * 120 < 100e3, "90 kB a minute, in answers.rst"
 
 
 def test_nothing_is_missing_after_a_cut(far: Server, browser: Browser) -> None:
