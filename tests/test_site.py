@@ -69,6 +69,7 @@ def test_the_lab_shows_the_site_or_the_sources(
     app = app_of(Feed(), Settings())
     get = partial(app.test_client().get, buffered=True)
     monkeypatch.setattr(documentation, "BUILT", site)
+    assert b'<a href="/docs/">The docs</a>' in get("/").data
     assert get("/docs/").headers["Location"] == "/docs/index.rst"
     built = get("/docs/explanation/distance.rst", follow_redirects=True)
     assert (built.mimetype, b"<h1>" in built.data) == ("text/html", True)
