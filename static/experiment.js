@@ -350,7 +350,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 	}
 
 	function giveBack() {
-		if (borrowed && maySteer) send({ do: "give_back" });
+		if (borrowed) send({ do: "give_back" }); // also what was borrowed before another page became the teacher's
 		borrowed = "";
 	}
 
