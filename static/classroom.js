@@ -33,7 +33,8 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	const opener = find("[data-action=class]");
 	const closer = find("[data-action=close-class]", element);
 	let isTeacher = false;
-	let isOpen = !document.documentElement.classList.contains("present");
+	const covers = document.documentElement.classList.contains("present"); // the whole page, if it is open
+	let isOpen = !covers;
 	/** @type {Run | null} under way */
 	let run = null;
 	/** @type {Runner | null} */
@@ -46,13 +47,17 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		lab.send({ do: "medians", lanes: Object.fromEntries(medians) });
 	}, PERIOD);
 
-	for (const button of [opener, closer]) {
-		button.addEventListener("click", () => {
-			isOpen = !isOpen;
-			showRole();
-			(isOpen ? closer : opener).focus();
-		});
+	function toggle() {
+		isOpen = !isOpen;
+		showRole();
+		(isOpen ? closer : opener).focus();
 	}
+	for (const button of [opener, closer]) button.addEventListener("click", toggle);
+	document.addEventListener("keydown", (event) => {
+		if (event.key !== "Escape" || !covers || element.hidden) return;
+		toggle();
+		event.preventDefault();
+	});
 	find("[data-action=end]", element).addEventListener("click", () => send({ do: "end" }));
 	// The key is added late: who hovers over a link for all to see does not show it.
 	find("main").addEventListener("click", ({ target }) => {
@@ -63,6 +68,8 @@ export function makeClassroom(element, { lab, lanes, send }) {
 	/** Show or hide what is the teacher's. */
 	function showRole() {
 		element.hidden = !(isTeacher && isOpen);
+		for (const covered of document.querySelectorAll("body > header, main > :not(.classroom, .notice)"))
+			/** @type {HTMLElement} */ (covered).inert = covers && !element.hidden;
 		opener.hidden = !isTeacher;
 		opener.ariaExpanded = String(isOpen);
 		if (runner) runner.onStartForAll = isTeacher ? (id) => send({ do: "experiment", id }) : null;
@@ -197,6 +204,7 @@ export function makeClassroom(element, { lab, lanes, send }) {
 		take(experiments) {
 			runner = experiments;
 			runner.onFinished = handIn;
+			runner.onChosen = () => covers && !element.hidden && toggle();
 			runner.linkTo = withKey;
 		},
 

@@ -85,6 +85,8 @@ export function makeExperiments(element, { lanes, send, hold }) {
 		inWords,
 		/** @type {((id: string) => void) | null} set if this page may start an experiment for all */
 		onStartForAll: null,
+		/** A question is to be opened, by a button or a key. @type {() => void} */
+		onChosen: () => {},
 		/** @type {(result: Result) => void} */
 		onFinished: () => {},
 		/** @type {(url: string) => string} what is to be added to the URL of another place */
@@ -554,6 +556,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 
 	/** Open a question, but not while something runs: a slip must not end it. @param {string} id */
 	function choose(id) {
+		api.onChosen();
 		if (run) write(part("status"), "It runs. Stop or Escape ends it.");
 		else api.start(id);
 	}

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.keys import Keys
 
 from bench import classroom as bench
 from lab import classroom, network
@@ -529,6 +531,8 @@ def test_a_students_page(room: Server, browser: Browser) -> None:
         assert all(0 < median < 60_000 for [median] in report["medians"].values())
 
 
+#: Whether the focus is on what the class's card covers.
+COVERED = "return !!document.activeElement.closest('header, main > :not(.classroom)')"
 #: Whether an element is no higher than the screen.
 FITS = "return arguments[0].scrollHeight <= innerHeight"
 
@@ -575,8 +579,10 @@ def test_the_projector_shows_the_class_or_the_lanes(
         for student in students:
             student.do("medians", lanes=dict.fromkeys(LANES, 20))
             student.do("result", **result(run, lanes={lane: {"p50": 20} for lane in LANES}))
-        check_the_projector(room, browser, axe)
-        teacher.do("end")
+        try:
+            check_the_projector(room, browser, axe)
+        finally:
+            teacher.do("end")
 
 
 def start_run(teacher: LabPage, student: LabPage) -> int:
@@ -604,6 +610,15 @@ def check_the_projector(room: Server, browser: Browser, axe: str) -> None:
     assert browser.find(".segno").is_displayed()
     browser.find("[data-action=close-class]").click()
     assert not card.is_displayed()
+    # By keyboard: what it covers has no focus, and a question comes to the front.
+    for keys in ("1", Keys.ESCAPE):
+        opener.send_keys(Keys.ENTER)
+        for _ in range(4):
+            assert not browser.execute_script(COVERED)
+            ActionChains(browser).send_keys(Keys.TAB).perform()
+        ActionChains(browser).send_keys(keys).perform()
+        assert not card.is_displayed()
+        assert browser.execute_script("return document.activeElement !== document.body")
 
 
 def status_of(browser: Browser) -> str:
