@@ -183,6 +183,7 @@ class _Script(NamedTuple):
 
 
 _APPENDING, _READING, _SUMMING = map(_Script.of, (_APPEND, _READ, _SUM))
+_TRYING = _Script.of(_APPEND)  #: to tell from those that publish
 
 
 @lru_cache(limits.REMEMBERED)
@@ -914,16 +915,17 @@ class RedisFeeds:
         return True
 
     def _tick(self) -> bool:
-        """Find out whether Redis is full, or read-only.
+        """Find out whether Redis accepts readings.
 
-        Returns whether it accepts writes again.
+        It may be full, or read-only, or refuse a command to this user. Returns whether it
+        accepts them again.
         """
         problem = ""
         try:
             self._learn_clock()
             for call in self.on_tick:
                 call()
-            self._client.set(f"{self._prefix}:written", "", ex=limits.REDIS_EXPIRY)
+            self._try_to_append()
         except (redis.RedisError, NotPublished) as error:
             problem = f"Redis accepts nothing: {error}"
             if isinstance(error, redis.ReadOnlyError):  # by now its name may be another server's
@@ -931,6 +933,12 @@ class RedisFeeds:
         is_well_again = bool(self.problem) and not problem
         self._note(problem)
         return is_well_again
+
+    def _try_to_append(self) -> None:
+        """Append to a log that nobody reads."""
+        keys = [f"{self._prefix}:tried:{name}" for name in ("meta", "log", "lease", "tail")]
+        options = "", limits.REDIS_PROCESS, 1, 0
+        self._connections.run(_TRYING, (len(keys), *keys, *options), "tried", 1, "{}")
 
     def _note(self, problem: str) -> None:
         """Keep a problem; log where one begins and ends."""

@@ -301,10 +301,13 @@ def test_what_happens_during_an_append(
 
 
 @ON_EACH_SHARED
+@pytest.mark.usefixtures("shared_redis")
 def test_what_a_process_publishes_is_read_only_behind_that_of_others(
-    processes: Processes, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has it already; but what another one has published may be before it in the tail."""
+    monkeypatch.setattr(limits, "REDIS_TICK", HANG_TIMEOUT)  # after one, it does not pause
+    processes: Processes = request.getfixturevalue("processes")
     shared = processes.shared[0]
     paused, go_on, read = threading.Event(), threading.Event(), list[int]()
     follow = shared._follow
@@ -991,8 +994,12 @@ def test_publishing_says_that_redis_is_away(
             ("CONFIG", "SET", "min-replicas-to-write", "1"),
             ("CONFIG", "SET", "min-replicas-to-write", "0"),
         ),
+        *(
+            (("ACL", "SETUSER", "default", f"-{command}"), ("ACL", "SETUSER", "default", "+@all"))
+            for command in ("evalsha", "xadd")
+        ),
     ],
-    ids=["full", "read-only", "without replicas"],
+    ids=["full", "read-only", "without replicas", "-evalsha", "-xadd"],
 )
 def test_a_problem_stands(
     own_redis: RedisServer,
@@ -1396,8 +1403,8 @@ def test_what_another_program_writes_is_no_pace(own_redis: RedisServer, start: S
     for text in texts:
         own_redis.do("SET", f"{PREFIX}:agreed:setting", text)
         for _ in range(2):  # the first one may have been under way
-            own_redis.do("DEL", f"{PREFIX}:written")
-            eventually(lambda: own_redis.do("EXISTS", f"{PREFIX}:written"))
+            own_redis.do("DEL", f"{PREFIX}:tried:meta")
+            eventually(lambda: own_redis.do("EXISTS", f"{PREFIX}:tried:meta"))
     with LabPage(server.ws) as page:
         assert page.next()["pace"] == "irregular"
         page.do("pace", pace="4 per s")
