@@ -9,14 +9,14 @@ import { duration } from "./units.js";
 
 const STYLE = `
 body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 1rem/1.5 system-ui, sans-serif; color: #1b2333; background: #fff; }
-section { break-inside: avoid; border-top: 1px solid #ccc; }
+section { break-inside: avoid; border-top: 1px solid #ccc; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .5rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child { text-align: left; }
 @page { margin: 1.5cm; }
-@media print { body { max-width: none; margin: 0; padding: 0; } }`;
+@media print { body { max-width: none; margin: 0; padding: 0; } section { overflow: visible; } }`;
 
-const HEAD = ["lane", "payload", "n", "p50", "p95", "bytes", "requests", "skipped", "lost"];
+const HEAD = ["lane", "payload", "measured", "n", "p50", "p95", "bytes", "requests", "skipped", "lost"];
 const COLUMNS = [
 	"name", "experiment", "at", "distance_ms", "pace", "seconds", "prediction", "measured",
 	"lane", "payload", "n", "p50_ms", "p95_ms", "bytes", "requests", "coalesced", "lost",
@@ -47,11 +47,18 @@ export function asHtml(results, name, inWords) {
 	const time = (/** @type {number | null} */ milliseconds) =>
 		milliseconds == null ? "–" : duration(milliseconds);
 	const sections = known(results).map(({ result, experiment }) => {
-		const { at, distance, pace, prediction, value, phases } = result;
+		const { at, distance, pace, oneWay, prediction, value, phases } = result;
+		const bars = experiment.measure(phases, oneWay);
 		const rows = phases.flatMap((phase) =>
-			Object.entries(phase.lanes).map(([lane, { n, p50, p95, bytes, requests, coalesced, lost }]) =>
-				row("td", [lane, payload(phase), n, time(p50), time(p95), bytes ?? "–", requests ?? "–", coalesced, lost]),
-			),
+			Object.entries(phase.lanes).map(([lane, figures]) => {
+				const { n, p50, p95, bytes, requests, coalesced, lost } = figures;
+				const measured = bars.find((bar) => bar.figures === figures)?.number ?? null;
+				const compared = measured === null ? "–" : experiment.show(measured);
+				return row("td", [
+					inWords(experiment, lane), payload(phase), compared,
+					n, time(p50), time(p95), bytes ?? "–", requests ?? "–", coalesced, lost,
+				]);
+			}),
 		);
 		const seconds = phases.map((phase) => phase.seconds).join(" + ");
 		return `<section>

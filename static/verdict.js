@@ -36,7 +36,7 @@ export function showVerdict(element, lanes) {
 	const known = lanes.filter((lane) => figuresOf(lane));
 	const pair = choosePair(known);
 	const poll = known.find(({ transport }) => transport === "poll");
-	const sentences = [pair ? compare(...pair) : MEASURING];
+	const sentences = [pair ? compare(...pair) : lanes.length > 1 ? MEASURING : ""];
 	if (poll) sentences.push(requestsOf(poll));
 	if (pair && (isAlike(pair) || !pivotOf(...pair))) sentences.push(saving([pair[1], pair[0], ...lanes]));
 	const html = sentences.filter(Boolean).join(" ");
@@ -59,7 +59,7 @@ function figuresOf(lane, carries = lane.carries) {
 const samePaces = (...all) => new Set(all.map((figures) => figures?.paces)).size === 1;
 
 /**
- * A lane that pushes and another one, which can be compared if there are two such lanes.
+ * A lane that pushes, else long polling, and another one; two that can be compared if there are any.
  * @param {MeasuredLane[]} known
  * @returns {[MeasuredLane, MeasuredLane] | undefined}
  */
@@ -71,6 +71,7 @@ function choosePair(known) {
 	pushing.forEach((one, i) => {
 		for (const other of [...polling, ...pushing.slice(i + 1)]) pairs.push([one, other]);
 	});
+	if (polling.length > 1) pairs.push([polling[0], polling[1]]);
 	return pairs.find((pair) => isAlike(pair) || pivotOf(...pair)) ?? pairs[0];
 }
 

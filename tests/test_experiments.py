@@ -15,7 +15,16 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from tests.browsing import DESK, LANES, OLD_PROJECTOR, PHONE, Browser, check_looks, in_another_tab
+from tests.browsing import (
+    DESK,
+    LANES,
+    OLD_PROJECTOR,
+    PHONE,
+    SIDEWAYS,
+    Browser,
+    check_looks,
+    in_another_tab,
+)
 from tests.clients import HANG_TIMEOUT, LabPage
 from tests.conftest import Server, eventually, starting, until_same
 
@@ -370,7 +379,7 @@ def test_a_page_says_why_it_cannot(page_server: Server, browser: Browser) -> Non
     def why(experiment: str) -> str:
         open_experiment(browser, experiment)
         browser.execute_script(
-            PREDICT, "poll" if browser.find_all(".prediction [value=poll]") else 1
+            PREDICT, "same" if browser.find_all(".prediction [value=same]") else 1
         )
         can_run = browser.find("[data-action=run]").is_enabled()
         assert can_run == (not part(browser, "status"))
@@ -382,6 +391,10 @@ def test_a_page_says_why_it_cannot(page_server: Server, browser: Browser) -> Non
     )
     with starting() as start:
         server = start("serve.py", "--source", "clock", "--every", "1", "--no-controls")
+        hidden = "This page does not show the {} that the question is about: open it with all four."
+        browser.visit(server, "/?present=websocket")
+        for experiment, about in (("near", "lanes"), ("cut", "lanes"), ("quiet", "lane")):
+            assert why(experiment) == hidden.format(about)
         browser.visit(server)
         assert why("slow") == (
             "The data changes at “1 per s”; this experiment needs “20 per s”. "
@@ -490,9 +503,13 @@ def test_the_results_are_one_page_and_one_table(
     assert browser.complaints() == []
     text = browser.find("body").text
     assert name in text
-    for said in ("Which is soonest?", "Predicted: 10 of 10. Measured: 6 of 10.", "pace 1 per s"):
+    for said in ("Which is soonest?", "Predicted: 10 of 10. Measured: 6 of 10.", "pace 1 per s",
+                 "Short polling carry", "WebSocket signal 10 of 10"):  # fmt: skip
         assert said in text
     assert len(browser.find_all("tr")) == 2 + 4 + 2
+    browser.look(width=PHONE[0], height=PHONE[1])
+    assert browser.execute_script(SIDEWAYS) == []
+    browser.look_as_before()
     assert browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
 
 
