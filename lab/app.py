@@ -51,10 +51,12 @@ def create_feed(settings: Settings) -> Feed:
         return Feed()
     try:
         from lab import shared_feed
+
+        return shared_feed.connect(settings.redis, has_source=settings.source != "http")
     except ImportError as problem:
         exit_with(str(problem))
-    has_source = settings.source != "http"
-    return shared_feed.connect(settings.redis, has_source=has_source)
+    except ValueError as problem:
+        exit_with(f"--redis: {problem}")
 
 
 def create_app(feed: Feed, hub: Hub, lab: Lab, settings: Settings) -> Flask:

@@ -518,7 +518,8 @@ class RedisFeeds:
     """What this process follows in one Redis.
 
     A thread, or greenlet, waits at the end of the tail. It starts with the first feed, also in a
-    process that was forked. While Redis is away, `problem` says so.
+    process that was forked. While Redis is away, `problem` says so. Raises ValueError for what is
+    no URL of a Redis.
     """
 
     def __init__(self, url: str, *, prefix: str = "pushlab") -> None:
@@ -526,15 +527,21 @@ class RedisFeeds:
         self._prefix = prefix
         self._tail = f"{prefix}:tail"
         self._name = secrets.token_hex(8)
-        pool = redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=limits.REDIS_CONNECTIONS,
-            timeout=limits.REDIS_TIMEOUT,
-            socket_timeout=limits.REDIS_TIMEOUT,
-            socket_connect_timeout=limits.REDIS_TIMEOUT,
-            protocol=2,  # with 3, a missing password is a riddle about HELLO
-            retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
-        )
+        try:
+            pool = redis.BlockingConnectionPool.from_url(
+                url,
+                max_connections=limits.REDIS_CONNECTIONS,
+                timeout=limits.REDIS_TIMEOUT,
+                socket_timeout=limits.REDIS_TIMEOUT,
+                socket_connect_timeout=limits.REDIS_TIMEOUT,
+                retry=Retry(NoBackoff(), 0),  # who publishes decides; what follows tries by itself
+            )
+            # Whatever the URL says. With protocol 3, a missing password is a riddle about HELLO.
+            pool.connection_kwargs.update(protocol=2, decode_responses=False)
+            pool.connection_class(**pool.connection_kwargs)
+        except (TypeError, ValueError) as error:  # without the URL, which may have a password
+            message = "this is not the URL of a Redis, like redis://127.0.0.1:6379"
+            raise ValueError(f"{message}: {error}") from None
         self._client = redis.Redis.from_pool(pool)
         self._connections = _Connections(self._connect)
         self._followed: dict[str, RedisFeed] = {}

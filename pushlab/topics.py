@@ -24,11 +24,7 @@ def connect(url: str) -> "RedisFeeds":
     """
     from pushlab.redis_feed import RedisFeeds
 
-    try:
-        return RedisFeeds(url)
-    except ValueError as error:
-        message = f"{url!r} is not the URL of a Redis, like redis://127.0.0.1:6379: {error}"
-        raise ValueError(message) from None
+    return RedisFeeds(url)
 
 
 class NoTopic(ValueError):

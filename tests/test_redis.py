@@ -1445,3 +1445,34 @@ def test_wrong_options_are_one_line(options: list[str], message: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@127.0.0.1:99999", "redis://127.0.0.1:a", "redis://[::1",
+        "redis://127.0.0.1?socket_timeout=a", "redis://127.0.0.1?unknown=1",
+    ],
+)  # fmt: skip
+def test_what_is_no_url_of_a_redis_is_one_line(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "serve.py", "--port", "0"],
+        cwd=ROOT, env={**os.environ, "PUSHLAB_REDIS": url},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "not the URL of a Redis" in done.stderr
+    assert "secret" not in done.stderr
+    with pytest.raises(ValueError, match="not the URL of a Redis"):
+        Push.publisher(url)
+
+
+@pytest.mark.parametrize("query", ["protocol=3", "decode_responses=True", "client_name=a"])
+def test_options_in_the_url(
+    shared_redis: RedisServer, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Processes(f"{shared_redis.url}?{query}", f"options/{query}", LOG)) as two:
+        two.publish(0)
+        two.until(lambda each: each.has(0))
+        assert two.shared[1].agree(query, "agreed") == "agreed"
+    assert "cannot be read" not in caplog.text
