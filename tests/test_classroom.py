@@ -714,8 +714,8 @@ def test_a_student_takes_part(room: Server, browser: Browser) -> None:
         browser.open(room.url)
         browser.execute_script("sessionStorage.clear()")  # the key of another test
         browser.visit(room)
-        teacher.do("experiment", id="near")
         for _ in range(2):
+            teacher.do("experiment", id="near")
             eventually(lambda: browser.find(".experiments .panel").is_displayed())
             assert browser.find(".experiments [data-part=title]").text == "Which is soonest?"
             assert not browser.find("[data-action=start-for-all]").is_displayed()

@@ -56,9 +56,17 @@ input.dispatchEvent(new Event("input", { bubbles: true }));
 ROUND_TRIP = 1000
 
 
+@pytest.fixture
+def far(kept: Server) -> Iterator[Server]:
+    """A server with a port that is far away; a test that fails may have paused it."""
+    yield kept
+    with LabPage(kept.ws) as lab:
+        lab.do("pace", pace="every 3 s")
+        lab.wait_for("pace", "every 3 s".__eq__)
+
+
 @pytest.fixture(scope="module")
-def far() -> Iterator[Server]:
-    """A server with a port that is far away."""
+def kept() -> Iterator[Server]:
     with starting() as start:
         server = start("serve.py", "--source", "clock", "--every", "3", "--far", str(ROUND_TRIP))
         eventually(lambda: len(server.out) == 2)
