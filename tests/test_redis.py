@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -1243,6 +1244,19 @@ def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
         server.stop()
     assert server.process.returncode == 0
     assert "Traceback" not in server.log
+
+
+def test_several_processes_start_where_another_server_has_just_ended(
+    shared_redis: RedisServer, start: Start
+) -> None:
+    """Its connections are in TIME_WAIT, and had no SO_REUSEPORT."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as client:
+            listener.accept()[0].close()
+            assert client.recv(1) == b""
+    server = start("serve.py", "--workers", "2", "--redis", shared_redis.url, port=address[1])
+    assert server.responds()
 
 
 def test_a_request_that_reads_in_redis_keeps_its_connection(

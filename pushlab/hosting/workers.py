@@ -39,6 +39,8 @@ def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> N
         raise StartupError("--workers needs SO_REUSEPORT, which this system has not.")
     family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family) as reserved:  # it does not listen, so no connection comes here
+        # As the processes' listeners have it: connections may be in TIME_WAIT there.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             reserved.bind(address)
