@@ -234,7 +234,7 @@ export function makeExperiments(element, { lanes, send, hold }) {
 			return "There is no port that is far away: start serve.py with --far 200, and open its own address.";
 		if (chosen.about && chosen.lanes?.length !== 0 && !lanes.some(({ transport }) => transport === chosen?.about))
 			return "This page does not show the lane that the question is about: open it with all four.";
-		if ("lanes" in chosen.predict && lanesOf(chosen).length < 2)
+		if ("lanes" in chosen.predict && lanesOf(chosen).length === 1)
 			return "This page does not show the lanes that the question is about: open it with all four.";
 		if (paces && !paces.length) return "The data has no pace that can be set: start serve.py with another --source.";
 		return "";
