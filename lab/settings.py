@@ -190,6 +190,7 @@ def from_command_line(name: str) -> Settings:
     if settings.workers == 1:
         return settings
     if workers.is_worker():
+        workers.end_with_supervisor()
         port = int(os.environ[workers.PORT])
         # The far ports would be those of one process.
         return replace(settings, port=port, reuse_port=True, far=())

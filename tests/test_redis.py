@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 import redis
 from flask import Flask
@@ -29,7 +30,7 @@ from pushlab import Push, limits, redis_feed
 from pushlab import feed as feeds
 from pushlab.feed import Feed, NotPublished, Reading, news, positions
 from pushlab.redis_feed import LeaseLost, RedisFeed, RedisFeeds
-from tests.clients import HANG_TIMEOUT, LabPage
+from tests.clients import CLOSE, HANG_TIMEOUT, LabPage
 from tests.conftest import ROOT, Server, Start, eventually, starting
 from tests.hosting import with_limits
 from tests.redis_server import SERVERS, RedisServer
@@ -1244,6 +1245,22 @@ def test_the_lab_in_several_processes(shared_redis: RedisServer) -> None:
         server.stop()
     assert server.process.returncode == 0
     assert "Traceback" not in server.log
+
+
+def test_no_process_outlives_what_started_it(shared_redis: RedisServer) -> None:
+    """They would share the port with those that are started next."""
+    server = Server("serve.py", "--workers", "2", "--redis", shared_redis.url)
+    with ExitStack() as stack:
+        browsers = [stack.enter_context(server.websocket()) for _ in range(4)]
+        for browser in browsers:
+            browser.json()
+        children = server.children
+        stack.callback(lambda: [each.kill() for each in children if each.is_running()])
+        server.process.kill()
+        for browser in browsers:
+            assert browser.last_frame() == (CLOSE, b"\x03\xe9")
+        assert not psutil.wait_procs(children, HANG_TIMEOUT)[1]
+        server.wait()
 
 
 def test_several_processes_start_where_another_server_has_just_ended(

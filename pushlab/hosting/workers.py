@@ -19,13 +19,28 @@ from pushlab import limits
 from pushlab.hosting import StartupError
 from pushlab.hosting.lifecycle import say, stop_signals
 
-#: In the environment of a worker: the port that all share.
-PORT = "PUSHLAB_WORKER_PORT"
+#: In the environment of a worker: the port that all share, and the process that started it.
+PORT, SUPERVISOR = "PUSHLAB_WORKER_PORT", "PUSHLAB_SUPERVISOR"
 
 
 def is_worker() -> bool:
     """Tell whether this process was started by `supervise`."""
     return PORT in os.environ
+
+
+def end_with_supervisor() -> None:
+    """Stop this worker when the supervisor is gone.
+
+    Nobody else would: with its port shared, it would go on beside those that are started next.
+    """
+    supervisor = int(os.environ[SUPERVISOR])
+
+    def watch() -> None:
+        while os.getppid() == supervisor:
+            time.sleep(limits.LOOK_INTERVAL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="supervisor", daemon=True).start()
 
 
 def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> NoReturn:
@@ -47,7 +62,8 @@ def supervise(number: int, host: str, port: int, url: Callable[[int], str]) -> N
         except OSError as error:
             raise StartupError(f"Cannot listen on {host} port {port}: {error.strerror}") from error
         port = reserved.getsockname()[1]
-        _Workers({**os.environ, PORT: str(port)}).run(number, url(port))
+        environment = {**os.environ, PORT: str(port), SUPERVISOR: str(os.getpid())}
+        _Workers(environment).run(number, url(port))
 
 
 class _Workers:
