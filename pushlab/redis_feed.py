@@ -635,7 +635,7 @@ class RedisFeeds:
         try:
             found, entries, first = self._run_script(_READING, feed.topic, epoch, sequence, at)
         except redis.RedisError as error:
-            raise NotPublished(f"Redis cannot be asked: {error}") from error
+            raise NotPublished(f"Redis cannot be asked: {self._reason(error)}") from error
         if entries or found != epoch.encode():
             self._read_first(feed, first)
         return found.decode(), entries
