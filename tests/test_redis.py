@@ -1469,7 +1469,7 @@ def test_nothing_is_published_by_http_while_redis_is_away(
     ("options", "message"),
     [
         (["--workers", "2"], "add --redis URL"),
-        (["--redis", "localhost"], "is not like redis://127.0.0.1:6379"),
+        (["--redis", "http://:hunter2@localhost"], "not the URL of a Redis, like redis://127"),
         (["--workers", "0"], "0 is not in the range"),
         (["--workers", "2", "--redis", "redis://x", "--source", "stdin"], "that of one process"),
     ],
@@ -1479,6 +1479,7 @@ def test_wrong_options_are_one_line(options: list[str], message: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert message in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 @pytest.mark.parametrize(
