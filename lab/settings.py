@@ -131,7 +131,9 @@ def _command(**options: Any) -> Settings:
         raise click.UsageError("PUSHLAB_TOKEN or --token: only visible ASCII, without white space")
     if settings.redis is not None and not re.match("(rediss?|unix)://", settings.redis):
         # It may have a password, which is not for a log.
-        raise click.UsageError("--redis: this is not the URL of a Redis, like redis://127.0.0.1:6379")
+        raise click.UsageError(
+            "--redis: this is not the URL of a Redis, like redis://127.0.0.1:6379"
+        )
     if settings.workers > 1 and settings.redis is None:
         message = "--workers: each process would have data of its own; add --redis URL"
         raise click.UsageError(message)
