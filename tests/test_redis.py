@@ -325,6 +325,7 @@ def test_what_a_process_publishes_is_read_only_behind_that_of_others(
     monkeypatch.setattr(limits, "REDIS_PAUSE", HANG_TIMEOUT)  # all of this comes fast
     monkeypatch.setattr(processes.shared[1], "_pause", lambda entries, deadline: None)
     monkeypatch.setattr(shared, "_pause", pause)
+    eventually(lambda: shared._known)  # what is in the tail before is read otherwise
     processes.publish(0, process=1)
     assert paused.wait(HANG_TIMEOUT)
     monkeypatch.setattr(shared, "_follow", followed)
