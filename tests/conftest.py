@@ -95,6 +95,9 @@ def pytest_sessionfinish() -> None:
             process.wait()
         for reader in readers:  # which closes its pipe
             reader.join(1)
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
     close_fork_servers()
 
 
