@@ -54,3 +54,32 @@ def test_others_are_replaced_while_one_never_listens(tmp_path: Path) -> None:
     eventually(lambda: before[1] not in program.children and len(program.children) == 3)
     assert before[0] in program.children, "it serves until another listens"
     program.stop()
+
+
+#: SIGHUP comes when the first two have a successor, but before that has its place.
+ASKED_MEANWHILE = """
+import os, signal
+start = workers._Workers._start
+started = []
+
+def start_and_ask(self):
+    started.append(start(self))
+    if len(started) == 3:
+        (here / "third").write_text(str(started[-1].pid))
+        os.kill(os.getpid(), signal.SIGHUP)
+    return started[-1]
+
+workers._Workers._start = start_and_ask
+"""
+
+
+def test_a_process_that_is_just_started_is_restarted_too(tmp_path: Path) -> None:
+    """It may have loaded what was there before."""
+    place = "workers.supervise("
+    (tmp_path / "program.py").write_text(PROGRAM.replace(place, ASKED_MEANWHILE + place))
+    program = Program(str(tmp_path / "program.py"), command=[sys.executable])
+    eventually(lambda: program.out)
+    program.children[0].kill()
+    third = int(eventually(lambda: (it := tmp_path / "third").exists() and it.read_text()))
+    eventually(lambda: third not in {each.pid for each in program.children})
+    program.stop()

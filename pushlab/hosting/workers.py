@@ -73,6 +73,7 @@ class _Workers:
         self._environment = environment
         self._woken = threading.Event()
         self._is_stopping = False
+        self._is_to_restart = False
         self._restarts: list[subprocess.Popen[str]] = []
         self._processes: list[subprocess.Popen[str]] = []
         self._starting: list[subprocess.Popen[str]] = []
@@ -95,6 +96,8 @@ class _Workers:
             self._woken.wait(0.2)
             self._woken.clear()
             self._replace_ended()
+            if self._is_to_restart:  # also one that was started when this was asked for
+                self._is_to_restart, self._restarts = False, [*self._processes]
             if self._restarts:
                 self._restart_next()
         self._end()
@@ -144,7 +147,7 @@ class _Workers:
         self._is_stopping = True
 
     def _restart(self, *_: Any) -> None:
-        self._restarts = [*self._processes]
+        self._is_to_restart = True
 
     def _replace_ended(self) -> None:
         ended = [each for each in self._processes if each.poll() is not None]
