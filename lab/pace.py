@@ -68,11 +68,6 @@ class Pace:
         self._every = every
 
     @property
-    def name(self) -> str:
-        """The name of the pace, one of `names`."""
-        return self.setting.name
-
-    @property
     def longest(self) -> float:
         """The most seconds that the next change may take."""
         return IRREGULAR[1] if self._every is None else self._every

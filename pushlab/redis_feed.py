@@ -183,7 +183,6 @@ class _Script(NamedTuple):
 
 
 _APPENDING, _READING, _SUMMING = map(_Script.of, (_APPEND, _READ, _SUM))
-_TRYING = _Script.of(_APPEND)  #: to tell from those that publish
 
 
 @lru_cache(limits.REMEMBERED)
@@ -945,7 +944,7 @@ class RedisFeeds:
         """Append to a log that nobody reads."""
         keys = [f"{self._prefix}:tried:{name}" for name in ("meta", "log", "lease", "tail")]
         options = "", limits.REDIS_PROCESS, 1, 0
-        self._connections.run(_TRYING, (len(keys), *keys, *options), "tried", 1, "{}")
+        self._connections.run(_APPENDING, (len(keys), *keys, *options), "tried", 1, "{}")
 
     def _note(self, problem: str) -> None:
         """Keep a problem; log where one begins and ends."""

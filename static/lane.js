@@ -123,7 +123,7 @@ export class Lane extends Card {
 	/** The data changes at this pace from now on. @param {string} pace */
 	setPace(pace) {
 		this.#pace = pace;
-		if (this.#startedAt < Infinity) this.measured.paces.add(pace);
+		if (pace && this.#startedAt < Infinity) this.measured.paces.add(pace);
 	}
 
 	/** A screen that takes so many milliseconds for each reading. @param {number} milliseconds */
@@ -144,7 +144,7 @@ export class Lane extends Card {
 		this.id = `${this.#page}-${this.transport}${this.#run > 1 ? `-${this.#run}` : ""}`;
 		this.measurements.set(this.carries, new Measurement(this.cursor));
 		this.measured.run(this.#startedAt < Infinity);
-		if (this.#pace) this.setPace(this.#pace);
+		this.setPace(this.#pace);
 		this.#requests.clear();
 		const after = new Map([["", this.cursor]]);
 		Object.assign(this.#subscription, { lane: this.id, after, messages: 0 });
@@ -162,7 +162,7 @@ export class Lane extends Card {
 		if (!this.isEnabled || this.#startedAt < Infinity) return;
 		this.#startedAt = browserNow();
 		this.measured.run(true);
-		if (this.#pace) this.setPace(this.#pace);
+		this.setPace(this.#pace);
 		this.#subscription.start();
 	}
 

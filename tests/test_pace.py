@@ -79,9 +79,9 @@ def test_a_waiting_source_notices_the_change(change: Any) -> None:
 
 def test_the_first_pace_has_a_name() -> None:
     assert list(Pace(0.3).names) == ["every 0.3 s", *PACES]
-    assert Pace(0.3).name == "every 0.3 s"
+    assert Pace(0.3).setting.name == "every 0.3 s"
     assert list(Pace().names) == list(PACES)
-    assert (Pace().name, Pace(1.0).name) == ("irregular", "1 per s")
+    assert (Pace().setting.name, Pace(1.0).setting.name) == ("irregular", "1 per s")
 
 
 CHOSEN, PAUSED = Setting("1 per s", "1 per s"), Setting("paused", "1 per s")
