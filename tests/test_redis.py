@@ -135,7 +135,9 @@ class Processes:
 
 @pytest.fixture
 def processes(shared_redis: RedisServer, request: pytest.FixtureRequest) -> Iterator[Processes]:
+    """Both follow the tail: what is in it before is read otherwise."""
     with closing(Processes(shared_redis.url, request.node.name, LOG)) as found:
+        eventually(lambda: all(each._known for each in found.shared))
         yield found
 
 
@@ -284,11 +286,11 @@ def test_what_happens_during_an_append(
     connections = processes.shared[0]._connections
     run = connections.run
 
-    def first(script: Any, *arguments: Any) -> Any:
-        if script is not redis_feed._APPENDING:
-            return run(script, *arguments)
+    def first(script: Any, constants: Any, *arguments: Any) -> Any:
+        if script is not redis_feed._APPENDING or ":tried:" in constants[1]:
+            return run(script, constants, *arguments)
         monkeypatch.setattr(connections, "run", run)
-        return schedule(lambda: run(script, *arguments), processes)
+        return schedule(lambda: run(script, constants, *arguments), processes)
 
     monkeypatch.setattr(connections, "run", first)
     with suppress(NotPublished, Ended):
@@ -325,7 +327,6 @@ def test_what_a_process_publishes_is_read_only_behind_that_of_others(
     monkeypatch.setattr(limits, "REDIS_PAUSE", HANG_TIMEOUT)  # all of this comes fast
     monkeypatch.setattr(processes.shared[1], "_pause", lambda entries, deadline: None)
     monkeypatch.setattr(shared, "_pause", pause)
-    eventually(lambda: shared._known)  # what is in the tail before is read otherwise
     processes.publish(0, process=1)
     assert paused.wait(HANG_TIMEOUT)
     monkeypatch.setattr(shared, "_follow", followed)
