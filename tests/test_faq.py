@@ -364,7 +364,8 @@ def test_nginx_keeps_what_is_pinged(waited: dict[str, Any], pushing: OwnApp) -> 
 
 def test_our_worker_may_wait(waited: dict[str, Any], pushing: OwnApp) -> None:
     pushing.http.post("/sold/tea/1", {})
-    assert waited["held"].recv(11) == b"HTTP/1.1 20"  # 204 if its time was up before
+    status = waited["held"].recv(12)
+    assert status in (b"HTTP/1.1 200", b"HTTP/1.1 204"), "204 if its time was up before"
     assert "WORKER TIMEOUT" not in pushing.log
 
 
